@@ -1,1 +1,4 @@
-//! Placeholder while the workspace is laid out.
+//! Director's control plane: configuration file to BPF maps, and what the `director` binary shows.
+
+pub mod config;
+pub mod net;
