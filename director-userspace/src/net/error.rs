@@ -1,0 +1,87 @@
+//! What can go wrong between Director and the kernel's network configuration.
+
+use std::{io, net::IpAddr, time::Duration};
+
+/// Why a question to the kernel, or a change, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// A system call or a netlink request failed.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried, to stand after "cannot".
+        doing: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// No interface of this name in this network namespace.
+    #[error("there is no interface {name} here; `ip link` lists those there are")]
+    NoSuchInterface {
+        /// The name asked for.
+        name: String,
+    },
+    /// No interface of this index in this network namespace.
+    #[error("there is no interface with index {index} here; it was removed meanwhile")]
+    NoSuchIndex {
+        /// The index asked for.
+        index: u32,
+    },
+    /// No network namespace of this name or path.
+    #[error("there is no network namespace {name}; `ip netns` lists those there are")]
+    NoSuchNamespace {
+        /// The name or path asked for.
+        name: String,
+    },
+    /// A network namespace of this name exists.
+    #[error("the network namespace {name} exists already; `ip netns delete {name}` removes it")]
+    NamespaceExists {
+        /// The name asked for.
+        name: String,
+    },
+    /// Not a name that `ip netns` would take.
+    #[error("{name:?} cannot name a network namespace: it must be 1 to 255 bytes without a `/`")]
+    BadNamespaceName {
+        /// The name asked for.
+        name: String,
+    },
+    /// The routing table has no way to a destination.
+    #[error("no route to {destination} ({reason}); `ip route get {destination}` shows the same")]
+    NoRoute {
+        /// Where to.
+        destination: IpAddr,
+        /// What the kernel says: unreachable, prohibit, blackhole, ...
+        reason: String,
+    },
+    /// The next hop did not answer ARP or neighbour discovery in time.
+    #[error(
+        "{neighbour} does not answer {} on {interface} within {} ms; \
+         is it up, and in the same subnet?",
+        if neighbour.is_ipv4() { "ARP" } else { "neighbour discovery" },
+        waited.as_millis()
+    )]
+    NoNeighbour {
+        /// Who was asked.
+        neighbour: IpAddr,
+        /// On which interface.
+        interface: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The netlink connection's task ended, with its runtime.
+    #[error("the netlink connection is closed")]
+    Closed,
+}
+
+impl NetError {
+    /// The kernel's error number, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+/// Makes a [`NetError::System`] of anything that becomes an I/O error.
+pub(crate) fn failed(doing: impl Into<String>, source: impl Into<io::Error>) -> NetError {
+    NetError::System { doing: doing.into(), source: source.into() }
+}
