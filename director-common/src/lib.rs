@@ -1,1 +1,31 @@
-//! Placeholder while the workspace is laid out.
+//! The vocabulary that Director's data plane and control plane share.
+//!
+//! Both sides of the kernel line compile this crate, so what one writes the other reads:
+//!
+//! - [`wire`]: one header per file, as byte arrays in network order;
+//! - [`checksum`]: the Internet checksum and its incremental form;
+//! - [`flow`]: what identifies a flow, and the keyed hash of it;
+//! - [`flow_table`]: entries of the flow table;
+//! - [`service`], [`backend`], [`interface`], [`runtime`]: map keys and values;
+//! - [`maglev`]: the ring a new flow is placed on: built in userspace, read by the program;
+//! - [`verdict`], [`stats`], [`decision`]: what became of a packet, and how that is counted;
+//! - [`realserver`]: the same for the program on a backend's host;
+//! - [`abi`]: names, limits and the version of all that is pinned.
+//!
+//! Nothing here knows a map, a clock, an allocator or I/O.
+#![no_std]
+
+pub mod abi;
+pub mod backend;
+pub mod checksum;
+pub mod decision;
+pub mod flow;
+pub mod flow_table;
+pub mod interface;
+pub mod maglev;
+pub mod realserver;
+pub mod runtime;
+pub mod service;
+pub mod stats;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,87 @@
+//! What userspace and a program that may be older or newer must agree on: everything pinned.
+
+use crate::flow::HashKey;
+
+/// Raised whenever a pinned map's type, key, value or meaning changes. Maps of another version are
+/// refused, never read as if they were this one's.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, in the object and as pins.
+pub mod map {
+    /// [`crate::flow_table::FlowSet`] by set. Written by packets.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`crate::backend::Backend`] by slot.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Service slot (`u32`) by [`crate::service::ServiceKey`].
+    pub const SERVICE_KEYS: &str = "SERVICE_KEYS";
+    /// [`crate::service::Service`] by slot.
+    pub const SERVICES: &str = "SERVICES";
+    /// [`crate::service::ServiceName`] by service slot. Not read by packets.
+    pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
+    /// [`crate::service::RingChunk`] by chunk.
+    pub const RINGS: &str = "RINGS";
+    /// [`crate::interface::Interface`] by slot.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Interfaces that packets may be redirected to, by index.
+    pub const TX_PORTS: &str = "TX_PORTS";
+    /// One [`crate::runtime::Runtime`].
+    pub const RUNTIME: &str = "RUNTIME";
+    /// Packets by [`crate::verdict::Verdict::code`], per CPU.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// [`crate::stats::BackendStats`] by backend slot, per CPU.
+    pub const BACKEND_STATS: &str = "BACKEND_STATS";
+    /// [`crate::stats::ServiceStats`] by service slot, per CPU.
+    pub const SERVICE_STATS: &str = "SERVICE_STATS";
+    /// One [`super::Meta`]. Not read by packets.
+    pub const META: &str = "META";
+    /// One [`crate::decision::Decision`]; written only by a program that records.
+    pub const DECISION: &str = "DECISION";
+
+    /// All that is pinned, in the order in which they are created.
+    pub const PINNED: [&str; 13] = [
+        META,
+        FLOWS,
+        BACKENDS,
+        SERVICE_KEYS,
+        SERVICES,
+        SERVICE_NAMES,
+        RINGS,
+        INTERFACES,
+        TX_PORTS,
+        RUNTIME,
+        VERDICTS,
+        BACKEND_STATS,
+        SERVICE_STATS,
+    ];
+}
+
+/// Names of the load-time constants (the program's frozen read-only data).
+pub mod constant {
+    /// [`crate::flow::HashKey`].
+    pub const HASH_KEY: &str = "HASH_KEY";
+    /// Odd 64-bit number, secret, made at the first load and kept in [`super::Meta`].
+    pub const TABLE_SALT: &str = "TABLE_SALT";
+    /// Binary logarithm of the flow table's sets.
+    pub const TABLE_BITS: &str = "TABLE_BITS";
+    /// Slot of the interface that this copy of the program is attached to.
+    pub const INTERFACE_SLOT: &str = "INTERFACE_SLOT";
+    /// 1 for `simulate`: any frame is for us, the clock is [`crate::runtime::Runtime`]'s, and what
+    /// became of a packet is recorded.
+    pub const SIMULATE: &str = "SIMULATE";
+}
+
+/// What a later process must know to adopt the pinned maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// [`ABI_VERSION`] of who created the maps; 0: not yet.
+    pub abi_version: u32,
+    /// Binary logarithm of the flow table's sets.
+    pub table_bits: u32,
+    /// See [`constant::TABLE_SALT`].
+    pub table_salt: u64,
+    /// The key that rings are read by.
+    pub hash_key: HashKey,
+}
+
+const _: () = assert!(size_of::<Meta>() == 96);

@@ -1,0 +1,293 @@
+//! A backend of one service, as the program sees it: one cache line.
+//!
+//! Whatever must be seen whole lies in one aligned 64-bit word: [`BackendWord`] and [`NextHop`].
+//! The rest is written while no published word points at it.
+
+use crate::wire::ethernet::{Mac, mac_from_u64, mac_to_u64};
+
+/// Bits of a backend's number.
+pub const BACKEND_SLOT_BITS: u32 = 20;
+/// Most backends that all services together can have; slot 0 is never used.
+pub const MAX_BACKENDS: u32 = 1 << BACKEND_SLOT_BITS;
+/// Values a generation runs through before it repeats.
+pub const GENERATIONS: u16 = 1 << 12;
+
+/// A backend's slot and the slot's generation: what rings and flow entries hold. A slot that has
+/// been reused since has another generation, so the reference reads as nobody's.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BackendRef(pub u32);
+
+impl BackendRef {
+    /// No backend.
+    pub const NONE: Self = Self(0);
+
+    /// `slot` below [`MAX_BACKENDS`], `generation` below [`GENERATIONS`].
+    #[inline(always)]
+    pub const fn new(slot: u32, generation: u16) -> Self {
+        Self(slot & (MAX_BACKENDS - 1) | (generation as u32) << BACKEND_SLOT_BITS)
+    }
+
+    /// Index into the backends' map.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        self.0 & (MAX_BACKENDS - 1)
+    }
+
+    /// The slot's generation that is meant.
+    #[inline(always)]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> BACKEND_SLOT_BITS) as u16
+    }
+
+    /// Whether this names no backend.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.slot() == 0
+    }
+
+    /// This reference over both halves of a word: see [`crate::flow_table`].
+    #[inline(always)]
+    pub const fn spread(self) -> u64 {
+        self.0 as u64 | (self.0 as u64) << 32
+    }
+}
+
+/// What a backend's slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BackendState {
+    /// Nothing; the generation waits for the next use.
+    Free = 0,
+    /// Configured: known flows are forwarded, new ones where the ring says so.
+    Active = 1,
+    /// Removed from the configuration: known flows are forwarded until the drain timeout.
+    Draining = 2,
+}
+
+/// How packets travel to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ForwardMode {
+    /// Within an outer IP header (RFC 2003, RFC 2473, RFC 4213).
+    Tunnel = 0,
+    /// As they are, to the backend's MAC address.
+    Direct = 1,
+}
+
+/// Everything about a backend that decides how a packet is treated, in one word.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0-11 | generation |
+/// | 12-13 | [`BackendState`] |
+/// | 14-16 | [`ForwardMode`] |
+/// | 17 | the backend's address is IPv6 |
+/// | 18 | next hop fixed by the configuration |
+/// | 19 | which of the two tunnel sources holds |
+/// | 20-31 | zero |
+/// | 32-47 | service slot |
+/// | 48-63 | MTU towards the backend, bytes of L3 packet; 0: not known |
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendWord(pub u64);
+
+/// The fields of a [`BackendWord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendFields {
+    /// Below [`GENERATIONS`].
+    pub generation: u16,
+    /// What the slot is used for.
+    pub state: BackendState,
+    /// How packets travel.
+    pub forward: ForwardMode,
+    /// Whether the backend's address is IPv6.
+    pub is_v6: bool,
+    /// Whether the configuration fixes the next hop's MAC.
+    pub fixed_next_hop: bool,
+    /// Index of the tunnel source that holds, 0 or 1.
+    pub source: u8,
+    /// The service this backend is of.
+    pub service: u16,
+    /// Bytes of L3 packet that fit towards the backend; 0: not known.
+    pub mtu: u16,
+}
+
+impl BackendWord {
+    /// Packs the fields.
+    pub const fn pack(f: BackendFields) -> Self {
+        Self(
+            (f.generation & (GENERATIONS - 1)) as u64
+                | (f.state as u64) << 12
+                | (f.forward as u64) << 14
+                | (f.is_v6 as u64) << 17
+                | (f.fixed_next_hop as u64) << 18
+                | ((f.source & 1) as u64) << 19
+                | (f.service as u64) << 32
+                | (f.mtu as u64) << 48,
+        )
+    }
+
+    /// The inverse of [`BackendWord::pack`].
+    pub const fn unpack(self) -> BackendFields {
+        BackendFields {
+            generation: self.generation(),
+            state: match (self.0 >> 12) & 3 {
+                0 => BackendState::Free,
+                1 => BackendState::Active,
+                _ => BackendState::Draining,
+            },
+            forward: if self.is_direct() { ForwardMode::Direct } else { ForwardMode::Tunnel },
+            is_v6: self.is_v6(),
+            fixed_next_hop: self.has_fixed_next_hop(),
+            source: self.source() as u8,
+            service: self.service(),
+            mtu: self.mtu(),
+        }
+    }
+
+    /// Whether the slot is in use by the backend that `reference` means.
+    #[inline(always)]
+    pub const fn is(self, reference: BackendRef) -> bool {
+        self.generation() == reference.generation() && (self.0 >> 12) & 3 != 0
+    }
+
+    /// The slot's generation.
+    #[inline(always)]
+    pub const fn generation(self) -> u16 {
+        (self.0 & (GENERATIONS as u64 - 1)) as u16
+    }
+
+    /// Whether packets go as they are, rather than in a tunnel.
+    #[inline(always)]
+    pub const fn is_direct(self) -> bool {
+        (self.0 >> 14) & 7 == ForwardMode::Direct as u64
+    }
+
+    /// Whether the backend's address is IPv6.
+    #[inline(always)]
+    pub const fn is_v6(self) -> bool {
+        (self.0 >> 17) & 1 != 0
+    }
+
+    /// Whether the next hop is fixed by the configuration.
+    #[inline(always)]
+    pub const fn has_fixed_next_hop(self) -> bool {
+        (self.0 >> 18) & 1 != 0
+    }
+
+    /// Index of the tunnel source that holds, 0 or 1.
+    #[inline(always)]
+    pub const fn source(self) -> usize {
+        ((self.0 >> 19) & 1) as usize
+    }
+
+    /// The service this backend is of.
+    #[inline(always)]
+    pub const fn service(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// Bytes of L3 packet that fit towards the backend; 0: not known.
+    #[inline(always)]
+    pub const fn mtu(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+/// Where a packet leaves, and to whom: destination MAC (bits 0-47), VLAN id (48-59; 0: untagged),
+/// egress interface slot (60-63; 0: not resolved).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHop(pub u64);
+
+impl NextHop {
+    /// Not known: the program asks the kernel's FIB.
+    pub const UNRESOLVED: Self = Self(0);
+
+    /// `vlan_id` 12 bits, 0 for untagged; `interface` a slot from 1 to 15.
+    #[inline(always)]
+    pub const fn new(mac: Mac, vlan_id: u16, interface: u8) -> Self {
+        Self(mac_to_u64(mac) | ((vlan_id & 0xfff) as u64) << 48 | ((interface & 0xf) as u64) << 60)
+    }
+
+    /// Whether there is somewhere to send to.
+    #[inline(always)]
+    pub const fn is_resolved(self) -> bool {
+        self.interface() != 0
+    }
+
+    /// The next hop's MAC.
+    #[inline(always)]
+    pub const fn mac(self) -> Mac {
+        mac_from_u64(self.0)
+    }
+
+    /// VLAN id of the frame that leaves; 0: untagged.
+    #[inline(always)]
+    pub const fn vlan_id(self) -> u16 {
+        (self.0 >> 48) as u16 & 0xfff
+    }
+
+    /// Slot of the egress interface; 0: not resolved.
+    #[inline(always)]
+    pub const fn interface(self) -> u32 {
+        (self.0 >> 60) as u32
+    }
+}
+
+/// A backend of one service.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// [`BackendWord`]; written last, and the only thing that makes the rest visible.
+    pub word: BackendWord,
+    /// [`NextHop`].
+    pub next_hop: NextHop,
+    /// Address, wire order; IPv4 in the first four bytes, the rest zero.
+    pub address: [u8; 16],
+    /// Source addresses of the outer header, like `address`. The word says which one holds, so
+    /// that a change is written to the other one and then seen whole.
+    pub sources: [[u8; 16]; 2],
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_survives_packing() {
+        let fields = BackendFields {
+            generation: 0xabc,
+            state: BackendState::Draining,
+            forward: ForwardMode::Direct,
+            is_v6: true,
+            fixed_next_hop: true,
+            source: 1,
+            service: 0xfedc,
+            mtu: 9000,
+        };
+        assert_eq!(BackendWord::pack(fields).unpack(), fields);
+        assert!(BackendWord::pack(fields).is(BackendRef::new(7, 0xabc)));
+        assert!(!BackendWord::pack(fields).is(BackendRef::new(7, 0xabd)));
+    }
+
+    #[test]
+    fn a_free_slot_is_nobody_even_in_its_generation() {
+        let word = BackendWord::pack(BackendFields {
+            state: BackendState::Free,
+            ..BackendWord(5).unpack()
+        });
+        assert!(!word.is(BackendRef::new(1, 5)));
+        assert!(!BackendWord::default().is(BackendRef::NONE));
+    }
+
+    #[test]
+    fn next_hop_survives_packing() {
+        let hop = NextHop::new([2, 0, 0, 0, 0, 0xff], 4094, 15);
+        assert_eq!((hop.mac(), hop.vlan_id(), hop.interface()), ([2, 0, 0, 0, 0, 0xff], 4094, 15));
+        assert!(hop.is_resolved() && !NextHop::UNRESOLVED.is_resolved());
+    }
+}

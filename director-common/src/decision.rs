@@ -1,0 +1,52 @@
+//! What became of one packet, for `simulate` and tests: written only by a program that was loaded
+//! to record it.
+
+use crate::backend::BackendRef;
+
+/// Whether the flow table knew the packet's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Connection {
+    /// The packet has no flow, or none of ours.
+    None = 0,
+    /// Scheduled by this packet.
+    New = 1,
+    /// Found in the flow table.
+    Known = 2,
+}
+
+impl Connection {
+    /// The variant with this number.
+    pub const fn from_u8(number: u8) -> Self {
+        match number {
+            1 => Self::New,
+            2 => Self::Known,
+            _ => Self::None,
+        }
+    }
+
+    /// As printed: `none`, `new`, `known`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::New => "new",
+            Self::Known => "known",
+        }
+    }
+}
+
+/// One packet's fate.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// [`crate::verdict::Verdict::code`].
+    pub verdict: u32,
+    /// The backend it was sent to, if any.
+    pub backend: BackendRef,
+    /// Slot of the service plus one; 0: no service.
+    pub service: u32,
+    /// [`Connection`].
+    pub connection: u8,
+    /// Zero.
+    pub _pad: [u8; 3],
+}

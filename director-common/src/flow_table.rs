@@ -1,0 +1,182 @@
+//! Entries of the flow table: which backend a known flow goes to.
+//!
+//! The table is a plain array of sets, one cache line each, four entries a set. An entry is two
+//! 64-bit words that packets on any CPU may write at any time, without a lock. What makes that safe
+//! is that the first word is the flow's fingerprint xor its backend: words of two different writes
+//! do not fit together and read as a miss, in whichever order they become visible. A miss costs a
+//! ring lookup, never a wrong backend.
+
+use crate::{
+    backend::BackendRef,
+    flow::FlowHash,
+    runtime::{TICKS_MASK, Ticks},
+};
+
+/// Entries in a set: what fits a 64-byte cache line.
+pub const SET_WAYS: usize = 4;
+
+/// How far a flow has come: decides how long it may idle, and who gives way in a full set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FlowState {
+    /// One packet seen; a SYN flood never gets further.
+    New = 0,
+    /// More than one packet seen.
+    Established = 1,
+    /// A FIN or RST passed.
+    Closing = 2,
+}
+
+impl FlowState {
+    #[inline(always)]
+    const fn from_bits(bits: u32) -> Self {
+        match bits {
+            0 => Self::New,
+            1 => Self::Established,
+            _ => Self::Closing,
+        }
+    }
+}
+
+/// One flow. All zeros is an empty place.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Fingerprint xor [`BackendRef::spread`].
+    pub tag: u64,
+    /// Low half: [`BackendRef`]. High half: [`Touch`].
+    pub word: u64,
+}
+
+/// The flows that share one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowSet {
+    /// In no order.
+    pub entries: [FlowEntry; SET_WAYS],
+}
+
+const _: () = assert!(size_of::<FlowEntry>() == 16 && size_of::<FlowSet>() == 64);
+
+/// When a flow was last seen, and its state: 30 bits of [`Ticks`], 2 bits of [`FlowState`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch(u32);
+
+impl Touch {
+    /// Seen at `now` in `state`.
+    #[inline(always)]
+    pub const fn new(now: Ticks, state: FlowState) -> Self {
+        Self(now.0 << 2 | state as u32)
+    }
+
+    /// How long ago, at `now`; the clock's 30 bits wrap after 2.3 years.
+    #[inline(always)]
+    pub const fn age(self, now: Ticks) -> Ticks {
+        Ticks(now.0.wrapping_sub(self.0 >> 2) & TICKS_MASK)
+    }
+
+    /// How far the flow has come.
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        FlowState::from_bits(self.0 & 3)
+    }
+}
+
+impl FlowEntry {
+    /// The entry of the flow `hash`, sent to `backend`.
+    #[inline(always)]
+    pub const fn new(hash: FlowHash, backend: BackendRef, touch: Touch) -> Self {
+        Self { tag: hash.0 ^ backend.spread(), word: backend.0 as u64 | (touch.0 as u64) << 32 }
+    }
+
+    /// The backend this entry names.
+    #[inline(always)]
+    pub const fn backend(&self) -> BackendRef {
+        BackendRef(self.word as u32)
+    }
+
+    /// When it was last seen.
+    #[inline(always)]
+    pub const fn touch(&self) -> Touch {
+        Touch((self.word >> 32) as u32)
+    }
+
+    /// This entry, seen again.
+    #[inline(always)]
+    pub const fn touched(&self, touch: Touch) -> Self {
+        Self { tag: self.tag, word: self.word & 0xffff_ffff | (touch.0 as u64) << 32 }
+    }
+
+    /// Whether this place holds nothing.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.backend().is_none()
+    }
+
+    /// Whether this is the entry of the flow `hash`, whole.
+    #[inline(always)]
+    pub const fn is_of(&self, hash: FlowHash) -> bool {
+        self.tag ^ self.backend().spread() == hash.0 && !self.is_empty()
+    }
+
+    /// The flow's fingerprint; meaningless for an empty or torn entry.
+    #[inline(always)]
+    pub const fn hash(&self) -> FlowHash {
+        FlowHash(self.tag ^ self.backend().spread())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn zeros_are_empty_and_match_nothing() {
+        let entry = FlowEntry::default();
+        assert!(entry.is_empty());
+        assert!(!entry.is_of(FlowHash(0)));
+    }
+
+    #[test]
+    fn age_survives_the_clock_wrapping() {
+        let touch = Touch::new(Ticks(TICKS_MASK - 4), FlowState::Established);
+        assert_eq!(touch.age(Ticks(5)), Ticks(10));
+    }
+
+    fn backend() -> impl Strategy<Value = BackendRef> {
+        (1u32..1 << 20, 0u16..1 << 12)
+            .prop_map(|(slot, generation)| BackendRef::new(slot, generation))
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back_what_was_written(hash: u64, b in backend(), now in 0..TICKS_MASK) {
+            let touch = Touch::new(Ticks(now), FlowState::Closing);
+            let entry = FlowEntry::new(FlowHash(hash), b, touch);
+            prop_assert!(entry.is_of(FlowHash(hash)));
+            prop_assert_eq!((entry.backend(), entry.touch(), entry.hash()), (b, touch, FlowHash(hash)));
+            prop_assert_eq!(entry.touch().state(), FlowState::Closing);
+        }
+
+        /// Halves of two writes: a miss for both flows, unless both name the same backend.
+        #[test]
+        fn torn_entries_miss(a: u64, b: u64, x in backend(), y in backend()) {
+            prop_assume!(a != b && x != y && a ^ x.spread() != b ^ y.spread());
+            let touch = Touch::new(Ticks(1), FlowState::New);
+            let torn = FlowEntry {
+                tag: FlowEntry::new(FlowHash(a), x, touch).tag,
+                word: FlowEntry::new(FlowHash(b), y, touch).word,
+            };
+            prop_assert!(!torn.is_of(FlowHash(a)) && !torn.is_of(FlowHash(b)));
+        }
+
+        #[test]
+        fn touching_keeps_the_flow(hash: u64, b in backend(), now in 0..TICKS_MASK) {
+            let entry = FlowEntry::new(FlowHash(hash), b, Touch::new(Ticks(0), FlowState::New));
+            let again = entry.touched(Touch::new(Ticks(now), FlowState::Established));
+            prop_assert!(again.is_of(FlowHash(hash)));
+            prop_assert_eq!(again.touch().age(Ticks(now)), Ticks(0));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What may change while the program runs, all in one cache line, and the clock.
+
+/// Nanoseconds in a tick, as a shift: 2^26 ns, 67 ms.
+pub const TICK_SHIFT: u32 = 26;
+/// Bits of a tick count that a flow entry can hold.
+pub const TICKS_MASK: u32 = (1 << 30) - 1;
+
+/// Time since boot in ticks of 2^26 ns, 30 bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticks(pub u32);
+
+impl Ticks {
+    /// Nanoseconds since boot, rounded down to ticks.
+    #[inline(always)]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self((ns >> TICK_SHIFT) as u32 & TICKS_MASK)
+    }
+
+    /// A duration in seconds, rounded up to ticks.
+    #[inline(always)]
+    pub const fn from_secs(secs: u64) -> Self {
+        let ticks = (secs * 1_000_000_000).div_ceil(1 << TICK_SHIFT);
+        Self(if ticks > TICKS_MASK as u64 { TICKS_MASK } else { ticks as u32 })
+    }
+}
+
+/// The daemon writes its heartbeat this often; nanoseconds.
+pub const HEARTBEAT_INTERVAL_NS: u64 = 500_000_000;
+/// A heartbeat older than this means that nobody keeps next hops fresh; nanoseconds.
+pub const HEARTBEAT_STALE_NS: u64 = 1_500_000_000;
+
+/// Read for every packet; written by userspace, word by word.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// When the daemon last said that it keeps next hops fresh: CLOCK_MONOTONIC, nanoseconds.
+    pub heartbeat_ns: u64,
+    /// The clock of a simulation, nanoseconds; read only by a program loaded for one.
+    pub simulated_ns: u64,
+    /// How long an established TCP flow may idle, [`Ticks`].
+    pub tcp_ticks: u32,
+    /// The same once a FIN or RST passed, and before the handshake is over.
+    pub tcp_closing_ticks: u32,
+    /// How long a UDP flow may idle.
+    pub udp_ticks: u32,
+    /// Zero.
+    pub _pad: [u32; 7],
+}
+
+const _: () = assert!(size_of::<Runtime>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_round_so_that_no_flow_ends_early() {
+        assert_eq!(Ticks::from_ns((1 << 26) - 1), Ticks(0));
+        assert_eq!(Ticks::from_secs(1), Ticks(15));
+        assert_eq!(Ticks::from_secs(7500), Ticks(111_759));
+        assert_eq!(Ticks::from_secs(u64::MAX / 1_000_000_000), Ticks(TICKS_MASK));
+    }
+}

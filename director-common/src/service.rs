@@ -1,0 +1,186 @@
+//! Services: address, protocol and port in front of backends.
+
+use crate::{backend::BackendRef, flow::FlowKey};
+
+/// Slots of a ring: prime, and large enough that 1,000 backends get their share within 1.6 %.
+pub const RING_SLOTS: u32 = 65_537;
+/// Ring slots in one cache line, the unit a ring is stored in.
+pub const CHUNK_SLOTS: u32 = 16;
+/// Cache lines one ring occupies.
+pub const RING_CHUNKS: u32 = RING_SLOTS.div_ceil(CHUNK_SLOTS);
+/// Most services at once; slot 0 is used like any other.
+pub const MAX_SERVICES: u32 = 4096;
+
+/// A piece of a ring.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingChunk {
+    /// Backends, by ring slot.
+    pub slots: [BackendRef; CHUNK_SLOTS as usize],
+}
+
+const _: () = assert!(size_of::<RingChunk>() == 64);
+
+/// What identifies a service, and what its map is searched by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// The VIP, wire order; IPv4 in the first four bytes, the rest zero.
+    pub address: [u8; 16],
+    /// Port, wire order; 0: any port.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6, with [`PRESENCE`] set for the entry that says that some service has this address
+    /// and protocol.
+    pub family: u8,
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+
+/// Marks a key that stands for all ports: only non-first fragments, whose port is not known, are
+/// looked up by it.
+pub const PRESENCE: u8 = 0x80;
+
+impl ServiceKey {
+    /// The service that exactly this flow is for.
+    #[inline(always)]
+    pub const fn exact(flow: &FlowKey) -> Self {
+        Self {
+            address: flow.destination,
+            port: flow.destination_port,
+            protocol: flow.protocol,
+            family: flow.family,
+        }
+    }
+
+    /// The any-port service of the same address and protocol.
+    #[inline(always)]
+    pub const fn any_port(self) -> Self {
+        Self { port: [0; 2], ..self }
+    }
+
+    /// The entry that every service of the same address and protocol shares.
+    #[inline(always)]
+    pub const fn presence(self) -> Self {
+        Self { port: [0; 2], family: self.family | PRESENCE, ..self }
+    }
+}
+
+/// What happens to a new flow when no backend is usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WhenEmpty {
+    /// The client gets ICMP port-unreachable from the VIP.
+    Reject = 0,
+    /// Dropped.
+    Drop = 1,
+    /// Left to the host.
+    Pass = 2,
+}
+
+/// A service's ring and manners in one word, replaced whole.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0-31 | first chunk of the ring in the rings' map |
+/// | 32-55 | slots of the ring; 0: no usable backend |
+/// | 56-57 | [`WhenEmpty`] |
+/// | 63 | in use |
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceWord(pub u64);
+
+impl ServiceWord {
+    /// A service in use, its ring of `slots` (below 2^24) starting at `first_chunk`.
+    pub const fn new(first_chunk: u32, slots: u32, when_empty: WhenEmpty) -> Self {
+        Self(
+            first_chunk as u64
+                | ((slots & 0xff_ffff) as u64) << 32
+                | (when_empty as u64) << 56
+                | 1 << 63,
+        )
+    }
+
+    /// Whether a service is here.
+    #[inline(always)]
+    pub const fn in_use(self) -> bool {
+        self.0 >> 63 != 0
+    }
+
+    /// Chunk and place within it of ring slot `slot`.
+    #[inline(always)]
+    pub const fn place(self, slot: u32) -> (u32, usize) {
+        ((self.0 as u32).wrapping_add(slot / CHUNK_SLOTS), (slot % CHUNK_SLOTS) as usize)
+    }
+
+    /// First chunk of the ring.
+    #[inline(always)]
+    pub const fn first_chunk(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Slots of the ring; 0: no usable backend.
+    #[inline(always)]
+    pub const fn slots(self) -> u32 {
+        (self.0 >> 32) as u32 & 0xff_ffff
+    }
+
+    /// What a new flow gets when no backend is usable.
+    #[inline(always)]
+    pub const fn when_empty(self) -> WhenEmpty {
+        match (self.0 >> 56) & 3 {
+            0 => WhenEmpty::Reject,
+            1 => WhenEmpty::Drop,
+            _ => WhenEmpty::Pass,
+        }
+    }
+}
+
+/// A service: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// [`ServiceWord`]; written last.
+    pub word: ServiceWord,
+    /// The key that leads here. The program compares it, since a hash map's value may be read
+    /// while its element is reused for another key.
+    pub key: ServiceKey,
+    /// Seconds that known flows of a removed backend are still served.
+    pub drain_timeout_s: u32,
+    /// Zero.
+    pub _pad: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Service>() == 64);
+
+/// Longest service name, bytes.
+pub const NAME_LEN: usize = 63;
+
+/// What only userspace reads of a service: kept beside the maps so that a new daemon finds it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceName {
+    /// UTF-8, padded with zeros.
+    pub bytes: [u8; 64],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_survives_packing() {
+        let word = ServiceWord::new(0x1234_5678, RING_SLOTS, WhenEmpty::Pass);
+        assert!(word.in_use() && !ServiceWord::default().in_use());
+        assert_eq!(word.first_chunk(), 0x1234_5678);
+        assert_eq!((word.slots(), word.when_empty()), (RING_SLOTS, WhenEmpty::Pass));
+        assert_eq!(word.place(35), (0x1234_567a, 3));
+    }
+
+    #[test]
+    fn the_last_slot_lies_in_the_last_chunk() {
+        let word = ServiceWord::new(0, RING_SLOTS, WhenEmpty::Reject);
+        assert_eq!(word.place(RING_SLOTS - 1), (RING_CHUNKS - 1, 0));
+    }
+}
