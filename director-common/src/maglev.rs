@@ -58,7 +58,11 @@ pub struct Scratch<'a> {
 /// # Panics
 ///
 /// If scratch memory is not of the size that the ring asks for.
-pub fn build(candidates: &mut [Candidate], scratch: Scratch<'_>, ring: &mut [BackendRef]) -> u32 {
+pub fn build(
+    candidates: &mut [Candidate],
+    scratch: &mut Scratch<'_>,
+    ring: &mut [BackendRef],
+) -> u32 {
     let slots = ring.len() as u32;
     assert!(scratch.turns.len() == ring.len() && scratch.starts.len() == ring.len() + 1);
     assert!(scratch.taken.len() == ring.len().div_ceil(64));
