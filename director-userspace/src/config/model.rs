@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::units;
+use super::{units, words::words};
 
 /// Most interfaces a configuration may name.
 pub const MAX_INTERFACES: usize = 15;
@@ -22,6 +22,8 @@ pub const MAX_INTERFACES: usize = 15;
 pub const MAX_SERVICES: usize = 4096;
 /// Most backends one service may have.
 pub const MAX_BACKENDS: usize = 4096;
+/// Most backends all services may have together, counted after protocol lists are split.
+pub const MAX_BACKENDS_IN_ALL: usize = 1 << 20;
 /// Smallest flow table, in entries.
 pub const MIN_FLOWS: u32 = 1 << 10;
 /// Largest flow table, in entries.
@@ -38,7 +40,8 @@ pub struct Config {
     pub flows: Flows,
     /// Key of the hash that picks ring positions.
     pub hash_key: HashKey,
-    /// What is balanced, at most [`MAX_SERVICES`], in file order, no [`Frontend`] twice.
+    /// What is balanced, at most [`MAX_SERVICES`], in file order, no [`Frontend`] twice. They have at
+    /// most [`MAX_BACKENDS_IN_ALL`] backends.
     pub services: Vec<Service>,
 }
 
@@ -110,10 +113,9 @@ impl Default for Flows {
 pub struct HashKey(pub [u8; 16]);
 
 impl Default for HashKey {
-    /// The documented constant (`director hash key` in ASCII, cut to 16 bytes), so that directors
-    /// agree out of the box.
+    /// A documented constant (`director.hashkey` in ASCII), so that directors agree out of the box.
     fn default() -> Self {
-        Self(*b"director hash ke")
+        Self(*b"director.hashkey")
     }
 }
 
@@ -296,49 +298,6 @@ fn hex_byte(pair: &[u8]) -> Option<u8> {
     let high = char::from(*high).to_digit(16)?;
     let low = char::from(*low).to_digit(16)?;
     u8::try_from(high << 4 | low).ok()
-}
-
-/// An enum whose values are words of the configuration file.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
-        }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The word in the configuration file.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = Malformed;
-
-            fn from_str(text: &str) -> Result<Self, Malformed> {
-                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or(Malformed)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(self.as_str())
-            }
-        }
-    };
 }
 
 words! {

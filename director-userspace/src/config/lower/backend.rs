@@ -1,0 +1,150 @@
+//! The backends of a service.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use super::{
+    mapping::{Keys, Mapping, items},
+    scalar,
+};
+use crate::config::{
+    error::{ConfigErrorKind as Kind, Position, WarningKind},
+    model::{Backend, Forward, MAX_BACKENDS},
+    report::{Item, Path, Report},
+};
+
+const BACKEND: Keys = Keys {
+    known: &["address", "weight", "mac"],
+    unsupported: &[("port", "rewrites no ports: a backend is sent the port the client asked for")],
+};
+
+/// The backends of one list that are right.
+pub(super) struct Backends<'a> {
+    list: &'a Item<'a>,
+    read: Vec<Read>,
+}
+
+struct Read {
+    backend: Backend,
+    has_weight: bool,
+    /// Index in the file's list.
+    index: usize,
+    address_at: Position,
+}
+
+impl<'a> Backends<'a> {
+    /// Reads a list, looking at each backend alone and at its likes.
+    pub(super) fn read(list: &'a Item<'a>, report: &mut Report<'_>) -> Option<Self> {
+        let entries =
+            items(list, "write a list, one `- address: ...` per backend, or `[]`", report)?;
+        if entries.len() > MAX_BACKENDS {
+            let message = format!("{} backends are too many for a service", entries.len());
+            let hint = format!("at most {MAX_BACKENDS}");
+            report.error::<()>(Kind::TooManyBackends, list, message, hint);
+        }
+        let mut lines = HashMap::new();
+        let mut read = Vec::with_capacity(entries.len().min(MAX_BACKENDS));
+        for (index, item) in entries.take(MAX_BACKENDS).enumerate() {
+            read.extend(backend(&item, index, &mut lines, report));
+        }
+        Some(Self { list, read })
+    }
+
+    /// Refuses backends that are VIPs (with the lines of their services): what is sent to one comes
+    /// back, or is balanced once more.
+    pub(super) fn check_loops(&self, vips: &HashMap<IpAddr, u32>, report: &mut Report<'_>) {
+        for read in &self.read {
+            let address = read.backend.address;
+            if let Some(line) = vips.get(&address) {
+                let message = format!("{address} is a VIP itself: packets would loop");
+                let hint = format!(
+                    "write the real server's own address; the VIP's service is in line {line}"
+                );
+                self.error(Kind::BackendIsVip, read, message, hint, report);
+            }
+        }
+    }
+
+    /// Refuses backends whose address family the way of forwarding cannot carry.
+    pub(super) fn check_families(&self, vip: IpAddr, forward: Forward, report: &mut Report<'_>) {
+        let fits = |address: IpAddr| match forward {
+            Forward::Tunnel => true,
+            Forward::Direct => address.is_ipv4() == vip.is_ipv4(),
+        };
+        for read in self.read.iter().filter(|read| !fits(read.backend.address)) {
+            let address = read.backend.address;
+            let message = format!("forward: direct cannot send packets for {vip} to {address}");
+            let hint = "write the backend's address of the VIP's family, or use forward: tunnel";
+            self.error(Kind::FamilyMix, read, message, hint, report);
+        }
+    }
+
+    /// Warns of weights that are probably not meant so.
+    pub(super) fn check_weights(&self, report: &mut Report<'_>) {
+        let n_weights = self.read.iter().filter(|read| read.has_weight).count();
+        if self.read.is_empty() {
+            let hint = "new flows are answered as when_empty says";
+            report.warning(WarningKind::NoBackends, self.list, "there are no backends", hint);
+        } else if self.read.iter().all(|read| read.backend.weight == 0) {
+            let hint = "no backend takes new flows; give one a weight above 0";
+            report.warning(WarningKind::AllWeightsZero, self.list, "all weights are 0", hint);
+        } else if n_weights != 0 && n_weights != self.read.len() {
+            let message = "some backends have a weight and some don't";
+            let hint = "those without have weight 1; write it down if that is meant";
+            report.warning(WarningKind::SomeWeights, self.list, message, hint);
+        }
+    }
+
+    /// The backends, in file order.
+    pub(super) fn into_vec(self) -> Vec<Backend> {
+        self.read.into_iter().map(|read| read.backend).collect()
+    }
+
+    fn error(
+        &self,
+        kind: Kind,
+        read: &Read,
+        message: String,
+        hint: impl Into<String>,
+        report: &mut Report<'_>,
+    ) {
+        let item = Path::Index(&self.list.path, read.index);
+        let path = Path::Key(&item, "address");
+        report.error_at::<()>(kind, read.address_at, &path, message, hint);
+    }
+}
+
+/// One backend. `lines` has the earlier addresses of its list.
+fn backend(
+    item: &Item<'_>,
+    index: usize,
+    lines: &mut HashMap<IpAddr, u32>,
+    report: &mut Report<'_>,
+) -> Option<Read> {
+    let mapping = Mapping::open(item, "a backend", &BACKEND, report)?;
+    let address_item = mapping.require("address", "write `address:` and an IP address", report);
+    let address = address_item.and_then(|item| {
+        let address = scalar::address(&item, None, report)?;
+        if let Some(line) = lines.get(&address) {
+            let message = format!("the backend {address} is here twice");
+            let hint = format!("remove one, or give it more weight; the first is in line {line}");
+            return report.error(Kind::DuplicateBackend, &item, message, hint);
+        }
+        lines.insert(address, item.node.at.line);
+        Some(address)
+    });
+    let weight_item = mapping.get("weight");
+    let weight = match &weight_item {
+        Some(item) => scalar::weight(item, report),
+        None => Some(1),
+    };
+    let mac = match mapping.get("mac") {
+        Some(item) => scalar::mac(&item, report).map(Some),
+        None => Some(None),
+    };
+    Some(Read {
+        backend: Backend { address: address?, weight: weight?, mac: mac? },
+        has_weight: weight_item.is_some(),
+        index,
+        address_at: address_item?.node.at,
+    })
+}
