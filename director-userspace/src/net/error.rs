@@ -1,6 +1,6 @@
 //! What can go wrong between Director and the kernel's network configuration.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr};
 
 /// Why a question to the kernel, or a change, failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,24 +51,12 @@ pub enum NetError {
         /// What the kernel says: unreachable, prohibit, blackhole, ...
         reason: String,
     },
-    /// The next hop did not answer ARP or neighbour discovery in time.
-    #[error(
-        "{neighbour} does not answer {} on {interface} within {} ms; \
-         is it up, and in the same subnet?",
-        if neighbour.is_ipv4() { "ARP" } else { "neighbour discovery" },
-        waited.as_millis()
-    )]
-    NoNeighbour {
-        /// Who was asked.
-        neighbour: IpAddr,
-        /// On which interface.
-        interface: String,
-        /// How long we waited.
-        waited: Duration,
+    /// The address is this host's own.
+    #[error("{address} is an address of this host, so no packet to it leaves")]
+    OwnAddress {
+        /// The address asked for.
+        address: IpAddr,
     },
-    /// The netlink connection's task ended, with its runtime.
-    #[error("the netlink connection is closed")]
-    Closed,
 }
 
 impl NetError {

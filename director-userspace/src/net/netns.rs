@@ -77,15 +77,19 @@ impl NetNs {
         check_name(name)?;
         share_netns_dir()?;
         let path = Path::new(NETNS_DIR).join(name);
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o444).open(&path).map_err(
-            |error| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o444)
+            .open(&path)
+            .map_err(|error| {
                 if error.kind() == io::ErrorKind::AlreadyExists {
                     NetError::NamespaceExists { name: name.to_owned() }
                 } else {
                     failed(format!("create {}", path.display()), error)
                 }
-            },
-        )?;
+            })?;
         let made = on_fresh_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|e| failed("make a network namespace (CAP_SYS_ADMIN is needed)", e))?;
@@ -192,9 +196,8 @@ impl NetNs {
         // SAFETY: between fork and exec the closure only calls setns(2), which is
         // async-signal-safe and allocates nothing; the file lives inside the closure.
         unsafe {
-            command.pre_exec(move || {
-                setns(&file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
-            });
+            command
+                .pre_exec(move || setns(&file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from));
         }
         Ok(command)
     }
