@@ -10,7 +10,10 @@ use std::{
 #[path = "../xtask/src/bpf_toolchain.rs"]
 mod bpf_toolchain;
 
-use bpf_toolchain::{Choice, HINT, PROGRAMS, choose, probe};
+use bpf_toolchain::{HINT, PROFILE, TARGET, choose, probe, target_dir};
+
+/// The binaries of `director-ebpf`; each becomes `OUT_DIR/<name>.o`.
+const PROGRAMS: [&str; 2] = ["director", "realserver"];
 
 fn main() -> ExitCode {
     match build() {
@@ -33,7 +36,7 @@ fn build() -> Result<(), String> {
 
     let choice = choose(&probe(workspace))
         .map_err(|missing| format!("cannot build the XDP programs: {missing}; {HINT}"))?;
-    let mut cargo = choice.cargo(workspace, "build");
+    let mut cargo = choice.build(workspace);
     cargo.args(["--color", "never"]);
     let output = cargo
         .output()
@@ -47,8 +50,9 @@ fn build() -> Result<(), String> {
     }
     forward_warnings(&log);
 
+    let built = target_dir(workspace).join(TARGET).join(PROFILE);
     for program in PROGRAMS {
-        let from = Choice::object(workspace, program);
+        let from = built.join(program);
         let to = out_dir.join(program).with_extension("o");
         fs::copy(&from, &to).map_err(|error| {
             format!("cannot copy {} to {}: {error}", from.display(), to.display())

@@ -15,8 +15,6 @@ use std::{
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// The cargo profile of `director-ebpf`, defined in the root manifest.
 pub(crate) const PROFILE: &str = "bpf";
-/// The binaries of `director-ebpf`; each becomes `OUT_DIR/<name>.o`.
-pub(crate) const PROGRAMS: [&str; 2] = ["director", "realserver"];
 /// What to do when nothing is found, said the same everywhere.
 pub(crate) const HINT: &str = "run `cargo xtask setup`";
 
@@ -126,6 +124,14 @@ pub(crate) fn tools_dir(workspace: &Path) -> PathBuf {
     workspace.join("target/tools")
 }
 
+/// Where the XDP programs are built.
+pub(crate) fn target_dir(workspace: &Path) -> PathBuf {
+    workspace.join("target/ebpf")
+}
+
+/// The name of the toolchain in /usr/bin.
+pub(crate) const SYSTEM: &str = "system";
+
 /// The file that tells which LLVM the linker in [`tools_dir`] was built with.
 pub(crate) fn linker_llvm_file(workspace: &Path) -> PathBuf {
     tools_dir(workspace).join("bpf-linker.llvm")
@@ -144,12 +150,13 @@ pub(crate) fn probe(workspace: &Path) -> Facts {
         .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
         .collect();
     roots.sort();
-    roots.push(("system".to_owned(), PathBuf::from("/usr")));
+    roots.push((SYSTEM.to_owned(), PathBuf::from("/usr")));
     let toolchains =
         roots.into_iter().filter_map(|(name, root)| toolchain_at(name, &root)).collect();
 
     let own = tools_dir(workspace).join("bin/bpf-linker");
-    let own = own.is_file().then(|| Linker {
+    // It is linked with the system's LLVM, which may have been removed since.
+    let own = answers(&own).then(|| Linker {
         path: own,
         llvm: fs::read_to_string(linker_llvm_file(workspace))
             .ok()
@@ -164,6 +171,12 @@ fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_bin = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin"));
     env::split_paths(&path).chain(cargo_bin).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Whether a program can be started.
+fn answers(program: &Path) -> bool {
+    let output = Command::new(program).arg("--version").output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// The toolchain under `root`, if it is complete and has sources.
@@ -185,10 +198,17 @@ fn llvm_major(version: &str) -> Option<u32> {
 }
 
 impl Choice {
-    /// `cargo VERB` on both programs of `director-ebpf`, output under `target/ebpf`, where all
+    /// `cargo build` of both programs of `director-ebpf`, output under [`target_dir`], where all
     /// profiles of the host build share it.
-    pub(crate) fn cargo(&self, workspace: &Path, verb: &str) -> Command {
+    pub(crate) fn build(&self, workspace: &Path) -> Command {
         let mut cargo = Command::new(&self.toolchain.cargo);
+        cargo.arg("build");
+        self.prepare(&mut cargo, workspace);
+        cargo
+    }
+
+    /// Sets a cargo (or cargo-clippy) command up for the BPF target.
+    pub(crate) fn prepare(&self, cargo: &mut Command, workspace: &Path) {
         // The outer cargo (or clippy, or rustup) speaks to its own compiler through these.
         for (key, _) in env::vars_os() {
             if is_outer(&key) {
@@ -207,15 +227,9 @@ impl Choice {
             // build-std is unstable; a stable compiler allows it only so.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
-            .args([verb, "--profile", PROFILE, "-Zbuild-std=core", "--target", TARGET])
+            .args(["--profile", PROFILE, "-Zbuild-std=core", "--target", TARGET])
             .args(["--package", "director-ebpf", "--bins", "--target-dir"])
-            .arg(workspace.join("target/ebpf"));
-        cargo
-    }
-
-    /// The object file of `program` that [`Self::cargo`] with `build` leaves.
-    pub(crate) fn object(workspace: &Path, program: &str) -> PathBuf {
-        workspace.join("target/ebpf").join(TARGET).join(PROFILE).join(program)
+            .arg(target_dir(workspace));
     }
 }
 

@@ -1,1 +1,103 @@
-fn main() {}
+//! `cargo xtask`: Director's developer commands.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use xtask::{
+    build, ci,
+    setup::{self, Need},
+    test,
+    vm::{KernelVersion, Vm},
+};
+
+/// Director's developer commands.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building, the demo and the tests need; every verb does this for itself
+    Setup {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Build the release binary
+    Build,
+    /// Run the tests; those of the tests crate as root, through sudo if need be
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Only this package's tests
+        #[arg(long, short)]
+        package: Option<String>,
+    },
+    /// Format every crate
+    Fmt,
+    /// Run clippy on every crate, warnings denied
+    Lint,
+    /// Everything that must hold before a change goes in
+    Ci,
+    /// Run a shell script in a virtual machine with a stock Debian kernel
+    Vm(VmArgs),
+}
+
+#[derive(clap::Args)]
+struct VmArgs {
+    /// The kernel's series
+    #[arg(long, default_value_t = KernelVersion::V6_1)]
+    kernel: KernelVersion,
+    /// A module to load first, with those it depends on; may be repeated
+    #[arg(long = "module", short, value_name = "NAME")]
+    modules: Vec<String>,
+    /// A file to put into the machine, with its shared libraries; may be repeated
+    #[arg(long = "file", short, value_name = "HOST:GUEST")]
+    files: Vec<String>,
+    /// Kill the machine after this many seconds
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+    /// What the machine's shell runs
+    script: String,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().verb {
+        Verb::Setup { yes } => setup::verb(yes),
+        Verb::Build => {
+            println!("{}", build::director()?.display());
+            Ok(())
+        }
+        Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref()),
+        Verb::Fmt => ci::format(false),
+        Verb::Lint => ci::lint(),
+        Verb::Ci => ci::verb(),
+        Verb::Vm(args) => run_vm(args),
+    }
+}
+
+fn run_vm(args: VmArgs) -> Result<()> {
+    setup::ensure(&[Need::Vm], false)?;
+    let current_dir = std::env::current_dir().context("cannot find the current directory")?;
+    let mut vm = Vm::new(args.kernel)
+        .modules(args.modules)
+        .script(args.script)
+        .timeout(Duration::from_secs(args.timeout))
+        .echo();
+    for file in args.files {
+        let (host, guest) = file
+            .split_once(':')
+            .with_context(|| format!("--file {file}: not of the form HOST:GUEST"))?;
+        vm = vm.file(current_dir.join(PathBuf::from(host)), guest);
+    }
+    let output = vm.run()?;
+    eprintln!("exit status {} after {:.1} s", output.status, output.elapsed.as_secs_f64());
+    match output.status {
+        0 => Ok(()),
+        status => bail!("the script failed with {status}"),
+    }
+}

@@ -1,0 +1,13 @@
+//! What stands behind `cargo xtask`: one module per verb, and the machinery that they share.
+//!
+//! The tests crate uses [`vm`] too, so nothing here may depend on the crates under test.
+
+mod bpf_toolchain;
+pub mod build;
+pub mod ci;
+mod progress;
+pub mod setup;
+mod sh;
+pub mod test;
+pub mod vm;
+pub mod workspace;

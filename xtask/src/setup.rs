@@ -1,0 +1,203 @@
+//! `cargo xtask setup`: finds a way to build eBPF and installs what a verb needs.
+//!
+//! `facts` looks at the machine, `plan` decides what to do, `carry_out` does it.
+
+mod plan;
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use plan::{Apt, Facts, LINKER_LLVM, Linker, Plan};
+
+pub use plan::Need;
+
+use crate::{
+    bpf_toolchain::{self, Choice},
+    sh, workspace,
+};
+
+/// The version of bpf-linker that this code was tried with.
+const LINKER_VERSION: &str = "0.13.0";
+
+/// Makes `needs` available, asking before anything is installed unless `yes`, CI, or no terminal.
+///
+/// # Errors
+///
+/// The user declined, an installation failed, or there is no way that this program knows; the
+/// message then says what to install by hand.
+pub fn ensure(needs: &[Need], yes: bool) -> Result<()> {
+    let mut plan = plan::plan(needs, &facts(needs, false)?);
+    if plan.is_done() {
+        return Ok(());
+    }
+    // A fresh machine often has apt without package lists, or with old ones.
+    let apt_get = sh::find("apt-get");
+    if apt_get.is_some() && (plan.manual.is_some() || !plan.packages.is_empty()) {
+        consent(&plan, yes)?;
+        let mut update = sh::as_root("apt-get")?;
+        sh::run_quietly("refreshing the package lists", update.args(["update", "-q"]))?;
+        plan = plan::plan(needs, &facts(needs, true)?);
+    } else {
+        consent(&plan, yes)?;
+    }
+    carry_out(&plan)?;
+
+    let after = plan::plan(needs, &facts(needs, true)?);
+    if !after.is_done() {
+        bail!("still missing after the installation: {after}");
+    }
+    Ok(())
+}
+
+/// The compiler and linker for `director-ebpf`.
+///
+/// # Errors
+///
+/// There is none.
+pub(crate) fn bpf() -> Result<Choice> {
+    let found = bpf_toolchain::choose(&bpf_toolchain::probe(&workspace::root()));
+    found.map_err(|missing| anyhow::anyhow!("{missing}; {}", bpf_toolchain::HINT))
+}
+
+/// Looks at what `needs` depend on. apt is asked only where something is missing, as that takes
+/// time; `ask_apt` asks in any case.
+fn facts(needs: &[Need], ask_apt: bool) -> Result<Facts> {
+    let bpf = bpf_toolchain::probe(&workspace::root());
+    let commands: BTreeSet<&'static str> = plan::tools(needs)
+        .map(|tool| tool.command)
+        .filter(|name| sh::find(name).is_some())
+        .collect();
+    let system_clippy = Path::new("/usr/bin/cargo-clippy").exists();
+    let llvm_prefixes = llvm_prefixes();
+    let mut facts = Facts { bpf, commands, llvm_prefixes, apt: None, system_clippy };
+    let incomplete = !plan::plan(needs, &facts).is_done() || plan::wants_clippy(needs, &facts);
+    if sh::find("apt-cache").is_some() && (ask_apt || incomplete) {
+        facts.apt = Some(ask(needs)?);
+    }
+    Ok(facts)
+}
+
+/// The LLVM versions whose development files are installed.
+fn llvm_prefixes() -> BTreeSet<u32> {
+    LINKER_LLVM.filter(|llvm| llvm_prefix(*llvm).join("bin/llvm-config").exists()).collect()
+}
+
+fn llvm_prefix(llvm: u32) -> std::path::PathBuf {
+    Path::new("/usr/lib").join(format!("llvm-{llvm}"))
+}
+
+/// Which packages apt can install, and which LLVM its compiler has.
+fn ask(needs: &[Need]) -> Result<Apt> {
+    let mut names: Vec<String> = plan::DEBIAN_PAIR.map(str::to_owned).to_vec();
+    names.push(plan::DEBIAN_CLIPPY.to_owned());
+    names.extend(LINKER_LLVM.flat_map(plan::llvm_packages));
+    names.extend(plan::tools(needs).map(|tool| tool.package.to_owned()));
+    let known = sh::read(Command::new("apt-cache").arg("policy").args(&names))?;
+    let known = plan::installable(&known);
+    let mut rustc_llvm = None;
+    if known.contains("rustc-web") {
+        let args = ["depends", "--recurse", "--important", "--no-suggests", "rustc-web"];
+        rustc_llvm = plan::llvm_of(&sh::read(Command::new("apt-cache").args(args))?);
+    }
+    Ok(Apt { known, rustc_llvm })
+}
+
+/// Shows the plan and asks.
+fn consent(plan: &Plan, yes: bool) -> Result<()> {
+    eprintln!("Missing, and about to be installed:\n{plan}");
+    let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if yes || env::var_os("CI").is_some() || !interactive {
+        return Ok(());
+    }
+    eprint!("Go on? [Y/n] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "" | "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was installed"),
+    }
+}
+
+fn carry_out(plan: &Plan) -> Result<()> {
+    if let Some(text) = &plan.manual {
+        bail!("{text}");
+    }
+    if !plan.packages.is_empty() {
+        install(&plan.packages)?;
+    }
+    if let Some(linker) = &plan.linker {
+        build_linker(linker)?;
+    }
+    Ok(())
+}
+
+/// Installs packages. Debian starts a service when it is installed: a policy forbids it meanwhile,
+/// and nginx, which only ever runs with the project's own configuration, is not left enabled.
+fn install(packages: &[String]) -> Result<()> {
+    // Exit status 101 of policy-rc.d means "forbidden by policy".
+    const SCRIPT: &str = r#"
+        set -e
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT INT TERM
+            printf '#!/bin/sh\nexit 101\n' > "$policy"
+            chmod 755 "$policy"
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get install -q -y --no-install-recommends --no-remove "$@"
+        for package in "$@"; do
+            case "$package" in
+                nginx*) update-rc.d nginx disable || true ;;
+            esac
+        done
+    "#;
+    let mut shell = sh::as_root("sh")?;
+    shell.args(["-c", SCRIPT, "sh"]).args(packages);
+    sh::run_quietly(&format!("installing {} packages", packages.len()), &mut shell)
+        .with_context(|| format!("to see why, try: apt-get install {}", packages.join(" ")))
+}
+
+/// Builds bpf-linker into the project's own tools.
+fn build_linker(linker: &Linker) -> Result<()> {
+    let (root, tools) = (workspace::root(), workspace::tools());
+    let build_dir = tools.join("build");
+    let mut cargo = sh::cargo();
+    cargo
+        .env("LLVM_PREFIX", llvm_prefix(linker.llvm))
+        .env("CARGO_TARGET_DIR", &build_dir)
+        .args(["install", "bpf-linker", "--locked", "--force", "--version", LINKER_VERSION])
+        .args(["--no-default-features", "--features", &format!("llvm-{}", linker.llvm)])
+        .arg("--root")
+        .arg(&tools);
+    sh::run_quietly(&format!("building bpf-linker for LLVM {}", linker.llvm), &mut cargo)?;
+    let note = bpf_toolchain::linker_llvm_file(&root);
+    fs::write(&note, format!("{}\n", linker.llvm))
+        .with_context(|| format!("cannot write {}", note.display()))?;
+    // Best effort: it is only disk space.
+    let _ = fs::remove_dir_all(&build_dir);
+    Ok(())
+}
+
+/// `cargo xtask setup`.
+///
+/// # Errors
+///
+/// As [`ensure`].
+pub fn verb(yes: bool) -> Result<()> {
+    ensure(&Need::ALL, yes)?;
+    let choice = bpf()?;
+    println!(
+        "ready: eBPF is built by {} (LLVM {}) and {}",
+        choice.toolchain.name,
+        choice.toolchain.llvm,
+        choice.linker.path.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! What to install, given what there is: no I/O.
+
+use std::{collections::BTreeSet, fmt, ops::RangeInclusive};
+
+use crate::bpf_toolchain::{self, Missing, Toolchain};
+
+/// The LLVM versions that the linker can be built with.
+pub(super) const LINKER_LLVM: RangeInclusive<u32> = 21..=23;
+/// Debian's newer compiler, which comes with the standard library's source.
+pub(super) const DEBIAN_PAIR: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// Its clippy.
+pub(super) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+
+/// What a verb depends on besides Rust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Compiling the XDP programs.
+    Build,
+    /// The demo: namespaces and web servers.
+    Demo,
+    /// The tests: namespaces, web servers, captures.
+    Test,
+    /// Clippy for the XDP programs.
+    Lint,
+    /// Virtual machines.
+    Vm,
+}
+
+impl Need {
+    /// Everything.
+    pub const ALL: [Self; 4] = [Self::Build, Self::Demo, Self::Test, Self::Vm];
+}
+
+/// A program, and the Debian package that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tool {
+    pub(super) command: &'static str,
+    pub(super) package: &'static str,
+}
+
+const NGINX: Tool = Tool { command: "nginx", package: "nginx-light" };
+const IP: Tool = Tool { command: "ip", package: "iproute2" };
+const TCPDUMP: Tool = Tool { command: "tcpdump", package: "tcpdump" };
+const QEMU: Tool = Tool { command: "qemu-system-x86_64", package: "qemu-system-x86" };
+const BUSYBOX: Tool = Tool { command: "busybox", package: "busybox-static" };
+
+/// The programs behind `needs`. The compiler is a matter of its own.
+pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
+    needs
+        .iter()
+        .flat_map(|need| match need {
+            Need::Build | Need::Lint => [].as_slice(),
+            Need::Demo => &[NGINX, IP],
+            Need::Test => &[NGINX, IP, TCPDUMP],
+            Need::Vm => &[QEMU, BUSYBOX],
+        })
+        .copied()
+}
+
+/// What apt knows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Apt {
+    /// The packages, of those asked for, that it can install.
+    pub(super) known: BTreeSet<String>,
+    /// The LLVM of the compiler in [`DEBIAN_PAIR`].
+    pub(super) rustc_llvm: Option<u32>,
+}
+
+/// What a look at the machine found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) bpf: bpf_toolchain::Facts,
+    /// The commands, of those in [`tools`], that are there.
+    pub(super) commands: BTreeSet<&'static str>,
+    /// The LLVM versions whose development files are there.
+    pub(super) llvm_prefixes: BTreeSet<u32>,
+    /// `None`: no apt, or it was not asked.
+    pub(super) apt: Option<Apt>,
+    /// Whether the compiler in /usr/bin has clippy.
+    pub(super) system_clippy: bool,
+}
+
+impl Facts {
+    fn knows(&self, package: &str) -> bool {
+        self.apt.as_ref().is_some_and(|apt| apt.known.contains(package))
+    }
+
+    /// The packages to build a linker for this LLVM with, if it can be built.
+    fn linker_packages(&self, llvm: u32) -> Option<Vec<String>> {
+        let packages = llvm_packages(llvm);
+        if !LINKER_LLVM.contains(&llvm) {
+            None
+        } else if self.apt.is_none() {
+            self.llvm_prefixes.contains(&llvm).then(Vec::new)
+        } else {
+            packages.iter().all(|name| self.knows(name)).then(|| packages.into())
+        }
+    }
+}
+
+/// A linker to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Linker {
+    pub(super) llvm: u32,
+}
+
+/// What to do; empty when all is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Packages for apt, each once.
+    pub(super) packages: Vec<String>,
+    pub(super) linker: Option<Linker>,
+    /// What only the user can do.
+    pub(super) manual: Option<String>,
+}
+
+impl Plan {
+    pub(super) fn is_done(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.packages.is_empty() {
+            writeln!(f, "  packages (apt): {}", self.packages.join(" "))?;
+        }
+        if let Some(linker) = &self.linker {
+            writeln!(f, "  bpf-linker for LLVM {}, built into target/tools", linker.llvm)?;
+        }
+        if let Some(text) = &self.manual {
+            writeln!(f, "  {text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Decides. A compiler that is already there is preferred to one that would be installed.
+pub(super) fn plan(needs: &[Need], facts: &Facts) -> Plan {
+    let mut plan = Plan::default();
+    if needs.contains(&Need::Build) {
+        plan_build(facts, &mut plan);
+    }
+    let installs_compiler = plan.packages.iter().any(|name| name == DEBIAN_PAIR[0]);
+    let lints_there = installs_compiler && needs.contains(&Need::Lint) && !facts.system_clippy;
+    // Where it is not packaged, the lint does with the compiler's warnings.
+    if (lints_there || wants_clippy(needs, facts)) && facts.knows(DEBIAN_CLIPPY) {
+        plan.packages.push(DEBIAN_CLIPPY.to_owned());
+    }
+    for tool in tools(needs).filter(|tool| !facts.commands.contains(tool.command)) {
+        if facts.apt.is_some() && !facts.knows(tool.package) {
+            let Tool { command, package } = tool;
+            plan.ask_user(&format!(
+                "`{command}` is missing and apt has no package {package}: install it by hand"
+            ));
+        } else {
+            plan.packages.push(tool.package.to_owned());
+        }
+    }
+    plan.packages.sort();
+    plan.packages.dedup();
+    if facts.apt.is_none() && !plan.packages.is_empty() {
+        let names = plan.packages.join(", ");
+        plan.ask_user(&format!("install what your system has of: {names}"));
+    }
+    plan
+}
+
+impl Plan {
+    fn ask_user(&mut self, text: &str) {
+        let manual = self.manual.get_or_insert_default();
+        if !manual.is_empty() {
+            manual.push_str("\n  ");
+        }
+        manual.push_str(text);
+    }
+}
+
+fn plan_build(facts: &Facts, plan: &mut Plan) {
+    let Err(missing) = bpf_toolchain::choose(&facts.bpf) else { return };
+    for Toolchain { llvm, .. } in &facts.bpf.toolchains {
+        if let Some(packages) = facts.linker_packages(*llvm) {
+            plan.packages.extend(packages);
+            plan.linker = Some(Linker { llvm: *llvm });
+            return;
+        }
+    }
+    if let Some(llvm) = facts.apt.as_ref().and_then(|apt| apt.rustc_llvm)
+        && let Some(packages) = facts.linker_packages(llvm)
+        && DEBIAN_PAIR.iter().all(|name| facts.knows(name))
+    {
+        plan.packages.extend(DEBIAN_PAIR.map(str::to_owned));
+        plan.packages.extend(packages);
+        plan.linker = Some(Linker { llvm });
+        return;
+    }
+    plan.ask_user(&format!("eBPF cannot be built: {missing}. Install it by hand:"));
+    if missing == Missing::Toolchain {
+        plan.ask_user("    rustup toolchain install nightly --component rust-src");
+    }
+    plan.ask_user("    cargo install bpf-linker   (needs LLVM's development files of the version");
+    plan.ask_user("    that `rustc +nightly -vV` shows; `cargo binstall bpf-linker` needs none)");
+}
+
+/// Whether the compiler in /usr/bin is the one in use and lacks the clippy that is needed.
+pub(super) fn wants_clippy(needs: &[Need], facts: &Facts) -> bool {
+    let chosen = bpf_toolchain::choose(&facts.bpf);
+    needs.contains(&Need::Lint)
+        && !facts.system_clippy
+        && chosen.is_ok_and(|choice| choice.toolchain.name == bpf_toolchain::SYSTEM)
+}
+
+/// What the linker needs to be built with this LLVM.
+pub(super) fn llvm_packages(llvm: u32) -> [String; 5] {
+    [
+        format!("llvm-{llvm}-dev"),
+        format!("libpolly-{llvm}-dev"),
+        "libzstd-dev".to_owned(),
+        "zlib1g-dev".to_owned(),
+        "g++".to_owned(),
+    ]
+}
+
+/// Reads from `apt-cache policy` which packages have a version to install.
+pub(super) fn installable(policy: &str) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    let mut package = "";
+    for line in policy.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            package = name;
+        } else if line.trim().strip_prefix("Candidate: ").is_some_and(|v| v != "(none)") {
+            known.insert(package.to_owned());
+        }
+    }
+    known
+}
+
+/// Reads from `apt-cache depends --recurse` which LLVM the compiler is linked with: the newest,
+/// as an older one may come in through another package.
+pub(super) fn llvm_of(depends: &str) -> Option<u32> {
+    depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: libllvm")?.parse().ok())
+        .max()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn toolchain(name: &str, llvm: u32) -> Toolchain {
+        Toolchain { name: name.to_owned(), rustc: PathBuf::new(), cargo: PathBuf::new(), llvm }
+    }
+
+    fn apt(names: &[&str], rustc_llvm: Option<u32>) -> Option<Apt> {
+        let mut known: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        known.extend(llvm_packages(22));
+        Some(Apt { known, rustc_llvm })
+    }
+
+    fn linker(llvm: Option<u32>) -> Vec<bpf_toolchain::Linker> {
+        vec![bpf_toolchain::Linker { path: PathBuf::from("bpf-linker"), llvm }]
+    }
+
+    #[test]
+    fn nothing_is_installed_when_all_is_there() {
+        let bpf = bpf_toolchain::Facts {
+            toolchains: vec![toolchain("nightly-x", 23)],
+            linkers: linker(None),
+        };
+        let commands = tools(&Need::ALL).map(|tool| tool.command).collect();
+        let facts = Facts { bpf, commands, ..Facts::default() };
+        assert!(plan(&Need::ALL, &facts).is_done());
+    }
+
+    #[test]
+    fn a_toolchain_at_hand_only_wants_its_linker() {
+        let toolchains = vec![toolchain("nightly-x", 22)];
+        let bpf = bpf_toolchain::Facts { toolchains, linkers: vec![] };
+        let facts = Facts { bpf, apt: apt(&DEBIAN_PAIR, Some(22)), ..Facts::default() };
+        let plan = plan(&[Need::Build], &facts);
+        assert_eq!(plan.linker, Some(Linker { llvm: 22 }));
+        assert!(plan.packages.contains(&"llvm-22-dev".to_owned()));
+        assert!(!plan.packages.contains(&"rustc-web".to_owned()));
+        assert_eq!(plan.manual, None);
+    }
+
+    #[test]
+    fn a_nightly_that_no_linker_can_serve_makes_way_for_debian_s_pair() {
+        let toolchains = vec![toolchain("nightly-x", 24)];
+        let bpf = bpf_toolchain::Facts { toolchains, linkers: linker(Some(22)) };
+        let facts = Facts { bpf, apt: apt(&DEBIAN_PAIR, Some(22)), ..Facts::default() };
+        let plan = plan(&[Need::Build], &facts);
+        assert!(plan.packages.contains(&"rustc-web".to_owned()), "{plan}");
+        assert_eq!(plan.linker, Some(Linker { llvm: 22 }));
+    }
+
+    #[test]
+    fn the_lint_takes_debian_s_clippy_for_debian_s_compiler() {
+        let mut names = DEBIAN_PAIR.to_vec();
+        names.push(DEBIAN_CLIPPY);
+        let mut facts = Facts { apt: apt(&names, Some(22)), ..Facts::default() };
+        let has_clippy =
+            |facts: &Facts| plan(&[Need::Build, Need::Lint], facts).to_string().contains("clippy");
+        assert!(has_clippy(&facts));
+        facts.system_clippy = true;
+        assert!(!has_clippy(&facts));
+        facts.system_clippy = false;
+        facts.bpf.toolchains = vec![toolchain("nightly-x", 22)];
+        assert!(!has_clippy(&facts));
+    }
+
+    #[test]
+    fn without_a_way_the_user_is_told_what_to_type() {
+        for facts in [Facts::default(), Facts { apt: apt(&[], None), ..Facts::default() }] {
+            let plan = plan(&[Need::Build], &facts);
+            let text = plan.manual.unwrap();
+            assert!(text.contains("rustup toolchain install nightly --component rust-src"));
+            assert!(text.contains("cargo install bpf-linker"));
+            assert!(plan.packages.is_empty() && plan.linker.is_none());
+        }
+    }
+
+    #[test]
+    fn each_verb_asks_for_its_own_tools_once() {
+        let names = ["nginx-light", "iproute2", "tcpdump"];
+        let facts = Facts { apt: apt(&names, None), ..Facts::default() };
+        let plan = |needs: &[Need]| plan(needs, &facts);
+        assert_eq!(plan(&[Need::Demo]).packages, ["iproute2", "nginx-light"]);
+        assert_eq!(
+            plan(&[Need::Demo, Need::Test]).packages,
+            ["iproute2", "nginx-light", "tcpdump"]
+        );
+        let text = plan(&[Need::Vm]).manual.unwrap();
+        assert!(text.contains("qemu-system-x86"), "{text}");
+    }
+
+    #[test]
+    fn apt_s_answers_are_read() {
+        let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0\n  Version table:\n\
+                      nothing:\n  Installed: (none)\n  Candidate: (none)\n";
+        assert_eq!(installable(policy).into_iter().collect::<Vec<_>>(), ["rustc-web"]);
+        let depends = "rustc-web\n  Depends: libc6\nlibx\n  Depends: libllvm19\n  \
+                       Depends: libllvm22\n";
+        assert_eq!(llvm_of(depends), Some(22));
+        assert_eq!(llvm_of("rustc-web\n  Depends: libc6\n"), None);
+    }
+
+    #[test]
+    fn nightly_comes_first_and_an_old_linker_is_refused() {
+        let toolchains = vec![toolchain("1.95.0-x", 22), toolchain("nightly-x", 23)];
+        let mut facts = bpf_toolchain::Facts { toolchains, linkers: linker(None) };
+        let name = |facts: &bpf_toolchain::Facts| {
+            bpf_toolchain::choose(facts).map(|choice| choice.toolchain.name)
+        };
+        assert_eq!(name(&facts).as_deref(), Ok("nightly-x"));
+        facts.linkers = linker(Some(22));
+        assert_eq!(name(&facts).as_deref(), Ok("1.95.0-x"));
+        facts.linkers = linker(Some(21));
+        let missing = bpf_toolchain::choose(&facts).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "bpf-linker has LLVM 21, the toolchain nightly-x needs LLVM 23"
+        );
+        facts.linkers.clear();
+        assert!(matches!(bpf_toolchain::choose(&facts), Err(Missing::Linker { .. })));
+        facts.toolchains.clear();
+        assert_eq!(bpf_toolchain::choose(&facts), Err(Missing::Toolchain));
+    }
+}

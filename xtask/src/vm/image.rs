@@ -1,0 +1,118 @@
+//! Builds a machine's initramfs: busybox, modules, files with their libraries, and an init script.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs::{self, File},
+    io::BufWriter,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{BEGIN_MARK, Kernel, STATUS_MARK, cpio::Archive};
+use crate::sh;
+
+/// Writes the image to `path`.
+pub(super) fn write(
+    path: &Path,
+    kernel: &Kernel,
+    modules: &[String],
+    files: &[(PathBuf, String)],
+    script: &str,
+) -> Result<()> {
+    let Some(busybox) = sh::find("busybox") else {
+        bail!("busybox is missing: run `cargo xtask setup`")
+    };
+    let out = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    let cannot_write = || format!("cannot write {}", path.display());
+    for directory in ["proc", "sys", "dev", "tmp", "run", "root", "etc"] {
+        archive.directory(directory).with_context(cannot_write)?;
+    }
+
+    let mut init = INIT_HEAD.to_owned();
+    for module in kernel.modules(modules)? {
+        let guest = format!("/modules/{}.ko", module.name);
+        archive.file(&guest, 0o644, &module.content).with_context(cannot_write)?;
+        let _ = writeln!(init, "insmod {guest} || echo \"cannot load {}\"", module.name);
+    }
+    let _ = write!(
+        init,
+        "echo {BEGIN_MARK}\n/bin/busybox sh -e /script </dev/null\n\
+         echo \"{STATUS_MARK}$?\"\npoweroff -f\n"
+    );
+    archive.file("/init", 0o755, init.as_bytes()).with_context(cannot_write)?;
+    archive.file("/script", 0o755, script.as_bytes()).with_context(cannot_write)?;
+
+    let busybox = (busybox, "/bin/busybox".to_owned());
+    let mut libraries = BTreeSet::new();
+    for (host, guest) in files.iter().chain([&busybox]) {
+        let content = read(host)?;
+        let mode = fs::metadata(host).map_or(0o644, |meta| meta.permissions().mode());
+        archive.file(guest, mode, &content).with_context(cannot_write)?;
+        if content.starts_with(b"\x7fELF") {
+            libraries.extend(libraries_of(host));
+        }
+    }
+    for library in libraries {
+        let content = read(Path::new(&library))?;
+        archive.file(&library, 0o755, &content).with_context(cannot_write)?;
+    }
+    archive.finish().with_context(cannot_write)?;
+    Ok(())
+}
+
+const INIT_HEAD: &str = "#!/bin/busybox sh
+/bin/busybox mkdir -p /sbin /usr/bin /usr/sbin
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t bpf bpf /sys/fs/bpf
+mount -t tracefs tracefs /sys/kernel/tracing
+ip link set lo up
+";
+
+/// The shared libraries of an executable, and its loader, by their paths on the host; none for a
+/// static one.
+fn libraries_of(executable: &Path) -> Vec<String> {
+    let output = Command::new("ldd").arg(executable).output();
+    // ldd fails on a static executable; that is the answer "none".
+    output.map(|output| parse_ldd(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
+}
+
+/// Reads the absolute paths from ldd's output.
+fn parse_ldd(text: &str) -> Vec<String> {
+    let path_of = |line: &str| {
+        let line = line.trim();
+        let path = line.split_once(" => ").map_or(line, |(_, path)| path);
+        let path = path.split(" (").next().unwrap_or(path);
+        path.starts_with('/').then(|| path.to_owned())
+    };
+    text.lines().filter_map(path_of).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {} for the machine", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ldd_s_paths_are_found() {
+        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
+        assert_eq!(parse_ldd(text), expected);
+        assert!(parse_ldd("\tnot a dynamic executable\n").is_empty());
+    }
+}

@@ -1,0 +1,293 @@
+//! Fetches Debian's cloud kernels with apt, without installing them, and finds their modules.
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::{sh, workspace};
+
+/// A kernel series, by the Debian release that carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelVersion {
+    /// Debian 11.
+    V5_10,
+    /// Debian 12.
+    V6_1,
+    /// Debian 13.
+    V6_12,
+}
+
+impl KernelVersion {
+    /// Every series.
+    pub const ALL: [Self; 3] = [Self::V5_10, Self::V6_1, Self::V6_12];
+
+    fn suite(self) -> &'static str {
+        match self {
+            Self::V5_10 => "bullseye",
+            Self::V6_1 => "bookworm",
+            Self::V6_12 => "trixie",
+        }
+    }
+}
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V5_10 => "5.10",
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        })
+    }
+}
+
+impl FromStr for KernelVersion {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|version| version.to_string() == text);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(|version| version.to_string()).join(", ");
+            anyhow!("no kernel {text:?}; there are {known}")
+        })
+    }
+}
+
+/// An unpacked kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    dir: PathBuf,
+    release: String,
+}
+
+/// A module's object, uncompressed.
+pub(super) struct Module {
+    pub(super) name: String,
+    pub(super) content: Vec<u8>,
+}
+
+impl Kernel {
+    /// Finds the kernel under `target/vm`, or downloads it there with apt.
+    ///
+    /// # Errors
+    ///
+    /// There is no apt with Debian's archive among its sources, or it cannot download.
+    pub fn fetch(version: KernelVersion) -> Result<Self> {
+        let dir = workspace::vm().join(format!("linux-{version}"));
+        if let Some(kernel) = Self::at(&dir) {
+            return Ok(kernel);
+        }
+        // One process downloads, the others wait: tests run side by side.
+        fs::create_dir_all(workspace::vm())
+            .with_context(|| format!("cannot create {}", workspace::vm().display()))?;
+        let lock = fs::File::create(workspace::vm().join("fetch.lock"))
+            .context("cannot create the lock of the download")?;
+        lock.lock().context("cannot lock the download")?;
+        if let Some(kernel) = Self::at(&dir) {
+            return Ok(kernel);
+        }
+        let unfinished = workspace::vm().join(format!("linux-{version}.part"));
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)
+                .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+        }
+        download(version, &unfinished)
+            .with_context(|| format!("cannot fetch the kernel {version} for virtual machines"))?;
+        fs::rename(&unfinished, &dir)
+            .with_context(|| format!("cannot rename {}", unfinished.display()))?;
+        Self::at(&dir).ok_or_else(|| anyhow!("there is no kernel in {}", dir.display()))
+    }
+
+    /// What `uname -r` prints in the machine.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// The bootable file.
+    pub fn image(&self) -> PathBuf {
+        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    fn at(dir: &Path) -> Option<Self> {
+        let release = fs::read_dir(dir.join("boot")).ok()?.flatten().find_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned)
+        })?;
+        Some(Self { dir: dir.to_owned(), release })
+    }
+
+    /// The named modules and what they depend on, in loading order. A name that is built into the
+    /// kernel is left out.
+    pub(super) fn modules(&self, names: &[String]) -> Result<Vec<Module>> {
+        let mut root = self.dir.join("lib/modules").join(&self.release);
+        if !root.exists() {
+            root = self.dir.join("usr/lib/modules").join(&self.release);
+        }
+        let mut paths = HashMap::new();
+        collect(&root.join("kernel"), &mut paths)
+            .with_context(|| format!("cannot list the modules in {}", root.display()))?;
+        let builtin = fs::read_to_string(root.join("modules.builtin")).unwrap_or_default();
+        let builtin = |name: &str| {
+            builtin.lines().any(|line| module_name(Path::new(line)).as_deref() == Some(name))
+        };
+        let mut ordered = Vec::new();
+        for name in names {
+            self.add(&name.replace('-', "_"), &paths, &builtin, &mut ordered)?;
+        }
+        Ok(ordered)
+    }
+
+    fn add(
+        &self,
+        name: &str,
+        paths: &HashMap<String, PathBuf>,
+        builtin: &dyn Fn(&str) -> bool,
+        ordered: &mut Vec<Module>,
+    ) -> Result<()> {
+        if ordered.iter().any(|module| module.name == name) {
+            return Ok(());
+        }
+        let Some(path) = paths.get(name) else {
+            if builtin(name) {
+                return Ok(());
+            }
+            bail!("the kernel {} has no module {name}", self.release)
+        };
+        let content = read_module(path)?;
+        for dependency in dependencies(&content) {
+            self.add(&dependency, paths, builtin, ordered)?;
+        }
+        ordered.push(Module { name: name.to_owned(), content });
+        Ok(())
+    }
+}
+
+/// A module's name, from a path such as `kernel/net/ipv4/ip_tunnel.ko.xz`.
+fn module_name(path: &Path) -> Option<String> {
+    let (name, _) = path.file_name()?.to_str()?.split_once(".ko")?;
+    Some(name.replace('-', "_"))
+}
+
+fn collect(dir: &Path, paths: &mut HashMap<String, PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, paths)?;
+        } else if let Some(name) = module_name(&path) {
+            paths.insert(name, path);
+        }
+    }
+    Ok(())
+}
+
+fn read_module(path: &Path) -> Result<Vec<u8>> {
+    if path.extension().is_some_and(|extension| extension == "xz") {
+        let output = Command::new("xz").arg("-dc").arg(path).output().context("cannot run xz")?;
+        if !output.status.success() {
+            bail!("xz cannot unpack {}", path.display());
+        }
+        return Ok(output.stdout);
+    }
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The names in a module's `depends=a,b` note (section .modinfo, NUL-separated strings).
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"depends=";
+    let note = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(KEY));
+    let names = String::from_utf8_lossy(note.unwrap_or_default()).replace('-', "_");
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Downloads and unpacks the newest cloud kernel of a release, with package lists of our own, so
+/// that the system's stay as they are. Signatures are checked with the system's keys.
+fn download(version: KernelVersion, to: &Path) -> Result<()> {
+    let apt = workspace::vm().join(format!("apt-{version}"));
+    for dir in ["lists/partial", "cache/archives/partial"] {
+        let dir = apt.join(dir);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let site = debian_site()?;
+    let sources = apt.join("sources.list");
+    fs::write(&sources, format!("deb [arch=amd64] {site} {} main\n", version.suite()))
+        .with_context(|| format!("cannot write {}", sources.display()))?;
+    let options = [
+        format!("Dir::Etc::sourcelist={}", sources.display()),
+        "Dir::Etc::sourceparts=/dev/null".to_owned(),
+        format!("Dir::State::lists={}", apt.join("lists").display()),
+        format!("Dir::Cache={}", apt.join("cache").display()),
+        "Dir::State::status=/dev/null".to_owned(),
+        // The directory may not be readable to apt's own user.
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    let options: Vec<&str> = options.iter().flat_map(|option| ["-o", option.as_str()]).collect();
+
+    let what = format!("fetching the package list of Debian {}", version.suite());
+    sh::run_quietly(&what, Command::new("apt-get").args(&options).args(["update", "-q"]))?;
+    let meta = "linux-image-cloud-amd64";
+    let depends =
+        sh::read(Command::new("apt-cache").args(&options).args(["depends", "--important", meta]))?;
+    let package = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "))
+        .ok_or_else(|| anyhow!("Debian {} has no {meta}", version.suite()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    let mut get = Command::new("apt-get");
+    get.current_dir(to).args(&options).args(["download", "-q", package]);
+    sh::run_quietly(&format!("downloading {package}"), &mut get)?;
+    let deb = fs::read_dir(to)
+        .with_context(|| format!("cannot list {}", to.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or_else(|| anyhow!("apt-get download left no package in {}", to.display()))?;
+    sh::run_quietly("unpacking it", Command::new("dpkg").arg("-x").arg(&deb).arg(to))?;
+    // Best effort: only disk space.
+    let _ = fs::remove_file(&deb);
+    let _ = fs::remove_dir_all(&apt);
+    Ok(())
+}
+
+/// The address of the Debian archive that this system uses.
+fn debian_site() -> Result<String> {
+    let args = ["indextargets", "--format", "$(SITE) $(RELEASE)"];
+    let targets = sh::read(Command::new("apt-get").args(args).arg("Origin: Debian"))
+        .context("kernels come from Debian's archive, with apt")?;
+    let site = targets.lines().find_map(|line| {
+        let (site, release) = line.split_once(' ')?;
+        // Security updates have an address of their own, without the other releases' kernels.
+        (!release.contains("security")).then(|| site.to_owned())
+    });
+    site.ok_or_else(|| anyhow!("Debian's archive is not among apt's sources, or has no lists yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_s_dependencies_are_read() {
+        let module = b"\x7fELF\0license=GPL\0depends=ip_tunnel,tunnel4\0name=ipip\0";
+        assert_eq!(dependencies(module), ["ip_tunnel", "tunnel4"]);
+        assert!(dependencies(b"\0depends=\0").is_empty());
+    }
+
+    #[test]
+    fn module_names_use_underscores() {
+        let name = |path| module_name(Path::new(path));
+        assert_eq!(name("kernel/net/act-x.ko.xz").as_deref(), Some("act_x"));
+        assert_eq!(name("modules.builtin"), None);
+    }
+
+    #[test]
+    fn versions_read_as_they_print() {
+        for version in KernelVersion::ALL {
+            assert_eq!(version.to_string().parse::<KernelVersion>().unwrap(), version);
+        }
+        assert!("2.6".parse::<KernelVersion>().unwrap_err().to_string().contains("6.1"));
+    }
+}

@@ -1,0 +1,19 @@
+//! Where things are.
+
+use std::path::{Path, PathBuf};
+
+/// The workspace's root directory.
+pub fn root() -> PathBuf {
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
+}
+
+/// Where the project keeps the tools that it builds for itself.
+pub fn tools() -> PathBuf {
+    crate::bpf_toolchain::tools_dir(&root())
+}
+
+/// Where kernels and images for virtual machines are.
+pub fn vm() -> PathBuf {
+    root().join("target/vm")
+}
