@@ -20,7 +20,7 @@ use super::{
 /// when that is full the reader gets a [`Change::Resync`].
 const QUEUE: usize = 256;
 /// The kernel's buffer, in bytes: some thousand changes.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: libc::c_int = 1 << 20;
 /// More than the longest datagram of changes the kernel builds (32 KiB).
 const DATAGRAM: usize = 64 << 10;
 
@@ -106,13 +106,28 @@ async fn forward(socket: &TokioSocket, sender: &mpsc::Sender<Change>) {
         datagram.reserve(DATAGRAM);
         let changes = match poll_fn(|cx| socket.poll_recv(cx, &mut datagram)).await {
             Ok(()) => changes_of(&datagram),
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => vec![Change::Resync],
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                // What is still queued is older than what the reader is about to read.
+                discard_queued(socket, &mut datagram);
+                vec![Change::Resync]
+            }
             Err(_) => return,
         };
         for change in changes {
             if sender.send(change).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+fn discard_queued(socket: &TokioSocket, datagram: &mut BytesMut) {
+    loop {
+        datagram.clear();
+        match socket.socket_ref().recv(datagram, libc::MSG_DONTWAIT) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(_) => return,
         }
     }
 }
