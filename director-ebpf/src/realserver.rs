@@ -53,7 +53,7 @@ const CE: u8 = 0b11;
 
 /// Takes tunnelled packets apart.
 #[xdp]
-pub fn realserver(ctx: XdpContext) -> u32 {
+fn realserver(ctx: XdpContext) -> u32 {
     let Some(outcome) = decapsulate(&ctx) else { return xdp_action::XDP_PASS };
     if let Some(counter) = COUNTERS.get_ptr_mut(outcome as u32) {
         // SAFETY: the map's value on this CPU, which nothing else writes while we run.
@@ -67,7 +67,7 @@ pub fn realserver(ctx: XdpContext) -> u32 {
 
 /// Passes every packet. An otherwise unused veth end needs some program for its peer's XDP_TX.
 #[xdp]
-pub fn pass(_ctx: XdpContext) -> u32 {
+fn pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
