@@ -19,7 +19,9 @@ pub use plan::Need;
 
 use crate::{
     bpf_toolchain::{self, Choice},
-    sh, workspace,
+    sh,
+    vm::{self, KernelVersion},
+    workspace,
 };
 
 /// The version of bpf-linker that this code was tried with.
@@ -32,6 +34,14 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The user declined, an installation failed, or there is no way that this program knows; the
 /// message then says what to install by hand.
 pub fn ensure(needs: &[Need], yes: bool) -> Result<()> {
+    install_missing(needs, yes)?;
+    if needs.contains(&Need::Vm) {
+        vm::prepare(KernelVersion::V6_1)?;
+    }
+    Ok(())
+}
+
+fn install_missing(needs: &[Need], yes: bool) -> Result<()> {
     let mut plan = plan::plan(needs, &facts(needs, false)?);
     if plan.is_done() {
         return Ok(());

@@ -73,19 +73,28 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// It cannot be started or fails.
 pub(crate) fn run_quietly(what: &str, command: &mut Command) -> Result<()> {
     let progress = Progress::start(what);
+    run_silently(command).with_context(|| format!("failed: {what}"))?;
+    progress.done();
+    Ok(())
+}
+
+/// Runs `command`; its output is shown only if it fails.
+///
+/// # Errors
+///
+/// It cannot be started or fails.
+pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", show(command)))?;
     if !output.status.success() {
-        drop(progress);
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         let lines: Vec<&str> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
-        bail!("{what}: {} failed: {}\n{last}", show(command), output.status);
+        bail!("{} failed: {}\n{last}", show(command), output.status);
     }
-    progress.done();
     Ok(())
 }
 
@@ -113,8 +122,10 @@ pub(crate) fn show(command: &Command) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    for arg in command.get_args() {
-        let _ = write!(text, " {}", arg.to_string_lossy());
+    for arg in command.get_args().map(OsStr::to_string_lossy) {
+        // Whole scripts would bury the message.
+        let arg = if arg.contains('\n') { "..." } else { &arg };
+        let _ = write!(text, " {arg}");
     }
     text
 }

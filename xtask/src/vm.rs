@@ -12,17 +12,19 @@
 //! ```
 //!
 //! In the script, applets of busybox shadow programs of the same name: call iproute2's `ip` by the
-//! path it was put at, as in `.program("ip", "/usr/sbin/ip")`.
+//! path it was put at, as in `.file("/usr/sbin/ip", "/host/ip")`.
 
+mod apt;
 mod cpio;
 mod image;
 mod kernel;
+mod tools;
 
 use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
+    process::{self, Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -32,6 +34,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use kernel::{Kernel, KernelVersion};
+use tools::Tools;
 
 use crate::{sh, workspace};
 
@@ -54,6 +57,17 @@ pub struct Vm {
     qemu: Vec<String>,
     accel: String,
     echo: bool,
+}
+
+/// Fetches QEMU, busybox and a kernel into `target/vm`, so that the first machine does not have to.
+///
+/// # Errors
+///
+/// There is no apt with Debian's archive among its sources, or it cannot download.
+pub fn prepare(version: KernelVersion) -> Result<()> {
+    Tools::fetch()?;
+    Kernel::fetch(version)?;
+    Ok(())
 }
 
 /// What a machine did.
@@ -175,15 +189,13 @@ impl Vm {
     /// of the script in time. What it printed so far is part of the error. A script that fails is
     /// no error: see [`Output::status`].
     pub fn run(self) -> Result<Output> {
-        let Some(qemu) = sh::find("qemu-system-x86_64") else {
-            bail!("qemu-system-x86_64 is missing: run `cargo xtask setup`")
-        };
+        let tools = Tools::fetch()?;
         let kernel = Kernel::fetch(self.kernel)?;
         let scratch = Scratch::create()?;
         let image = scratch.0.join("initramfs.cpio");
-        image::write(&image, &kernel, &self.modules, &self.files, &self.script)?;
+        image::write(&image, &tools.busybox, &kernel, &self.modules, &self.files, &self.script)?;
 
-        let mut command = Command::new(qemu);
+        let mut command = tools.qemu();
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .args(["-monitor", "none", "-serial", "stdio"])

@@ -10,22 +10,19 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{BEGIN_MARK, Kernel, STATUS_MARK, cpio::Archive};
-use crate::sh;
 
 /// Writes the image to `path`.
 pub(super) fn write(
     path: &Path,
+    busybox: &Path,
     kernel: &Kernel,
     modules: &[String],
     files: &[(PathBuf, String)],
     script: &str,
 ) -> Result<()> {
-    let Some(busybox) = sh::find("busybox") else {
-        bail!("busybox is missing: run `cargo xtask setup`")
-    };
     let out = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut archive = Archive::new(BufWriter::new(out));
     let cannot_write = || format!("cannot write {}", path.display());
@@ -47,7 +44,7 @@ pub(super) fn write(
     archive.file("/init", 0o755, init.as_bytes()).with_context(cannot_write)?;
     archive.file("/script", 0o755, script.as_bytes()).with_context(cannot_write)?;
 
-    let busybox = (busybox, "/bin/busybox".to_owned());
+    let busybox = (busybox.to_owned(), "/bin/busybox".to_owned());
     let mut libraries = BTreeSet::new();
     for (host, guest) in files.iter().chain([&busybox]) {
         let content = read(host)?;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::{sh, workspace};
+use super::apt::{self, Apt};
 
 /// A kernel series, by the Debian release that carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl KernelVersion {
     /// Every series.
     pub const ALL: [Self; 3] = [Self::V5_10, Self::V6_1, Self::V6_12];
 
-    fn suite(self) -> &'static str {
+    fn codename(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
@@ -78,28 +78,12 @@ impl Kernel {
     ///
     /// There is no apt with Debian's archive among its sources, or it cannot download.
     pub fn fetch(version: KernelVersion) -> Result<Self> {
-        let dir = workspace::vm().join(format!("linux-{version}"));
-        if let Some(kernel) = Self::at(&dir) {
-            return Ok(kernel);
-        }
-        // One process downloads, the others wait: tests run side by side.
-        fs::create_dir_all(workspace::vm())
-            .with_context(|| format!("cannot create {}", workspace::vm().display()))?;
-        let lock = fs::File::create(workspace::vm().join("fetch.lock"))
-            .context("cannot create the lock of the download")?;
-        lock.lock().context("cannot lock the download")?;
-        if let Some(kernel) = Self::at(&dir) {
-            return Ok(kernel);
-        }
-        let unfinished = workspace::vm().join(format!("linux-{version}.part"));
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)
-                .with_context(|| format!("cannot remove {}", unfinished.display()))?;
-        }
-        download(version, &unfinished)
-            .with_context(|| format!("cannot fetch the kernel {version} for virtual machines"))?;
-        fs::rename(&unfinished, &dir)
-            .with_context(|| format!("cannot rename {}", unfinished.display()))?;
+        let dir = apt::once(&format!("linux-{version}"), |dir| {
+            let apt = Apt::of_release(version.codename())?;
+            let package = apt.first_dependency("linux-image-cloud-amd64")?;
+            apt.unpack(&[package], dir)
+        })
+        .with_context(|| format!("cannot fetch the kernel {version} for virtual machines"))?;
         Self::at(&dir).ok_or_else(|| anyhow!("there is no kernel in {}", dir.display()))
     }
 
@@ -201,68 +185,6 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     let note = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(KEY));
     let names = String::from_utf8_lossy(note.unwrap_or_default()).replace('-', "_");
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// Downloads and unpacks the newest cloud kernel of a release, with package lists of our own, so
-/// that the system's stay as they are. Signatures are checked with the system's keys.
-fn download(version: KernelVersion, to: &Path) -> Result<()> {
-    let apt = workspace::vm().join(format!("apt-{version}"));
-    for dir in ["lists/partial", "cache/archives/partial"] {
-        let dir = apt.join(dir);
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    }
-    let site = debian_site()?;
-    let sources = apt.join("sources.list");
-    fs::write(&sources, format!("deb [arch=amd64] {site} {} main\n", version.suite()))
-        .with_context(|| format!("cannot write {}", sources.display()))?;
-    let options = [
-        format!("Dir::Etc::sourcelist={}", sources.display()),
-        "Dir::Etc::sourceparts=/dev/null".to_owned(),
-        format!("Dir::State::lists={}", apt.join("lists").display()),
-        format!("Dir::Cache={}", apt.join("cache").display()),
-        "Dir::State::status=/dev/null".to_owned(),
-        // The directory may not be readable to apt's own user.
-        "APT::Sandbox::User=root".to_owned(),
-    ];
-    let options: Vec<&str> = options.iter().flat_map(|option| ["-o", option.as_str()]).collect();
-
-    let what = format!("fetching the package list of Debian {}", version.suite());
-    sh::run_quietly(&what, Command::new("apt-get").args(&options).args(["update", "-q"]))?;
-    let meta = "linux-image-cloud-amd64";
-    let depends =
-        sh::read(Command::new("apt-cache").args(&options).args(["depends", "--important", meta]))?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .ok_or_else(|| anyhow!("Debian {} has no {meta}", version.suite()))?;
-    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    let mut get = Command::new("apt-get");
-    get.current_dir(to).args(&options).args(["download", "-q", package]);
-    sh::run_quietly(&format!("downloading {package}"), &mut get)?;
-    let deb = fs::read_dir(to)
-        .with_context(|| format!("cannot list {}", to.display()))?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or_else(|| anyhow!("apt-get download left no package in {}", to.display()))?;
-    sh::run_quietly("unpacking it", Command::new("dpkg").arg("-x").arg(&deb).arg(to))?;
-    // Best effort: only disk space.
-    let _ = fs::remove_file(&deb);
-    let _ = fs::remove_dir_all(&apt);
-    Ok(())
-}
-
-/// The address of the Debian archive that this system uses.
-fn debian_site() -> Result<String> {
-    let args = ["indextargets", "--format", "$(SITE) $(RELEASE)"];
-    let targets = sh::read(Command::new("apt-get").args(args).arg("Origin: Debian"))
-        .context("kernels come from Debian's archive, with apt")?;
-    let site = targets.lines().find_map(|line| {
-        let (site, release) = line.split_once(' ')?;
-        // Security updates have an address of their own, without the other releases' kernels.
-        (!release.contains("security")).then(|| site.to_owned())
-    });
-    site.ok_or_else(|| anyhow!("Debian's archive is not among apt's sources, or has no lists yet"))
 }
 
 #[cfg(test)]
