@@ -84,7 +84,13 @@ fn dependencies() -> Result<()> {
     step("dependencies");
     let deny = cargo_deny()?;
     let mut check = Command::new(&deny);
-    sh::run(check.current_dir(workspace::root()).args(["check", "licenses", "bans", "sources"]))?;
+    sh::run(check.current_dir(workspace::root()).args([
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]))?;
 
     if fetch_advisories(&deny)? {
         let mut check = Command::new(&deny);
