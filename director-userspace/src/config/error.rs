@@ -163,14 +163,20 @@ impl<K> Diagnostic<K> {
         let (Some(at), Some(line)) = (self.position, &self.source_line) else { return Ok(()) };
         const WIDTH: usize = 100;
         let column = at.column as usize;
-        // A control character must not reach the terminal, and a tab would misplace the caret.
-        let line = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+        // Control characters must not reach the terminal, and a tab would misplace the caret.
+        let line = line.chars().map(|c| if is_control(c) { ' ' } else { c });
         let from = if column < WIDTH { 0 } else { column - WIDTH / 2 };
         let shown: String = line.skip(from).take(WIDTH).collect();
         let number = at.line.to_string();
         write!(f, "\n  {number} | {}", shown.trim_end())?;
         write!(f, "\n  {:w$} | {:c$}^", "", "", w = number.len(), c = column - 1 - from)
     }
+}
+
+/// Also those that turn the direction of writing.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl<K> fmt::Display for Diagnostic<K> {

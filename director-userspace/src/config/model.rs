@@ -1,8 +1,8 @@
 //! The configuration as the rest of Director sees it: complete, checked, without a trace of YAML.
 //!
 //! Made by [`parse`](super::parse) and [`load`](super::load) only, so that whoever holds a
-//! [`Config`] may rely on what the field docs promise. It serializes to the YAML it could have come
-//! from (all defaults spelled out).
+//! [`Config`] may rely on what the field docs promise. It serializes to the keys and words of
+//! the file, all defaults spelled out; an entry with several protocols comes out once for each.
 
 use std::{
     fmt,

@@ -11,9 +11,11 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
 
 use super::error::{ConfigErrorKind as Kind, Position};
 
-/// Most nodes (scalars, lists, mappings) a file may have, counted after aliases are expanded. The
-/// largest sensible configuration is far below it; a document bomb is far above.
+/// Most nodes (scalars, lists, mappings) a file may have, counted after aliases are expanded. A long
+/// scalar counts as several, since an alias may copy it. The largest sensible configuration is far below it; a document bomb is far above.
 pub(super) const MAX_NODES: usize = 4_000_000;
+/// Bytes of a scalar that count as one more node: about what a node takes.
+const BYTES_PER_NODE: usize = 64;
 /// Deepest nesting of lists and mappings; a configuration needs 6.
 const MAX_DEPTH: usize = 32;
 /// Plain scalars that mean nothing.
@@ -107,10 +109,11 @@ impl<'s> Builder<'s> {
                 }
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.count(at, 1)?;
+                let n_nodes = 1 + text.len() / BYTES_PER_NODE;
+                self.count(at, n_nodes)?;
                 let null = style == ScalarStyle::Plain && NULLS.contains(&&*text);
                 let value = if null { Value::Null } else { Value::Scalar(text) };
-                self.complete(Node { at, value, tagged: tag.is_some() }, anchor, 1)?;
+                self.complete(Node { at, value, tagged: tag.is_some() }, anchor, n_nodes)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.start(at, tag.is_some(), anchor, Items::Seq(Vec::new()))?;

@@ -97,7 +97,7 @@ impl<'a> Report<'a> {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Option<T> {
-        if self.errors.len() >= MAX_REPORTED {
+        if self.is_full() {
             self.omitted += 1;
             return None;
         }
@@ -106,6 +106,11 @@ impl<'a> Report<'a> {
             self.errors.push(self.diagnostic(kind, at, path, message.into(), hint.into()));
         }
         None
+    }
+
+    /// Whether more errors will only be counted, so that finding good words for them is in vain.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_REPORTED
     }
 
     /// A warning about a node.

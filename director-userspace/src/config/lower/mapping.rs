@@ -34,7 +34,7 @@ impl<'a> Mapping<'a> {
         let Value::Map(entries) = untagged(item, report) else {
             let found = describe(item.node);
             let example = keys.known.first().unwrap_or(&"key");
-            let message = format!("{what} is a mapping, but this is {found}");
+            let message = format!("expected {what} (a mapping), found {found}");
             let hint = format!("write `{example}: ...`; the keys are {}", list(keys.known));
             return report.error(Kind::WrongType, item, message, hint);
         };
@@ -64,7 +64,8 @@ impl<'a> Mapping<'a> {
             } else if !keys.known.contains(&text) {
                 let message = format!("{} is no key of {what}", quote(text));
                 let every = keys.known.iter().chain(keys.unsupported.iter().map(|(k, _)| k));
-                let hint = match nearest(text, every.copied()) {
+                let near = if report.is_full() { None } else { nearest(text, every.copied()) };
+                let hint = match near {
                     Some(near) => format!("did you mean {near}?"),
                     None => format!("the keys of {what} are {}", list(keys.known)),
                 };
@@ -104,7 +105,7 @@ pub(super) fn items<'a>(
     report: &mut Report<'_>,
 ) -> Option<impl ExactSizeIterator<Item = Item<'a>> + use<'a>> {
     let Value::Seq(nodes) = untagged(item, report) else {
-        let message = format!("this is a list, but it is {}", describe(item.node));
+        let message = format!("expected a list, found {}", describe(item.node));
         return report.error(Kind::WrongType, item, message, hint);
     };
     let path = &item.path;

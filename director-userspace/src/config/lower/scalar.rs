@@ -30,8 +30,11 @@ pub(super) fn scalar<'a>(
     match untagged(item, report) {
         Value::Scalar(text) => Some(text),
         _ => {
-            let message = format!("this is {}, not {expected}", describe(item.node));
-            let hint = format!("write {expected} after the key");
+            let message = format!("expected {expected}, found {}", describe(item.node));
+            let hint = match item.node.value {
+                Value::Null => "write a value after the key, or remove the key",
+                _ => "write one value, without [] and {}",
+            };
             report.error(Kind::WrongType, item, message, hint)
         }
     }
@@ -53,7 +56,7 @@ pub(super) fn word<W: Word>(item: &Item<'_>, later: &[&str], report: &mut Report
         return report.error(Kind::UnsupportedValue, item, message, format!("write {expected}"));
     }
     let hint = match nearest(text, words.iter().chain(later).copied()) {
-        Some(near) => format!("did you mean {near}?"),
+        Some(near) => format!("did you mean {near}? This version knows {}", list(&words)),
         None => format!("write {expected}"),
     };
     report.error(Kind::UnknownValue, item, format!("{} does not exist", quote(text)), hint)
@@ -81,8 +84,9 @@ pub(super) fn address(
     let text = match untagged(item, report) {
         Value::Scalar(text) => text,
         value => {
-            let message = format!("this is {}, not an IP address", describe(item.node));
-            let hint = if matches!(value, Value::Null) { "write an address" } else { QUOTES_HINT };
+            let message = format!("expected an IP address, found {}", describe(item.node));
+            let hint =
+                if matches!(value, Value::Null) { "write one after the key" } else { QUOTES_HINT };
             return report.error(Kind::WrongType, item, message, hint);
         }
     };
@@ -130,7 +134,7 @@ fn usable(address: IpAddr, item: &Item<'_>, report: &mut Report<'_>) -> Option<I
         IpAddr::V4(_) => None,
     };
     let (what, hint) = if let Some(v4) = mapped {
-        ("an IPv4 address in IPv6 clothes", format!("write {v4}"))
+        ("an IPv4-mapped address", format!("write {v4}"))
     } else if address.is_unspecified() {
         ("the unspecified address", "write the address itself".to_owned())
     } else if address.is_loopback() {
@@ -254,7 +258,9 @@ pub(super) fn duration(
         Err(error) => {
             let message = format!("the duration {} {error}", quote(text));
             let hint = match error {
-                UnitError::MissingUnit => format!("with a unit: {text}s, {text}ms or {text}m"),
+                UnitError::MissingUnit if number::<u64>(text).is_some() => {
+                    format!("add a unit: {text}s, {text}ms or {text}m")
+                }
                 _ => "write whole numbers with d, h, m, s, ms, us or ns: 2h5m, 500ms".to_owned(),
             };
             return report.error(Kind::BadDuration, item, message, hint);
