@@ -10,6 +10,7 @@
 //! - `watch`: what changes
 //! - `announce`: gratuitous ARP and neighbour advertisements, and asking who has an address
 //! - `ethtool`, `features`, `sysctl`: drivers, native XDP, kernel settings
+//! - `xdp`: programs that stay with their device
 
 mod address;
 mod announce;
@@ -24,6 +25,7 @@ mod packet;
 mod route;
 mod sysctl;
 mod watch;
+mod xdp;
 
 use std::{
     io,

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 pub use self::{
     error::{RealServerError, Refusal},
-    program::{Counts, counts, load},
+    program::{Counts, PASS, counts, load, load_pass},
     settings::{Forward, Mode, NoPrefix, Prefix, Settings},
     step::{Decap, Step},
 };
@@ -47,6 +47,28 @@ pub struct RealServer {
     netlink: Netlink,
     pins: Pins,
     state_file: StateFile,
+}
+
+/// Removes the pins and the state file of an instance and touches nothing else: for a network
+/// namespace that is gone or about to go.
+///
+/// # Errors
+/// [`RealServerError::Bpf`] or [`RealServerError::StateFile`] if they can't be removed.
+pub fn forget(instance: Option<&str>) -> Result<(), RealServerError> {
+    let (pins, state_file) = places(instance)?;
+    forget_at(&pins, &state_file)
+}
+
+fn forget_at(pins: &Pins, state_file: &StateFile) -> Result<(), RealServerError> {
+    pins.remove()?;
+    state_file.save(&State::new(""))
+}
+
+/// Where an instance keeps what it must not lose.
+fn places(instance: Option<&str>) -> Result<(Pins, StateFile), RealServerError> {
+    let name = instance.map_or_else(|| "realserver".into(), |name| format!("realserver-{name}"));
+    let pins = Pins::new(PathBuf::from(format!("/sys/fs/bpf/director-{name}")));
+    Ok((pins, StateFile::new(PathBuf::from(format!("/run/director/{name}.json")))?))
 }
 
 /// What a real server is now.
@@ -167,18 +189,8 @@ impl RealServer {
         let steps = self.plan_down().await?;
         self.apply(&steps).await?;
         // What is left on record is settings that somebody else has changed since: theirs now.
-        self.forget()?;
+        forget_at(&self.pins, &self.state_file)?;
         Ok(steps)
-    }
-
-    /// Removes pins and state file and touches nothing else: for a network namespace that is gone
-    /// or about to go.
-    ///
-    /// # Errors
-    /// [`RealServerError::Bpf`] or [`RealServerError::StateFile`] if they can't be removed.
-    pub fn forget(&self) -> Result<(), RealServerError> {
-        self.pins.remove()?;
-        self.state_file.save(&State::new(""))
     }
 
     /// What this real server is now.

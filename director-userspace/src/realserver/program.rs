@@ -47,6 +47,21 @@ pub fn load(from: &BTreeSet<Prefix>, vips: &BTreeSet<IpAddr>) -> Result<Ebpf, Re
     load_with(&mut EbpfLoader::new(), from, vips)
 }
 
+/// The name of the program that passes every packet.
+pub const PASS: &str = "pass";
+
+/// Loads the program that passes every packet into the kernel, attached to nothing.
+///
+/// # Errors
+/// [`RealServerError::Bpf`] if the kernel refuses it.
+pub fn load_pass() -> Result<Ebpf, RealServerError> {
+    let mut ebpf = Ebpf::load(OBJECT).map_err(|e| failed("create the maps", chain(&e)))?;
+    program_of(&mut ebpf, PASS)?
+        .load()
+        .map_err(|e| failed("load the passing XDP program", chain(&e)))?;
+    Ok(ebpf)
+}
+
 /// What the counters of a loaded program say.
 ///
 /// # Errors
@@ -91,7 +106,7 @@ impl Pins {
             .map_err(|e| failed(format!("create {}", self.directory.display()), e))?;
         let attached = || {
             let mut ebpf = self.load_pinned(from, vips)?;
-            let program = program_of(&mut ebpf)?;
+            let program = program_of(&mut ebpf, PROGRAM)?;
             let flags = match mode {
                 Mode::Native => XdpMode::Driver,
                 Mode::Generic => XdpMode::Skb,
@@ -125,7 +140,7 @@ impl Pins {
         let link = XdpLink::try_from(FdLink::from(self.open_link()?))
             .map_err(|e| failed("use the pinned XDP link", e))?;
         let mut ebpf = self.load_pinned(from, vips)?;
-        program_of(&mut ebpf)?
+        program_of(&mut ebpf, PROGRAM)?
             .attach_to_link(link)
             .map_err(|e| failed("exchange the XDP program", e))?;
         // The link outlives `ebpf`: it is pinned.
@@ -217,7 +232,7 @@ fn load_with(
         }
         .map_err(|e| failed(format!("accept tunnels to {vip}"), e))?;
     }
-    program_of(&mut ebpf)?.load().map_err(|e| {
+    program_of(&mut ebpf, PROGRAM)?.load().map_err(|e| {
         failed("load the XDP program (CAP_BPF and Linux 5.15 are needed)", chain(&e))
     })?;
     Ok(ebpf)
@@ -241,9 +256,9 @@ fn insert_vip<K: aya::Pod>(ebpf: &mut Ebpf, name: &str, key: K) -> Result<(), Re
         .map_err(|e| failed(format!("write map {name}"), chain(&e)))
 }
 
-fn program_of(ebpf: &mut Ebpf) -> Result<&mut Xdp, RealServerError> {
-    ebpf.program_mut(PROGRAM)
-        .ok_or_else(|| missing(PROGRAM))?
+fn program_of<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, RealServerError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| missing(name))?
         .try_into()
         .map_err(|e| failed("find the XDP program in the object", e))
 }
