@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: finds a way to build eBPF and installs what a verb needs.
 //!
-//! `facts` looks at the machine, `plan` decides what to do, `carry_out` does it.
+//! `facts` looks at the machine, `plan` decides what to do, `ensure` has it done.
 
 mod plan;
 
@@ -8,7 +8,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -46,17 +46,23 @@ fn install_missing(needs: &[Need], yes: bool) -> Result<()> {
     if plan.is_done() {
         return Ok(());
     }
-    // A fresh machine often has apt without package lists, or with old ones.
-    let apt_get = sh::find("apt-get");
-    if apt_get.is_some() && (plan.manual.is_some() || !plan.packages.is_empty()) {
-        consent(&plan, yes)?;
-        let mut update = sh::as_root("apt-get")?;
-        sh::run_quietly("refreshing the package lists", update.args(["update", "-q"]))?;
+    if plan.manual.is_some() && sh::find("apt-get").is_some() {
+        // A fresh machine often has apt without package lists. If they cannot be had, the advice
+        // below is the answer.
+        let _ = refresh_lists();
         plan = plan::plan(needs, &facts(needs, true)?);
-    } else {
-        consent(&plan, yes)?;
     }
-    carry_out(&plan)?;
+    if let Some(advice) = &plan.manual {
+        bail!("{advice}");
+    }
+    consent(&plan, yes)?;
+    if !plan.packages.is_empty() {
+        refresh_lists()?;
+        install(&plan.packages)?;
+    }
+    if let Some(linker) = &plan.linker {
+        build_linker(linker)?;
+    }
 
     let after = plan::plan(needs, &facts(needs, true)?);
     if !after.is_done() {
@@ -98,7 +104,7 @@ fn llvm_prefixes() -> BTreeSet<u32> {
     LINKER_LLVM.filter(|llvm| llvm_prefix(*llvm).join("bin/llvm-config").exists()).collect()
 }
 
-fn llvm_prefix(llvm: u32) -> std::path::PathBuf {
+fn llvm_prefix(llvm: u32) -> PathBuf {
     Path::new("/usr/lib").join(format!("llvm-{llvm}"))
 }
 
@@ -108,14 +114,14 @@ fn ask(needs: &[Need]) -> Result<Apt> {
     names.push(plan::DEBIAN_CLIPPY.to_owned());
     names.extend(LINKER_LLVM.flat_map(plan::llvm_packages));
     names.extend(plan::tools(needs).map(|tool| tool.package.to_owned()));
-    let known = sh::read(Command::new("apt-cache").arg("policy").args(&names))?;
-    let known = plan::installable(&known);
+    let policy = sh::read(Command::new("apt-cache").arg("policy").args(&names))?;
+    let (known, installed) = plan::read_policy(&policy);
     let mut rustc_llvm = None;
     if known.contains("rustc-web") {
         let args = ["depends", "--recurse", "--important", "--no-suggests", "rustc-web"];
         rustc_llvm = plan::llvm_of(&sh::read(Command::new("apt-cache").args(args))?);
     }
-    Ok(Apt { known, rustc_llvm })
+    Ok(Apt { known, installed, rustc_llvm })
 }
 
 /// Shows the plan and asks.
@@ -135,17 +141,9 @@ fn consent(plan: &Plan, yes: bool) -> Result<()> {
     }
 }
 
-fn carry_out(plan: &Plan) -> Result<()> {
-    if let Some(text) = &plan.manual {
-        bail!("{text}");
-    }
-    if !plan.packages.is_empty() {
-        install(&plan.packages)?;
-    }
-    if let Some(linker) = &plan.linker {
-        build_linker(linker)?;
-    }
-    Ok(())
+fn refresh_lists() -> Result<()> {
+    let mut update = sh::as_root("apt-get")?;
+    sh::run_quietly("refreshing apt's package lists", update.args(["update", "-q"]))
 }
 
 /// Installs packages. Debian starts a service when it is installed: a policy forbids it meanwhile,

@@ -59,6 +59,8 @@ pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
 pub(super) struct Apt {
     /// The packages, of those asked for, that it can install.
     pub(super) known: BTreeSet<String>,
+    /// Those that are installed.
+    pub(super) installed: BTreeSet<String>,
     /// The LLVM of the compiler in [`DEBIAN_PAIR`].
     pub(super) rustc_llvm: Option<u32>,
 }
@@ -80,6 +82,10 @@ pub(super) struct Facts {
 impl Facts {
     fn knows(&self, package: &str) -> bool {
         self.apt.as_ref().is_some_and(|apt| apt.known.contains(package))
+    }
+
+    fn has(&self, package: &str) -> bool {
+        self.apt.as_ref().is_some_and(|apt| apt.installed.contains(package))
     }
 
     /// The packages to build a linker for this LLVM with, if it can be built.
@@ -154,6 +160,7 @@ pub(super) fn plan(needs: &[Need], facts: &Facts) -> Plan {
             plan.packages.push(tool.package.to_owned());
         }
     }
+    plan.packages.retain(|name| !facts.has(name));
     plan.packages.sort();
     plan.packages.dedup();
     if facts.apt.is_none() && !plan.packages.is_empty() {
@@ -218,18 +225,23 @@ pub(super) fn llvm_packages(llvm: u32) -> [String; 5] {
     ]
 }
 
-/// Reads from `apt-cache policy` which packages have a version to install.
-pub(super) fn installable(policy: &str) -> BTreeSet<String> {
-    let mut known = BTreeSet::new();
+/// Reads `apt-cache policy`: the packages that apt can install, and those that are installed.
+pub(super) fn read_policy(policy: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut known, mut installed) = (BTreeSet::new(), BTreeSet::new());
     let mut package = "";
     for line in policy.lines() {
         if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
             package = name;
-        } else if line.trim().strip_prefix("Candidate: ").is_some_and(|v| v != "(none)") {
+        }
+        let has = |key| line.trim().strip_prefix(key).is_some_and(|version| version != "(none)");
+        if has("Candidate: ") {
             known.insert(package.to_owned());
         }
+        if has("Installed: ") {
+            installed.insert(package.to_owned());
+        }
     }
-    known
+    (known, installed)
 }
 
 /// Reads from `apt-cache depends --recurse` which LLVM the compiler is linked with: the newest,
@@ -254,7 +266,7 @@ mod tests {
     fn apt(names: &[&str], rustc_llvm: Option<u32>) -> Option<Apt> {
         let mut known: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
         known.extend(llvm_packages(22));
-        Some(Apt { known, rustc_llvm })
+        Some(Apt { known, rustc_llvm, ..Apt::default() })
     }
 
     fn linker(llvm: Option<u32>) -> Vec<bpf_toolchain::Linker> {
@@ -310,6 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn an_installed_package_is_not_installed_again() {
+        let toolchains = vec![toolchain("system", 22)];
+        let bpf = bpf_toolchain::Facts { toolchains, linkers: vec![] };
+        let mut apt = apt(&DEBIAN_PAIR, Some(22)).unwrap();
+        apt.installed = apt.known.iter().filter(|name| *name != "g++").cloned().collect();
+        let facts = Facts { bpf, apt: Some(apt), ..Facts::default() };
+        let plan = plan(&[Need::Build], &facts);
+        assert_eq!(plan.packages, ["g++"]);
+        assert_eq!(plan.linker, Some(Linker { llvm: 22 }));
+    }
+
+    #[test]
     fn without_a_way_the_user_is_told_what_to_type() {
         for facts in [Facts::default(), Facts { apt: apt(&[], None), ..Facts::default() }] {
             let plan = plan(&[Need::Build], &facts);
@@ -338,8 +362,11 @@ mod tests {
     #[test]
     fn apt_s_answers_are_read() {
         let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0\n  Version table:\n\
+                      g++:\n  Installed: 12.2\n  Candidate: 12.2\n\
                       nothing:\n  Installed: (none)\n  Candidate: (none)\n";
-        assert_eq!(installable(policy).into_iter().collect::<Vec<_>>(), ["rustc-web"]);
+        let (known, installed) = read_policy(policy);
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), ["g++", "rustc-web"]);
+        assert_eq!(installed.into_iter().collect::<Vec<_>>(), ["g++"]);
         let depends = "rustc-web\n  Depends: libc6\nlibx\n  Depends: libllvm19\n  \
                        Depends: libllvm22\n";
         assert_eq!(llvm_of(depends), Some(22));
