@@ -11,6 +11,12 @@ pub enum RealServerError {
     /// The request cannot be carried out here. Nothing was changed.
     #[error("{}", lines(.0))]
     Refused(Vec<Refusal>),
+    /// A name that would not fit into those of files.
+    #[error("{name:?} cannot name an instance: 1 to 63 of a-z, 0-9 and -, such as \"green\"")]
+    BadInstance {
+        /// The name given.
+        name: String,
+    },
     /// A netlink request or a sysctl failed.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -142,6 +148,29 @@ pub enum Refusal {
         /// Its id, as in `bpftool prog show id`.
         id: u32,
     },
+}
+
+impl RealServerError {
+    /// Whether the request is wrong whatever the host is like: exit status 2 rather than 1.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Refused(refusals) => refusals.iter().all(Refusal::is_usage),
+            Self::BadInstance { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl Refusal {
+    const fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoVip
+                | Self::UnusableVip { .. }
+                | Self::NoDirector
+                | Self::PrefixHasHostBits { .. }
+        )
+    }
 }
 
 fn lines<T: fmt::Display>(items: &[T]) -> String {

@@ -64,9 +64,23 @@ fn forget_at(pins: &Pins, state_file: &StateFile) -> Result<(), RealServerError>
     state_file.save(&State::new(""))
 }
 
+/// Whether a plan is to be carried out by this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privileges {
+    Needed,
+    Assumed,
+}
+
 /// Where an instance keeps what it must not lose.
 fn places(instance: Option<&str>) -> Result<(Pins, StateFile), RealServerError> {
-    let name = instance.map_or_else(|| "realserver".into(), |name| format!("realserver-{name}"));
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let name = match instance {
+        None => "realserver".to_owned(),
+        Some(name) if (1..=63).contains(&name.len()) && name.bytes().all(allowed) => {
+            format!("realserver-{name}")
+        }
+        Some(name) => return Err(RealServerError::BadInstance { name: name.to_owned() }),
+    };
     let pins = Pins::new(PathBuf::from(format!("/sys/fs/bpf/director-{name}")));
     Ok((pins, StateFile::new(PathBuf::from(format!("/run/director/{name}.json")))?))
 }
@@ -122,7 +136,7 @@ impl RealServer {
     /// The real server of one instance: `None` for the host's only one.
     ///
     /// # Errors
-    /// [`RealServerError::StateFile`] if /proc is not mounted.
+    /// [`RealServerError::BadInstance`]; [`RealServerError::StateFile`] if /proc is not mounted.
     pub fn new(netlink: Netlink, instance: Option<&str>) -> Result<Self, RealServerError> {
         let name =
             instance.map_or_else(|| "realserver".into(), |name| format!("realserver-{name}"));
@@ -134,24 +148,21 @@ impl RealServer {
     }
 
     /// What would be done to make this host what the settings say: nothing if it is that already.
+    /// Whether this process may do it is not looked at.
     ///
     /// # Errors
     /// [`RealServerError::Refused`] with all that is in the way, or what kept us from looking.
     pub async fn plan_up(&self, settings: &Settings) -> Result<Vec<Step>, RealServerError> {
-        let state = self.state_file.load()?;
-        let observed =
-            observe(&self.netlink, self.pins.program_id()?, Some(settings), &state).await?;
-        plan::plan_up(settings, &observed, &state).map_err(RealServerError::Refused)
+        self.plan(Some(settings), Privileges::Assumed).await
     }
 
-    /// What would be done to take back all that was changed.
+    /// What would be done to take back all that was changed. Whether this process may do it is
+    /// not looked at.
     ///
     /// # Errors
     /// As [`RealServer::plan_up`].
     pub async fn plan_down(&self) -> Result<Vec<Step>, RealServerError> {
-        let state = self.state_file.load()?;
-        let observed = observe(&self.netlink, self.pins.program_id()?, None, &state).await?;
-        plan::plan_down(&observed, &state).map_err(RealServerError::Refused)
+        self.plan(None, Privileges::Assumed).await
     }
 
     /// Carries out a plan. If a step fails, it and the steps before it are undone. After a crash,
@@ -176,7 +187,7 @@ impl RealServer {
     /// # Errors
     /// As [`RealServer::plan_up`] and [`RealServer::apply`].
     pub async fn up(&self, settings: &Settings) -> Result<Vec<Step>, RealServerError> {
-        let steps = self.plan_up(settings).await?;
+        let steps = self.plan(Some(settings), Privileges::Needed).await?;
         self.apply(&steps).await?;
         Ok(steps)
     }
@@ -186,7 +197,7 @@ impl RealServer {
     /// # Errors
     /// As [`RealServer::plan_down`] and [`RealServer::apply`].
     pub async fn down(&self) -> Result<Vec<Step>, RealServerError> {
-        let steps = self.plan_down().await?;
+        let steps = self.plan(None, Privileges::Needed).await?;
         self.apply(&steps).await?;
         // What is left on record is settings that somebody else has changed since: theirs now.
         forget_at(&self.pins, &self.state_file)?;
@@ -228,6 +239,24 @@ impl RealServer {
                 packets,
             }),
         })
+    }
+
+    async fn plan(
+        &self,
+        settings: Option<&Settings>,
+        privileges: Privileges,
+    ) -> Result<Vec<Step>, RealServerError> {
+        let state = self.state_file.load()?;
+        let program = self.pins.program_id()?;
+        let mut observed = observe(&self.netlink, program, settings, &state).await?;
+        if privileges == Privileges::Assumed {
+            observed.capabilities = u64::MAX;
+        }
+        let steps = match settings {
+            Some(settings) => plan::plan_up(settings, &observed, &state),
+            None => plan::plan_down(&observed, &state),
+        };
+        steps.map_err(RealServerError::Refused)
     }
 
     /// One step, on record before it is begun.

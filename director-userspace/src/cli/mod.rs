@@ -1,0 +1,5 @@
+//! The command line: one module per command.
+
+pub mod lab;
+pub mod output;
+pub mod realserver;
