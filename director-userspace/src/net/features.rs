@@ -27,6 +27,11 @@ const HEADERS: usize = 16 + 4;
 pub struct XdpFeatures(u64);
 
 impl XdpFeatures {
+    /// From the bits of enum netdev_xdp_act in linux/netdev.h.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Runs programs in the driver: XDP_ABORTED, DROP, PASS and TX.
     pub fn basic(self) -> bool {
         self.0 & 1 != 0
@@ -80,7 +85,7 @@ fn read_features(socket: &mut Socket, link_index: u32) -> io::Result<Option<XdpF
     let answer = ask(socket, family, NETDEV_CMD_DEV_GET, &index)?;
     let features =
         find(&answer, NETDEV_A_DEV_XDP_FEATURES).and_then(|v| v.get(..8)?.try_into().ok());
-    Ok(features.map(u64::from_ne_bytes).map(XdpFeatures))
+    Ok(features.map(u64::from_ne_bytes).map(XdpFeatures::from_bits))
 }
 
 /// Sends one request and returns the attributes of its answer.

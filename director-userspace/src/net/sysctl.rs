@@ -3,7 +3,7 @@
 //! /proc/sys/net is the network namespace's of the thread that opens a file there, so these work
 //! under setns(2), where /sys does not.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use super::{NetError, Netlink, failed};
 
@@ -14,6 +14,21 @@ impl Netlink {
     /// As [`read_sysctl`].
     pub fn sysctl(&self, path: &str) -> Result<Option<String>, NetError> {
         self.inside(|| read_sysctl(path))
+    }
+
+    /// Reads many settings in this connection's namespace; leaves out those that this kernel has
+    /// not, or that can't be read.
+    ///
+    /// # Errors
+    /// [`NetError::System`] if the namespace can't be entered.
+    pub fn sysctls(
+        &self,
+        paths: impl IntoIterator<Item = String> + Send,
+    ) -> Result<BTreeMap<String, String>, NetError> {
+        self.inside(|| {
+            let read = |path: String| Some((read_sysctl(&path).ok().flatten()?, path));
+            Ok(paths.into_iter().filter_map(read).map(|(value, path)| (path, value)).collect())
+        })
     }
 
     /// Writes a setting in this connection's namespace. See [`write_sysctl`].
