@@ -10,7 +10,7 @@ use std::{
 #[path = "../xtask/src/bpf_toolchain.rs"]
 mod bpf_toolchain;
 
-use bpf_toolchain::{HINT, PROFILE, TARGET, choose, probe, target_dir};
+use bpf_toolchain::{HINT, LINK_ARG, PROFILE, TARGET, choose, probe, target_dir};
 
 /// The binaries of `director-ebpf`; each becomes `OUT_DIR/<name>.o`.
 const PROGRAMS: [&str; 2] = ["director", "realserver"];
@@ -68,6 +68,7 @@ fn var(key: &str) -> Result<String, String> {
 
 /// Names what the objects depend on. A path that does not exist would rerun the script each time.
 fn watch(workspace: &Path) {
+    println!("cargo:rerun-if-env-changed={LINK_ARG}");
     let paths = [
         "Cargo.toml",
         "Cargo.lock",

@@ -15,6 +15,8 @@ use std::{
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// The cargo profile of `director-ebpf`, defined in the root manifest.
 pub(crate) const PROFILE: &str = "bpf";
+/// One more argument for bpf-linker, to look into a program: `--dump-module=DIR`, for example.
+pub(crate) const LINK_ARG: &str = "DIRECTOR_BPF_LINK_ARG";
 /// What to do when nothing is found, said the same everywhere.
 pub(crate) const HINT: &str = "run `cargo xtask setup`";
 
@@ -215,12 +217,15 @@ impl Choice {
                 cargo.env_remove(key);
             }
         }
-        let rustflags = [
+        let mut rustflags: Vec<String> = vec![
             // v3: atomics that return the old value, and 32-bit instructions. Kernel 5.12.
             "-Ctarget-cpu=v3".into(),
             format!("-Clinker={}", self.linker.path.display()),
             "-Clink-arg=--btf".into(),
         ];
+        if let Ok(argument) = env::var(LINK_ARG) {
+            rustflags.push(format!("-Clink-arg={argument}"));
+        }
         cargo
             .current_dir(workspace)
             .env("RUSTC", &self.toolchain.rustc)
