@@ -1,5 +1,6 @@
 //! The command line: one module per command.
 
+pub mod doctor;
 pub mod lab;
 pub mod output;
 pub mod realserver;

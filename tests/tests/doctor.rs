@@ -1,0 +1,490 @@
+//! `director doctor` on a director and a real server of our own making: one fault at a time is
+//! planted, and doctor must name it; without one it must have nothing to say.
+//!
+//! ```text
+//! outside: o0 192.0.2.2/24 --- eth0 192.0.2.1/24, VIPs :director: eth1 10.66.0.1/24 --- i0 :inside
+//!                                                                    i0: 10.66.0.11, 10.66.0.12
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use aya::programs::Xdp;
+use director_userspace::{
+    config::{self, Config},
+    doctor::{Finding, Level, RealserverExpectation, Report, examine_director, examine_realserver},
+    net::{LinkEnd, NetNs, Netlink, NewRoute},
+    realserver::{self, Forward, Mode, RealServer, Settings},
+};
+
+const VIP: &str = "192.0.2.10";
+const VIP6: &str = "2001:db8:2::10";
+const CONFIG: &str = r#"
+interfaces:
+  - {name: eth0}
+services:
+  - name: web
+    address: 192.0.2.10
+    protocol: tcp
+    port: 80
+    forward: tunnel
+    backends: [{address: 10.66.0.11}, {address: 10.66.0.12}]
+  - name: web6
+    address: "2001:db8:2::10"
+    protocol: tcp
+    port: 80
+    forward: tunnel
+    backends: [{address: 10.66.0.11}]
+"#;
+/// Findings about this machine's kernel and process, not about what the tests build.
+const OF_THE_HOST: [&str; 5] = ["kernel", "jit", "btf", "bpffs", "capabilities"];
+
+/// A namespace with a name of its own, removed with the value.
+struct Host {
+    name: String,
+    netlink: Netlink,
+}
+
+impl Host {
+    fn new(role: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ddoc{}-{number}-{role}", std::process::id());
+        let netns = NetNs::create(&name).expect("root can make namespaces");
+        let netlink = Netlink::connect_in(&netns).expect("connects");
+        for (setting, value) in [("accept_dad", "0"), ("router_solicitations", "0")] {
+            for name in ["all", "default"] {
+                let path = format!("net/ipv6/conf/{name}/{setting}");
+                netlink.set_sysctl(&path, value).expect("sysctl");
+            }
+        }
+        Self { name, netlink }
+    }
+
+    async fn index(&self, interface: &str) -> u32 {
+        self.netlink.link_by_name(interface).await.expect(interface).index
+    }
+
+    async fn up(&self, interface: &str, mtu: u32, addresses: &[&str]) {
+        let index = self.index(interface).await;
+        self.netlink.set_mtu(index, mtu).await.expect("an MTU");
+        self.netlink.set_up(index, true).await.expect("up");
+        for address in addresses {
+            let (address, bits) = address.split_once('/').expect("a prefix");
+            let bits = bits.parse().expect("a length");
+            self.netlink.add_address(index, ip(address), bits).await.expect("an address");
+        }
+    }
+
+    async fn remove(&self, interface: &str, address: &str, bits: u8) {
+        let index = self.index(interface).await;
+        let removed = self.netlink.remove_address(index, ip(address), bits).await;
+        assert!(removed.expect("removes"), "{address} was there");
+    }
+
+    fn set(&self, path: &str, value: &str) {
+        self.netlink.set_sysctl(path, value).expect("sysctl");
+    }
+
+    /// Raw frames from XDP at the other end arrive only with this on.
+    fn take_xdp_frames(&self, interface: &str) {
+        self.netlink.set_features(interface, "rx-gro", true).expect("GRO");
+    }
+
+    async fn wait_for_carrier(&self, interface: &str) {
+        let started = Instant::now();
+        while !self.netlink.link_by_name(interface).await.expect("is there").running {
+            assert!(started.elapsed() < Duration::from_secs(2), "{interface} has no carrier");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Err(error) = NetNs::delete(&self.name) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+async fn cable(a: (&Host, &str), b: (&Host, &str)) {
+    let here = Netlink::connect().expect("connects");
+    let end = |(host, name)| LinkEnd { name, netns: Some(Host::netns(host)), mac: None };
+    here.create_veth(end(a), end(b)).await.expect("a veth pair");
+}
+
+impl Host {
+    fn netns(&self) -> &NetNs {
+        self.netlink.netns()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+fn config(yaml: &str) -> Config {
+    config::parse("test", yaml).expect("a valid configuration").config
+}
+
+struct Network {
+    outside: Host,
+    director: Host,
+    inside: Host,
+}
+
+impl Network {
+    async fn new() -> Self {
+        let (outside, director, inside) =
+            (Host::new("outside"), Host::new("director"), Host::new("inside"));
+        cable((&outside, "o0"), (&director, "eth0")).await;
+        cable((&director, "eth1"), (&inside, "i0")).await;
+        outside.up("o0", 1500, &["192.0.2.2/24", "2001:db8:2::2/64"]).await;
+        let vips = ["192.0.2.1/24", "192.0.2.10/32", "2001:db8:2::1/64", "2001:db8:2::10/128"];
+        director.up("eth0", 1500, &vips).await;
+        director.up("eth1", 1600, &["10.66.0.1/24"]).await;
+        inside.up("i0", 1600, &["10.66.0.11/24", "10.66.0.12/24"]).await;
+        outside.take_xdp_frames("o0");
+        inside.take_xdp_frames("i0");
+        director.wait_for_carrier("eth0").await;
+        director.wait_for_carrier("eth1").await;
+        Self { outside, director, inside }
+    }
+
+    async fn examine(&self, yaml: &str) -> Findings {
+        let report = examine_director(&self.director.netlink, &config(yaml)).await;
+        Findings::of(report.expect("doctor looks"))
+    }
+}
+
+/// A report without what it says of the machine that the tests run on.
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn of(report: Report) -> Self {
+        Self(report.findings.into_iter().filter(|f| !OF_THE_HOST.contains(&f.check)).collect())
+    }
+
+    #[track_caller]
+    fn healthy(&self) {
+        let bad: Vec<_> = self.0.iter().filter(|f| f.level != Level::Ok).collect();
+        assert!(bad.is_empty(), "{bad:#?}");
+    }
+
+    /// One finding is not ok, and it is this one.
+    #[track_caller]
+    fn only(&self, level: Level, check: &str, subject: &str, words: &[&str]) {
+        let bad: Vec<_> = self.0.iter().filter(|f| f.level != Level::Ok).collect();
+        assert_eq!(bad.len(), 1, "{bad:#?}");
+        self.names(level, check, subject, words);
+    }
+
+    /// There is this finding, whatever else there is.
+    #[track_caller]
+    fn names(&self, level: Level, check: &str, subject: &str, words: &[&str]) {
+        let matches = |f: &&Finding| {
+            let text = format!("{} {}", f.message, f.fix.as_deref().unwrap_or_default());
+            (f.level, f.check, f.subject.as_str()) == (level, check, subject)
+                && words.iter().all(|word| text.contains(word))
+        };
+        assert!(self.0.iter().any(|f| matches(&f)), "want {words:?} in {:#?}", self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_director() {
+    let network = Network::new().await;
+    let findings = network.examine(CONFIG).await;
+    findings.healthy();
+    findings.names(Level::Ok, "xdp", "eth0", &["veth", "native"]);
+    findings.names(Level::Ok, "neighbour", "next hops", &["2 next hops resolved"]);
+    findings.names(Level::Ok, "vip", VIP6, &["neighbour discovery"]);
+}
+
+#[tokio::test]
+async fn an_interface_that_is_down() {
+    let network = Network::new().await;
+    let index = network.director.index("eth0").await;
+    network.director.netlink.set_up(index, false).await.expect("down");
+    let findings = network.examine(CONFIG).await;
+    findings.names(Level::Fail, "link", "eth0", &["down", "ip link set eth0 up"]);
+}
+
+#[tokio::test]
+async fn an_interface_without_carrier() {
+    let network = Network::new().await;
+    let index = network.outside.index("o0").await;
+    network.outside.netlink.set_up(index, false).await.expect("down");
+    let started = Instant::now();
+    while network.director.netlink.link_by_name("eth0").await.expect("there").running {
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+    let findings = network.examine(CONFIG).await;
+    findings.names(Level::Fail, "link", "eth0", &["no carrier"]);
+}
+
+#[tokio::test]
+async fn an_interface_that_is_not_there() {
+    let network = Network::new().await;
+    let findings = network.examine(&CONFIG.replace("name: eth0", "name: eth7")).await;
+    findings.only(Level::Fail, "link", "eth7", &["does not exist", "eth0, eth1"]);
+}
+
+#[tokio::test]
+async fn a_generic_only_driver() {
+    let network = Network::new().await;
+    let director = &network.director;
+    director.netlink.create_bridge("br0").await.expect("a bridge");
+    let bridge = director.index("br0").await;
+    let eth0 = director.index("eth0").await;
+    director.netlink.set_master(eth0, Some(bridge)).await.expect("a port");
+    for (address, bits) in [("192.0.2.1", 24), (VIP, 32), ("2001:db8:2::1", 64), (VIP6, 128)] {
+        director.remove("eth0", address, bits).await;
+    }
+    let vips = ["192.0.2.1/24", "192.0.2.10/32", "2001:db8:2::1/64", "2001:db8:2::10/128"];
+    director.up("br0", 1500, &vips).await;
+    director.wait_for_carrier("br0").await;
+    let native = CONFIG.replace("name: eth0", "name: br0");
+    let findings = network.examine(&native).await;
+    findings.only(Level::Fail, "xdp", "br0", &["no native XDP", "mode: generic"]);
+    network.examine(&native.replace("name: br0", "name: br0, mode: generic")).await.healthy();
+}
+
+#[tokio::test]
+async fn somebody_else_s_program() {
+    let network = Network::new().await;
+    let mut ebpf = realserver::load_pass().expect("loads");
+    let program: &mut Xdp = ebpf
+        .program_mut(realserver::PASS)
+        .expect("is in the object")
+        .try_into()
+        .expect("is an XDP program");
+    let index = network.director.index("eth0").await;
+    let fd = program.fd().expect("is loaded").as_fd();
+    network.director.netlink.attach_xdp(index, fd).await.expect("attaches");
+    let findings = network.examine(CONFIG).await;
+    findings.only(Level::Fail, "program", "eth0", &["somebody else's", "pass (native", "xdp off"]);
+}
+
+#[tokio::test]
+async fn an_mtu_too_small_for_the_tunnel() {
+    let network = Network::new().await;
+    let index = network.director.index("eth1").await;
+    network.director.netlink.set_mtu(index, 1500).await.expect("an MTU");
+    let findings = network.examine(CONFIG).await;
+    let words = ["1500", "adds 20", "1480", "mtu 1520", "advmss 1440", "10.66.0.11, 10.66.0.12"];
+    findings.names(Level::Warn, "mtu", "eth1", &words);
+    // Below what IPv6 requires no answer to the sender helps.
+    network.director.netlink.set_mtu(index, 1290).await.expect("an MTU");
+    let findings = network.examine(CONFIG).await;
+    findings.names(Level::Fail, "mtu", "eth1", &["1270", "1280"]);
+}
+
+#[tokio::test]
+async fn a_missing_neighbour() {
+    let network = Network::new().await;
+    network.inside.remove("i0", "10.66.0.12", 24).await;
+    let findings = network.examine(CONFIG).await;
+    let words = ["backend 10.66.0.12", "does not answer ARP on eth1", "mac:"];
+    findings.only(Level::Fail, "neighbour", "10.66.0.12", &words);
+}
+
+#[tokio::test]
+async fn a_backend_without_a_route() {
+    let network = Network::new().await;
+    let far = CONFIG.replace("{address: 10.66.0.12}", "{address: 203.0.113.9}");
+    let findings = network.examine(&far).await;
+    findings.only(Level::Fail, "route", "203.0.113.9", &["no route", "ip route add"]);
+}
+
+#[tokio::test]
+async fn a_direct_backend_behind_a_router() {
+    let network = Network::new().await;
+    let index = network.director.index("eth1").await;
+    let route = NewRoute {
+        destination: ip("203.0.113.0"),
+        prefix_len: 24,
+        gateway: Some(ip("10.66.0.11")),
+        link_index: index,
+        onlink: false,
+        source: None,
+    };
+    network.director.netlink.add_route(route).await.expect("a route");
+    let direct = r#"
+interfaces: [{name: eth0}]
+services:
+  - name: web
+    address: 192.0.2.10
+    protocol: tcp
+    port: 80
+    forward: direct
+    backends: [{address: 203.0.113.9}]
+"#;
+    let findings = network.examine(direct).await;
+    findings.only(Level::Fail, "route", "203.0.113.9", &["router 10.66.0.11", "tunnel"]);
+}
+
+#[tokio::test]
+async fn a_vip_that_nobody_answers_for() {
+    let network = Network::new().await;
+    network.director.remove("eth0", VIP, 32).await;
+    network.director.remove("eth0", VIP6, 128).await;
+    let findings = network.examine(CONFIG).await;
+    let words = ["nobody answers ARP", "eth0", "ip address add 192.0.2.10/32 dev eth0"];
+    findings.names(Level::Fail, "vip", VIP, &words);
+    findings.names(Level::Fail, "vip", VIP6, &["nobody answers neighbour discovery", "eth0"]);
+
+    // Director adds it where it is told to, and another director may have it.
+    let assigns = CONFIG.replace("name: eth0", "name: eth0, assign_vips: true");
+    network.examine(&assigns).await.healthy();
+    network.outside.up("o0", 1500, &["192.0.2.10/32", "2001:db8:2::10/128"]).await;
+    let findings = network.examine(CONFIG).await;
+    findings.healthy();
+    findings.names(Level::Ok, "vip", VIP, &["another host"]);
+    findings.names(Level::Ok, "vip", VIP6, &["another host"]);
+}
+
+#[tokio::test]
+async fn a_vip_that_arp_ignore_hides() {
+    let network = Network::new().await;
+    let director = &network.director;
+    director.remove("eth0", VIP, 32).await;
+    director.up("lo", 65536, &["192.0.2.10/32"]).await;
+    network.examine(CONFIG).await.healthy();
+    director.set("net/ipv4/conf/eth0/arp_ignore", "1");
+    let findings = network.examine(CONFIG).await;
+    findings.only(Level::Fail, "vip", VIP, &["nobody answers ARP", "arp_ignore is 1"]);
+}
+
+#[tokio::test]
+async fn an_egress_that_takes_no_frames() {
+    let network = Network::new().await;
+    network.inside.netlink.set_features("i0", "rx-gro", false).expect("GRO");
+    let findings = network.examine(CONFIG).await;
+    findings.only(Level::Fail, "egress", "eth1", &["role: egress", "gro on"]);
+    network.outside.netlink.set_features("o0", "rx-gro", false).expect("GRO");
+    let findings = network.examine(CONFIG).await;
+    findings.names(Level::Warn, "xdp", "eth0", &["other end", "gro on"]);
+}
+
+/// A backend host: `inside`, with the VIP, set up by `director realserver`.
+struct Backend {
+    network: Network,
+    expect: RealserverExpectation,
+}
+
+impl Backend {
+    async fn new() -> Self {
+        let network = Network::new().await;
+        let inside = &network.inside;
+        inside.up("lo", 65536, &[]).await;
+        let server =
+            RealServer::new(inside.netlink.clone(), Some(&inside.name)).expect("/proc is mounted");
+        let settings = Settings {
+            vips: BTreeSet::from([ip(VIP)]),
+            from: BTreeSet::from([ip("10.66.0.1").into()]),
+            interface: Some("i0".into()),
+            mode: Mode::Native,
+            forward: Forward::Both,
+        };
+        server.up(&settings).await.expect("sets up");
+        let status = server.status().await.expect("tells");
+        let expect = RealserverExpectation::of(&status).expect("is up");
+        Self { network, expect }
+    }
+
+    async fn examine(&self) -> Findings {
+        let netlink = &self.network.inside.netlink;
+        let report = examine_realserver(netlink, self.expect.clone()).await;
+        Findings::of(report.expect("doctor looks"))
+    }
+
+    fn set(&self, path: &str, value: &str) {
+        self.network.inside.set(path, value);
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if let Err(error) = realserver::forget(Some(&self.network.inside.name)) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_real_server() {
+    let backend = Backend::new().await;
+    assert_eq!(backend.expect.interface.as_deref(), Some("i0"));
+    let findings = backend.examine().await;
+    findings.healthy();
+    findings.names(Level::Ok, "decapsulation", "i0", &["Director's"]);
+}
+
+#[tokio::test]
+async fn a_strict_reverse_path_filter() {
+    let backend = Backend::new().await;
+    backend.set("net/ipv4/conf/i0/rp_filter", "0");
+    backend.set("net/ipv4/conf/all/rp_filter", "1");
+    let findings = backend.examine().await;
+    let words = ["strict", "sysctl -w net/ipv4/conf/i0/rp_filter=2"];
+    findings.only(Level::Fail, "rp_filter", "rp_filter on i0", &words);
+    // The fix that it names is one.
+    backend.set("net/ipv4/conf/i0/rp_filter", "2");
+    backend.examine().await.healthy();
+}
+
+#[tokio::test]
+async fn arp_settings() {
+    let backend = Backend::new().await;
+    for (setting, right, word) in
+        [("arp_ignore", "1", "answers ARP"), ("arp_announce", "2", "claims")]
+    {
+        for name in ["all", "i0"] {
+            backend.set(&format!("net/ipv4/conf/{name}/{setting}"), "0");
+        }
+        let findings = backend.examine().await;
+        findings.only(Level::Fail, "arp", &format!("{setting} on i0"), &["is 0", word]);
+        backend.set(&format!("net/ipv4/conf/all/{setting}"), right);
+        backend.examine().await.healthy();
+    }
+}
+
+#[tokio::test]
+async fn a_vip_missing_on_a_real_server() {
+    let backend = Backend::new().await;
+    backend.network.inside.remove("lo", VIP, 32).await;
+    let findings = backend.examine().await;
+    let words = ["missing on lo", "ip address add 192.0.2.10/32 dev lo"];
+    findings.only(Level::Fail, "vip", VIP, &words);
+}
+
+#[tokio::test]
+async fn nothing_that_takes_tunnels_apart() {
+    let backend = Backend::new().await;
+    let detached = backend
+        .network
+        .inside
+        .netns()
+        .command("ip")
+        .expect("a command")
+        .args(["link", "show", "i0"])
+        .output()
+        .expect("runs");
+    assert!(String::from_utf8_lossy(&detached.stdout).contains("xdp"), "it was there");
+    realserver::forget(Some(&backend.network.inside.name)).expect("forgets the pinned link");
+    let started = Instant::now();
+    let inside = &backend.network.inside;
+    while inside.netlink.link_by_name("i0").await.expect("there").xdp.is_some() {
+        assert!(started.elapsed() < Duration::from_secs(2), "the program stays attached");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let findings = backend.examine().await;
+    findings.only(Level::Fail, "decapsulation", "i0", &["nothing takes tunnels apart"]);
+}
