@@ -18,6 +18,7 @@ use aya::programs::Xdp;
 use director_userspace::{
     config::{self, Config},
     doctor::{Finding, Level, RealserverExpectation, Report, examine_director, examine_realserver},
+    lab::{DEFAULT_CONFIG, Lab},
     net::{LinkEnd, NetNs, Netlink, NewRoute},
     realserver::{self, Forward, Mode, RealServer, Settings},
 };
@@ -487,4 +488,103 @@ async fn nothing_that_takes_tunnels_apart() {
     }
     let findings = backend.examine().await;
     findings.only(Level::Fail, "decapsulation", "i0", &["nothing takes tunnels apart"]);
+}
+
+/// The lab, and its director's and first backend's view of it.
+struct InLab {
+    lab: Lab,
+    director: Netlink,
+    backend: Netlink,
+}
+
+impl InLab {
+    async fn new(role: &str) -> Self {
+        let name = format!("ddoc{}-{role}", std::process::id());
+        let lab = Lab::builder().name(&name).build().await.expect("builds");
+        let connect = |node: &str| {
+            Netlink::connect_in(lab.node(node).expect(node).netns()).expect("connects")
+        };
+        let (director, backend) = (connect("director"), connect("b1"));
+        Self { lab, director, backend }
+    }
+
+    async fn director(&self, yaml: &str) -> Findings {
+        let report = examine_director(&self.director, &config(yaml)).await;
+        Findings::of(report.expect("doctor looks"))
+    }
+
+    async fn backend(&self) -> Findings {
+        let instance = self.lab.realserver_instance("b1");
+        let server = RealServer::new(self.backend.clone(), Some(&instance)).expect("/proc");
+        let status = server.status().await.expect("tells");
+        let expect = RealserverExpectation::of(&status).expect("is up");
+        let report = examine_realserver(&self.backend, expect).await;
+        Findings::of(report.expect("doctor looks"))
+    }
+}
+
+#[tokio::test]
+async fn the_lab_s_director() {
+    let lab = InLab::new("director").await;
+    let netlink = &lab.director;
+    lab.director(DEFAULT_CONFIG).await.healthy();
+    let eth0 = netlink.link_by_name("eth0").await.expect("there").index;
+
+    netlink.set_mtu(eth0, 1500).await.expect("an MTU");
+    let findings = lab.director(DEFAULT_CONFIG).await;
+    findings.only(Level::Warn, "mtu", "eth0", &["1480", "mtu 1520"]);
+    netlink.set_mtu(eth0, 1600).await.expect("an MTU");
+
+    assert!(netlink.remove_address(eth0, ip(VIP), 32).await.expect("removes"));
+    let findings = lab.director(DEFAULT_CONFIG).await;
+    findings.only(Level::Fail, "vip", VIP, &["nobody answers ARP", "eth0"]);
+    netlink.add_address(eth0, ip(VIP), 32).await.expect("adds");
+
+    let b1 = lab.backend.link_by_name("eth0").await.expect("there").index;
+    assert!(lab.backend.remove_address(b1, ip("10.0.0.11"), 32).await.expect("removes"));
+    netlink.forget_neighbour(eth0, ip("10.0.0.11")).await.expect("forgets");
+    let findings = lab.director(DEFAULT_CONFIG).await;
+    findings.only(Level::Fail, "neighbour", "10.0.0.11", &["does not answer ARP on eth0"]);
+    lab.backend.add_address(b1, ip("10.0.0.11"), 32).await.expect("adds");
+
+    netlink.create_macvlan("mv0", eth0).await.expect("a macvlan");
+    let mv0 = netlink.link_by_name("mv0").await.expect("there").index;
+    netlink.set_up(mv0, true).await.expect("up");
+    let on_macvlan = DEFAULT_CONFIG.replace("name: eth0", "name: mv0");
+    let findings = lab.director(&on_macvlan).await;
+    findings.names(Level::Fail, "xdp", "mv0", &["no native XDP", "mode: generic"]);
+    netlink.delete_link(mv0).await.expect("goes");
+
+    lab.director(DEFAULT_CONFIG).await.healthy();
+    netlink.set_up(eth0, false).await.expect("down");
+    let findings = lab.director(DEFAULT_CONFIG).await;
+    findings.names(Level::Fail, "link", "eth0", &["is down", "ip link set eth0 up"]);
+}
+
+#[tokio::test]
+async fn the_lab_s_real_server() {
+    let lab = InLab::new("realserver").await;
+    let netlink = &lab.backend;
+    lab.backend().await.healthy();
+
+    let (rp_filter, arp_ignore) = ("net/ipv4/conf/eth0/rp_filter", "net/ipv4/conf/all/arp_ignore");
+    netlink.set_sysctl(rp_filter, "1").expect("sysctl");
+    let findings = lab.backend().await;
+    findings.only(Level::Fail, "rp_filter", "rp_filter on eth0", &["strict"]);
+    netlink.set_sysctl(rp_filter, "0").expect("sysctl");
+
+    netlink.set_sysctl(arp_ignore, "0").expect("sysctl");
+    netlink.set_sysctl("net/ipv4/conf/eth0/arp_ignore", "0").expect("sysctl");
+    let findings = lab.backend().await;
+    findings.only(Level::Fail, "arp", "arp_ignore on eth0", &["answers ARP"]);
+    netlink.set_sysctl(arp_ignore, "1").expect("sysctl");
+
+    let lo = netlink.link_by_name("lo").await.expect("there").index;
+    for (vip, bits) in [(VIP, 32), ("2001:db8::10", 128)] {
+        assert!(netlink.remove_address(lo, ip(vip), bits).await.expect("removes"));
+        let findings = lab.backend().await;
+        findings.only(Level::Fail, "vip", vip, &["missing on lo"]);
+        netlink.add_address(lo, ip(vip), bits).await.expect("adds");
+    }
+    lab.backend().await.healthy();
 }

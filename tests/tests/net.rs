@@ -70,7 +70,7 @@ impl Pair {
             let link = side.link_by_name(name).await.expect("is there");
             side.set_sysctl(&format!("net/ipv6/conf/{name}/accept_dad"), "0").expect("sysctl");
             side.add_address(link.index, v4(last), 24).await.expect("an address");
-            side.add_address(link.index, v6(last), 64).await.expect("an address");
+            side.add_address(link.index, v6(u16::from(last)), 64).await.expect("an address");
             side.set_up(link.index, true).await.expect("up");
         }
         let l0 = running(&left, "l0").await;
