@@ -16,8 +16,10 @@ pub mod map {
     pub const SERVICE_KEYS: &str = "SERVICE_KEYS";
     /// [`crate::service::Service`] by slot.
     pub const SERVICES: &str = "SERVICES";
-    /// [`crate::service::ServiceName`] by service slot. Not read by packets.
-    pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
+    /// [`crate::service::ServiceNote`] by service slot. Not read by packets.
+    pub const SERVICE_NOTES: &str = "SERVICE_NOTES";
+    /// [`crate::backend::BackendNote`] by backend slot. Not read by packets.
+    pub const BACKEND_NOTES: &str = "BACKEND_NOTES";
     /// [`crate::service::RingChunk`] by chunk.
     pub const RINGS: &str = "RINGS";
     /// [`crate::interface::Interface`] by slot.
@@ -38,13 +40,14 @@ pub mod map {
     pub const DECISION: &str = "DECISION";
 
     /// All that is pinned, in the order in which they are created.
-    pub const PINNED: [&str; 13] = [
+    pub const PINNED: [&str; 14] = [
         META,
         FLOWS,
         BACKENDS,
         SERVICE_KEYS,
         SERVICES,
-        SERVICE_NAMES,
+        SERVICE_NOTES,
+        BACKEND_NOTES,
         RINGS,
         INTERFACES,
         TX_PORTS,

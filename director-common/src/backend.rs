@@ -3,6 +3,7 @@
 //! Whatever must be seen whole lies in one aligned 64-bit word: [`BackendWord`] and [`NextHop`].
 //! The rest is written while no published word points at it.
 
+use crate::address::Address;
 use crate::wire::ethernet::{Mac, mac_from_u64, mac_to_u64};
 
 /// Bits of a backend's number.
@@ -244,14 +245,26 @@ pub struct Backend {
     pub word: BackendWord,
     /// [`NextHop`].
     pub next_hop: NextHop,
-    /// Address, wire order; IPv4 in the first four bytes, the rest zero.
-    pub address: [u8; 16],
-    /// Source addresses of the outer header, like `address`. The word says which one holds, so
+    /// Its address.
+    pub address: Address,
+    /// Source addresses of the outer header. The word says which one holds, so
     /// that a change is written to the other one and then seen whole.
-    pub sources: [[u8; 16]; 2],
+    pub sources: [Address; 2],
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
+
+/// What only userspace reads of a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendNote {
+    /// When a draining backend's flows are given up: CLOCK_MONOTONIC, nanoseconds.
+    pub drain_deadline_ns: u64,
+    /// Weight, 0 to 65,535.
+    pub weight: u32,
+    /// Zero.
+    pub _pad: u32,
+}
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@
 //! in native order and swaps nothing. Two 16-bit words may also be added as one 32-bit word, since
 //! 2^16 is 1 modulo 2^16 - 1: carries are folded back at the end.
 
+use crate::address::Address;
+
 /// A ones' complement sum under way. Holds 2^32 32-bit words before it could overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sum(u64);
@@ -25,19 +27,17 @@ impl Sum {
         self.0 += value.to_be() as u64;
     }
 
-    /// Adds a 16-byte address in wire order.
+    /// Adds a sum of words, as another [`Sum`] or the kernel's `bpf_csum_diff` made it.
     #[inline(always)]
-    pub fn add_address(&mut self, address: &[u8; 16]) {
-        let mut at = 0;
-        while at < 16 {
-            self.add_word(u32::from_ne_bytes([
-                address[at],
-                address[at + 1],
-                address[at + 2],
-                address[at + 3],
-            ]));
-            at += 4;
-        }
+    pub const fn add_folded(&mut self, sum: u64) {
+        self.0 += (sum >> 32) + (sum & 0xffff_ffff);
+    }
+
+    /// Adds an address.
+    #[inline(always)]
+    pub const fn add_address(&mut self, address: Address) {
+        self.add_folded(address.first);
+        self.add_folded(address.second);
     }
 
     /// The sum folded to 16 bits, native order.

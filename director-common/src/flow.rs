@@ -9,6 +9,8 @@
 //! by chance, whichever fields they control; and it is one multiplication per eight bytes, where
 //! SipHash's rotations cost four BPF instructions each.
 
+use crate::address::Address;
+
 /// Address family of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -23,10 +25,10 @@ pub enum Family {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
-    /// Source address, wire order; IPv4 in the first four bytes, the rest zero.
-    pub source: [u8; 16],
-    /// Destination address (the VIP), like `source`.
-    pub destination: [u8; 16],
+    /// Source address.
+    pub source: Address,
+    /// Destination address: the VIP.
+    pub destination: Address,
     /// Source port, wire order.
     pub source_port: [u8; 2],
     /// Destination port, wire order.
@@ -69,6 +71,19 @@ impl HashKey {
     }
 }
 
+/// Where the hash reads its key: userspace's [`HashKey`], or the program's load-time constants.
+pub trait KeyWords {
+    /// Word `at` of the key material; `at` is below [`HASH_WORDS`].
+    fn word(&self, at: usize) -> u32;
+}
+
+impl KeyWords for HashKey {
+    #[inline(always)]
+    fn word(&self, at: usize) -> u32 {
+        self.words[at]
+    }
+}
+
 /// The keyed hash of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowHash(pub u64);
@@ -108,13 +123,9 @@ const fn finish(mut x: u64) -> u64 {
 
 /// One NH term: two words, two words of key, one product that cannot overflow.
 #[inline(always)]
-const fn nh(a: u32, b: u32, key: &HashKey, at: usize) -> u64 {
-    (a.wrapping_add(key.words[at]) as u64).wrapping_mul(b.wrapping_add(key.words[at + 1]) as u64)
-}
-
-#[inline(always)]
-const fn word(bytes: &[u8; 16], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+fn nh(a: u32, b: u32, key: &impl KeyWords, at: usize) -> u64 {
+    u64::from(a.wrapping_add(key.word(at)))
+        .wrapping_mul(u64::from(b.wrapping_add(key.word(at + 1))))
 }
 
 impl FlowKey {
@@ -127,19 +138,19 @@ impl FlowKey {
 
     /// The keyed hash. The family decides how many words are read, and enters through the last.
     #[inline(always)]
-    pub const fn hash(&self, key: &HashKey) -> FlowHash {
+    pub fn hash(&self, key: &impl KeyWords) -> FlowHash {
         let last = self.protocol as u32 | (self.family as u32) << 8;
-        let (s, d) = (&self.source, &self.destination);
+        let (s, d) = (self.source, self.destination);
         let mut sums = [0u64; 2];
         let mut pass = 0;
         while pass < 2 {
             let at = pass * (HASH_WORDS / 2);
-            let mut sum = nh(word(s, 0), word(d, 0), key, at);
+            let mut sum = nh(s.word(0), d.word(0), key, at);
             sum = sum.wrapping_add(nh(self.ports(), last, key, at + 2));
             if self.family == Family::V6 as u8 {
-                sum = sum.wrapping_add(nh(word(s, 4), word(d, 4), key, at + 4));
-                sum = sum.wrapping_add(nh(word(s, 8), word(d, 8), key, at + 6));
-                sum = sum.wrapping_add(nh(word(s, 12), word(d, 12), key, at + 8));
+                sum = sum.wrapping_add(nh(s.word(1), d.word(1), key, at + 4));
+                sum = sum.wrapping_add(nh(s.word(2), d.word(2), key, at + 6));
+                sum = sum.wrapping_add(nh(s.word(3), d.word(3), key, at + 8));
             }
             sums[pass] = sum;
             pass += 1;
@@ -157,26 +168,21 @@ mod tests {
     use std::{collections::HashSet, vec, vec::Vec};
 
     fn v4(source: u32, port: u16) -> FlowKey {
-        let mut key = FlowKey {
-            source: [0; 16],
-            destination: [0; 16],
+        FlowKey {
+            source: Address::v4(source.to_be_bytes()),
+            destination: Address::v4([192, 0, 2, 10]),
             source_port: port.to_be_bytes(),
             destination_port: 443u16.to_be_bytes(),
             protocol: 6,
             family: 4,
             _pad: [0; 2],
-        };
-        key.source[..4].copy_from_slice(&source.to_be_bytes());
-        key.destination[..4].copy_from_slice(&[192, 0, 2, 10]);
-        key
+        }
     }
 
     fn v6(source: u32, port: u16) -> FlowKey {
-        let mut key = v4(0, port);
-        key.source = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        key.source[12..].copy_from_slice(&source.to_be_bytes());
-        key.family = 6;
-        key
+        let mut bytes = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes[12..].copy_from_slice(&source.to_be_bytes());
+        FlowKey { source: Address::v6(bytes), family: 6, ..v4(0, port) }
     }
 
     /// A fleet agrees on ring positions only as long as these stay: pinned, not derived.
@@ -227,12 +233,13 @@ mod tests {
         let base = v6(1, 1);
         let mut variants: Vec<FlowKey> = vec![base];
         for byte in 0..16 {
-            let mut k = base;
-            k.source[byte] ^= 1;
-            variants.push(k);
-            let mut k = base;
-            k.destination[byte] ^= 0x80;
-            variants.push(k);
+            let flip = |address: Address, bit: u8| {
+                let mut bytes = address.bytes();
+                bytes[byte] ^= bit;
+                Address::v6(bytes)
+            };
+            variants.push(FlowKey { source: flip(base.source, 1), ..base });
+            variants.push(FlowKey { destination: flip(base.destination, 0x80), ..base });
         }
         variants.push(FlowKey { source_port: [9, 9], ..base });
         variants.push(FlowKey { destination_port: [9, 9], ..base });

@@ -39,7 +39,7 @@ impl FlowState {
 }
 
 /// One flow. All zeros is an empty place.
-#[repr(C, align(16))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowEntry {
     /// Fingerprint xor [`BackendRef::spread`].

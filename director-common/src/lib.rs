@@ -2,6 +2,7 @@
 //!
 //! Both sides of the kernel line compile this crate, so what one writes the other reads:
 //!
+//! - [`address`]: IP addresses as two words;
 //! - [`wire`]: one header per file, as byte arrays in network order;
 //! - [`checksum`]: the Internet checksum and its incremental form;
 //! - [`flow`]: what identifies a flow, and the keyed hash of it;
@@ -16,6 +17,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod address;
 pub mod backend;
 pub mod checksum;
 pub mod decision;

@@ -8,12 +8,12 @@
 //! order in which backends are listed decides nothing: directors that were fed in different order
 //! agree.
 
-use crate::backend::BackendRef;
+use crate::{address::Address, backend::BackendRef};
 
 /// A backend that wants slots.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    address: [u8; 16],
+    address: Address,
     reference: BackendRef,
     weight: u16,
     quota: u32,
@@ -23,9 +23,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A backend at `address` (wire order; IPv4 in the first four bytes) that is to have `weight`
-    /// shares and appears in the ring as `reference`.
-    pub const fn new(address: [u8; 16], weight: u16, reference: BackendRef) -> Self {
+    /// A backend at `address` that is to have `weight` shares and appears in the ring as
+    /// `reference`.
+    pub const fn new(address: Address, weight: u16, reference: BackendRef) -> Self {
         Self { address, reference, weight, quota: 0, at: 0, skip: 0 }
     }
 
@@ -72,7 +72,7 @@ pub fn build(
         return 0;
     }
     for candidate in candidates.iter_mut() {
-        let hash = address_hash(&candidate.address);
+        let hash = address_hash(candidate.address);
         candidate.at = (((hash >> 32) * u64::from(slots)) >> 32) as u32;
         candidate.skip = (((hash & 0xffff_ffff) * u64::from(slots - 1)) >> 32) as u32 + 1;
     }
@@ -160,12 +160,10 @@ fn order_turns(candidates: &[Candidate], turns: &mut [u32], starts: &mut [u32]) 
 
 /// 64 well-mixed bits of an address. Not keyed: rings of a fleet must agree, and an address is the
 /// operator's to choose, not a stranger's.
-fn address_hash(address: &[u8; 16]) -> u64 {
+fn address_hash(address: Address) -> u64 {
     let mut hash = 0x243f_6a88_85a3_08d3u64;
-    for half in address.chunks_exact(8) {
-        let mut word = [0; 8];
-        word.copy_from_slice(half);
-        hash ^= u64::from_le_bytes(word);
+    for half in [address.first, address.second] {
+        hash ^= half;
         // The finish of SplitMix64.
         hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -183,10 +181,8 @@ mod tests {
     extern crate std;
     use std::{collections::HashMap, println, time::Instant, vec, vec::Vec};
 
-    fn address(number: u32) -> [u8; 16] {
-        let mut address = [0; 16];
-        address[..4].copy_from_slice(&(0x0a00_0001 + number).to_be_bytes());
-        address
+    fn address(number: u32) -> Address {
+        Address::v4((0x0a00_0001 + number).to_be_bytes())
     }
 
     fn ring_of(slots: usize, weights: &[(u32, u16)]) -> Vec<BackendRef> {

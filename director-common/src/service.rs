@@ -1,6 +1,6 @@
 //! Services: address, protocol and port in front of backends.
 
-use crate::{backend::BackendRef, flow::FlowKey};
+use crate::{address::Address, backend::BackendRef, flow::FlowKey, stats::BackendStats};
 
 /// Slots of a ring: prime, and large enough that 1,000 backends get their share within 1.6 %.
 pub const RING_SLOTS: u32 = 65_537;
@@ -25,8 +25,8 @@ const _: () = assert!(size_of::<RingChunk>() == 64);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
-    /// The VIP, wire order; IPv4 in the first four bytes, the rest zero.
-    pub address: [u8; 16],
+    /// The VIP.
+    pub address: Address,
     /// Port, wire order; 0: any port.
     pub port: [u8; 2],
     /// IP protocol number.
@@ -34,9 +34,11 @@ pub struct ServiceKey {
     /// 4 or 6, with [`PRESENCE`] set for the entry that says that some service has this address
     /// and protocol.
     pub family: u8,
+    /// Zero.
+    pub _pad: [u8; 4],
 }
 
-const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<ServiceKey>() == 24);
 
 /// Marks a key that stands for all ports: only non-first fragments, whose port is not known, are
 /// looked up by it.
@@ -51,6 +53,7 @@ impl ServiceKey {
             port: flow.destination_port,
             protocol: flow.protocol,
             family: flow.family,
+            _pad: [0; 4],
         }
     }
 
@@ -146,10 +149,13 @@ pub struct Service {
     /// The key that leads here. The program compares it, since a hash map's value may be read
     /// while its element is reused for another key.
     pub key: ServiceKey,
-    /// Seconds that known flows of a removed backend are still served.
-    pub drain_timeout_s: u32,
+    /// Seconds that known flows of a removed backend are still served. For userspace.
+    pub drain_timeout_s: u64,
+    /// What the ring was built from, hashed; 0: nothing yet. For userspace, which rebuilds a ring
+    /// whose fingerprint is not the one it expects.
+    pub ring_fingerprint: u64,
     /// Zero.
-    pub _pad: [u8; 32],
+    pub _pad: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Service>() == 64);
@@ -158,12 +164,18 @@ const _: () = assert!(size_of::<Service>() == 64);
 pub const NAME_LEN: usize = 63;
 
 /// What only userspace reads of a service: kept beside the maps so that a new daemon finds it.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceName {
-    /// UTF-8, padded with zeros.
-    pub bytes: [u8; 64],
+pub struct ServiceNote {
+    /// The service's name, UTF-8, padded with zeros.
+    pub name: [u8; NAME_LEN + 1],
+    /// Counters of backends whose slots were freed since.
+    pub retired: BackendStats,
+    /// Zero.
+    pub _pad: [u8; 32],
 }
+
+const _: () = assert!(size_of::<ServiceNote>() == 128);
 
 #[cfg(test)]
 mod tests {

@@ -22,9 +22,6 @@ pub struct ServiceStats {
     pub dropped: u64,
     /// Flows that went by the ring alone, their set of the flow table being full of others.
     pub unrecorded: u64,
-    /// Packets, bytes and flows of backends whose slots were freed since: written by userspace
-    /// into one CPU's copy.
-    pub retired: BackendStats,
 }
 
 impl BackendStats {

@@ -220,6 +220,10 @@ impl Choice {
         let mut rustflags: Vec<String> = vec![
             // v3: atomics that return the old value, and 32-bit instructions. Kernel 5.12.
             "-Ctarget-cpu=v3".into(),
+            // Headers lie at odd offsets; without this every field is read byte by byte. The kernel
+            // takes such loads where the machine does (x86_64, arm64). Said to the linker, which
+            // generates the code, since rustc warns of features that it does not know.
+            "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into(),
             format!("-Clinker={}", self.linker.path.display()),
             "-Clink-arg=--btf".into(),
         ];

@@ -19,3 +19,8 @@ pub unsafe trait Header: Copy {
     /// Length on the wire, bytes.
     const LEN: usize = size_of::<Self>();
 }
+
+// SAFETY: an array of what is bytes is bytes.
+unsafe impl<T: Header, const N: usize> Header for [T; N] {}
+// SAFETY: a byte is bytes.
+unsafe impl Header for u8 {}

@@ -1,0 +1,51 @@
+//! Load-time constants: frozen read-only data that the verifier knows the values of, so that what
+//! they switch off is deleted from the program. Userspace sets them by name
+//! (`director_common::abi::constant`).
+
+use aya_ebpf::Global;
+use director_common::flow::{HASH_WORDS, KeyWords};
+
+#[unsafe(no_mangle)]
+static HASH_KEY: [Global<u32>; HASH_WORDS] = [const { Global::new(0) }; HASH_WORDS];
+#[unsafe(no_mangle)]
+static TABLE_SALT: Global<u64> = Global::new(1);
+#[unsafe(no_mangle)]
+static TABLE_BITS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static INTERFACE_SLOT: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SIMULATE: Global<u32> = Global::new(0);
+
+/// The fleet's key, under which flows are hashed. Read word by word, as far as the family needs.
+pub struct FleetKey;
+
+impl KeyWords for FleetKey {
+    #[inline(always)]
+    fn word(&self, at: usize) -> u32 {
+        HASH_KEY[at].load()
+    }
+}
+
+/// Odd secret number that spreads flows over the table's sets.
+#[inline(always)]
+pub fn table_salt() -> u64 {
+    TABLE_SALT.load()
+}
+
+/// Binary logarithm of the flow table's sets.
+#[inline(always)]
+pub fn table_bits() -> u32 {
+    TABLE_BITS.load()
+}
+
+/// Slot of the interface this copy of the program is attached to.
+#[inline(always)]
+pub fn interface_slot() -> u32 {
+    INTERFACE_SLOT.load()
+}
+
+/// Whether this program runs over a capture.
+#[inline(always)]
+pub fn simulate() -> bool {
+    SIMULATE.load() != 0
+}

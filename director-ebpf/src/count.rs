@@ -1,0 +1,75 @@
+//! Counters: one copy per CPU, so an increment is a plain one.
+
+use director_common::{
+    decision::Decision,
+    stats::{BackendStats, ServiceStats},
+    verdict::Verdict,
+};
+
+use crate::{maps, parse::Packet, schedule::Assigned};
+
+/// Counts what became of a packet.
+#[inline(always)]
+pub fn verdict(verdict: Verdict) {
+    if let Some(counter) = maps::VERDICTS.get_ptr_mut(verdict.code()) {
+        // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Tells a simulation what became of the packet.
+#[inline(always)]
+pub fn decision(verdict: Verdict, decision: &mut Decision) {
+    decision.verdict = verdict.code();
+    if let Some(place) = maps::DECISION.get_ptr_mut(0) {
+        // SAFETY: a simulation runs one packet at a time.
+        unsafe { *place = *decision };
+    }
+}
+
+#[inline(always)]
+fn of_backend(assigned: &Assigned) -> Option<&'static mut BackendStats> {
+    let stats = maps::BACKEND_STATS.get_ptr_mut(assigned.reference.slot())?;
+    // SAFETY: as in `verdict`.
+    Some(unsafe { &mut *stats })
+}
+
+/// Counts a packet on its way to a backend.
+#[inline(always)]
+pub fn forwarded(packet: &Packet, assigned: &Assigned) {
+    if let Some(stats) = of_backend(assigned) {
+        stats.packets += 1;
+        stats.bytes += u64::from(packet.l3_length);
+    }
+}
+
+/// Counts a new flow.
+#[inline(always)]
+pub fn scheduled(assigned: &Assigned) {
+    if let Some(stats) = of_backend(assigned) {
+        stats.flows += 1;
+    }
+}
+
+#[inline(always)]
+fn of_service(slot: u16) -> Option<&'static mut ServiceStats> {
+    let stats = maps::SERVICE_STATS.get_ptr_mut(u32::from(slot))?;
+    // SAFETY: as in `verdict`.
+    Some(unsafe { &mut *stats })
+}
+
+/// Counts a packet of a service that no backend got.
+#[inline(always)]
+pub fn service_dropped(slot: u16) {
+    if let Some(stats) = of_service(slot) {
+        stats.dropped += 1;
+    }
+}
+
+/// Counts a flow that its set of the flow table had no room for.
+#[inline(always)]
+pub fn unrecorded(slot: u16) {
+    if let Some(stats) = of_service(slot) {
+        stats.unrecorded += 1;
+    }
+}

@@ -1,0 +1,63 @@
+//! Stage 7: rewrite the frame for the backend. Previous: `next_hop`; next: `transmit`.
+
+mod direct;
+mod tunnel;
+
+use director_common::{
+    flow::FlowHash,
+    verdict::DropReason,
+    wire::{
+        Header as _,
+        ethernet::{ETHERTYPE_VLAN, EthernetHeader, VlanTag},
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
+
+use crate::{frame::Frame, next_hop::Hop, parse::Packet, schedule::Assigned};
+
+/// Bytes that the way to the backend adds to the IP packet.
+#[inline(always)]
+pub fn overhead(assigned: &Assigned) -> u16 {
+    if assigned.word.is_direct() {
+        0
+    } else if assigned.word.is_v6() {
+        Ipv6Header::LEN as u16
+    } else {
+        Ipv4Header::LEN as u16
+    }
+}
+
+/// Rewrites the frame; on an error nothing has changed.
+#[inline(always)]
+pub fn rewrite(
+    frame: &mut Frame,
+    packet: &Packet,
+    assigned: &Assigned,
+    hop: &Hop,
+    hash: FlowHash,
+) -> Result<(), DropReason> {
+    if assigned.word.is_direct() {
+        direct::rewrite(frame, packet, hop)
+    } else {
+        tunnel::rewrite(frame, packet, assigned, hop, hash)
+    }
+}
+
+/// Length of the Ethernet header that leaves, with its tag.
+#[inline(always)]
+fn link_length(hop: &Hop) -> usize {
+    if hop.vlan_id == 0 { EthernetHeader::LEN } else { EthernetHeader::LEN + VlanTag::LEN }
+}
+
+/// Writes the Ethernet header that leaves. Tags of the frame that came are gone with it: the next
+/// hop decides.
+#[inline(always)]
+#[must_use]
+fn write_link(frame: &mut Frame, hop: &Hop, ethertype: u16) -> bool {
+    if hop.vlan_id == 0 {
+        return frame.write(0, EthernetHeader::new(hop.destination, hop.source, ethertype));
+    }
+    frame.write(0, EthernetHeader::new(hop.destination, hop.source, ETHERTYPE_VLAN))
+        && frame.write(EthernetHeader::LEN, VlanTag::new(hop.vlan_id, ethertype))
+}

@@ -1,0 +1,21 @@
+//! Direct routing: the packet as it is, to the backend's MAC. TTL and hop limit stay, as with a
+//! bridge: what a backend sees is what the client sent.
+
+use director_common::{
+    verdict::DropReason,
+    wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+};
+
+use super::{link_length, write_link};
+use crate::{frame::Frame, next_hop::Hop, parse::Packet};
+
+/// Readdresses the frame.
+#[inline(always)]
+pub fn rewrite(frame: &mut Frame, packet: &Packet, hop: &Hop) -> Result<(), DropReason> {
+    let grow = link_length(hop) as i32 - packet.l3_offset as i32;
+    if grow != 0 && !frame.grow_head(grow) {
+        return Err(DropReason::NoHeadroom);
+    }
+    let ethertype = if packet.is_v6() { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    if write_link(frame, hop, ethertype) { Ok(()) } else { Err(DropReason::NoHeadroom) }
+}

@@ -1,0 +1,70 @@
+//! IP in IP: 4-in-4 (RFC 2003), 6-in-6 and 4-in-6 (RFC 2473), 6-in-4 (RFC 4213).
+//!
+//! The inner packet stays as it is, its TTL or hop limit too. The outer header starts with 64 hops
+//! and carries the inner DSCP and ECN bits (RFC 6040, normal mode). An IPv4 one never lets itself be
+//! fragmented; an IPv6 one carries a flow label from the flow's hash (RFC 6438).
+
+use director_common::{
+    flow::FlowHash,
+    verdict::DropReason,
+    wire::{
+        Header as _,
+        ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
+
+use super::{link_length, write_link};
+use crate::{frame::Frame, next_hop::Hop, parse::Packet, schedule::Assigned};
+
+/// Protocol number of an IPv4 packet in another.
+const PROTOCOL_IPIP: u8 = 4;
+/// Protocol number of an IPv6 packet in another.
+const PROTOCOL_IPV6: u8 = 41;
+/// Hops the outer packet may take.
+const HOPS: u8 = 64;
+
+/// Puts the packet into an outer one, from the director to the backend.
+#[inline(always)]
+pub fn rewrite(
+    frame: &mut Frame,
+    packet: &Packet,
+    assigned: &Assigned,
+    hop: &Hop,
+    hash: FlowHash,
+) -> Result<(), DropReason> {
+    let protocol = if packet.is_v6() { PROTOCOL_IPV6 } else { PROTOCOL_IPIP };
+    let source = assigned.backend.sources[assigned.word.source() & 1];
+    let address = assigned.backend.address;
+    let link = link_length(hop);
+    let written = if assigned.word.is_v6() {
+        if !frame.grow_head((link + Ipv6Header::LEN) as i32 - packet.l3_offset as i32) {
+            return Err(DropReason::NoHeadroom);
+        }
+        let outer = Ipv6Header::new(
+            packet.tos as u8,
+            hash.flow_label(),
+            packet.l3_length as u16,
+            protocol,
+            HOPS,
+            source.bytes(),
+            address.bytes(),
+        );
+        write_link(frame, hop, ETHERTYPE_IPV6) && frame.write(link, outer)
+    } else {
+        if !frame.grow_head((link + Ipv4Header::LEN) as i32 - packet.l3_offset as i32) {
+            return Err(DropReason::NoHeadroom);
+        }
+        let outer = Ipv4Header::new(
+            packet.tos as u8,
+            packet.l3_length as u16 + Ipv4Header::LEN as u16,
+            HOPS,
+            protocol,
+            source.v4_bytes(),
+            address.v4_bytes(),
+        );
+        write_link(frame, hop, ETHERTYPE_IPV4) && frame.write(link, outer)
+    };
+    if written { Ok(()) } else { Err(DropReason::NoHeadroom) }
+}

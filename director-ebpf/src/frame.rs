@@ -1,0 +1,116 @@
+//! The frame in memory: the only place that turns offsets into pointers.
+//!
+//! Headers are borrowed from the frame, and whatever moves its ends borrows it mutably: a pointer
+//! from before the move cannot be used after it.
+
+use core::ptr::{null_mut, read_volatile};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use director_common::wire::Header;
+
+/// No header lies further into a frame than this, bytes. Tells the verifier that offsets are small.
+pub const MAX_OFFSET: usize = 1023;
+
+/// A received frame.
+pub struct Frame {
+    ctx: XdpContext,
+}
+
+impl Frame {
+    /// The frame behind an XDP context.
+    #[inline(always)]
+    pub fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    /// Length on the wire, without checksum, bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.end() - self.start()
+    }
+
+    /// Index of the interface it arrived on.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    /// The context, for helpers that want it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
+    }
+
+    /// Where the frame starts. Volatile, here and in `end`: a load that LLVM moves away from its use
+    /// loses its zero extension on the way, and the verifier then takes the packet pointer for a
+    /// number (6.18: "invalid mem access 'scalar'").
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: a field of the context the program was called with.
+        unsafe { read_volatile(&raw const (*self.ctx.ctx).data) as usize }
+    }
+
+    /// Where it ends.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: a field of the context the program was called with.
+        unsafe { read_volatile(&raw const (*self.ctx.ctx).data_end) as usize }
+    }
+
+    #[inline(always)]
+    fn at<T: Header>(&self, offset: usize) -> Option<*mut T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let start = self.start() + offset;
+        if start + size_of::<T>() > self.end() { None } else { Some(start as *mut T) }
+    }
+
+    /// The header at `offset` bytes from the start, if the frame reaches that far.
+    #[inline(always)]
+    pub fn header<T: Header>(&self, offset: usize) -> Option<&T> {
+        // SAFETY: `at` checked that the frame holds all of it; a Header is valid for any bytes and
+        // has alignment 1.
+        self.at(offset).map(|header| unsafe { &*header })
+    }
+
+    /// Overwrites the header at `offset`. Whether the frame reaches that far.
+    #[inline(always)]
+    #[must_use]
+    pub fn write<T: Header>(&mut self, offset: usize, value: T) -> bool {
+        let Some(header) = self.at(offset) else { return false };
+        // SAFETY: as in `header`; nothing else borrows the frame.
+        unsafe { *header = value };
+        true
+    }
+
+    /// The ones' complement sum of `N` bytes (a multiple of four) at `offset`, native order.
+    #[inline(always)]
+    pub fn sum<const N: usize>(&self, offset: usize) -> Option<u64> {
+        let start = self.at::<[u8; N]>(offset)?;
+        // SAFETY: `at` checked that the frame holds all N bytes.
+        let sum = unsafe { bpf_csum_diff(null_mut(), 0, start.cast(), N as u32, 0) };
+        u64::try_from(sum).ok()
+    }
+
+    /// Makes room for `bytes` in front, or takes as many away if negative. Whether the driver's
+    /// headroom (or the frame) was large enough.
+    #[inline(always)]
+    #[must_use]
+    pub fn grow_head(&mut self, bytes: i32) -> bool {
+        // SAFETY: the context is the one the program was called with.
+        unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -bytes) == 0 }
+    }
+
+    /// Cuts `bytes` off the end. Whether the frame was long enough.
+    #[inline(always)]
+    #[must_use]
+    pub fn shrink_tail(&mut self, bytes: i32) -> bool {
+        // SAFETY: the context is the one the program was called with.
+        unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, -bytes) == 0 }
+    }
+}

@@ -1,0 +1,160 @@
+//! Stage 6: where does the packet leave, and to whom? Previous: `flow_table`; next: `forward`.
+//! Reads BACKENDS and INTERFACES; asks the kernel's FIB when userspace does not know.
+
+use core::{mem::zeroed, ptr::read_volatile};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+        bpf_fib_lookup as FibLookup,
+    },
+    helpers::bpf_fib_lookup,
+};
+use director_common::{
+    address::Address,
+    backend::NextHop,
+    runtime::HEARTBEAT_STALE_NS,
+    verdict::DropReason,
+    wire::ethernet::{Mac, mac_from_u64},
+};
+
+use crate::{constants, frame::Frame, maps, parse::Packet, pipeline::Now, schedule::Assigned};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// The way to the backend.
+pub struct Hop {
+    /// Destination MAC of the frame that leaves.
+    pub destination: Mac,
+    /// Its source MAC.
+    pub source: Mac,
+    /// Its VLAN id; 0: untagged.
+    pub vlan_id: u16,
+    /// Index of the interface that it leaves by.
+    pub ifindex: u32,
+    /// Whether that is the one it came from.
+    pub same_interface: bool,
+    /// Bytes of IP packet that fit; 0: not known.
+    pub mtu: u16,
+}
+
+/// The way to the packet's backend: the one that userspace keeps fresh while it lives, else the
+/// kernel's answer, else what userspace knew last.
+#[inline(always)]
+pub fn find(
+    frame: &Frame,
+    packet: &Packet,
+    assigned: &Assigned,
+    now: &Now,
+) -> Result<Hop, DropReason> {
+    // SAFETY: a field of a map value that outlives the program's run; replaced while we look.
+    let cached = NextHop(unsafe { read_volatile(&raw const assigned.backend.next_hop.0) });
+    let fresh = assigned.word.has_fixed_next_hop()
+        || now.ns.saturating_sub(now.runtime.heartbeat_ns) < HEARTBEAT_STALE_NS;
+    if cached.is_resolved() && fresh {
+        return from_cache(frame, packet, assigned, cached);
+    }
+    match from_fib(frame, assigned) {
+        Ok(hop) => Ok(hop),
+        Err(_) if cached.is_resolved() => from_cache(frame, packet, assigned, cached),
+        Err(reason) => Err(reason),
+    }
+}
+
+#[inline(always)]
+fn from_cache(
+    frame: &Frame,
+    packet: &Packet,
+    assigned: &Assigned,
+    cached: NextHop,
+) -> Result<Hop, DropReason> {
+    let interface = maps::INTERFACES.get(cached.interface()).ok_or(DropReason::NoInterface)?;
+    // A simulation has no interfaces; whom a frame was sent to is who sends it on.
+    let (source, same_interface) = if constants::simulate() {
+        (mac_from_u64(packet.destination_mac), cached.interface() == constants::interface_slot())
+    } else {
+        (interface.mac(), interface.ifindex == frame.ingress_ifindex())
+    };
+    Ok(Hop {
+        destination: cached.mac(),
+        source,
+        vlan_id: cached.vlan_id(),
+        ifindex: interface.ifindex,
+        same_interface,
+        mtu: assigned.word.mtu(),
+    })
+}
+
+#[inline(always)]
+fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
+    let mut answer = Answer { ifindex: 0, source: [0; 6], destination: [0; 6] };
+    match ask(frame, assigned, &mut answer) {
+        ANSWERED => Ok(Hop {
+            destination: answer.destination,
+            source: answer.source,
+            vlan_id: 0,
+            ifindex: answer.ifindex,
+            same_interface: answer.ifindex == frame.ingress_ifindex(),
+            mtu: assigned.word.mtu(),
+        }),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Err(DropReason::NoNeighbour),
+        _ => Err(DropReason::NoRoute),
+    }
+}
+
+const ANSWERED: u32 = BPF_FIB_LKUP_RET_SUCCESS;
+
+/// What the FIB knows of a way.
+struct Answer {
+    ifindex: u32,
+    source: Mac,
+    destination: Mac,
+}
+
+/// Addresses are written eight bytes at a time, and the verifier wants that aligned on the stack.
+#[repr(C, align(8))]
+struct Aligned(FibLookup);
+
+/// Asks the kernel's FIB; its return code. A function of its own, so that the pipeline's stack need
+/// not hold the request, and one that returns a number, since the verifier takes a returned
+/// structure's address for a leaked pointer (6.18: "cannot return stack pointer to the caller").
+#[inline(never)]
+fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
+    let address = words(assigned.backend.address);
+    let source = words(assigned.backend.sources[assigned.word.source() & 1]);
+    // SAFETY: zeros are a valid request; the union fields written are those that the address family
+    // selects, the one read is the largest, and the kernel writes no more than the size it is given.
+    let (code, request, reached) = unsafe {
+        let mut aligned: Aligned = zeroed();
+        let request = &mut aligned.0;
+        request.ifindex = frame.ingress_ifindex();
+        request.family = if assigned.word.is_v6() { AF_INET6 } else { AF_INET };
+        request.__bindgen_anon_4.ipv6_dst = address;
+        request.__bindgen_anon_3.ipv6_src = source;
+        let size = size_of::<FibLookup>() as i32;
+        let code = bpf_fib_lookup(frame.as_ptr(), request, size, 0);
+        (code as u32, *request, request.__bindgen_anon_4.ipv6_dst)
+    };
+    // The answer's destination is the gateway's where there is one; sent to a gateway, a packet for
+    // the VIP would come back.
+    if code == ANSWERED && assigned.word.is_direct() && reached != address {
+        return BPF_FIB_LKUP_RET_UNREACHABLE;
+    }
+    answer.ifindex = request.ifindex;
+    answer.source = request.smac;
+    answer.destination = request.dmac;
+    code
+}
+
+/// An address as the kernel's structures hold it: wire order.
+#[inline(always)]
+fn words(address: Address) -> [u32; 4] {
+    [address.word(0), address.word(1), address.word(2), address.word(3)]
+}
+
+/// Whether the packet with its outer header does not fit the way.
+#[inline(always)]
+pub fn too_big(packet: &Packet, hop: &Hop, overhead: u16) -> bool {
+    hop.mtu != 0 && packet.l3_length + u32::from(overhead) > u32::from(hop.mtu)
+}

@@ -1,0 +1,228 @@
+//! Stage 1: bytes to [`Packet`]. Next: `flow_table`. Reads INTERFACES.
+//!
+//! Every header is read here, once, and checked against the frame; nothing later looks at them
+//! again. Whatever cannot be a packet for a service is passed to the host, with the reason.
+
+mod icmp;
+mod ipv6;
+mod transport;
+
+use director_common::{
+    address::Address,
+    flow::{Family, FlowKey},
+    interface::INTERFACE_MACS,
+    verdict::PassReason,
+    wire::{
+        Header as _,
+        ethernet::{
+            ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader,
+            VlanTag, mac_to_u64,
+        },
+        icmp::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
+
+pub use transport::Word;
+
+use crate::{constants, frame::Frame, maps};
+
+/// What a packet carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A whole TCP or UDP packet.
+    Whole,
+    /// An ICMP error: `flow` is the flow that it quotes, in our direction.
+    IcmpError,
+    /// A fragment: `flow` has addresses and protocol, and no ports.
+    Fragment,
+}
+
+/// What the later stages know of a packet. Fields are words where bytes would do: the verifier
+/// wants stack accesses aligned, and LLVM merges those of neighbouring bytes.
+pub struct Packet {
+    /// The flow it belongs to.
+    pub flow: FlowKey,
+    /// What it carries.
+    pub content: Content,
+    /// Where the IP header starts, bytes from the start of the frame: 14, 18 or 22.
+    pub l3_offset: usize,
+    /// Length of the IP packet, its header included, bytes.
+    pub l3_length: u32,
+    /// DSCP and ECN.
+    pub tos: u32,
+    /// TCP control bits; 0 for anything else.
+    pub tcp_flags: u32,
+    /// The MAC it was sent to, as [`mac_to_u64`] makes it.
+    pub destination_mac: u64,
+}
+
+impl Packet {
+    /// A packet of which nothing is known yet.
+    #[inline(always)]
+    pub fn unread() -> Self {
+        Self {
+            flow: FlowKey {
+                source: Address::default(),
+                destination: Address::default(),
+                source_port: [0; 2],
+                destination_port: [0; 2],
+                protocol: 0,
+                family: 0,
+                _pad: [0; 2],
+            },
+            content: Content::Whole,
+            l3_offset: 0,
+            l3_length: 0,
+            tos: 0,
+            tcp_flags: 0,
+            destination_mac: 0,
+        }
+    }
+
+    /// Whether it is IPv6.
+    #[inline(always)]
+    pub fn is_v6(&self) -> bool {
+        self.flow.family == Family::V6 as u8
+    }
+}
+
+/// Parses a frame into `packet`, which has not been read yet. (Filled in place: a large structure
+/// returned by value is copied, and the copy takes as much stack again.)
+#[inline(always)]
+pub fn parse(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
+    let ethernet = frame.header::<EthernetHeader>(0).ok_or(PassReason::Truncated)?;
+    packet.destination_mac = mac_to_u64(ethernet.destination);
+    let (ethertype, l3_offset) = untag(frame, ethernet.ethertype())?;
+    if ethertype != ETHERTYPE_IPV4 && ethertype != ETHERTYPE_IPV6 {
+        return Err(PassReason::NotIp);
+    }
+    if !is_our_mac(packet.destination_mac) {
+        return Err(PassReason::NotOurMac);
+    }
+    packet.l3_offset = l3_offset;
+    if ethertype == ETHERTYPE_IPV4 {
+        packet.flow.family = Family::V4 as u8;
+        ipv4(frame, packet)
+    } else {
+        packet.flow.family = Family::V6 as u8;
+        ipv6(frame, packet)
+    }
+}
+
+/// Skips up to two VLAN tags: the EtherType behind them, and where its payload starts.
+#[inline(always)]
+fn untag(frame: &Frame, mut ethertype: u16) -> Result<(u16, usize), PassReason> {
+    let mut offset = EthernetHeader::LEN;
+    for _ in 0..2 {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+            return Ok((ethertype, offset));
+        }
+        let tag = frame.header::<VlanTag>(offset).ok_or(PassReason::Truncated)?;
+        ethertype = tag.ethertype();
+        offset += VlanTag::LEN;
+    }
+    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+        return Err(PassReason::TooManyHeaders);
+    }
+    Ok((ethertype, offset))
+}
+
+/// Whether frames to `mac` are for this machine. A switch that floods, or a NIC in promiscuous
+/// mode, also delivers others': forwarding those would duplicate them.
+#[inline(always)]
+fn is_our_mac(mac: u64) -> bool {
+    if constants::simulate() {
+        return true;
+    }
+    let Some(interface) = maps::INTERFACES.get(constants::interface_slot()) else { return false };
+    if interface.macs[0] == mac {
+        return true;
+    }
+    for at in 1..INTERFACE_MACS {
+        if interface.macs[at] == mac && mac != 0 {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
+    let ip = frame.header::<Ipv4Header>(packet.l3_offset).ok_or(PassReason::Truncated)?;
+    let header_length = ip.header_length();
+    let total_length = ip.total_length();
+    if ip.version() != 4
+        || header_length < Ipv4Header::LEN
+        || (total_length as usize) < header_length
+        || packet.l3_offset + total_length as usize > frame.len()
+    {
+        return Err(PassReason::Malformed);
+    }
+    let mut sum = ip.sum();
+    let (protocol, is_fragment) = (ip.protocol, ip.is_fragment());
+    packet.tos = u32::from(ip.tos);
+    packet.l3_length = u32::from(total_length);
+    packet.flow.protocol = protocol;
+    packet.flow.source = Address::v4(ip.source);
+    packet.flow.destination = Address::v4(ip.destination);
+    if header_length > Ipv4Header::LEN {
+        sum.add_folded(sum_options(frame, packet.l3_offset, header_length));
+    }
+    // RFC 1812 5.2.2. Whoever forwards a header vouches for it.
+    if !sum.is_valid() {
+        return Err(PassReason::Malformed);
+    }
+    if is_fragment {
+        return transport::fragment(packet);
+    }
+    let end = packet.l3_offset + total_length as usize;
+    let l4_offset = packet.l3_offset + header_length;
+    if protocol == PROTOCOL_ICMP {
+        return icmp::v4_error(frame, packet, l4_offset, end);
+    }
+    transport::whole(frame, packet, l4_offset, end)
+}
+
+/// The ones' complement sum of the options of an IPv4 header; 0 if the frame ends before them. A
+/// function of its own, so that the verifier sees its ten ends become one.
+#[inline(never)]
+fn sum_options(frame: &Frame, l3_offset: usize, header_length: usize) -> u64 {
+    let mut sum = 0;
+    // Ten words of options at most: IHL is four bits.
+    for word in 0..10 {
+        let at = Ipv4Header::LEN + word * 4;
+        if at >= header_length {
+            break;
+        }
+        let Some(option) = frame.header::<Word>(l3_offset + at) else { return 0 };
+        sum += u64::from(option.native());
+    }
+    sum
+}
+
+#[inline(always)]
+fn ipv6(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
+    let ip = frame.header::<Ipv6Header>(packet.l3_offset).ok_or(PassReason::Truncated)?;
+    let length = Ipv6Header::LEN + ip.payload_length() as usize;
+    // A payload length of 0 announces a jumbogram (RFC 2675) or nothing at all.
+    if ip.version() != 6 || length > 0xffff || packet.l3_offset + length > frame.len() {
+        return Err(PassReason::Malformed);
+    }
+    packet.tos = u32::from(ip.traffic_class());
+    packet.l3_length = length as u32;
+    packet.flow.source = Address::v6(ip.source);
+    packet.flow.destination = Address::v6(ip.destination);
+    let end = packet.l3_offset + length;
+    let first = packet.l3_offset + Ipv6Header::LEN;
+    let upper = ipv6::skip_extensions(frame, ip.next_header, first, end)?;
+    packet.flow.protocol = upper.protocol;
+    if upper.is_fragment {
+        return transport::fragment(packet);
+    }
+    if upper.protocol == PROTOCOL_ICMPV6 {
+        return icmp::v6_error(frame, packet, upper.offset, end);
+    }
+    transport::whole(frame, packet, upper.offset, end)
+}

@@ -1,0 +1,170 @@
+//! ICMP errors that Director sends itself, from the VIP to the client: the service has no backend,
+//! or the packet does not fit the way to it. The frame that arrived becomes the answer.
+
+use core::hint::black_box;
+
+use director_common::{
+    checksum::Sum,
+    flow::Family,
+    verdict::ReplyReason,
+    wire::{
+        Header as _,
+        ethernet::{EthernetHeader, VlanTag},
+        icmp::{
+            IcmpHeader, PROTOCOL_ICMP, PROTOCOL_ICMPV6, V4_FRAGMENTATION_NEEDED,
+            V4_PORT_UNREACHABLE, V4_UNREACHABLE, V6_PACKET_TOO_BIG, V6_PORT_UNREACHABLE,
+            V6_UNREACHABLE,
+        },
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
+
+use crate::{
+    frame::Frame,
+    maps,
+    parse::{Content, Packet},
+    pipeline::Now,
+};
+
+/// Bytes of the packet that are quoted: the largest of these that it has. IP and UDP headers fit
+/// the smallest (RFC 792 wants eight bytes of payload); constants, since the kernel's checksum
+/// helper takes no other lengths from packets.
+const QUOTES: [usize; 4] = [28, 48, 64, 128];
+/// Errors that one CPU sends in a tick (67 ms) at most: about a thousand a second, as the kernel.
+const REPLIES_A_TICK: u32 = 64;
+/// DSCP CS6, as the kernel marks its own errors (RFC 4594: network control).
+const TOS: u8 = 0xc0;
+/// Hops an error may take.
+const HOPS: u8 = 64;
+
+/// Whether, under the limit on errors sent, this packet may be answered with one.
+#[inline(always)]
+pub fn allowed(packet: &Packet, now: &Now) -> bool {
+    packet.content == Content::Whole && may_answer(packet) && within_limit(now)
+}
+
+/// Turns the frame into the error. `mtu` is what fits, or 0. Whether it worked; if not, the frame
+/// may be half done and must be dropped.
+#[inline(always)]
+pub fn send(frame: &mut Frame, packet: &Packet, reason: ReplyReason, mtu: u16) -> bool {
+    let (kind, code) = match (reason, packet.is_v6()) {
+        (ReplyReason::NoBackend, false) => (V4_UNREACHABLE, V4_PORT_UNREACHABLE),
+        (ReplyReason::NoBackend, true) => (V6_UNREACHABLE, V6_PORT_UNREACHABLE),
+        (ReplyReason::TooBig, false) => (V4_UNREACHABLE, V4_FRAGMENTATION_NEEDED),
+        (ReplyReason::TooBig, true) => (V6_PACKET_TOO_BIG, 0),
+    };
+    rewrite(frame, packet, u32::from(kind) << 8 | u32::from(code), mtu)
+}
+
+/// A function of its own, so that the pipeline's stack need not hold its parts.
+#[inline(never)]
+fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16) -> bool {
+    let mut quote = QUOTES[0];
+    for longer in &QUOTES[1..] {
+        if packet.l3_length as usize >= *longer {
+            quote = *longer;
+        }
+    }
+    let ip_length = if packet.is_v6() { Ipv6Header::LEN } else { Ipv4Header::LEN };
+
+    let Some(ethernet) = frame.header::<EthernetHeader>(0).copied() else { return false };
+    let tags = frame.header::<[VlanTag; 2]>(EthernetHeader::LEN).copied();
+    // Kept whole: narrowed to 32 bits before the subtraction, it would be pointer arithmetic that
+    // the verifier forbids.
+    let length = black_box(frame.len());
+    let surplus = length as i32 - (packet.l3_offset + quote) as i32;
+    if surplus < 0
+        || (surplus > 0 && !frame.shrink_tail(surplus))
+        || !frame.grow_head((ip_length + IcmpHeader::LEN) as i32)
+    {
+        return false;
+    }
+
+    // Back the way it came: same tags, MACs swapped. What this writes too far, `write_packet`
+    // overwrites.
+    let link = EthernetHeader::new(ethernet.source, ethernet.destination, ethernet.ethertype());
+    let Some(tags) = tags else { return false };
+    frame.write(0, link)
+        && frame.write(EthernetHeader::LEN, tags)
+        && write_packet(frame, packet, kind_code, mtu, quote)
+}
+
+#[inline(always)]
+fn write_packet(
+    frame: &mut Frame,
+    packet: &Packet,
+    kind_code: u32,
+    mtu: u16,
+    quote: usize,
+) -> bool {
+    let (client, vip) = (packet.flow.source, packet.flow.destination);
+    let length = (IcmpHeader::LEN + quote) as u16;
+    let mut sum = Sum::ZERO;
+    let (icmp_at, written) = if packet.is_v6() {
+        // RFC 8200 8.1: the pseudo-header.
+        sum.add_address(vip);
+        sum.add_address(client);
+        sum.add_u16(length);
+        sum.add_u16(u16::from(PROTOCOL_ICMPV6));
+        let ip =
+            Ipv6Header::new(TOS, 0, length, PROTOCOL_ICMPV6, HOPS, vip.bytes(), client.bytes());
+        (packet.l3_offset + Ipv6Header::LEN, frame.write(packet.l3_offset, ip))
+    } else {
+        let ip = Ipv4Header::new(
+            TOS,
+            length + Ipv4Header::LEN as u16,
+            HOPS,
+            PROTOCOL_ICMP,
+            vip.v4_bytes(),
+            client.v4_bytes(),
+        );
+        (packet.l3_offset + Ipv4Header::LEN, frame.write(packet.l3_offset, ip))
+    };
+    let quote_at = icmp_at + IcmpHeader::LEN;
+    let quoted = match quote {
+        28 => frame.sum::<28>(quote_at),
+        48 => frame.sum::<48>(quote_at),
+        64 => frame.sum::<64>(quote_at),
+        _ => frame.sum::<128>(quote_at),
+    };
+    let Some(quoted) = quoted else { return false };
+    sum.add_folded(quoted);
+    sum.add_u16(kind_code as u16);
+    sum.add_u16(mtu);
+    let mtu = mtu.to_be_bytes();
+    let icmp = IcmpHeader {
+        kind: (kind_code >> 8) as u8,
+        code: kind_code as u8,
+        checksum: sum.finish(),
+        rest: [0, 0, mtu[0], mtu[1]],
+    };
+    written && frame.write(icmp_at, icmp)
+}
+
+/// Errors go to one host only (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
+#[inline(always)]
+fn may_answer(packet: &Packet) -> bool {
+    if packet.flow.family == Family::V4 as u8 {
+        // 0/8 and 127/8 are no sources; 224/3 is multicast, reserved and broadcast.
+        let first = packet.flow.source.v4_bytes()[0];
+        first != 0 && first != 127 && first < 224
+    } else {
+        let source = packet.flow.source;
+        let unspecified_or_loopback = source.first == 0 && u64::from_be(source.second) < 2;
+        source.first as u8 != 0xff && !unspecified_or_loopback
+    }
+}
+
+#[inline(always)]
+fn within_limit(now: &Now) -> bool {
+    let Some(limit) = maps::REPLY_LIMIT.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
+    let limit = unsafe { &mut *limit };
+    if limit.tick != now.ticks.0 {
+        limit.tick = now.ticks.0;
+        limit.sent = 0;
+    }
+    limit.sent += 1;
+    limit.sent <= REPLIES_A_TICK
+}

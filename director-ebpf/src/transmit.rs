@@ -1,0 +1,21 @@
+//! Stage 8, the last: out of the interface the packet came from, or another. Reads TX_PORTS.
+
+use director_common::verdict::{DropReason, Verdict};
+
+use crate::{constants, maps, next_hop::Hop};
+
+/// Says where the frame, which has been rewritten, leaves.
+#[inline(always)]
+pub fn send(hop: &Hop) -> Result<Verdict, DropReason> {
+    if hop.same_interface {
+        return Ok(Verdict::Tx);
+    }
+    // Nothing leaves a simulation, and its interfaces need not exist.
+    if constants::simulate() {
+        return Ok(Verdict::Redirect);
+    }
+    match maps::TX_PORTS.redirect(hop.ifindex, 0) {
+        Ok(_) => Ok(Verdict::Redirect),
+        Err(_) => Err(DropReason::NoInterface),
+    }
+}
