@@ -1,0 +1,35 @@
+//! The virtual machines that other tests rely on: they boot a stock kernel, load its tunnel
+//! drivers, run programs of the host, and say how they ended.
+
+use std::time::Duration;
+
+use xtask::vm::{KernelVersion, Vm};
+
+#[test]
+fn a_machine_loads_the_tunnel_drivers_and_runs_a_program_of_the_host() {
+    let output = Vm::new(KernelVersion::V6_1)
+        .modules(["ipip", "ip6_tunnel", "sit"])
+        .file("/usr/sbin/ip", "/host/ip")
+        .script("uname -r; /host/ip -oneline link show type ipip; exit 7")
+        .run()
+        .unwrap();
+    assert_eq!(output.status, 7, "{}", output.text);
+    assert!(output.text.starts_with("6.1."), "{}", output.text);
+    assert!(output.text.contains("tunl0@NONE: <NOARP> mtu 1480"), "{}", output.text);
+}
+
+#[test]
+fn a_machine_that_hangs_is_killed_and_its_console_shown() {
+    let vm = Vm::new(KernelVersion::V6_1).timeout(Duration::from_secs(15));
+    let error = vm.script("echo before; sleep 1000").run().unwrap_err().to_string();
+    assert!(error.contains("still running after 15s") && error.contains("before"), "{error}");
+}
+
+#[test]
+fn a_missing_module_or_file_is_named() {
+    let vm = Vm::new(KernelVersion::V6_1);
+    let error = vm.clone().module("no_such_thing").run().unwrap_err().to_string();
+    assert!(error.contains("has no module no_such_thing"), "{error}");
+    let error = vm.file("/no/such/file", "/x").run().unwrap_err().to_string();
+    assert!(error.contains("/no/such/file"), "{error}");
+}
