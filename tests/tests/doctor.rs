@@ -297,6 +297,27 @@ async fn a_missing_neighbour() {
 }
 
 #[tokio::test]
+async fn a_neighbour_that_has_just_died() {
+    let network = Network::new().await;
+    network.examine(CONFIG).await.healthy();
+    network.inside.remove("i0", "10.66.0.12", 24).await;
+    let index = network.director.index("eth1").await;
+    let known = network.director.netlink.neighbour(index, ip("10.66.0.12")).await;
+    let known = known.expect("asks").expect("known");
+    assert!(known.usable_mac().is_some(), "the kernel still believes in it: {known:?}");
+    let findings = network.examine(CONFIG).await;
+    findings.only(Level::Fail, "neighbour", "10.66.0.12", &["does not answer ARP on eth1"]);
+    // What was set by hand need not answer.
+    network
+        .director
+        .netlink
+        .set_neighbour(index, ip("10.66.0.12"), [2, 0, 0, 0, 0, 9])
+        .await
+        .expect("sets");
+    network.examine(CONFIG).await.healthy();
+}
+
+#[tokio::test]
 async fn a_backend_without_a_route() {
     let network = Network::new().await;
     let far = CONFIG.replace("{address: 10.66.0.12}", "{address: 203.0.113.9}");
@@ -542,7 +563,6 @@ async fn the_lab_s_director() {
 
     let b1 = lab.backend.link_by_name("eth0").await.expect("there").index;
     assert!(lab.backend.remove_address(b1, ip("10.0.0.11"), 32).await.expect("removes"));
-    netlink.forget_neighbour(eth0, ip("10.0.0.11")).await.expect("forgets");
     let findings = lab.director(DEFAULT_CONFIG).await;
     findings.only(Level::Fail, "neighbour", "10.0.0.11", &["does not answer ARP on eth0"]);
     lab.backend.add_address(b1, ip("10.0.0.11"), 32).await.expect("adds");

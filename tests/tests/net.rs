@@ -161,6 +161,30 @@ async fn links_are_those_of_the_namespace() {
 }
 
 #[tokio::test]
+async fn many_may_ask_one_connection_at_once() {
+    let pair = Pair::new().await;
+    // Enough neighbours that a list takes the kernel several messages.
+    for last in 100..=250 {
+        pair.left.set_neighbour(pair.l0.index, v4(last), RIGHT_MAC).await.expect("sets");
+        pair.left.set_neighbour(pair.l0.index, v6(last.into()), RIGHT_MAC).await.expect("sets");
+    }
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let left = pair.left.clone();
+        asking.spawn(async move {
+            match number % 3 {
+                0 => assert!(left.neighbours().await.expect("a list").len() >= 302),
+                1 => assert!(left.addresses().await.expect("a list").len() >= 2),
+                _ => assert_eq!(left.links().await.expect("a list").len(), 2),
+            }
+        });
+    }
+    while let Some(answered) = asking.join_next().await {
+        answered.expect("no refusal");
+    }
+}
+
+#[tokio::test]
 async fn links_change() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);

@@ -71,6 +71,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
         None => match expectation(&args, &netlink).await? {
             Some(expect) => examine_realserver(&netlink, expect).await?,
+            None if args.realserver => {
+                return usage(
+                    "no real server is set up here under this instance's name (`--instance`); say \
+                     what it should be: `--vip ADDRESS --from DIRECTOR`",
+                );
+            }
             None => {
                 return usage(&format!(
                     "there is nothing to check: {DEFAULT_CONFIG} does not exist, and no real \

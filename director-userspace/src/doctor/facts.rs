@@ -16,7 +16,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     config::model::{Config, Forward, Role},
-    net::{Address, Channels, Driver, Feature, Link, NetError, Netlink, NextHop, XdpFeatures},
+    net::{
+        Address, Channels, Driver, Feature, Link, NeighbourState, NetError, Netlink, NextHop,
+        XdpFeatures,
+    },
 };
 
 /// How long somebody may take to answer ARP or neighbour discovery. The kernel asks once a second.
@@ -246,9 +249,29 @@ async fn ways(
 ) -> BTreeMap<IpAddr, Result<NextHop, NetError>> {
     let ask = |ip: IpAddr| {
         let netlink = netlink.clone();
-        async move { (ip, netlink.resolve_next_hop(ip, ANSWER_WAIT).await) }
+        async move {
+            let mut way = netlink.resolve_next_hop(ip, ANSWER_WAIT).await;
+            if let Ok(hop) = &mut way
+                && hop.mac.is_some()
+                && is_silent(&netlink, hop).await
+            {
+                hop.mac = None;
+            }
+            (ip, way)
+        }
     };
     all(backends.into_iter().map(ask)).await
+}
+
+/// Whether a neighbour whose MAC address the kernel knows does not answer now. The kernel believes
+/// in a dead one for half a minute and more.
+async fn is_silent(netlink: &Netlink, hop: &NextHop) -> bool {
+    let (link, ip) = (hop.route_link_index, hop.neighbour);
+    match netlink.neighbour(link, ip).await {
+        Ok(Some(known)) if known.state == NeighbourState::Permanent => false,
+        // Where doctor may not ask, the kernel's word stands.
+        _ => matches!(netlink.who_has(link, ip, ANSWER_WAIT).await, Ok(None)),
+    }
 }
 
 /// Asks on every interface that VIPs arrive on who has those that this host has not.

@@ -65,6 +65,8 @@ const DUMP_ATTEMPTS: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    /// A netlink socket runs one dump at a time and answers EBUSY to another.
+    dumping: Arc<tokio::sync::Mutex<()>>,
     /// For the generic netlink families; one request at a time.
     generic: Arc<Mutex<Socket>>,
     /// Any socket will do for ethtool's ioctl: it carries the namespace.
@@ -91,6 +93,7 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self {
             handle,
+            dumping: Arc::default(),
             generic: Arc::new(Mutex::new(generic)),
             control: Arc::new(control),
             netns: Arc::new(netns),
@@ -124,6 +127,7 @@ impl Netlink {
 
     /// Lists objects, and lists again if they changed meanwhile.
     async fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let _turn = self.dumping.lock().await;
         let mut objects = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             let (answer, torn) = self.request(message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
