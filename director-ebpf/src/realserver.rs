@@ -9,6 +9,8 @@
 #![no_std]
 #![no_main]
 
+use core::borrow::Borrow;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::xdp_action,
@@ -19,14 +21,29 @@ use aya_ebpf::{
 };
 use director_common::realserver::{DecapCounter, MAX_FROM, MAX_VIPS};
 
+/// An IPv6 address as it is in the packet. Words, because LLVM copies byte arrays to the stack in
+/// pieces of any alignment, which the verifier refuses (seen with LLVM 22: "misaligned stack
+/// access", any kernel).
+type AddressV6 = [u32; 4];
+
+/// A trie's key, which is packed, where the stack is aligned.
+#[repr(C, align(8))]
+struct Aligned<K>(Key<K>);
+
+impl<K> Borrow<Key<K>> for Aligned<K> {
+    fn borrow(&self) -> &Key<K> {
+        &self.0
+    }
+}
+
 #[map]
-static FROM_V4: LpmTrie<[u8; 4], u8> = LpmTrie::with_max_entries(MAX_FROM, 0);
+static FROM_V4: LpmTrie<u32, u8> = LpmTrie::with_max_entries(MAX_FROM, 0);
 #[map]
-static FROM_V6: LpmTrie<[u8; 16], u8> = LpmTrie::with_max_entries(MAX_FROM, 0);
+static FROM_V6: LpmTrie<AddressV6, u8> = LpmTrie::with_max_entries(MAX_FROM, 0);
 #[map]
-static VIPS_V4: HashMap<[u8; 4], u8> = HashMap::with_max_entries(MAX_VIPS, 0);
+static VIPS_V4: HashMap<u32, u8> = HashMap::with_max_entries(MAX_VIPS, 0);
 #[map]
-static VIPS_V6: HashMap<[u8; 16], u8> = HashMap::with_max_entries(MAX_VIPS, 0);
+static VIPS_V6: HashMap<AddressV6, u8> = HashMap::with_max_entries(MAX_VIPS, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(DecapCounter::ALL.len() as u32, 0);
@@ -73,8 +90,8 @@ fn pass(_ctx: XdpContext) -> u32 {
 
 /// The Ethernet header without its type, as bytes that can be put back.
 struct Link {
-    macs: [u8; MACS_LEN],
-    tags: [[u8; VLAN_LEN]; 2],
+    macs: [u32; MACS_LEN / 4],
+    tags: [u32; 2],
     n_tags: usize,
 }
 
@@ -115,7 +132,7 @@ fn decapsulate(ctx: &XdpContext) -> Option<DecapCounter> {
 /// Reads the MAC addresses, up to two VLAN tags and the type of what follows.
 #[inline(always)]
 fn parse_link(ctx: &XdpContext) -> Option<(Link, u16)> {
-    let mut link = Link { macs: load(ctx, 0)?, tags: [[0; VLAN_LEN]; 2], n_tags: 0 };
+    let mut link = Link { macs: load(ctx, 0)?, tags: [0; 2], n_tags: 0 };
     let mut ethertype = u16::from_be_bytes(load(ctx, MACS_LEN)?);
     if is_vlan(ethertype) {
         link.tags[0] = load(ctx, MACS_LEN)?;
@@ -144,8 +161,8 @@ fn parse_outer_v4(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCoun
     if !is_ip(protocol) || fragment {
         return None;
     }
-    let source = [header[12], header[13], header[14], header[15]];
-    if FROM_V4.get(Key::new(32, source)).is_none() {
+    let source: u32 = load(ctx, at + 12)?;
+    if FROM_V4.get(Aligned(Key::new(32, source))).is_none() {
         return Some(Err(DecapCounter::RefusedSource));
     }
     let header_len = usize::from(header[0] & 0xf) * 4;
@@ -170,8 +187,8 @@ fn parse_outer_v6(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCoun
     if !is_ip(protocol) {
         return None;
     }
-    let source: [u8; 16] = load(ctx, at + 8)?;
-    if FROM_V6.get(Key::new(128, source)).is_none() {
+    let source: AddressV6 = load(ctx, at + 8)?;
+    if FROM_V6.get(Aligned(Key::new(128, source))).is_none() {
         return Some(Err(DecapCounter::RefusedSource));
     }
     let room = usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -232,7 +249,7 @@ fn accept_inner_v4(ctx: &XdpContext, outer: &Outer) -> Result<(), DecapCounter> 
     {
         return Err(DecapCounter::Malformed);
     }
-    let destination = [header[16], header[17], header[18], header[19]];
+    let destination: u32 = load(ctx, outer.inner_at + 16).ok_or(DecapCounter::Malformed)?;
     if VIPS_V4.get_ptr(destination).is_none() {
         return Err(DecapCounter::RefusedVip);
     }
@@ -258,7 +275,7 @@ fn accept_inner_v6(ctx: &XdpContext, outer: &Outer) -> Result<(), DecapCounter> 
     if header[0] >> 4 != 6 || V6_LEN + payload_len > outer.room {
         return Err(DecapCounter::Malformed);
     }
-    let destination: [u8; 16] = load(ctx, outer.inner_at + 24).ok_or(DecapCounter::Malformed)?;
+    let destination: AddressV6 = load(ctx, outer.inner_at + 24).ok_or(DecapCounter::Malformed)?;
     if VIPS_V6.get_ptr(destination).is_none() {
         return Err(DecapCounter::RefusedVip);
     }
@@ -332,7 +349,7 @@ fn holds(ctx: &XdpContext, offset: usize, len: usize) -> bool {
     frame + offset + len <= end
 }
 
-/// Reads a value (of bytes: packets have no alignment) if the frame is long enough.
+/// Reads a value, in the packet's byte order, if the frame is long enough.
 #[inline(always)]
 fn load<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
     let (frame, end) = bounds(ctx);
@@ -340,7 +357,7 @@ fn load<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
     if start + size_of::<T>() > end {
         return None;
     }
-    // SAFETY: the bytes are inside the frame; an unaligned read of a byte array is fine.
+    // SAFETY: the bytes are inside the frame, and any bytes are integers or arrays of them.
     Some(unsafe { (start as *const T).read_unaligned() })
 }
 

@@ -232,8 +232,9 @@ fn load_with(
         }
         .map_err(|e| failed(format!("accept tunnels to {vip}"), e))?;
     }
-    program_of(&mut ebpf, PROGRAM)?.load().map_err(|e| {
-        failed("load the XDP program (CAP_BPF and Linux 5.15 are needed)", chain(&e))
+    let program = program_of(&mut ebpf, PROGRAM)?;
+    program.load().map_err(|e| {
+        failed("load the XDP program (CAP_BPF and Linux 5.15 are needed)", brief(&chain(&e)))
     })?;
     Ok(ebpf)
 }
@@ -316,6 +317,15 @@ fn failed(doing: impl Into<String>, reason: impl fmt::Display) -> RealServerErro
 
 fn missing(name: &str) -> RealServerError {
     failed(format!("find {name} in the compiled program"), "this director was built wrongly")
+}
+
+/// The verifier explains itself in thousands of lines; the last ones say what was wrong.
+fn brief(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.len() {
+        0..=8 => lines.join("\n"),
+        n => format!("{}\n...\n{}", lines[0], lines[n - 6..].join("\n")),
+    }
 }
 
 /// An error with what is behind it, on one line.
