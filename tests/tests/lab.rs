@@ -11,7 +11,7 @@ use std::{
 };
 
 use director_userspace::{
-    lab::{Builder, DEFAULT_CONFIG, Lab, LabError, Node},
+    lab::{Builder, DEFAULT_CONFIG, HttpServer, Lab, LabError, Node},
     net::{NetNs, Netlink},
 };
 
@@ -119,7 +119,7 @@ async fn backends_serve_their_vips_and_say_who_they_are() {
             assert!(answer.ends_with(&format!("\r\n\r\n{}\n", node.name())), "{answer}");
         }
     }
-    let pids: Vec<_> = servers.iter().map(|server| server.pid()).collect();
+    let pids: Vec<_> = servers.iter().map(HttpServer::pid).collect();
     drop(servers);
     for pid in pids {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");

@@ -13,6 +13,11 @@ pub enum LabError {
         /// The name given.
         name: String,
     },
+    /// Namespaces are root's.
+    #[error(
+        "a lab needs CAP_SYS_ADMIN and CAP_NET_ADMIN to make network namespaces: run it as root"
+    )]
+    NeedsRoot,
     /// It is in use.
     #[error(
         "the lab {name} exists already{}: `director lab down --name {name}` removes it, \

@@ -109,6 +109,9 @@ impl Builder {
         };
         let topology = Topology::of(&config, self.clients, &hosts)?;
         let record = Record::new(&self.name, &topology.nodes)?;
+        if !nix::unistd::geteuid().is_root() {
+            return Err(LabError::NeedsRoot);
+        }
         record.claim()?;
         // From here on, dropping the lab removes what there is.
         let mut lab = Lab { record, nodes: Vec::new(), persistent: false };

@@ -2,16 +2,17 @@
 //! after a crash can be removed. Written before the first namespace is made.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
+    fs, io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{LabError, process, topology::NodePlan, topology::Role};
+use super::{
+    LabError, process,
+    topology::{NodePlan, Role},
+};
 use crate::{net::NetNs, realserver};
 
 /// Where records are kept.
@@ -80,20 +81,22 @@ impl Record {
         let path = path(&self.name);
         fs::create_dir_all(DIRECTORY)
             .map_err(|e| LabError::system(format!("create {DIRECTORY}"), e))?;
+        // Linked into place whole, so that nobody ever sees a part of it.
+        let new = PathBuf::from(format!("{DIRECTORY}/.{}.{}", self.name, std::process::id()));
+        fs::write(&new, self.text()?)
+            .map_err(|e| LabError::system(format!("write {}", new.display()), e))?;
+        let claimed = self.link_into_place(&new, &path);
+        // Whatever came of it, the other name has done its work.
+        let _ = fs::remove_file(&new);
+        claimed
+    }
+
+    fn link_into_place(&self, new: &Path, path: &Path) -> Result<(), LabError> {
         for _ in 0..2 {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
-            match file {
-                Ok(mut file) => {
-                    return file
-                        .write_all(&self.text()?)
-                        .map_err(|e| LabError::system(format!("write {}", path.display()), e));
-                }
+            match fs::hard_link(new, path) {
+                Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // Empty or torn: the one who claimed it died before it made anything.
-                    let Ok(old) = Self::load(&self.name) else {
-                        remove_file(&self.name)?;
-                        continue;
-                    };
+                    let old = Self::load(&self.name)?;
                     if old.creator.as_ref().is_none_or(process::Identity::is_alive) {
                         let creator = old.creator.map(|creator| creator.pid);
                         return Err(LabError::Exists { name: self.name.clone(), creator });

@@ -1,7 +1,7 @@
 //! Which nodes a configuration needs, and what each of them is called and answers to. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -131,7 +131,7 @@ fn director(config: &Config, vips: &BTreeSet<IpAddr>, taken: &mut BTreeSet<IpAdd
 
 fn backend(config: &Config, addresses: &[IpAddr], from: &BTreeSet<realserver::Prefix>) -> Role {
     let mut vips = BTreeSet::new();
-    let mut listen = BTreeMap::new();
+    let mut listen = BTreeSet::new();
     let (mut tunnel, mut direct) = (false, false);
     for service in &config.services {
         if !service.backends.iter().any(|backend| addresses.contains(&backend.address)) {
@@ -147,7 +147,7 @@ fn backend(config: &Config, addresses: &[IpAddr], from: &BTreeSet<realserver::Pr
                 Port::Exact(port) => port.get(),
                 Port::Any => ANY_PORT_SERVED,
             };
-            listen.insert(SocketAddr::new(service.frontend.address, port), ());
+            listen.insert(SocketAddr::new(service.frontend.address, port));
         }
     }
     let forward = match (tunnel, direct) {
@@ -162,7 +162,7 @@ fn backend(config: &Config, addresses: &[IpAddr], from: &BTreeSet<realserver::Pr
         mode: realserver::Mode::Native,
         forward,
     });
-    Role::Backend { settings, listen: listen.into_keys().collect() }
+    Role::Backend { settings, listen: listen.into_iter().collect() }
 }
 
 /// Adds an address of each family that is not among the given ones. They come from ranges kept
@@ -264,7 +264,7 @@ services:
     #[test]
     fn addresses_of_one_host_share_a_node() {
         let host = vec![ip("10.0.0.1"), ip("2001:db8::a")];
-        let topology = topology(TWO, 0, &[host.clone()]);
+        let topology = topology(TWO, 0, std::slice::from_ref(&host));
         assert_eq!(topology.nodes.len(), 3, "director, b1, b2");
         let b1 = &topology.nodes[1];
         assert_eq!(b1.addresses, host);

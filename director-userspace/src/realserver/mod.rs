@@ -138,13 +138,8 @@ impl RealServer {
     /// # Errors
     /// [`RealServerError::BadInstance`]; [`RealServerError::StateFile`] if /proc is not mounted.
     pub fn new(netlink: Netlink, instance: Option<&str>) -> Result<Self, RealServerError> {
-        let name =
-            instance.map_or_else(|| "realserver".into(), |name| format!("realserver-{name}"));
-        Ok(Self {
-            netlink,
-            pins: Pins::new(PathBuf::from(format!("/sys/fs/bpf/director-{name}"))),
-            state_file: StateFile::new(PathBuf::from(format!("/run/director/{name}.json")))?,
-        })
+        let (pins, state_file) = places(instance)?;
+        Ok(Self { netlink, pins, state_file })
     }
 
     /// What would be done to make this host what the settings say: nothing if it is that already.

@@ -44,6 +44,12 @@ impl Observed {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
+    /// The names of the interfaces that tunnels can arrive on.
+    pub(super) fn ethernet_names(&self) -> Vec<String> {
+        let ethernet = self.interfaces.iter().filter(|interface| interface.ethernet);
+        ethernet.map(|interface| interface.name.clone()).collect()
+    }
+
     /// The name of the interface with this index.
     pub(super) fn name_of(&self, index: u32) -> Option<&str> {
         let found = self.interfaces.iter().find(|interface| interface.index == index);
@@ -106,15 +112,7 @@ fn effective_capabilities() -> Result<u64, RealServerError> {
         .ok_or_else(|| failed(std::io::Error::other("there is no CapEff line in it")))
 }
 
-impl From<&Observed> for Vec<String> {
-    /// The names of the interfaces that tunnels can arrive on.
-    fn from(observed: &Observed) -> Self {
-        let ethernet = observed.interfaces.iter().filter(|interface| interface.ethernet);
-        ethernet.map(|interface| interface.name.clone()).collect()
-    }
-}
-
-/// The error of a namespace that cannot be entered fits everywhere a step can fail.
+/// Does something that depends on the thread's namespace in the connection's.
 pub(super) fn in_namespace<T: Send>(
     netlink: &Netlink,
     work: impl FnOnce() -> Result<T, RealServerError> + Send,

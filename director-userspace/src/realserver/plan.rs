@@ -176,7 +176,7 @@ fn choose_interface<'a>(
     if let Some(name) = &settings.interface {
         let found = observed.interface(name).ok_or_else(|| Refusal::NoSuchInterface {
             name: name.clone(),
-            existing: observed.into(),
+            existing: observed.ethernet_names(),
         })?;
         return if found.ethernet {
             Ok(found)

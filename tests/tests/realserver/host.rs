@@ -167,8 +167,7 @@ async fn a_host_whose_interface_is_gone_can_be_set_up_again() {
     // A new cable under the old name.
     let switch = lab.node("switch").expect("exists").netns();
     let plug = director_userspace::net::LinkEnd { name: "eth0", netns: None, mac: None };
-    let port =
-        director_userspace::net::LinkEnd { name: "again", netns: Some(switch), mac: None };
+    let port = director_userspace::net::LinkEnd { name: "again", netns: Some(switch), mac: None };
     netlink.create_veth(plug, port).await.expect("a cable");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     netlink.set_up(eth0, true).await.expect("up");

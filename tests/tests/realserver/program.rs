@@ -146,12 +146,11 @@ fn oddities_of_the_outer_header_are_taken_off_with_it() {
         let outer = v4((DIRECTOR_V4, OWN_V4), PROTOCOL_V4, &inner, &vec![1; options], |_| {});
         cases.push(case(name, &outer, Out::Frame(plain(&inner)), done));
     }
-    for (name, tags) in
-        [("a VLAN tag", vec![TAG]), ("a service tag", vec![SERVICE_TAG]), ("both", vec![
-            SERVICE_TAG,
-            TAG,
-        ])]
-    {
+    for (name, tags) in [
+        ("a VLAN tag", vec![TAG]),
+        ("a service tag", vec![SERVICE_TAG]),
+        ("both", vec![SERVICE_TAG, TAG]),
+    ] {
         for outer in [outer_v4(PROTOCOL_V4, &inner), outer_v6(PROTOCOL_V4, &inner)] {
             cases.push(Case {
                 name,

@@ -184,14 +184,18 @@ fn packet_socket() -> OwnedFd {
 /// A frame, or none within the timeout.
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: the buffer is as long as is said.
-    let len = unsafe {
-        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-    };
+    let len =
+        unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
     buffer.get(..usize::try_from(len).ok()?)
 }
 
 fn send(socket: &OwnedFd, frame: &[u8]) {
     // SAFETY: the buffer is as long as is said.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-    assert_eq!(usize::try_from(sent).ok(), Some(frame.len()), "{}", std::io::Error::last_os_error());
+    assert_eq!(
+        usize::try_from(sent).ok(),
+        Some(frame.len()),
+        "{}",
+        std::io::Error::last_os_error()
+    );
 }
