@@ -139,7 +139,7 @@ impl FlowKey {
     /// The keyed hash. The family decides how many words are read, and enters through the last.
     #[inline(always)]
     pub fn hash(&self, key: &impl KeyWords) -> FlowHash {
-        let last = self.protocol as u32 | (self.family as u32) << 8;
+        let last = u32::from(self.protocol) | u32::from(self.family) << 8;
         let (s, d) = (self.source, self.destination);
         let mut sums = [0u64; 2];
         let mut pass = 0;

@@ -2,7 +2,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod datapath;
 pub mod doctor;
 pub mod lab;
 pub mod net;
+pub mod plan;
 pub mod realserver;

@@ -1,0 +1,266 @@
+//! Carrying out a plan, step by step, the way packets must see it.
+
+use std::{mem::offset_of, net::IpAddr};
+
+use director_common::{
+    abi::map,
+    address::Address,
+    backend::{
+        Backend, BackendFields, BackendNote, BackendRef, BackendState, BackendWord, GENERATIONS,
+    },
+    maglev::{self, Candidate, Scratch},
+    service::{
+        NAME_LEN, RING_CHUNKS, RING_SLOTS, RingChunk, Service, ServiceKey, ServiceNote, ServiceWord,
+    },
+    stats::{BackendStats, ServiceStats},
+};
+
+use super::{DatapathError, Tables, grace, tables::AsPod};
+use crate::plan::{BackendSpec, Member, Op, Plan, Presence, ring_fingerprint};
+
+/// Carries out `plan`. May stop after any step (an error, a crash): packets find maps that are
+/// right, and the next plan picks up what is missing. On return no packet holds anything that the
+/// plan replaced.
+///
+/// # Errors
+///
+/// Only system calls on the services' keys and on counters can fail.
+pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
+    let mut rings = RingBuilder::default();
+    for op in &plan.ops {
+        step(tables, &mut rings, op)?;
+    }
+    if !plan.is_empty() {
+        grace::wait();
+    }
+    Ok(())
+}
+
+fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), DatapathError> {
+    match op {
+        Op::RemoveStrayKey(key) => remove_key(tables, *key)?,
+        Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
+            tables.service_notes.set(*slot, note(name));
+            zero_service_stats(tables, *slot)?;
+            let service =
+                Service { key: *key, drain_timeout_s: *drain_timeout_s, ..Service::default() };
+            tables.services.set(*slot, service);
+            publish_service(tables, *slot, ServiceWord::new(0, 0, *when_empty));
+        }
+        Op::NoteService { slot, name, drain_timeout_s, .. } => {
+            let retired = tables.service_notes.get(*slot).retired;
+            tables.service_notes.set(*slot, ServiceNote { retired, ..note(name) });
+            let at = offset_of!(Service, drain_timeout_s);
+            tables.services.publish(*slot, at, *drain_timeout_s);
+        }
+        Op::AddBackend { reference, service, spec } => {
+            add_backend(tables, *reference, *service, spec)?;
+        }
+        Op::SetBackend { reference, service, spec, source_place, .. } => {
+            set_backend(tables, *reference, *service, spec, *source_place);
+        }
+        Op::SetRing { service, ring, members, when_empty, .. } => {
+            let word = match ring {
+                Some(ring) => {
+                    let first = ring * RING_CHUNKS;
+                    let slots = rings.build(members, tables.rings.slice_mut(first, RING_CHUNKS));
+                    ServiceWord::new(first, slots, *when_empty)
+                }
+                None => ServiceWord::new(0, 0, *when_empty),
+            };
+            publish_service(tables, *service, word);
+            let at = offset_of!(Service, ring_fingerprint);
+            tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
+        }
+        Op::ShowService { slot, key } => {
+            insert_key(tables, *key, *slot)?;
+            if tables.keys.get(&AsPod(key.presence()), 0).is_err() {
+                insert_key(tables, key.presence(), *slot)?;
+            }
+        }
+        Op::DrainBackend { reference, deadline_ns, .. } => {
+            let slot = reference.slot();
+            let note =
+                BackendNote { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
+            tables.backend_notes.set(slot, BackendNote { weight: 0, ..note });
+            let fields = tables.backends.get(slot).word.unpack();
+            let fields = BackendFields { state: BackendState::Draining, ..fields };
+            publish_backend(tables, slot, BackendWord::pack(fields));
+        }
+        Op::FreeBackend { reference, service, .. } => free_backend(tables, *reference, *service)?,
+        Op::HideService { key, presence, .. } => {
+            remove_key(tables, *key)?;
+            match presence {
+                Presence::Keep => {}
+                Presence::Move(slot) => insert_key(tables, key.presence(), *slot)?,
+                Presence::Remove => remove_key(tables, key.presence())?,
+            }
+        }
+        Op::RemoveService { slot } => publish_service(tables, *slot, ServiceWord::default()),
+    }
+    Ok(())
+}
+
+fn note(name: &str) -> ServiceNote {
+    let mut bytes = [0; NAME_LEN + 1];
+    let length = name.len().min(NAME_LEN);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    ServiceNote { name: bytes, retired: BackendStats::default(), _pad: [0; 32] }
+}
+
+fn publish_service(tables: &Tables, slot: u32, word: ServiceWord) {
+    tables.services.publish(slot, offset_of!(Service, word), word.0);
+}
+
+fn publish_backend(tables: &Tables, slot: u32, word: BackendWord) {
+    tables.backends.publish(slot, offset_of!(Backend, word), word.0);
+}
+
+fn source_address(spec: &BackendSpec) -> Address {
+    spec.path.source.map_or_else(Address::default, Address::from)
+}
+
+fn word(reference: BackendRef, service: u32, spec: &BackendSpec, source_place: u8) -> BackendWord {
+    BackendWord::pack(BackendFields {
+        generation: reference.generation(),
+        state: BackendState::Active,
+        forward: spec.forward,
+        is_v6: matches!(spec.address, IpAddr::V6(_)),
+        fixed_next_hop: spec.fixed_next_hop,
+        source: source_place,
+        service: service as u16,
+        mtu: spec.path.mtu,
+    })
+}
+
+fn add_backend(
+    tables: &mut Tables,
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+) -> Result<(), DatapathError> {
+    let slot = reference.slot();
+    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    tables.backend_notes.set(slot, note);
+    zero_backend_stats(tables, slot)?;
+    // The free word of the slot stays until the rest is there.
+    let free = tables.backends.get(slot).word;
+    tables.backends.set(
+        slot,
+        Backend {
+            word: free,
+            next_hop: spec.path.next_hop,
+            address: spec.address.into(),
+            sources: [source_address(spec), Address::default()],
+        },
+    );
+    publish_backend(tables, slot, word(reference, service, spec, 0));
+    Ok(())
+}
+
+fn set_backend(
+    tables: &Tables,
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+    source_place: u8,
+) {
+    let slot = reference.slot();
+    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    tables.backend_notes.set(slot, note);
+    // The place that the word does not name; two words, which no packet reads until it does.
+    let at = offset_of!(Backend, sources) + usize::from(source_place) * size_of::<Address>();
+    let source = source_address(spec);
+    tables.backends.publish(slot, at, source.first);
+    tables.backends.publish(slot, at + 8, source.second);
+    tables.backends.publish(slot, offset_of!(Backend, next_hop), spec.path.next_hop.0);
+    publish_backend(tables, slot, word(reference, service, spec, source_place));
+}
+
+fn free_backend(
+    tables: &mut Tables,
+    reference: BackendRef,
+    service: u32,
+) -> Result<(), DatapathError> {
+    let slot = reference.slot();
+    let next = (reference.generation() + 1) % GENERATIONS;
+    let free = BackendFields {
+        generation: next,
+        state: BackendState::Free,
+        ..BackendWord::default().unpack()
+    };
+    publish_backend(tables, slot, BackendWord::pack(free));
+    // What it forwarded stays with the service.
+    if tables.services.get(service).word.in_use() {
+        let mut note = tables.service_notes.get(service);
+        note.retired.add(&super::stats::backend_total(tables, slot)?);
+        tables.service_notes.set(service, note);
+    }
+    Ok(())
+}
+
+fn insert_key(tables: &mut Tables, key: ServiceKey, slot: u32) -> Result<(), DatapathError> {
+    tables.keys.insert(AsPod(key), slot, 0).map_err(of(map::SERVICE_KEYS))
+}
+
+fn remove_key(tables: &mut Tables, key: ServiceKey) -> Result<(), DatapathError> {
+    match tables.keys.remove(&AsPod(key)) {
+        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(of(map::SERVICE_KEYS)(error)),
+    }
+}
+
+fn of(name: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
+    move |error| DatapathError::Map { name, error }
+}
+
+fn zero_backend_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathError> {
+    super::stats::zero(&mut tables.backend_stats, slot, AsPod(BackendStats::default()))
+        .map_err(of(map::BACKEND_STATS))
+}
+
+fn zero_service_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathError> {
+    super::stats::zero(&mut tables.service_stats, slot, AsPod(ServiceStats::default()))
+        .map_err(of(map::SERVICE_STATS))
+}
+
+/// Builds rings, keeping the working memory from one to the next.
+struct RingBuilder {
+    slots: Vec<BackendRef>,
+    turns: Vec<u32>,
+    starts: Vec<u32>,
+    taken: Vec<u64>,
+}
+
+impl Default for RingBuilder {
+    fn default() -> Self {
+        let slots = RING_SLOTS as usize;
+        Self {
+            slots: vec![BackendRef::NONE; slots],
+            turns: vec![0; slots],
+            starts: vec![0; slots + 1],
+            taken: vec![0; slots.div_ceil(64)],
+        }
+    }
+}
+
+impl RingBuilder {
+    /// Fills `chunks` with the ring over `members`; the number of its slots.
+    fn build(&mut self, members: &[Member], chunks: &mut [RingChunk]) -> u32 {
+        let mut candidates: Vec<Candidate> = members
+            .iter()
+            .map(|m| Candidate::new(m.address.into(), m.weight, m.reference))
+            .collect();
+        let mut scratch =
+            Scratch { turns: &mut self.turns, starts: &mut self.starts, taken: &mut self.taken };
+        let slots = maglev::build(&mut candidates, &mut scratch, &mut self.slots);
+        for (chunk, slots) in chunks.iter_mut().zip(self.slots.chunks(chunk_len())) {
+            chunk.slots[..slots.len()].copy_from_slice(slots);
+        }
+        slots
+    }
+}
+
+const fn chunk_len() -> usize {
+    director_common::service::CHUNK_SLOTS as usize
+}

@@ -1,0 +1,351 @@
+//! Programs on interfaces: attach, replace, take off.
+//!
+//! Each interface carries a copy of the program that knows its slot. The link is pinned, so
+//! forwarding does not need this process, and a later one replaces the program through the pin
+//! without losing a packet.
+
+use std::{collections::BTreeMap, fs, io::ErrorKind, mem::offset_of, path::Path};
+
+use aya::programs::{
+    ProgramError, ProgramInfo, Xdp, XdpMode,
+    links::{FdLink, LinkError, PinnedLink},
+    xdp::XdpLink,
+};
+use director_common::{
+    interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
+    wire::ethernet::mac_to_u64,
+};
+
+use super::{
+    Datapath, DatapathError, Instance, Tables,
+    load::{self, Constants},
+    object,
+};
+use crate::config::model::{AttachMode, Role};
+
+/// An interface to work on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub name: String,
+    /// The kernel's index.
+    pub ifindex: u32,
+    /// Native or generic.
+    pub mode: AttachMode,
+    /// Receiving and sending, or only sending.
+    pub role: Role,
+    /// MACs that frames for this machine carry, the interface's own first.
+    pub macs: Vec<[u8; 6]>,
+    /// Id of the XDP program on it, whoever's.
+    pub program: Option<u32>,
+}
+
+/// Interfaces by slot: what `plan::Paths` refer to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attachments {
+    slots: BTreeMap<u32, u32>,
+}
+
+impl Attachments {
+    /// Writes the interfaces into the map, each keeping the slot it has, and makes them known as
+    /// ways out. Programs are not touched.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be written.
+    pub fn register(tables: &mut Tables, interfaces: &[Attached]) -> Result<Self, DatapathError> {
+        let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
+        for slot in 1..MAX_INTERFACES {
+            let ifindex = tables.interfaces.get(slot).ifindex;
+            if ifindex != 0 && interfaces.iter().any(|i| i.ifindex == ifindex) {
+                slots.insert(ifindex, slot);
+            }
+        }
+        for interface in interfaces {
+            let taken: Vec<u32> = slots.values().copied().collect();
+            let slot = *slots.entry(interface.ifindex).or_insert_with(|| {
+                // At most fifteen interfaces: the configuration's model sees to that.
+                (1..MAX_INTERFACES).find(|slot| !taken.contains(slot)).unwrap_or(0)
+            });
+            write_interface(tables, slot, interface);
+            let failed = |error: aya::maps::xdp::XdpMapError| DatapathError::TxPort {
+                interface: interface.name.clone(),
+                error,
+            };
+            tables
+                .tx_ports
+                .insert(interface.ifindex, interface.ifindex, None, 0)
+                .map_err(failed)?;
+        }
+        for slot in (1..MAX_INTERFACES).filter(|slot| !slots.values().any(|s| s == slot)) {
+            let old = tables.interfaces.get(slot);
+            if old.ifindex != 0 {
+                tables.interfaces.set(slot, Interface::default());
+                // Gone already if the device is.
+                let _ = tables.tx_ports.remove(old.ifindex);
+            }
+        }
+        Ok(Self { slots })
+    }
+
+    /// The slot of the interface with this index.
+    pub fn slot(&self, ifindex: u32) -> Option<u32> {
+        self.slots.get(&ifindex).copied()
+    }
+}
+
+/// Writes an interface word by word: packets may be looking at it.
+fn write_interface(tables: &Tables, slot: u32, interface: &Attached) {
+    for at in 0..INTERFACE_MACS {
+        let mac = interface.macs.get(at).map_or(0, |mac| mac_to_u64(*mac));
+        tables.interfaces.publish(slot, offset_of!(Interface, macs) + at * 8, mac);
+    }
+    let at = offset_of!(Interface, ifindex);
+    tables.interfaces.publish(slot, at, u64::from(interface.ifindex));
+}
+
+impl Datapath {
+    /// Puts the program on every interface, or replaces what an earlier process of this instance
+    /// put there; takes it off interfaces that are not named. On an error, what this call attached
+    /// is taken off again.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::Foreign`] and others, each naming the interface.
+    pub fn attach(
+        &mut self,
+        interfaces: &[Attached],
+        attachments: &Attachments,
+    ) -> Result<(), DatapathError> {
+        let mut fresh = Vec::new();
+        for interface in interfaces {
+            match self.attach_one(interface, attachments) {
+                Ok(true) => fresh.push(LinkPin::of(interface)),
+                Ok(false) => {}
+                Err(error) => {
+                    for pin in fresh {
+                        let _ = remove(&self.instance.link_pins().join(pin.file_name()));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for pin in link_pins(&self.instance)? {
+            if !interfaces.iter().any(|interface| interface.name == pin.interface) {
+                remove(&self.instance.link_pins().join(pin.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the interface had no program of ours before.
+    fn attach_one(
+        &self,
+        interface: &Attached,
+        attachments: &Attachments,
+    ) -> Result<bool, DatapathError> {
+        let meta = self.tables.meta();
+        let sizes = super::Sizes { table_bits: meta.table_bits, backends: 1, rings: 1 };
+        let constants = Constants {
+            hash_key: meta.hash_key,
+            table_salt: meta.table_salt,
+            table_bits: meta.table_bits,
+            interface_slot: attachments.slot(interface.ifindex).unwrap_or(0),
+            simulate: false,
+        };
+        let mut ebpf = load::load(sizes, &constants, Some(&self.instance))?;
+        let name = match interface.role {
+            Role::Both => object::PROGRAM,
+            Role::Egress => object::EGRESS_PROGRAM,
+        };
+        let program = load::verify(&mut ebpf, name)?;
+        let directory = self.instance.link_pins();
+        let pin = LinkPin::of(interface);
+        let mut replaced = None;
+        for other in link_pins(&self.instance)? {
+            if other == pin {
+                let path = directory.join(pin.file_name());
+                let failed = |error| DatapathError::Link { path: path.clone(), error };
+                let link: FdLink = PinnedLink::from_pin(&path).map_err(failed)?.into();
+                replaced = Some(XdpLink::try_from(link).map_err(failed)?);
+            } else if other.interface == pin.interface || other.ifindex == pin.ifindex {
+                // The interface was made anew, or its mode changed: a link cannot follow.
+                remove(&directory.join(other.file_name()))?;
+            }
+        }
+        let Some(link) = replaced else {
+            pin_new_link(program, interface, &directory.join(pin.file_name()))?;
+            return Ok(true);
+        };
+        let failed = |error| DatapathError::Attach { interface: interface.name.clone(), error };
+        let id = program.attach_to_link(link).map_err(failed)?;
+        // The pin holds the link; this handle may go.
+        program.take_link(id).map_err(failed)?;
+        Ok(false)
+    }
+}
+
+/// What the name of a pinned link says: `INTERFACE:INDEX:MODE`, an interface's own dots
+/// doubled colons, since bpffs takes no dots and interface names no colons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkPin {
+    /// The interface's name when it was attached.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Native or generic.
+    pub mode: AttachMode,
+}
+
+impl LinkPin {
+    fn of(interface: &Attached) -> Self {
+        Self { interface: interface.name.clone(), ifindex: interface.ifindex, mode: interface.mode }
+    }
+
+    fn file_name(&self) -> String {
+        format!("{}:{}:{}", self.interface.replace('.', "::"), self.ifindex, self.mode)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.rsplitn(3, ':');
+        let mode = parts.next()?;
+        let mode = *AttachMode::ALL.iter().find(|m| m.as_str() == mode)?;
+        let ifindex = parts.next()?.parse().ok()?;
+        let interface = parts.next()?.replace("::", ".");
+        Some(Self { interface, ifindex, mode })
+    }
+}
+
+/// Pinned links, by name.
+fn link_pins(instance: &Instance) -> Result<Vec<LinkPin>, DatapathError> {
+    let path = instance.link_pins();
+    let failed = |error| DatapathError::File { path: path.clone(), error };
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut pins = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        pins.extend(name.to_str().and_then(LinkPin::parse));
+    }
+    pins.sort_by(|a, b| a.interface.cmp(&b.interface));
+    Ok(pins)
+}
+
+/// Interfaces that this instance's program is on.
+///
+/// # Errors
+///
+/// If the pins cannot be listed.
+pub fn attached(instance: &Instance) -> Result<Vec<LinkPin>, DatapathError> {
+    link_pins(instance)
+}
+
+/// Takes the program off `interfaces`, or off all if none is named; with the last one go the maps
+/// and every pin. Returns the interfaces it was on.
+///
+/// # Errors
+///
+/// [`DatapathError::NotAttached`] if nothing is pinned, or not on an interface that is named.
+pub fn detach(instance: &Instance, interfaces: &[String]) -> Result<Vec<String>, DatapathError> {
+    let pins = link_pins(instance)?;
+    if !instance.pins().exists() {
+        return Err(DatapathError::NotAttached(instance.name().into()));
+    }
+    if let Some(name) = interfaces.iter().find(|name| !pins.iter().any(|p| p.interface == **name)) {
+        return Err(DatapathError::NotOn(name.clone()));
+    }
+    let (gone, stay): (Vec<_>, Vec<_>) = pins
+        .into_iter()
+        .partition(|pin| interfaces.is_empty() || interfaces.contains(&pin.interface));
+    for pin in &gone {
+        remove(&instance.link_pins().join(pin.file_name()))?;
+    }
+    if stay.is_empty() {
+        remove_pins(instance)?;
+    }
+    Ok(gone.into_iter().map(|pin| pin.interface).collect())
+}
+
+/// Removes every pin of the instance: programs and maps go with their last user.
+pub(super) fn remove_pins(instance: &Instance) -> Result<(), DatapathError> {
+    let path = instance.pins();
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(DatapathError::File { path, error });
+        }
+        _ => {}
+    }
+    // The directory of all instances, if this was the last.
+    if let Some(parent) = path.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), DatapathError> {
+    fs::remove_file(path).map_err(|error| DatapathError::File { path: path.to_path_buf(), error })
+}
+
+fn pin_new_link(program: &mut Xdp, interface: &Attached, pin: &Path) -> Result<(), DatapathError> {
+    let name = || interface.name.clone();
+    let mode = match interface.mode {
+        AttachMode::Native => XdpMode::Driver,
+        AttachMode::Generic => XdpMode::Skb,
+    };
+    let id = program.attach_to_if_index(interface.ifindex, mode).map_err(|error| {
+        let errno = match &error {
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        match errno {
+            Some(libc::EBUSY | libc::EEXIST) => match interface.program {
+                Some(id) => foreign(interface, id),
+                None => DatapathError::Attach { interface: name(), error },
+            },
+            Some(code @ (libc::EOPNOTSUPP | libc::ERANGE))
+                if interface.mode == AttachMode::Native =>
+            {
+                let error = std::io::Error::from_raw_os_error(code);
+                DatapathError::NoNativeXdp { interface: name(), error }
+            }
+            _ => DatapathError::Attach { interface: name(), error },
+        }
+    })?;
+    let link = program
+        .take_link(id)
+        .map_err(|error| DatapathError::Attach { interface: name(), error })?;
+    // A link attached by netlink would stay when this process is killed, and cannot be pinned.
+    let link: FdLink = link.try_into().map_err(|_: LinkError| DatapathError::NoLinks)?;
+    link.pin(pin).map_err(|error| DatapathError::Pin { path: pin.to_path_buf(), error })?;
+    Ok(())
+}
+
+/// The error that names the program `id` on an interface.
+fn foreign(interface: &Attached, id: u32) -> DatapathError {
+    let name = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program: &ProgramInfo| program.id() == id)
+        .and_then(|program| program.name_as_str().map(ToOwned::to_owned))
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "(unnamed)".into());
+    DatapathError::Foreign { interface: interface.name.clone(), name, id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_survive_dots_and_dashes() {
+        for interface in ["eth0", "bond0.100", "veth-a.b.c"] {
+            let pin =
+                LinkPin { interface: interface.into(), ifindex: 7, mode: AttachMode::Generic };
+            assert!(!pin.file_name().contains('.'));
+            assert_eq!(LinkPin::parse(&pin.file_name()), Some(pin));
+        }
+        assert_eq!(LinkPin::parse("eth0"), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! Where an instance of Director keeps its things.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{FsType, statfs},
+};
+
+use super::DatapathError;
+
+/// Where the BPF file system is mounted.
+pub const BPFFS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
+/// The instance that is meant when none is named.
+pub const DEFAULT: &str = "default";
+
+/// One of possibly several directors on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    name: String,
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self { name: DEFAULT.into() }
+    }
+}
+
+impl Instance {
+    /// The instance `name`, which becomes part of paths: 1 to 63 of `a-z`, `0-9`, `-`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name.
+    pub fn new(name: &str) -> Result<Self, String> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 63 || !name.chars().all(good) {
+            return Err(format!("{name:?} is no instance name: use 1 to 63 of a-z, 0-9 and -"));
+        }
+        Ok(Self { name: name.into() })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its maps and links are pinned.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(BPFFS).join("director").join(&self.name)
+    }
+
+    /// Where the map `name` is pinned.
+    pub(super) fn map_pin(&self, name: &str) -> PathBuf {
+        self.pins().join("maps").join(name)
+    }
+
+    /// Where links are pinned, by interface.
+    pub(super) fn link_pins(&self) -> PathBuf {
+        self.pins().join("links")
+    }
+
+    /// Where it keeps what does not outlive a boot.
+    pub fn run_dir(&self) -> PathBuf {
+        Path::new("/run/director").join(&self.name)
+    }
+
+    /// Takes the instance for this process: two at once would overwrite each other's maps. Freed
+    /// when dropped, and by the kernel when the process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::Busy`] if another process has it.
+    pub fn lock(&self) -> Result<Lock, DatapathError> {
+        let directory = self.run_dir();
+        let path = directory.join("lock");
+        let failed = |error| DatapathError::File { path: path.clone(), error };
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
+                writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+                Ok(Lock { _file: lock })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
+                Err(DatapathError::Busy { instance: self.name.clone(), holder: holder.into() })
+            }
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+}
+
+/// An instance that is taken.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Mounts the BPF file system where it belongs, unless it is there.
+///
+/// # Errors
+///
+/// What mount(2) says, with the command that does it by hand.
+pub fn mount_bpffs() -> Result<(), DatapathError> {
+    let is_bpffs = statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == FsType(BPF_FS_MAGIC));
+    if is_bpffs {
+        return Ok(());
+    }
+    let none: Option<&str> = None;
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).map_err(|errno| {
+        DatapathError::Privilege(format!(
+            "{BPFFS} is no BPF file system, and mounting it failed: {errno}. As root: \
+             `mount -t bpf bpf {BPFFS}`"
+        ))
+    })
+}

@@ -1,0 +1,108 @@
+//! Loading the object: sizes, load-time constants, pins.
+
+use aya::{Ebpf, EbpfLoader, maps::MapData, programs::Xdp};
+use director_common::{
+    abi::{constant, map},
+    flow::HashKey,
+    flow_table::SET_WAYS,
+    service::RING_CHUNKS,
+};
+
+use super::{DatapathError, Instance, object};
+use crate::config::model::Config;
+
+/// How large the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Binary logarithm of the flow table's sets of four.
+    pub table_bits: u32,
+    /// Backend slots.
+    pub backends: u32,
+    /// Rings of 256 KiB.
+    pub rings: u32,
+}
+
+impl Sizes {
+    /// What the configuration needs, twice over, so that it can grow without being loaded anew; at
+    /// least a few thousand backends and a few dozen services.
+    pub fn for_config(config: &Config) -> Self {
+        let services = config.services.len() as u32;
+        let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
+        let backends = u32::try_from(backends).unwrap_or(u32::MAX / 4);
+        Self {
+            table_bits: (config.flows.size / SET_WAYS as u32).trailing_zeros(),
+            backends: (2 * backends + 64).clamp(4096, 1 << 20),
+            // One ring is written before the one it replaces is free.
+            rings: (2 * services + 2).clamp(64, 2 * 4096),
+        }
+    }
+}
+
+/// What a copy of the program is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Constants {
+    pub(super) hash_key: HashKey,
+    pub(super) table_salt: u64,
+    pub(super) table_bits: u32,
+    pub(super) interface_slot: u32,
+    pub(super) simulate: bool,
+}
+
+/// Loads maps (those of `pins`, where they exist) and programs; the verifier has not seen the
+/// programs yet.
+pub(super) fn load(
+    sizes: Sizes,
+    constants: &Constants,
+    pins: Option<&Instance>,
+) -> Result<Ebpf, DatapathError> {
+    let simulate = u32::from(constants.simulate);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(constant::HASH_KEY, &constants.hash_key.words, true)
+        .override_global(constant::TABLE_SALT, &constants.table_salt, true)
+        .override_global(constant::TABLE_BITS, &constants.table_bits, true)
+        .override_global(constant::INTERFACE_SLOT, &constants.interface_slot, true)
+        .override_global(constant::SIMULATE, &simulate, true)
+        .map_max_entries(map::FLOWS, 1 << sizes.table_bits)
+        .map_max_entries(map::BACKENDS, sizes.backends)
+        .map_max_entries(map::BACKEND_NOTES, sizes.backends)
+        .map_max_entries(map::BACKEND_STATS, sizes.backends)
+        .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
+    if let Some(instance) = pins {
+        for name in map::PINNED {
+            loader.map_pin_path(name, instance.map_pin(name));
+        }
+    }
+    Ok(loader.load(object::DIRECTOR)?)
+}
+
+/// Has the verifier look at a program of the object.
+pub(super) fn verify<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &'static str,
+) -> Result<&'a mut Xdp, DatapathError> {
+    let failed = |error| DatapathError::Program { program, error };
+    let not_found = || aya::programs::ProgramError::InvalidName { name: program.into() };
+    let found = ebpf.program_mut(program).ok_or_else(not_found).map_err(failed)?;
+    let xdp: &mut Xdp = found.try_into().map_err(failed)?;
+    xdp.load().map_err(failed)?;
+    Ok(xdp)
+}
+
+/// The pinned map `name`.
+pub(super) fn pinned(instance: &Instance, name: &'static str) -> Result<MapData, DatapathError> {
+    MapData::from_pin(instance.map_pin(name)).map_err(|error| DatapathError::Map { name, error })
+}
+
+/// The map `name` of a loaded object.
+pub(super) fn taken(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
+    use aya::maps::Map;
+    let not_found = || aya::maps::MapError::InvalidName { name: name.into() };
+    let failed = |error| DatapathError::Map { name, error };
+    match ebpf.take_map(name).ok_or_else(not_found).map_err(failed)? {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::DevMapHash(data) => {
+            Ok(data)
+        }
+        _ => Err(failed(not_found())),
+    }
+}

@@ -1,0 +1,11 @@
+//! The BPF object that this binary carries.
+
+use aya::include_bytes_aligned;
+
+/// The director's programs and maps, built by `build.rs` from director-ebpf.
+pub(super) static DIRECTOR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/director.o"));
+
+/// The program that forwards.
+pub(super) const PROGRAM: &str = "director";
+/// The program for interfaces that packets only leave by.
+pub(super) const EGRESS_PROGRAM: &str = "egress";

@@ -1,0 +1,187 @@
+//! Opening an instance's maps, or making them.
+
+use std::{fs, io, path::Path};
+
+use director_common::{
+    abi::{ABI_VERSION, Meta, map},
+    flow::HashKey,
+    runtime::{Runtime, Ticks},
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    DatapathError, Instance, Sizes, Tables,
+    load::{self, Constants},
+    mount_bpffs,
+};
+use crate::config::model::{Config, Flows};
+
+/// CLOCK_MONOTONIC, nanoseconds: the clock of the program and of drain deadlines.
+pub fn clock_ns() -> u64 {
+    // The clock exists on every Linux.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// An instance's maps, opened.
+pub struct Datapath {
+    /// Which instance.
+    pub instance: Instance,
+    /// Its maps.
+    pub tables: Tables,
+    /// Whether they were there already: made by an earlier process.
+    pub adopted: bool,
+}
+
+impl Datapath {
+    /// Opens the pinned maps; nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::NotAttached`] if there are none, [`DatapathError::Abi`] if they are another
+    /// version's.
+    pub fn open(instance: &Instance) -> Result<Self, DatapathError> {
+        if !instance.map_pin(map::META).exists() {
+            return Err(DatapathError::NotAttached(instance.name().into()));
+        }
+        let tables = Tables::open(|name| load::pinned(instance, name))?;
+        let found = tables.meta().abi_version;
+        if found != ABI_VERSION {
+            let path = instance.pins();
+            return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
+        }
+        Ok(Self { instance: instance.clone(), tables, adopted: true })
+    }
+
+    /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs. Flow
+    /// timeouts and the hash key become the configuration's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::open`], and whatever making maps runs into.
+    pub fn open_or_create(instance: &Instance, config: &Config) -> Result<Self, DatapathError> {
+        mount_bpffs()?;
+        let hash_key = HashKey::expand(config.hash_key.0);
+        let meta_pin = instance.map_pin(map::META);
+        let complete = load::pinned(instance, map::META).is_ok() && Self::is_complete(instance)?;
+        if !complete {
+            if meta_pin.exists() || instance.pins().exists() {
+                // A process died while it made them; no program uses them.
+                super::attach::remove_pins(instance)?;
+            }
+            Self::create(instance, config, hash_key)?;
+        }
+        let mut opened = Self::open(instance)?;
+        opened.adopted = complete;
+        let meta = opened.tables.meta();
+        if meta.hash_key != hash_key {
+            opened.tables.meta.set(0, Meta { hash_key, ..meta });
+        }
+        opened.set_timeouts(&config.flows);
+        Ok(opened)
+    }
+
+    /// Whether the maps' creator got as far as noting their version, which it does last.
+    fn is_complete(instance: &Instance) -> Result<bool, DatapathError> {
+        let mut version = 0;
+        let tables = Tables::open(|name| load::pinned(instance, name));
+        if let Ok(tables) = &tables {
+            version = tables.meta().abi_version;
+        }
+        match tables {
+            // Maps of another layout are somebody's, not debris.
+            Err(DatapathError::Mmap { name, .. }) => {
+                Err(DatapathError::Layout { path: instance.map_pin(name) })
+            }
+            _ => Ok(version != 0),
+        }
+    }
+
+    fn create(
+        instance: &Instance,
+        config: &Config,
+        hash_key: HashKey,
+    ) -> Result<(), DatapathError> {
+        let maps = instance.pins().join("maps");
+        make_directory(&maps)?;
+        make_directory(&instance.link_pins())?;
+        let sizes = Sizes::for_config(config);
+        let constants = Constants {
+            hash_key,
+            table_salt: random_odd()?,
+            table_bits: sizes.table_bits,
+            interface_slot: 0,
+            simulate: false,
+        };
+        load::load(sizes, &constants, Some(instance))?;
+        let tables = Tables::open(|name| load::pinned(instance, name))?;
+        tables.meta.set(
+            0,
+            Meta {
+                abi_version: ABI_VERSION,
+                table_bits: sizes.table_bits,
+                table_salt: constants.table_salt,
+                hash_key,
+            },
+        );
+        Ok(())
+    }
+
+    fn set_timeouts(&self, flows: &Flows) {
+        set_timeouts(&self.tables, flows);
+    }
+
+    /// Says that next hops are kept fresh as of now; the program trusts that for a second and a
+    /// half.
+    pub fn beat(&self) {
+        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
+        self.tables.runtime.publish(0, at, clock_ns());
+    }
+
+    /// Says that nobody keeps next hops fresh any more.
+    pub fn stop_beating(&self) {
+        self.tables.runtime.publish(0, std::mem::offset_of!(Runtime, heartbeat_ns), 0);
+    }
+
+    /// When the daemon last said that it lives, nanoseconds ago; `None` if it never did, or ended.
+    pub fn heartbeat_age_ns(&self) -> Option<u64> {
+        match self.tables.runtime.get(0).heartbeat_ns {
+            0 => None,
+            beat => Some(clock_ns().saturating_sub(beat)),
+        }
+    }
+}
+
+/// Writes the flow timeouts, two at a time: each pair is a word.
+pub(super) fn set_timeouts(tables: &Tables, flows: &Flows) {
+    let runtime = Runtime {
+        tcp_ticks: Ticks::from_secs(flows.tcp.as_secs()).0,
+        tcp_closing_ticks: Ticks::from_secs(flows.tcp_closing.as_secs()).0,
+        udp_ticks: Ticks::from_secs(flows.udp.as_secs()).0,
+        ..Runtime::default()
+    };
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let tcp = pair(runtime.tcp_ticks, runtime.tcp_closing_ticks);
+    tables.runtime.publish(0, std::mem::offset_of!(Runtime, tcp_ticks), tcp);
+    let udp = pair(runtime.udp_ticks, 0);
+    tables.runtime.publish(0, std::mem::offset_of!(Runtime, udp_ticks), udp);
+}
+
+pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
+    fs::create_dir_all(path)
+        .map_err(|error| DatapathError::File { path: path.to_path_buf(), error })
+}
+
+/// A secret odd number.
+pub(super) fn random_odd() -> Result<u64, DatapathError> {
+    let mut bytes = [0; 8];
+    // SAFETY: eight writable bytes.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if read != bytes.len() as isize {
+        return Err(DatapathError::File {
+            path: "/dev/urandom".into(),
+            error: io::Error::last_os_error(),
+        });
+    }
+    Ok(u64::from_ne_bytes(bytes) | 1)
+}

@@ -1,0 +1,187 @@
+//! The real program over frames that go nowhere: maps of its own, nothing pinned, no interface.
+
+use aya::{
+    Ebpf,
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use director_common::{
+    abi::map,
+    decision::{Connection, Decision},
+    flow::HashKey,
+    interface::Interface,
+    runtime::Runtime,
+    verdict::{PassReason, Verdict},
+    wire::ethernet::mac_to_u64,
+};
+
+use super::{
+    DatapathError, Sizes, Tables, clock_ns,
+    load::{self, Constants},
+    mmap::MappedArray,
+    object, open,
+};
+use crate::{
+    config::model::Config,
+    plan::{Desired, diff},
+};
+
+/// `XDP_PACKET_HEADROOM`: what the kernel keeps in front of a frame that it tests with, and of most
+/// drivers' frames.
+const HEADROOM: usize = 256;
+/// Frames up to this size fit the page that the kernel tests with (4096 less headroom and the
+/// `skb_shared_info` behind).
+const MAX_FRAME: usize = 3072;
+/// Frames shorter than an Ethernet header are refused by the kernel's test, not by the program.
+const MIN_FRAME: usize = 14;
+
+/// What the program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Slot of its service.
+    pub service: Option<u32>,
+    /// Slot of the backend it was sent to.
+    pub backend: Option<u32>,
+    /// Whether its flow was known.
+    pub connection: Connection,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+}
+
+/// The program, and maps that only it uses.
+pub struct Simulation {
+    ebpf: Ebpf,
+    /// The maps.
+    pub tables: Tables,
+    decision: MappedArray<[u64; 2]>,
+    frames: u64,
+}
+
+// SAFETY: sixteen bytes, as Decision is; read as words and taken apart by `decision`.
+unsafe impl super::mmap::Shared for [u64; 2] {}
+const _: () = assert!(size_of::<Decision>() == 16);
+
+impl Simulation {
+    /// Loads the program and fills its maps with what `desired` says. Interface slot 1 is the one
+    /// that frames come from.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses: needs the privilege to load BPF programs.
+    pub fn new(config: &Config, desired: &Desired) -> Result<Self, DatapathError> {
+        let mut sizes = Sizes::for_config(config);
+        sizes.rings = u32::try_from(desired.services.len()).unwrap_or(0).max(1) + 1;
+        let constants = Constants {
+            hash_key: HashKey::expand(config.hash_key.0),
+            table_salt: open::random_odd()?,
+            table_bits: sizes.table_bits,
+            interface_slot: 1,
+            simulate: true,
+        };
+        Self::load(sizes, &constants, config, desired)
+    }
+
+    fn load(
+        sizes: Sizes,
+        constants: &Constants,
+        config: &Config,
+        desired: &Desired,
+    ) -> Result<Self, DatapathError> {
+        let mut ebpf = load::load(sizes, constants, None)?;
+        load::verify(&mut ebpf, object::PROGRAM)?;
+        let data = |ebpf: &mut Ebpf, name| load::taken(ebpf, name);
+        let mut tables = Tables::open(|name| data(&mut ebpf, name))?;
+        let decision = data(&mut ebpf, map::DECISION)?;
+        let decision = MappedArray::new(super::tables::Fd(&decision), 1)
+            .map_err(|error| DatapathError::Mmap { name: map::DECISION, error })?;
+        open::set_timeouts(&tables, &config.flows);
+        // Next hops are as fresh as they will ever be.
+        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
+        tables.runtime.publish(0, at, u64::MAX);
+        for slot in 1..=15 {
+            let mac = mac_to_u64([2, 0, 0, 0, 0, slot as u8]);
+            let macs = [mac, 0, 0, 0, 0, 0, 0];
+            tables.interfaces.set(slot, Interface { macs, ifindex: slot, _pad: 0 });
+        }
+        let plan = diff(&super::observe(&tables), desired, clock_ns())?;
+        super::apply(&mut tables, &plan)?;
+        Ok(Self { ebpf, tables, decision, frames: 0 })
+    }
+
+    /// Brings the maps to what `desired` says, as a running director would.
+    ///
+    /// # Errors
+    ///
+    /// If a map is full or cannot be written.
+    pub fn reconcile(&mut self, desired: &Desired, now_ns: u64) -> Result<(), DatapathError> {
+        let plan = diff(&super::observe(&self.tables), desired, now_ns)?;
+        super::apply(&mut self.tables, &plan)
+    }
+
+    /// Runs the program over one frame, at `now_ns` of the simulated clock.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses, such as a frame larger than a page.
+    pub fn run(&mut self, frame: &[u8], now_ns: u64) -> Result<Outcome, DatapathError> {
+        self.frames += 1;
+        if frame.len() < MIN_FRAME {
+            // No driver hands up less than an Ethernet header; the program says the same.
+            return Ok(Outcome {
+                verdict: Verdict::Pass(PassReason::Truncated),
+                service: None,
+                backend: None,
+                connection: Connection::None,
+                frame: frame.to_vec(),
+            });
+        }
+        let at = std::mem::offset_of!(Runtime, simulated_ns);
+        self.tables.runtime.publish(0, at, now_ns);
+        let mut left = vec![0; frame.len().max(MAX_FRAME) + HEADROOM];
+        let failed =
+            |error| DatapathError::TestRun { number: self.frames, length: frame.len(), error };
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(object::PROGRAM)
+            .ok_or_else(|| aya::programs::ProgramError::InvalidName {
+                name: object::PROGRAM.into(),
+            })
+            .and_then(TryInto::try_into)
+            .map_err(failed)?;
+        let length = {
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(frame);
+            options.data_out = Some(&mut left);
+            let result = program.test_run(options).map_err(failed)?;
+            result.data_size_out as usize
+        };
+        left.truncate(length);
+        Ok(self.outcome(left))
+    }
+
+    fn outcome(&self, frame: Vec<u8>) -> Outcome {
+        let decision = decision(self.decision.get(0));
+        let verdict =
+            Verdict::from_code(decision.verdict).unwrap_or(Verdict::Pass(PassReason::Malformed));
+        Outcome {
+            verdict,
+            service: decision.service.checked_sub(1),
+            backend: Some(decision.backend.slot()).filter(|slot| *slot != 0),
+            connection: Connection::from_u8(decision.connection),
+            frame,
+        }
+    }
+}
+
+/// The words of a [`Decision`], taken apart.
+fn decision(words: [u64; 2]) -> Decision {
+    let [a, b] = words;
+    Decision {
+        verdict: a as u32,
+        backend: director_common::backend::BackendRef((a >> 32) as u32),
+        service: b as u32,
+        connection: (b >> 32) as u8,
+        _pad: [0; 3],
+    }
+}

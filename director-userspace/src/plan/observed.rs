@@ -1,0 +1,131 @@
+//! What the maps hold.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use director_common::{
+    backend::{BackendRef, BackendState, BackendWord, ForwardMode, NextHop},
+    service::{RING_CHUNKS, ServiceKey, ServiceWord},
+};
+
+/// What fits the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Service slots.
+    pub services: u32,
+    /// Backend slots, the unused slot 0 included.
+    pub backends: u32,
+    /// Rings.
+    pub rings: u32,
+}
+
+/// A service in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedService {
+    /// What identifies it.
+    pub key: ServiceKey,
+    /// Its name.
+    pub name: String,
+    /// Its ring and manners.
+    pub word: ServiceWord,
+    /// Seconds that removed backends drain.
+    pub drain_timeout_s: u64,
+    /// What its ring was built from: see [`super::ring_fingerprint`].
+    pub ring_fingerprint: u64,
+    /// Whether packets find it: its key leads here.
+    pub is_shown: bool,
+}
+
+/// A backend in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedBackend {
+    /// Slot of its service.
+    pub service: u32,
+    /// Slot and generation.
+    pub reference: BackendRef,
+    /// Active or draining.
+    pub state: BackendState,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its share of new flows.
+    pub weight: u16,
+    /// How packets travel to it.
+    pub forward: ForwardMode,
+    /// Whether the configuration fixes the next hop.
+    pub fixed_next_hop: bool,
+    /// Where packets leave, and to whom.
+    pub next_hop: NextHop,
+    /// Source of the outer header; unspecified if it has none.
+    pub source: IpAddr,
+    /// Which of the two places for a source holds it.
+    pub source_place: u8,
+    /// Bytes of IP packet that fit; 0: not known.
+    pub mtu: u16,
+    /// When its flows are given up, if it drains: CLOCK_MONOTONIC, nanoseconds.
+    pub drain_deadline_ns: u64,
+}
+
+/// Everything the maps hold, by slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// What fits.
+    pub capacity: Capacity,
+    /// Services in use.
+    pub services: BTreeMap<u32, ObservedService>,
+    /// Backends in use.
+    pub backends: BTreeMap<u32, ObservedBackend>,
+    /// Every backend slot's word, free ones' too: they keep the generation.
+    pub words: Vec<BackendWord>,
+    /// Presence keys, and the service slots they name: see
+    /// [`director_common::service::PRESENCE`].
+    pub presence: BTreeMap<PresenceKey, u32>,
+    /// Keys that lead to no service of theirs: left by a process that died.
+    pub stray_keys: Vec<ServiceKey>,
+}
+
+/// A [`ServiceKey`] that orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PresenceKey {
+    /// See [`ServiceKey`].
+    pub address: director_common::address::Address,
+    /// See [`ServiceKey`].
+    pub protocol: u8,
+    /// See [`ServiceKey`].
+    pub family: u8,
+}
+
+impl From<ServiceKey> for PresenceKey {
+    fn from(key: ServiceKey) -> Self {
+        let key = key.presence();
+        Self { address: key.address, protocol: key.protocol, family: key.family }
+    }
+}
+
+impl From<PresenceKey> for ServiceKey {
+    fn from(key: PresenceKey) -> Self {
+        Self {
+            address: key.address,
+            port: [0; 2],
+            protocol: key.protocol,
+            family: key.family,
+            _pad: [0; 4],
+        }
+    }
+}
+
+impl Observed {
+    /// Backends of the service in `slot`, by slot.
+    pub fn backends_of(&self, slot: u32) -> impl Iterator<Item = (u32, &ObservedBackend)> {
+        self.backends.iter().filter(move |(_, b)| b.service == slot).map(|(slot, b)| (*slot, b))
+    }
+
+    /// Rings that no service's word points at.
+    pub fn free_rings(&self) -> impl Iterator<Item = u32> {
+        let used: std::collections::BTreeSet<u32> = self
+            .services
+            .values()
+            .filter(|service| service.word.slots() > 0)
+            .map(|service| service.word.first_chunk() / RING_CHUNKS)
+            .collect();
+        (0..self.capacity.rings).filter(move |ring| !used.contains(ring))
+    }
+}
