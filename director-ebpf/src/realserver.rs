@@ -166,16 +166,16 @@ fn parse_outer_v4(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCoun
         return Some(Err(DecapCounter::RefusedSource));
     }
     let header_len = usize::from(header[0] & 0xf) * 4;
-    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let total_len = u16::from_be_bytes([header[2], header[3]]);
     if header[0] >> 4 != 4
         || header_len < V4_LEN
-        || total_len < header_len
+        || usize::from(total_len) < header_len
         || !holds(ctx, at, total_len)
         || !checksum_holds(ctx, &header, at, header_len)
     {
         return Some(Err(DecapCounter::Malformed));
     }
-    let (inner_at, room) = (at + header_len, total_len - header_len);
+    let (inner_at, room) = (at + header_len, usize::from(total_len) - header_len);
     Some(Ok(Outer { inner_at, room, protocol, ecn: header[1] & ECN }))
 }
 
@@ -191,12 +191,12 @@ fn parse_outer_v6(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCoun
     if FROM_V6.get(Aligned(Key::new(128, source))).is_none() {
         return Some(Err(DecapCounter::RefusedSource));
     }
-    let room = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let room = u16::from_be_bytes([header[4], header[5]]);
     if header[0] >> 4 != 6 || !holds(ctx, at + V6_LEN, room) {
         return Some(Err(DecapCounter::Malformed));
     }
     let ecn = header[1] >> 4 & ECN;
-    Some(Ok(Outer { inner_at: at + V6_LEN, room, protocol, ecn }))
+    Some(Ok(Outer { inner_at: at + V6_LEN, room: room.into(), protocol, ecn }))
 }
 
 #[inline(always)]
@@ -344,9 +344,13 @@ fn bounds(ctx: &XdpContext) -> (usize, usize) {
 
 /// Whether the frame has `len` bytes from `offset` on.
 #[inline(always)]
-fn holds(ctx: &XdpContext, offset: usize, len: usize) -> bool {
+fn holds(ctx: &XdpContext, offset: usize, len: u16) -> bool {
+    // Through memory, because the verifier of 6.1 forgets that a byte-swapped number has 16 bits
+    // ("math between pkt pointer and register with unbounded min value is not allowed").
+    // SAFETY: a local variable.
+    let len = unsafe { (&raw const len).read_volatile() };
     let (frame, end) = bounds(ctx);
-    frame + offset + len <= end
+    frame + offset + usize::from(len) <= end
 }
 
 /// Reads a value, in the packet's byte order, if the frame is long enough.
