@@ -31,6 +31,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -41,6 +42,7 @@ use rtnetlink::{
     packet_route::RouteNetlinkMessage,
     sys::{Socket, protocols::NETLINK_GENERIC},
 };
+use tokio::time::sleep;
 
 use self::error::failed;
 pub use self::{
@@ -60,6 +62,8 @@ pub use self::{
 
 /// How often a dump that the kernel calls inconsistent is asked for again.
 const DUMP_ATTEMPTS: usize = 8;
+/// How long to leave a socket to finish another list.
+const BUSY_WAIT: Duration = Duration::from_millis(2);
 
 /// A connection to the kernel's network configuration, in one network namespace. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -128,15 +132,24 @@ impl Netlink {
     /// Lists objects, and lists again if they changed meanwhile.
     async fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         let _turn = self.dumping.lock().await;
-        let mut objects = Vec::new();
+        let mut outcome = Ok(Vec::new());
         for _ in 0..DUMP_ATTEMPTS {
-            let (answer, torn) = self.request(message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
-            objects = answer;
-            if !torn {
-                break;
+            match self.request(message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await {
+                Ok((objects, torn)) => {
+                    outcome = Ok(objects);
+                    if !torn {
+                        break;
+                    }
+                }
+                // The list of somebody who no longer waits for it is still being read.
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                    outcome = Err(e);
+                    sleep(BUSY_WAIT).await;
+                }
+                Err(e) => return Err(e),
             }
         }
-        Ok(objects)
+        outcome
     }
 
     /// Changes something and waits for the kernel's word that it is done.
