@@ -1,8 +1,8 @@
 //! `director lab`: a private network of namespaces on this host.
 
 use std::{
-    ffi::OsString, fmt::Write as _, net::IpAddr, os::unix::process::CommandExt as _,
-    path::PathBuf, process::Command, process::ExitCode,
+    ffi::OsString, fmt::Write as _, net::IpAddr, os::unix::process::CommandExt as _, path::PathBuf,
+    process::Command, process::ExitCode,
 };
 
 use anyhow::Context as _;
@@ -174,9 +174,9 @@ fn exec(lab: &str, node: &str, command: Vec<OsString>) -> anyhow::Result<ExitCod
     let lab = Lab::open(lab)?;
     let node = lab.node(node)?;
     let mut words = command.into_iter();
-    let program = words.next().unwrap_or_else(|| {
-        std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())
-    });
+    let program = words
+        .next()
+        .unwrap_or_else(|| std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     node.netns().enter()?;
     let error = Command::new(&program).args(words).exec();
     Err(error).with_context(|| format!("cannot run {} on {}", program.display(), node.name()))
@@ -193,7 +193,9 @@ fn status(name: Option<String>, output: Output) -> anyhow::Result<ExitCode> {
         match Lab::open(&name) {
             Ok(lab) => labs.push(shown(&lab)),
             Err(error) => {
-                eprintln!("error: lab {name}: {error}; `director lab down --name {name}` removes it");
+                eprintln!(
+                    "error: lab {name}: {error}; `director lab down --name {name}` removes it"
+                );
                 broken = true;
             }
         }
@@ -218,13 +220,8 @@ fn table(labs: &[Shown]) -> String {
         let _ = writeln!(text, "lab {}", lab.lab);
         for node in &lab.nodes {
             let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
-            let _ = writeln!(
-                text,
-                "  {:<10} {:<8} {}",
-                node.node,
-                node.interface,
-                addresses.join(" ")
-            );
+            let _ =
+                writeln!(text, "  {:<10} {:<8} {}", node.node, node.interface, addresses.join(" "));
         }
     }
     text
