@@ -109,12 +109,15 @@ impl Netlink {
         }
     }
 
-    /// Switches those offloads on or off whose name starts with `prefix` (`tx-checksum-`,
-    /// `rx-gro`) and which can be changed. Returns how many that were.
+    /// Switches an offload on or off (`rx-gro`), or all that start with a name that ends in a dash
+    /// (`tx-checksum-`). Leaves out those that can't be changed; returns how many could.
     ///
     /// # Errors
     /// [`NetError::NoSuchInterface`], [`NetError::System`] (CAP_NET_ADMIN is needed).
-    pub fn set_features(&self, interface: &str, prefix: &str, on: bool) -> Result<usize, NetError> {
+    pub fn set_features(&self, interface: &str, name: &str, on: bool) -> Result<usize, NetError> {
+        let is_meant = |feature: &Feature| {
+            feature.name == name || name.ends_with('-') && feature.name.starts_with(name)
+        };
         let set = || -> io::Result<usize> {
             let features = self.read_features(interface)?;
             let blocks = features.len().div_ceil(32);
@@ -122,7 +125,7 @@ impl Netlink {
             (request[0], request[1]) = (SET_FEATURES, blocks as u32);
             let mut changed = 0;
             for (number, feature) in features.iter().enumerate() {
-                if feature.name.starts_with(prefix) && !feature.fixed {
+                if is_meant(feature) && !feature.fixed {
                     let (block, bit) = (2 + 2 * (number / 32), 1 << (number % 32));
                     request[block] |= bit;
                     request[block + 1] |= if on { bit } else { 0 };
@@ -134,7 +137,7 @@ impl Netlink {
         };
         set().map_err(|e| match e.raw_os_error() {
             Some(libc::ENODEV) => NetError::NoSuchInterface { name: interface.to_owned() },
-            _ => failed(format!("switch {prefix}* of {interface}"), e),
+            _ => failed(format!("switch {name} of {interface}"), e),
         })
     }
 
