@@ -1,9 +1,24 @@
-//! Director's control plane: configuration file to BPF maps, and what the `director` binary shows.
+//! Director's control plane: the library behind the `director` binary.
+//!
+//! In the order in which a configuration travels:
+//!
+//! - [`config`]: YAML to a model that is valid by construction; pure;
+//! - [`host`]: the model against this host: interfaces, ways to backends;
+//! - [`plan`]: what should be against what is, as a list of steps; pure;
+//! - [`datapath`]: BPF maps, programs and links; nothing else names aya's director;
+//! - [`director`]: these in their order, and [`daemon`]: again whenever something changes.
+//!
+//! Beside it: [`net`] is the kernel's network configuration by netlink, [`cli`] the commands,
+//! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
+//! [`realserver`] the backend's side, and [`lab`] a network to try all of it in.
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
+pub mod director;
 pub mod doctor;
+pub mod host;
 pub mod lab;
 pub mod net;
 pub mod plan;

@@ -1,1 +1,11 @@
-fn main() {}
+//! The `director` program: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use director_userspace::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::main(Cli::parse()).await
+}

@@ -1,6 +1,124 @@
 //! The command line: one module per command.
 
+mod attach;
+mod backends;
+mod check;
+mod detach;
 pub mod doctor;
 pub mod lab;
 pub mod output;
+mod plan;
 pub mod realserver;
+mod run;
+mod services;
+mod stats;
+mod status;
+mod view;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{ConfigErrors, Loaded, load},
+    datapath::Instance,
+};
+
+/// Director: a layer-4 load balancer in XDP
+#[derive(Debug, Parser)]
+#[command(name = "director", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Attach(attach::Args),
+    Detach(detach::Args),
+    Check(check::Args),
+    Plan(plan::Args),
+    Status(status::Args),
+    Services(services::Args),
+    Backends(backends::Args),
+    Stats(stats::Args),
+    Lab(lab::Args),
+    Doctor(doctor::Args),
+    Realserver(realserver::Args),
+}
+
+/// The configuration file, by either of its names.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(
+        short,
+        long = "config",
+        visible_short_alias = 'f',
+        value_name = "FILE",
+        default_value = "/etc/director/director.yaml"
+    )]
+    config: PathBuf,
+}
+
+/// Which director of this host is meant.
+#[derive(Debug, clap::Args)]
+struct InstanceName {
+    /// Tells several directors of one host apart
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = Instance::new)]
+    instance: Instance,
+}
+
+/// Runs the program's command line. 0: done, 1: failed, 2: wrong usage or invalid configuration.
+pub async fn main(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Run(args) => run::run(args).await,
+        Command::Attach(args) => attach::run(args).await,
+        Command::Detach(args) => detach::run(args).await,
+        Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Services(args) => services::run(&args),
+        Command::Backends(args) => backends::run(args).await,
+        Command::Stats(args) => stats::run(&args),
+        Command::Lab(args) => lab::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Realserver(args) => realserver::run(args).await,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigErrors>() => {
+            say("error", &format!("{error}"));
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            say("error", &format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to stderr, every paragraph under its own `error:` or `warning:`.
+fn say(what: &str, text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    for (number, line) in text.lines().enumerate() {
+        let continued = number > 0 && (line.starts_with(' ') || line.is_empty());
+        // Nobody to tell if stderr is closed.
+        let _ =
+            if continued { writeln!(stderr, "{line}") } else { writeln!(stderr, "{what}: {line}") };
+    }
+}
+
+/// Loads a configuration and says what is odd about it.
+fn load_config(path: &Path) -> anyhow::Result<Loaded> {
+    let loaded = load(path)?;
+    for warning in &loaded.warnings {
+        say("warning", &warning.to_string());
+    }
+    Ok(loaded)
+}

@@ -48,7 +48,7 @@ pub struct Attachments {
 
 impl Attachments {
     /// Writes the interfaces into the map, each keeping the slot it has, and makes them known as
-    /// ways out. Programs are not touched.
+    /// ways out. Programs are not touched, and others' slots are kept: see [`Attachments::prune`].
     ///
     /// # Errors
     ///
@@ -77,7 +77,13 @@ impl Attachments {
                 .insert(interface.ifindex, interface.ifindex, None, 0)
                 .map_err(failed)?;
         }
-        for slot in (1..MAX_INTERFACES).filter(|slot| !slots.values().any(|s| s == slot)) {
+        Ok(Self { slots })
+    }
+
+    /// Forgets interfaces that are not registered: to be called when no backend's next hop names
+    /// their slots any more.
+    pub fn prune(&self, tables: &mut Tables) {
+        for slot in (1..MAX_INTERFACES).filter(|slot| !self.slots.values().any(|s| s == slot)) {
             let old = tables.interfaces.get(slot);
             if old.ifindex != 0 {
                 tables.interfaces.set(slot, Interface::default());
@@ -85,7 +91,6 @@ impl Attachments {
                 let _ = tables.tx_ports.remove(old.ifindex);
             }
         }
-        Ok(Self { slots })
     }
 
     /// The slot of the interface with this index.

@@ -16,11 +16,11 @@ use nix::{
 use super::DatapathError;
 
 /// Where the BPF file system is mounted.
-pub const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 /// The instance that is meant when none is named.
-pub const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 
 /// One of possibly several directors on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ mod tables;
 pub use apply::apply;
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};
 pub use error::DatapathError;
-pub use instance::{Instance, mount_bpffs};
+pub use instance::{Instance, Lock, mount_bpffs};
 pub use load::Sizes;
 pub use observe::observe;
 pub use open::{Datapath, clock_ns};

@@ -73,12 +73,19 @@ impl Datapath {
         }
         let mut opened = Self::open(instance)?;
         opened.adopted = complete;
-        let meta = opened.tables.meta();
-        if meta.hash_key != hash_key {
-            opened.tables.meta.set(0, Meta { hash_key, ..meta });
-        }
-        opened.set_timeouts(&config.flows);
+        opened.configure(config);
         Ok(opened)
+    }
+
+    /// Takes over flow timeouts and the hash key. A new key is in effect once the programs are
+    /// attached again.
+    pub fn configure(&self, config: &Config) {
+        let hash_key = HashKey::expand(config.hash_key.0);
+        let meta = self.tables.meta();
+        if meta.hash_key != hash_key {
+            self.tables.meta.set(0, Meta { hash_key, ..meta });
+        }
+        set_timeouts(&self.tables, &config.flows);
     }
 
     /// Whether the maps' creator got as far as noting their version, which it does last.
@@ -125,10 +132,6 @@ impl Datapath {
             },
         );
         Ok(())
-    }
-
-    fn set_timeouts(&self, flows: &Flows) {
-        set_timeouts(&self.tables, flows);
     }
 
     /// Says that next hops are kept fresh as of now; the program trusts that for a second and a

@@ -13,4 +13,4 @@ mod op;
 pub use desired::{BackendSpec, Desired, DesiredService, Path, Paths};
 pub use diff::{PlanError, diff};
 pub use observed::{Capacity, Observed, ObservedBackend, ObservedService};
-pub use op::{Member, Op, Plan, Presence, ring_fingerprint};
+pub use op::{Member, Op, Plan, Presence, front, ring_fingerprint};

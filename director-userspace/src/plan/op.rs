@@ -195,7 +195,11 @@ impl fmt::Display for Plan {
 }
 
 /// A key as people write it: `tcp 192.0.2.10:443`, `udp [2001:db8::1]:any`.
-pub(crate) struct Front(pub(crate) ServiceKey);
+pub fn front(key: ServiceKey) -> String {
+    Front(key).to_string()
+}
+
+struct Front(ServiceKey);
 
 impl fmt::Display for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

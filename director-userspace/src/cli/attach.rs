@@ -1,0 +1,37 @@
+//! `director attach`: put a configuration into effect without a daemon.
+
+use std::{io::Write as _, process::ExitCode};
+
+use super::{ConfigFile, InstanceName, load_config, say};
+use crate::{director::Director, net::Netlink};
+
+/// Attach from a file, without a daemon: forwarding goes on after this command
+///
+/// Next hops are looked up once, and the kernel keeps them fresh; a next hop that changes its MAC
+/// address is followed only where ip_forward is on, or while `director run` runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    instance: InstanceName,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let loaded = load_config(&args.file.config)?;
+    let instance = args.instance.instance;
+    let (director, changed) =
+        Director::start(Netlink::connect()?, &instance, &loaded.config).await?;
+    for warning in &changed.warnings {
+        say("warning", warning);
+    }
+    drop(director);
+    let names: Vec<_> = loaded.config.interfaces.iter().map(|i| i.name.as_str()).collect();
+    writeln!(std::io::stdout(), "{}", changed.plan)?;
+    writeln!(
+        std::io::stdout(),
+        "attached to {}; forwarding goes on until `director detach`",
+        names.join(", ")
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,44 @@
+//! `director detach`: end forwarding.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::InstanceName;
+use crate::{
+    datapath::{self, Datapath},
+    host,
+    net::Netlink,
+};
+
+/// Take the program off interfaces: off all, if none is named, and with the last one everything
+/// that was pinned
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Interfaces to take it off
+    #[arg(value_name = "INTERFACE")]
+    interfaces: Vec<String>,
+    #[command(flatten)]
+    instance: InstanceName,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let instance = args.instance.instance;
+    let _lock = instance.lock().context(
+        "detaching under a running daemon would have it attach again: stop `director run` first",
+    )?;
+    let netlink = Netlink::connect()?;
+    // Maps of another version are removed all the same; only their neighbours are not known.
+    let observed = Datapath::open(&instance).map(|opened| datapath::observe(&opened.tables)).ok();
+    let gone = datapath::detach(&instance, &args.interfaces)?;
+    let all = datapath::attached(&instance)?.is_empty();
+    if all {
+        if let Some(observed) = observed {
+            host::release_neighbours(&netlink, &observed).await?;
+        }
+        host::withdraw_vips(&netlink, &instance.run_dir()).await?;
+    }
+    let from = if gone.is_empty() { "no interface".into() } else { gone.join(", ") };
+    writeln!(std::io::stdout(), "detached from {from}")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,45 @@
+//! `director plan`: what would change?
+
+use std::{io::Write as _, process::ExitCode};
+
+use super::{ConfigFile, InstanceName, load_config, say};
+use crate::{
+    datapath::{self, Datapath, DatapathError},
+    host,
+    net::Netlink,
+    plan::{Desired, Paths, diff},
+};
+
+/// Show what putting a file into effect would change in the running director; changes nothing
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    instance: InstanceName,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let loaded = load_config(&args.file.config)?;
+    let netlink = Netlink::connect()?;
+    host::interfaces(&netlink, &loaded.config).await?;
+    let opened = Datapath::open(&args.instance.instance)?;
+    let observed = datapath::observe(&opened.tables);
+    // Next hops are the host's matter, not the file's: those in effect count as right.
+    let paths: Paths = observed
+        .backends
+        .values()
+        .map(|backend| {
+            let source = Some(backend.source).filter(|source| !source.is_unspecified());
+            let path = crate::plan::Path { next_hop: backend.next_hop, source, mtu: backend.mtu };
+            (backend.address, path)
+        })
+        .collect();
+    let desired = Desired::new(&loaded.config, &paths);
+    let plan = diff(&observed, &desired, datapath::clock_ns()).map_err(DatapathError::from)?;
+    if plan.is_empty() {
+        say("note", "the running director does what the file says");
+    }
+    writeln!(std::io::stdout(), "{plan}")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,319 @@
+//! `director run`: one loop over everything that can happen.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::{AsFd as _, AsRawFd, RawFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{self, Config, ConfigErrors, Loaded},
+    datapath::Instance,
+    director::{Changed, Director, DirectorError},
+    net::{Change, NetError, Netlink},
+};
+
+/// Changes of the host come in bursts; this long after the last one they are looked at.
+const SETTLE: Duration = Duration::from_millis(20);
+/// A burst that does not end is looked at this long after its first change.
+const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
+/// Writers rename, or write in several steps; this long after the last the file is read.
+const FILE_SETTLE: Duration = Duration::from_millis(100);
+/// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
+const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration it was started with is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// It could not start.
+    #[error(transparent)]
+    Director(#[from] DirectorError),
+    /// The network configuration cannot be followed.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The file cannot be watched, or signals not be taken.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// Everything that can happen to a daemon.
+enum Event {
+    /// Time for a heartbeat.
+    Beat,
+    /// The file may have changed.
+    File,
+    /// The host's interfaces, routes or neighbours changed.
+    Host,
+    /// SIGHUP: read the file again, changed or not.
+    Reload,
+    /// SIGTERM or SIGINT.
+    Stop(&'static str),
+}
+
+/// Runs a director by the file at `path` until it is told to stop. Forwarding goes on then.
+///
+/// # Errors
+///
+/// If it cannot start; afterwards, errors are logged, and what was in effect stays.
+pub async fn run(
+    path: &Path,
+    instance: &Instance,
+    mut started: impl FnMut(),
+) -> Result<(), DaemonError> {
+    let Loaded { config, warnings } = config::load(path)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    // Watched from before they are read, so that no change falls between.
+    let mut events = Events::new(path)?;
+    let netlink = Netlink::connect()?;
+    events.watch_host(netlink.watch()?);
+    let (director, changed) = Director::start(netlink, instance, &config).await?;
+    let mut daemon = Daemon { director, config, path: path.to_path_buf() };
+    daemon.director.datapath().beat();
+    report("started", &changed);
+    started();
+    loop {
+        match events.next(&mut daemon).await {
+            Event::Beat => daemon.beat().await,
+            Event::File => daemon.reload(false).await,
+            Event::Reload => daemon.reload(true).await,
+            Event::Host => daemon.refresh().await,
+            Event::Stop(signal) => break daemon.stop(signal),
+        }
+    }
+    Ok(())
+}
+
+struct Daemon {
+    director: Director,
+    config: Config,
+    path: PathBuf,
+}
+
+impl Daemon {
+    async fn beat(&mut self) {
+        self.director.datapath().beat();
+        if self.director.drain_is_over() {
+            self.refresh().await;
+        }
+    }
+
+    async fn refresh(&mut self) {
+        match self.director.refresh(&self.config).await {
+            Ok(changed) if changed.plan.is_empty() => {}
+            Ok(changed) => report("followed the host", &changed),
+            Err(error) => {
+                error!("cannot follow the host, what was in effect stays: {error}");
+            }
+        }
+        self.director.datapath().beat();
+    }
+
+    async fn reload(&mut self, asked: bool) {
+        let Loaded { config, warnings } = match config::load(&self.path) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                error!("{} refused, what was in effect stays:\n{errors}", self.path.display());
+                return;
+            }
+        };
+        if config == self.config && !asked {
+            return;
+        }
+        if config.services.is_empty() && !self.config.services.is_empty() {
+            error!(
+                "{} has no services any more: refused, what was in effect stays (`director detach` \
+                 ends forwarding)",
+                self.path.display()
+            );
+            return;
+        }
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        match self.director.change(&config).await {
+            Ok(changed) => {
+                self.config = config;
+                report("configuration applied", &changed);
+            }
+            Err(error) => {
+                error!("{} refused, what was in effect stays:\n{error}", self.path.display());
+            }
+        }
+        self.director.datapath().beat();
+    }
+
+    fn stop(&self, signal: &str) {
+        self.director.datapath().stop_beating();
+        info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
+    }
+}
+
+fn report(what: &str, changed: &Changed) {
+    for warning in &changed.warnings {
+        warn!("{warning}");
+    }
+    if changed.plan.is_empty() {
+        info!("{what}: nothing to change");
+    } else {
+        info!("{what}:\n{}", changed.plan);
+    }
+}
+
+struct Events {
+    beat: tokio::time::Interval,
+    inotify: AsyncFd<Watch>,
+    file_name: OsString,
+    file_due: Option<Instant>,
+    host: Option<mpsc::Receiver<Change>>,
+    host_due: Option<(Instant, Instant)>,
+    hangup: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Events {
+    fn new(path: &Path) -> Result<Self, DaemonError> {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let catch = |kind| {
+            signal(kind).map_err(|error| DaemonError::System { what: "signals".into(), error })
+        };
+        Ok(Self {
+            beat,
+            inotify: watch_file(path).map_err(|error| DaemonError::System {
+                what: format!("cannot watch {}", path.display()),
+                error,
+            })?,
+            file_name: path.file_name().unwrap_or_default().to_owned(),
+            file_due: None,
+            host: None,
+            host_due: None,
+            hangup: catch(SignalKind::hangup())?,
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    fn watch_host(&mut self, changes: mpsc::Receiver<Change>) {
+        self.host = Some(changes);
+    }
+
+    async fn next(&mut self, daemon: &mut Daemon) -> Event {
+        loop {
+            let file_due = self.file_due;
+            let host_due = self.host_due.map(|(soon, latest)| soon.min(latest));
+            tokio::select! {
+                biased;
+                _ = self.terminate.recv() => return Event::Stop("SIGTERM"),
+                _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
+                _ = self.beat.tick() => return Event::Beat,
+                _ = self.hangup.recv() => return Event::Reload,
+                () = until(file_due) => { self.file_due = None; return Event::File }
+                () = until(host_due) => { self.host_due = None; return Event::Host }
+                touched = touched(&self.inotify, &self.file_name) => {
+                    if touched {
+                        self.file_due = Some(Instant::now() + FILE_SETTLE);
+                    }
+                }
+                change = next_change(&mut self.host) => {
+                    if matters(&change, daemon) {
+                        let now = Instant::now();
+                        let latest = self.host_due.map_or(now + SETTLE_AT_MOST, |(_, at)| at);
+                        self.host_due = Some((now + SETTLE, latest));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a change of the host can change where packets go. Neighbours of others come and go all
+/// the time.
+fn matters(change: &Change, daemon: &Daemon) -> bool {
+    match change {
+        Change::Neighbour { neighbour, .. } => daemon.director.sends_to(neighbour.ip),
+        Change::Link { .. } | Change::Address { .. } | Change::Route | Change::Resync => true,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Change {
+    if let Some(receiver) = changes {
+        if let Some(change) = receiver.recv().await {
+            return change;
+        }
+        error!(
+            "the kernel's news of interfaces, routes and neighbours have ended: restart `director \
+             run`; until then the program asks the kernel about each packet"
+        );
+        *changes = None;
+    }
+    std::future::pending().await
+}
+
+/// Watches the file's directory: editors rename over the file, and a watch on the file itself would
+/// follow the old one.
+fn watch_file(path: &Path) -> io::Result<AsyncFd<Watch>> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let changes = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+    // Also what symbolic links in it are swapped by, as configuration managers do.
+    inotify.add_watch(directory, changes | AddWatchFlags::IN_CREATE)?;
+    // SAFETY: the Watch owns the descriptor and always returns that one.
+    unsafe { AsyncFd::register(Watch(inotify)) }.map_err(|error| error.into_parts().1)
+}
+
+/// An inotify instance that tokio can wait for.
+struct Watch(Inotify);
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Waits for news from the directory; whether they can be about the file.
+async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> bool {
+    let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
+    match ready.try_io(|inner| inner.get_ref().0.read_events().map_err(Into::into)) {
+        Ok(Ok(events)) => events.iter().any(|event| {
+            let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            event.name.as_ref() == Some(file_name) || event.mask.intersects(links)
+        }),
+        Ok(Err(error)) => {
+            warn!("watching the configuration file: {error}");
+            true
+        }
+        Err(_would_block) => false,
+    }
+}
