@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use crate::{
     config::Config,
     datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
-    host::{self, HostErrors, Ways, privileges},
+    host::{self, HostErrors, Ways, kernel, privileges},
     net::{NetError, Netlink},
     plan::{Desired, Plan, diff},
 };
@@ -29,6 +29,9 @@ pub enum DirectorError {
     /// Not allowed.
     #[error("{0}")]
     Privilege(String),
+    /// The kernel will not do.
+    #[error("{0}")]
+    Kernel(String),
 }
 
 /// What a change did.
@@ -62,6 +65,9 @@ impl Director {
         instance: &Instance,
         config: &Config,
     ) -> Result<(Self, Changed), DirectorError> {
+        if let Some(too_old) = kernel::too_old(&kernel::release()) {
+            return Err(DirectorError::Kernel(too_old));
+        }
         let effective = privileges::effective().unwrap_or(u64::MAX);
         if let Some(missing) = privileges::missing(effective) {
             return Err(DirectorError::Privilege(missing));

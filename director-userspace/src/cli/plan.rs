@@ -4,10 +4,10 @@ use std::{io::Write as _, process::ExitCode};
 
 use super::{ConfigFile, InstanceName, load_config, say};
 use crate::{
-    datapath::{self, Datapath, DatapathError},
+    datapath::{self, Datapath, DatapathError, Sizes},
     host,
     net::Netlink,
-    plan::{Desired, Paths, diff},
+    plan::{Desired, Observed, Paths, diff},
 };
 
 /// Show what putting a file into effect would change in the running director; changes nothing
@@ -23,8 +23,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let loaded = load_config(&args.file.config)?;
     let netlink = Netlink::connect()?;
     host::interfaces(&netlink, &loaded.config).await?;
-    let opened = Datapath::open(&args.instance.instance)?;
-    let observed = datapath::observe(&opened.tables);
+    let observed = match Datapath::open(&args.instance.instance) {
+        Ok(opened) => datapath::observe(&opened.tables),
+        Err(DatapathError::NotAttached(_)) => {
+            say("note", "director is not attached: this is what attaching would do");
+            Observed::empty(Sizes::for_config(&loaded.config).capacity())
+        }
+        Err(error) => return Err(error.into()),
+    };
     // Next hops are the host's matter, not the file's: those in effect count as right.
     let paths: Paths = observed
         .backends

@@ -38,8 +38,8 @@ struct Status {
 struct Interface {
     name: String,
     mode: &'static str,
-    /// Whether the interface exists and is up.
-    up: bool,
+    /// `up` or `down`; `elsewhere` if it is in another network namespace than this command.
+    state: &'static str,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -49,7 +49,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let interfaces = datapath::attached(&instance)?
         .into_iter()
         .map(|pin| Interface {
-            up: links.iter().any(|link| link.index == pin.ifindex && link.running),
+            state: links
+                .iter()
+                .find(|link| link.index == pin.ifindex && link.name == pin.interface)
+                .map_or("elsewhere", |link| if link.running { "up" } else { "down" }),
             mode: pin.mode.as_str(),
             name: pin.interface,
         })
@@ -75,11 +78,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn table(status: &Status) -> String {
     let mut text = String::new();
-    let interfaces: Vec<_> = status
-        .interfaces
-        .iter()
-        .map(|i| format!("{} ({}, {})", i.name, i.mode, if i.up { "up" } else { "down" }))
-        .collect();
+    let interfaces: Vec<_> =
+        status.interfaces.iter().map(|i| format!("{} ({}, {})", i.name, i.mode, i.state)).collect();
     let daemon = if status.daemon {
         "running"
     } else {

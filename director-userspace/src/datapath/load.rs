@@ -5,11 +5,11 @@ use director_common::{
     abi::{constant, map},
     flow::HashKey,
     flow_table::SET_WAYS,
-    service::RING_CHUNKS,
+    service::{MAX_SERVICES, RING_CHUNKS},
 };
 
 use super::{DatapathError, Instance, object};
-use crate::config::model::Config;
+use crate::{config::model::Config, plan::Capacity};
 
 /// How large the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,13 @@ impl Sizes {
             // One ring is written before the one it replaces is free.
             rings: (2 * services + 2).clamp(64, 2 * 4096),
         }
+    }
+}
+
+impl Sizes {
+    /// What fits maps of these sizes.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { services: MAX_SERVICES, backends: self.backends, rings: self.rings }
     }
 }
 

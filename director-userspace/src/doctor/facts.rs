@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     config::model::{Config, Forward, Role},
+    host::{kernel, privileges},
     net::{
         Address, Channels, Driver, Feature, Link, NeighbourState, NetError, Netlink, NextHop,
         XdpFeatures,
@@ -117,13 +118,13 @@ impl HostFacts {
     /// [`NetError`] if the kernel doesn't even list its interfaces.
     pub(super) async fn gather(netlink: &Netlink, interfaces: &[&str]) -> Result<Self, NetError> {
         let links = netlink.links().await?;
-        let release = kernel_release();
+        let release = kernel::release();
         let mut facts = Self {
-            kernel: parse_release(&release).unwrap_or_default(),
+            kernel: kernel::parse(&release).unwrap_or_default(),
             kernel_release: release,
             btf: fs::metadata("/sys/kernel/btf/vmlinux").is_ok(),
             bpffs: bpffs(),
-            capabilities: effective_capabilities(),
+            capabilities: privileges::effective().unwrap_or(0),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             addresses: netlink.addresses().await?,
             programs: program_names(&links),
@@ -342,19 +343,6 @@ pub(super) fn contains(network: IpAddr, prefix_len: u8, ip: IpAddr) -> bool {
     }
 }
 
-fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
-}
-
-/// The first two numbers of a release such as 6.1.0-18-amd64.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Some((major, minor)),
-        _ => None,
-    }
-}
-
 fn bpffs() -> Bpffs {
     let path = "/sys/fs/bpf";
     match statfs(path) {
@@ -364,13 +352,6 @@ fn bpffs() -> Bpffs {
         },
         _ => Bpffs::Missing,
     }
-}
-
-/// The CapEff line of /proc/self/status (proc_pid_status(5)).
-fn effective_capabilities() -> u64 {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The names of the XDP programs on interfaces, as far as this process may see them.
@@ -389,19 +370,6 @@ fn program_names(links: &[Link]) -> BTreeMap<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn releases() {
-        for (release, version) in [
-            ("6.1.0-18-amd64", Some((6, 1))),
-            ("5.10.0", Some((5, 10))),
-            ("7.2-rc1", Some((7, 2))),
-            ("", None),
-            ("unknown", None),
-        ] {
-            assert_eq!(parse_release(release), version, "{release}");
-        }
-    }
 
     #[test]
     fn prefixes() {

@@ -4,9 +4,8 @@ use super::{
     Finding,
     facts::{Bpffs, HostFacts},
 };
+use crate::host::kernel::NEEDED;
 
-/// Atomic compare-and-swap in BPF, which the flow table is built on.
-const NEEDED: (u32, u32) = (5, 12);
 /// NTF_EXT_MANAGED: the kernel keeps next hops fresh by itself.
 const MANAGED_NEIGHBOURS: (u32, u32) = (5, 16);
 /// The netdev netlink family: drivers tell what they do for XDP.
@@ -24,7 +23,7 @@ pub(super) fn version(host: &HostFacts) -> Vec<Finding> {
         return vec![Finding::fail(
             "kernel",
             release,
-            format!("kernel {major}.{minor} lacks the atomic operations that the program uses"),
+            format!("kernel {major}.{minor} lacks what the program is built on"),
             format!("install kernel {}.{} or later", NEEDED.0, NEEDED.1),
         )];
     }

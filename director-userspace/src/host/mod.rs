@@ -2,6 +2,7 @@
 //! backends? Between `config`, which knows no host, and `plan`, which knows no kernel.
 
 mod interfaces;
+pub mod kernel;
 mod neighbours;
 mod paths;
 pub mod privileges;

@@ -113,6 +113,18 @@ impl From<PresenceKey> for ServiceKey {
 }
 
 impl Observed {
+    /// Maps of this capacity that hold nothing.
+    pub fn empty(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            words: vec![BackendWord::default(); capacity.backends as usize],
+            presence: BTreeMap::new(),
+            stray_keys: Vec::new(),
+        }
+    }
+
     /// Backends of the service in `slot`, by slot.
     pub fn backends_of(&self, slot: u32) -> impl Iterator<Item = (u32, &ObservedBackend)> {
         self.backends.iter().filter(move |(_, b)| b.service == slot).map(|(slot, b)| (*slot, b))

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{RealServerError, Settings, plan, program, state::State};
-use crate::net::{Address, Link, NetError, Netlink};
+use crate::{
+    host::privileges,
+    net::{Address, Link, NetError, Netlink},
+};
 
 /// The host as a plan sees it.
 #[derive(Debug, Clone, Default)]
@@ -104,12 +107,12 @@ fn interface_of(link: &Link) -> Interface {
 }
 
 fn effective_capabilities() -> Result<u64, RealServerError> {
-    let path = "/proc/thread-self/status";
-    let failed = |source| RealServerError::StateFile { doing: "read", path: path.into(), source };
-    let status = std::fs::read_to_string(path).map_err(failed)?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .ok_or_else(|| failed(std::io::Error::other("there is no CapEff line in it")))
+    let path = "/proc/thread-self/status".into();
+    privileges::effective().map_err(|source| RealServerError::StateFile {
+        doing: "read",
+        path,
+        source,
+    })
 }
 
 /// Does something that depends on the thread's namespace in the connection's.
