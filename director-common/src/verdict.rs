@@ -3,108 +3,84 @@
 //! The numbers are permanent: counters, metrics and recorded decisions carry them. A reason that
 //! goes out of use keeps its number, a new one takes the next.
 
-/// Why a packet is left to the host, untouched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum PassReason {
-    /// Too short for the headers it announces.
-    Truncated = 0,
-    /// Neither IPv4 nor IPv6: ARP and the like.
-    NotIp = 1,
-    /// Addressed to another machine's MAC, or to many.
-    NotOurMac = 2,
-    /// A header contradicts itself or the frame, or its checksum is wrong: the host counts it.
-    Malformed = 3,
-    /// Neither TCP, UDP nor an ICMP error: echo, OSPF, ESP.
-    OtherProtocol = 4,
-    /// No service has this address, protocol and port.
-    NoService = 5,
-    /// More extension headers or tags than the program follows.
-    TooManyHeaders = 6,
-    /// The service has no usable backend and says `when_empty: pass`.
-    NoBackend = 7,
+/// Declares an enum of reasons: its variants with their permanent numbers and their labels, `ALL`
+/// of them by number, and `label`, which is what metrics, the command line and the docs print.
+macro_rules! reasons {
+    (
+        $(#[$of_enum:meta])*
+        $name:ident { $($(#[$of_variant:meta])* $variant:ident = $number:literal, $label:literal;)+ }
+    ) => {
+        $(#[$of_enum])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name {
+            $($(#[$of_variant])* $variant = $number,)+
+        }
+
+        impl $name {
+            /// Every reason, by number.
+            pub const ALL: [Self; [$($number),+].len()] = [$(Self::$variant),+];
+
+            /// As metrics and the command line print it.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)+
+                }
+            }
+        }
+    };
 }
 
-impl PassReason {
-    /// Every reason, by number.
-    pub const ALL: [Self; 8] = [
-        Self::Truncated,
-        Self::NotIp,
-        Self::NotOurMac,
-        Self::Malformed,
-        Self::OtherProtocol,
-        Self::NoService,
-        Self::TooManyHeaders,
-        Self::NoBackend,
-    ];
-
-    /// As metrics and the command line print it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Truncated => "truncated",
-            Self::NotIp => "not-ip",
-            Self::NotOurMac => "not-our-mac",
-            Self::Malformed => "malformed",
-            Self::OtherProtocol => "other-protocol",
-            Self::NoService => "no-service",
-            Self::TooManyHeaders => "too-many-headers",
-            Self::NoBackend => "no-backend",
-        }
+reasons! {
+    /// Why a packet is left to the host, untouched.
+    PassReason {
+        /// Too short for the headers it announces.
+        Truncated = 0, "truncated";
+        /// Neither IPv4 nor IPv6: ARP and the like.
+        NotIp = 1, "not-ip";
+        /// Addressed to another machine's MAC, or to many.
+        NotOurMac = 2, "not-our-mac";
+        /// A header contradicts itself or the frame, or its checksum is wrong: the host counts it.
+        Malformed = 3, "malformed";
+        /// Neither TCP, UDP nor an ICMP error: echo, OSPF, ESP.
+        OtherProtocol = 4, "other-protocol";
+        /// No service has this address, protocol and port.
+        NoService = 5, "no-service";
+        /// More extension headers or tags than the program follows.
+        TooManyHeaders = 6, "too-many-headers";
+        /// The service has no usable backend and says `when_empty: pass`.
+        NoBackend = 7, "no-backend";
     }
 }
 
-/// Why a packet for a service is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum DropReason {
-    /// A fragment for a service's address and protocol: not supported yet.
-    Fragment = 0,
-    /// The service has no usable backend and says `when_empty: drop`.
-    NoBackend = 1,
-    /// Too big for the way to the backend, and nothing to tell the sender with: the packet is an
-    /// ICMP error itself.
-    TooBig = 2,
-    /// The kernel has no route to the backend.
-    NoRoute = 3,
-    /// The next hop's MAC address is not known (yet).
-    NoNeighbour = 4,
-    /// The driver gave no room in front of the frame for the outer header.
-    NoHeadroom = 5,
-    /// The backend's interface is not one that Director may send from.
-    NoInterface = 6,
+reasons! {
+    /// Why a packet for a service is dropped.
+    DropReason {
+        /// A fragment for a service's address and protocol: not supported yet.
+        Fragment = 0, "fragment";
+        /// The service has no usable backend and says `when_empty: drop`.
+        NoBackend = 1, "no-backend";
+        /// Too big for the way to the backend, and its sender cannot be told: the packet is an ICMP
+        /// error itself, or too many were told already.
+        TooBig = 2, "too-big";
+        /// The kernel has no route to the backend.
+        NoRoute = 3, "no-route";
+        /// The next hop's MAC address is not known (yet).
+        NoNeighbour = 4, "no-neighbour";
+        /// The driver gave no room in front of the frame for the outer header.
+        NoHeadroom = 5, "no-headroom";
+        /// The backend's interface is not one that Director may send from.
+        NoInterface = 6, "no-interface";
+    }
 }
 
 impl DropReason {
-    /// Every reason, by number.
-    pub const ALL: [Self; 7] = [
-        Self::Fragment,
-        Self::NoBackend,
-        Self::TooBig,
-        Self::NoRoute,
-        Self::NoNeighbour,
-        Self::NoHeadroom,
-        Self::NoInterface,
-    ];
-
-    /// As metrics and the command line print it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Fragment => "fragment",
-            Self::NoBackend => "no-backend",
-            Self::TooBig => "too-big",
-            Self::NoRoute => "no-route",
-            Self::NoNeighbour => "no-neighbour",
-            Self::NoHeadroom => "no-headroom",
-            Self::NoInterface => "no-interface",
-        }
-    }
-
     /// What it means and what helps, for people.
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::Fragment => "a fragment for a service's address: fragments are not supported yet",
             Self::NoBackend => "no usable backend, and the service says when_empty: drop",
-            Self::TooBig => "an ICMP error too big for the way to the backend: raise the MTU",
+            Self::TooBig => "too big for the way to the backend, sender not told: raise the MTU",
             Self::NoRoute => "no route to the backend: see `ip route get`, and ip_forward",
             Self::NoNeighbour => "the next hop does not answer ARP or ND: see `ip neigh`",
             Self::NoHeadroom => "the driver leaves no room for the outer header: try mode: generic",
@@ -113,26 +89,13 @@ impl DropReason {
     }
 }
 
-/// Why Director answers the client itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum ReplyReason {
-    /// No usable backend: ICMP port unreachable (`when_empty: reject`).
-    NoBackend = 0,
-    /// The packet does not fit the way to the backend: ICMP too big, with the size that does.
-    TooBig = 1,
-}
-
-impl ReplyReason {
-    /// Every reason, by number.
-    pub const ALL: [Self; 2] = [Self::NoBackend, Self::TooBig];
-
-    /// As metrics and the command line print it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NoBackend => "no-backend",
-            Self::TooBig => "too-big",
-        }
+reasons! {
+    /// Why Director answers the client itself.
+    ReplyReason {
+        /// No usable backend: ICMP port unreachable (`when_empty: reject`).
+        NoBackend = 0, "no-backend";
+        /// The packet does not fit the way to the backend: ICMP too big, with the size that does.
+        TooBig = 1, "too-big";
     }
 }
 
