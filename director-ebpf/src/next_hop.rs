@@ -90,6 +90,10 @@ fn from_cache(
 fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
     let mut answer = Answer { ifindex: 0, source: [0; 6], destination: [0; 6] };
     match ask(frame, assigned, &mut answer) {
+        // A VLAN device, say: the program can only send by the interfaces it knows.
+        ANSWERED if maps::TX_PORTS.get_ifindex(answer.ifindex).is_none() => {
+            Err(DropReason::NoInterface)
+        }
         ANSWERED => Ok(Hop {
             destination: answer.destination,
             source: answer.source,

@@ -61,6 +61,14 @@ pub async fn ways(
                     errors.push(HostError::OwnAddress { service: name(), backend: address });
                     continue;
                 }
+                // Where it is sent is fixed; only the interface has to be guessed.
+                Err(_) if backend.mac.is_some() => {
+                    let first = interfaces.iter().find_map(|i| attachments.slot(i.ifindex));
+                    let next_hop = NextHop::new([0; 6], 0, first.unwrap_or(0) as u8);
+                    let source = tunnel_source(config, address, None);
+                    ways.paths.insert(address, Path { next_hop, source, mtu: 0 });
+                    continue;
+                }
                 Err(error) => {
                     ways.warnings.push(format!("service {}: backend {address}: {error}", name()));
                     continue;
@@ -110,12 +118,17 @@ fn path(config: &Config, fixed: bool, hop: &net::NextHop, slot: u32, address: Ip
     let mac = if fixed { Some([0; 6]) } else { hop.mac };
     let next_hop =
         mac.map_or(NextHop::UNRESOLVED, |mac| NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8));
-    let source = match (&config.tunnel.source, address) {
-        (TunnelSource::Auto, _) => hop.source,
+    let source = tunnel_source(config, address, hop.source);
+    Path { next_hop, source, mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX) }
+}
+
+/// The source of the outer header to a backend; `by_route` is the kernel's choice.
+fn tunnel_source(config: &Config, backend: IpAddr, by_route: Option<IpAddr>) -> Option<IpAddr> {
+    match (&config.tunnel.source, backend) {
+        (TunnelSource::Auto, _) => by_route,
         (TunnelSource::Fixed { v4, .. }, IpAddr::V4(_)) => v4.map(IpAddr::V4),
         (TunnelSource::Fixed { v6, .. }, IpAddr::V6(_)) => v6.map(IpAddr::V6),
-    };
-    Path { next_hop, source, mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX) }
+    }
 }
 
 async fn interface_name(netlink: &Netlink, index: u32) -> String {
