@@ -77,7 +77,7 @@ pub mod constant {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// [`ABI_VERSION`] of who created the maps; 0: not yet.
+    /// [`ABI_VERSION`] of who created the maps; 0: not yet. The first field, in every version.
     pub abi_version: u32,
     /// Binary logarithm of the flow table's sets.
     pub table_bits: u32,

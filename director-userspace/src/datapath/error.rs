@@ -57,8 +57,8 @@ pub enum DatapathError {
     },
     /// Pins of another version.
     #[error(
-        "{} was made by a director with map layout {found}, and this one has {expected}: run that \
-         version's `director detach` first",
+        "{} was made by a director with map layout {found}, and this one has {expected}: nothing was \
+         changed. `director detach` removes it (forwarding stops), then attach again",
         .path.display()
     )]
     Abi {
@@ -68,15 +68,6 @@ pub enum DatapathError {
         found: u32,
         /// Ours.
         expected: u32,
-    },
-    /// A pinned map is not what it should be.
-    #[error(
-        "the pinned map {} does not have the layout of this version: `director detach` removes it",
-        .path.display()
-    )]
-    Layout {
-        /// Which.
-        path: PathBuf,
     },
     /// Nothing is pinned.
     #[error("director{} is not attached: `director attach` or `director run` starts it", instance_of(.0))]
@@ -156,6 +147,14 @@ pub enum DatapathError {
     /// No room in the maps.
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
+    /// Only [`super::Simulation`]: the kernel would show the program a piece of the frame only.
+    #[error("the frame has {length} bytes, and the kernel tests programs with at most {limit}")]
+    FrameTooLong {
+        /// Its length.
+        length: usize,
+        /// What fits.
+        limit: usize,
+    },
     /// Only [`super::Simulation`]: the kernel refused to run the program over a frame.
     #[error("cannot run the program over frame {number} of {length} bytes: {}", chain(.error))]
     TestRun {

@@ -22,6 +22,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 /// ever written to its map, and has a size that is a multiple of eight bytes.
 pub(super) unsafe trait Shared: Copy {}
 
+// SAFETY: a word.
+unsafe impl Shared for u64 {}
+
 macro_rules! shared {
     ($($kind:ty),+) => {$(
         // SAFETY: a map value of director-common: repr(C), explicit padding, asserted size.

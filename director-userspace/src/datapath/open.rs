@@ -12,7 +12,9 @@ use nix::time::{ClockId, clock_gettime};
 use super::{
     DatapathError, Instance, Sizes, Tables,
     load::{self, Constants},
+    mmap::MappedArray,
     mount_bpffs,
+    tables::Fd,
 };
 use crate::config::model::{Config, Flows};
 
@@ -41,15 +43,15 @@ impl Datapath {
     /// [`DatapathError::NotAttached`] if there are none, [`DatapathError::Abi`] if they are another
     /// version's.
     pub fn open(instance: &Instance) -> Result<Self, DatapathError> {
-        if !instance.map_pin(map::META).exists() {
-            return Err(DatapathError::NotAttached(instance.name().into()));
+        match pinned_version(instance)? {
+            None | Some(0) => return Err(DatapathError::NotAttached(instance.name().into())),
+            Some(ABI_VERSION) => {}
+            Some(found) => {
+                let path = instance.pins();
+                return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
+            }
         }
         let tables = Tables::open(|name| load::pinned(instance, name))?;
-        let found = tables.meta().abi_version;
-        if found != ABI_VERSION {
-            let path = instance.pins();
-            return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
-        }
         Ok(Self { instance: instance.clone(), tables, adopted: true })
     }
 
@@ -62,10 +64,9 @@ impl Datapath {
     pub fn open_or_create(instance: &Instance, config: &Config) -> Result<Self, DatapathError> {
         mount_bpffs()?;
         let hash_key = HashKey::expand(config.hash_key.0);
-        let meta_pin = instance.map_pin(map::META);
-        let complete = load::pinned(instance, map::META).is_ok() && Self::is_complete(instance)?;
+        let complete = !matches!(pinned_version(instance)?, None | Some(0));
         if !complete {
-            if meta_pin.exists() || instance.pins().exists() {
+            if instance.pins().exists() {
                 // A process died while it made them; no program uses them.
                 super::attach::remove_pins(instance)?;
             }
@@ -86,22 +87,6 @@ impl Datapath {
             self.tables.meta.set(0, Meta { hash_key, ..meta });
         }
         set_timeouts(&self.tables, &config.flows);
-    }
-
-    /// Whether the maps' creator got as far as noting their version, which it does last.
-    fn is_complete(instance: &Instance) -> Result<bool, DatapathError> {
-        let mut version = 0;
-        let tables = Tables::open(|name| load::pinned(instance, name));
-        if let Ok(tables) = &tables {
-            version = tables.meta().abi_version;
-        }
-        match tables {
-            // Maps of another layout are somebody's, not debris.
-            Err(DatapathError::Mmap { name, .. }) => {
-                Err(DatapathError::Layout { path: instance.map_pin(name) })
-            }
-            _ => Ok(version != 0),
-        }
     }
 
     fn create(
@@ -153,6 +138,18 @@ impl Datapath {
             beat => Some(clock_ns().saturating_sub(beat)),
         }
     }
+}
+
+/// The version of the pinned maps; 0 if their creator did not get as far as noting it, which it does
+/// last. Looks at nothing but the first field of META, which every version has.
+fn pinned_version(instance: &Instance) -> Result<Option<u32>, DatapathError> {
+    if !instance.map_pin(map::META).exists() {
+        return Ok(None);
+    }
+    let data = load::pinned(instance, map::META)?;
+    let first = MappedArray::<u64>::new(Fd(&data), 1)
+        .map_err(|error| DatapathError::Mmap { name: map::META, error })?;
+    Ok(Some(first.get(0) as u32))
 }
 
 /// Writes the flow timeouts, two at a time: each pair is a word.
