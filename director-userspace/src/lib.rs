@@ -23,3 +23,4 @@ pub mod lab;
 pub mod net;
 pub mod plan;
 pub mod realserver;
+pub mod simulate;

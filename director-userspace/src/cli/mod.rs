@@ -11,6 +11,7 @@ mod plan;
 pub mod realserver;
 mod run;
 mod services;
+mod simulate;
 mod stats;
 mod status;
 mod view;
@@ -47,6 +48,7 @@ enum Command {
     Services(services::Args),
     Backends(backends::Args),
     Stats(stats::Args),
+    Simulate(simulate::Args),
     Lab(lab::Args),
     Doctor(doctor::Args),
     Realserver(realserver::Args),
@@ -86,6 +88,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(args).await,
         Command::Stats(args) => stats::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Realserver(args) => realserver::run(args).await,

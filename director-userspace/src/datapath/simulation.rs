@@ -29,7 +29,7 @@ use crate::{
 /// drivers' frames.
 const HEADROOM: usize = 256;
 /// Frames up to this size fit the page that the kernel tests with (4096 less headroom and the
-/// `skb_shared_info` behind).
+/// `skb_shared_info` behind). Of a longer one the program would see a piece.
 const MAX_FRAME: usize = 3072;
 /// Frames shorter than an Ethernet header are refused by the kernel's test, not by the program.
 const MIN_FRAME: usize = 14;
@@ -123,7 +123,7 @@ impl Simulation {
     ///
     /// # Errors
     ///
-    /// What the kernel refuses, such as a frame larger than a page.
+    /// [`DatapathError::FrameTooLong`], and what the kernel refuses.
     pub fn run(&mut self, frame: &[u8], now_ns: u64) -> Result<Outcome, DatapathError> {
         self.frames += 1;
         if frame.len() < MIN_FRAME {
@@ -136,9 +136,12 @@ impl Simulation {
                 frame: frame.to_vec(),
             });
         }
+        if frame.len() > MAX_FRAME {
+            return Err(DatapathError::FrameTooLong { length: frame.len(), limit: MAX_FRAME });
+        }
         let at = std::mem::offset_of!(Runtime, simulated_ns);
         self.tables.runtime.publish(0, at, now_ns);
-        let mut left = vec![0; frame.len().max(MAX_FRAME) + HEADROOM];
+        let mut left = vec![0; MAX_FRAME + HEADROOM];
         let failed =
             |error| DatapathError::TestRun { number: self.frames, length: frame.len(), error };
         let program: &mut Xdp = self

@@ -144,7 +144,8 @@ impl Section {
         if length < taken || !length.is_multiple_of(4) || length > MAX_BLOCK {
             return Err(input.damaged(format!("a block of {length} bytes")));
         }
-        let within = format!("a block of {length} bytes, where packet {} was due", input.complete + 1);
+        let within =
+            format!("a block of {length} bytes, where packet {} was due", input.complete + 1);
         let mut body = vec![0; (length - taken) as usize];
         input.whole(&mut body, || within.clone())?;
         let mut again = [0; 4];
@@ -167,11 +168,8 @@ impl Section {
             return Err(input.damaged("an interface without a link type".into()));
         }
         ethernet(u32::from(order.u16(body, 0)))?;
-        let mut interface = Interface {
-            ticks_a_second: 1_000_000,
-            offset_s: 0,
-            snap_length: order.u32(body, 4),
-        };
+        let mut interface =
+            Interface { ticks_a_second: 1_000_000, offset_s: 0, snap_length: order.u32(body, 4) };
         let mut at = 8;
         while at + 4 <= body.len() {
             let (code, length) = (order.u16(body, at), usize::from(order.u16(body, at + 2)));
@@ -210,10 +208,9 @@ impl Section {
         }
         let interface =
             if enhanced { order.u32(body, 0) } else { u32::from(order.u16(body, 0)) } as usize;
-        let interface = self
-            .interfaces
-            .get(interface)
-            .ok_or_else(|| damaged(&format!("names interface {interface}, which is not described")))?;
+        let interface = self.interfaces.get(interface).ok_or_else(|| {
+            damaged(&format!("names interface {interface}, which is not described"))
+        })?;
         let ticks = u64::from(order.u32(body, 4)) << 32 | u64::from(order.u32(body, 8));
         let length = order.u32(body, 12) as usize;
         let bytes = body.get(20..20 + length).ok_or_else(|| damaged("is longer than its block"))?;
@@ -236,9 +233,9 @@ impl Section {
         let original_length = self.order.u32(body, 0);
         let limit = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
         let length = original_length.min(limit) as usize;
-        let bytes = body.get(4..4 + length).ok_or_else(|| {
-            input.damaged(format!("packet {number} is longer than its block"))
-        })?;
+        let bytes = body
+            .get(4..4 + length)
+            .ok_or_else(|| input.damaged(format!("packet {number} is longer than its block")))?;
         Ok(Packet { timestamp_ns: self.last_ns, original_length, bytes: bytes.to_vec() })
     }
 }
