@@ -5,6 +5,7 @@
 mod bpf_toolchain;
 pub mod build;
 pub mod ci;
+pub mod demo;
 mod progress;
 pub mod setup;
 mod sh;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::{
-    build, ci,
+    build, ci, demo,
     setup::{self, Need},
     test,
     vm::{KernelVersion, Vm},
@@ -26,6 +26,15 @@ enum Verb {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+    },
+    /// Watch real clients reach real web servers through a director, in a private network
+    Demo {
+        /// Do not ask before installing what is missing
+        #[arg(long)]
+        yes: bool,
+        /// Use this `director` instead of building it
+        #[arg(long, value_name = "FILE", hide = true)]
+        built: Option<PathBuf>,
     },
     /// Build the release binary
     Build,
@@ -67,7 +76,7 @@ struct VmArgs {
 
 fn main() -> ExitCode {
     match run(Args::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -75,19 +84,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Setup { yes } => setup::verb(yes),
-        Verb::Build => {
-            println!("{}", build::director()?.display());
-            Ok(())
-        }
-        Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref()),
-        Verb::Fmt => ci::format(false),
-        Verb::Lint => ci::lint(),
-        Verb::Ci => ci::verb(),
-        Verb::Vm(args) => run_vm(args),
+        Verb::Demo { yes, built } => return demo::verb(yes, built),
+        Verb::Setup { yes } => setup::verb(yes)?,
+        Verb::Build => println!("{}", build::director()?.display()),
+        Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref())?,
+        Verb::Fmt => ci::format(false)?,
+        Verb::Lint => ci::lint()?,
+        Verb::Ci => ci::verb()?,
+        Verb::Vm(args) => run_vm(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_vm(args: VmArgs) -> Result<()> {

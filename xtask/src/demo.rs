@@ -1,0 +1,210 @@
+//! `cargo xtask demo`: real clients reach real web servers through a director, and a backend is
+//! taken out meanwhile.
+//!
+//! `lab` builds the network and starts what runs in it, `load` is its clients, `screen` shows
+//! them, `verdict` judges.
+
+mod counters;
+mod interrupt;
+mod lab;
+mod load;
+mod scene;
+mod screen;
+mod servers;
+mod show;
+mod tally;
+mod verdict;
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use counters::Counters;
+use interrupt::{Interrupt, Interrupted};
+use lab::Lab;
+use load::{Load, Transfer};
+use scene::{REMOVED, Service};
+use screen::thousands;
+use show::Show;
+use tally::Phase;
+use verdict::{AFTER_REQUESTS, Check, STEADY_REQUESTS};
+
+use crate::{
+    build,
+    progress::Progress,
+    setup::{self, Need},
+    sh,
+};
+
+/// How long requests run before the removal and after it, if enough of them are answered.
+const STEADY_TIME: Duration = Duration::from_secs(4);
+const AFTER_TIME: Duration = Duration::from_secs(3);
+/// How long the director may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Builds `director` unless it is `built`, and plays. `yes`: installs what is missing without
+/// asking.
+///
+/// # Errors
+///
+/// Something cannot be built or started. That the director did not do what it should is no error:
+/// then the exit code is 1. After a signal it is 128 and the signal's number.
+pub fn verb(yes: bool, built: Option<PathBuf>) -> Result<ExitCode> {
+    let binary = match built {
+        Some(binary) => binary,
+        None => {
+            setup::ensure(&[Need::Build, Need::Demo], yes)?;
+            build::director()?
+        }
+    };
+    if !sh::is_root() {
+        return become_root(&binary);
+    }
+    let interrupt = Interrupt::catch()?;
+    match perform(binary, &interrupt) {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(error) => match error.downcast::<Interrupted>() {
+            Ok(interrupted) => {
+                eprintln!("interrupted; nothing is left behind");
+                Ok(ExitCode::from(interrupted.exit_status()))
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// Goes on as root. The build was this user's, so that its files are too.
+fn become_root(binary: &Path) -> Result<ExitCode> {
+    eprintln!("network namespaces and XDP take root: going on through sudo");
+    let xtask = env::current_exe().context("cannot find this program")?;
+    let mut command = sh::as_root(xtask)?;
+    // Returns only if it fails.
+    let error = command.args(["demo", "--built"]).arg(binary).exec();
+    Err(error).context("cannot run sudo")
+}
+
+/// From the lab to the summary; whether everything was as it should be.
+fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
+    let started = Instant::now();
+    let services = scene::services();
+    let what = format!(
+        "a lab: {} clients, a director, {} web servers",
+        load::CLIENTS,
+        scene::nodes().count()
+    );
+    let progress = Progress::start(&what);
+    let mut lab = Lab::build(binary, &services)?;
+    progress.done();
+    let played = play(&mut lab, &services, interrupt);
+    let left = lab.remove()?;
+    if !left.is_empty() {
+        bail!("left behind: {}", left.join(", "));
+    }
+    let mut checks = played?;
+    checks.push(Check::new(true, "everything is removed: no namespace, pin or process is left"));
+
+    let passed = checks.iter().all(|check| check.passed);
+    println!();
+    for check in &checks {
+        println!("  {}  {}", mark(check.passed), check.what);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "\n{} in {seconds:.1} s",
+        if passed { "all as it should be" } else { "something was off" }
+    );
+    Ok(passed)
+}
+
+fn mark(passed: bool) -> &'static str {
+    let colours = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
+    match (passed, colours) {
+        (true, true) => "\x1b[32mPASS\x1b[0m",
+        (true, false) => "PASS",
+        (false, true) => "\x1b[31mFAIL\x1b[0m",
+        (false, false) => "FAIL",
+    }
+}
+
+/// Requests with all backends, then the removal of one, then requests without it.
+fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Vec<Check>> {
+    interrupt.check()?;
+    let progress = Progress::start("director: its XDP program is attached and forwards");
+    lab.run_director()?;
+    wait_for_answers(lab, services, interrupt)?;
+    progress.done();
+
+    let load = Load::start(lab.name(), services)?;
+    let mut show = Show::new(lab, &load, services, interrupt);
+    show.begin(
+        Phase::Steady,
+        format!("{} clients ask, each time from another port", load::CLIENTS),
+    );
+    show.run(|now| now.elapsed >= STEADY_TIME && now.answered >= STEADY_REQUESTS)?;
+
+    // Downloads that are under way when their backend goes.
+    for service in 0..services.len() {
+        show.follow(Transfer::through(show.lab.name(), services, service, REMOVED)?);
+    }
+    show.keep()?;
+    load.set_phase(Phase::Changing);
+    show.lab.configure(services, Some(REMOVED))?;
+    show.wait_for_removal()?;
+    load.set_phase(Phase::After);
+    show.begin(Phase::After, format!("{REMOVED} was removed from the file; requests since then"));
+    show.run(|now| {
+        now.elapsed >= AFTER_TIME && now.answered >= AFTER_REQUESTS && now.transfers_are_over
+    })?;
+    show.keep()?;
+
+    let transfers = show.end();
+    let tally = load.finish();
+    let counters = Counters::read(&lab.look("stats")?, services)?;
+    let mut checks = verdict::requests(services, &tally, &counters);
+    checks.extend(transfers.into_iter().map(|transfer| judge(transfer, services)));
+    Ok(checks)
+}
+
+/// Whether a download through the removed backend came to its end.
+fn judge(mut transfer: Transfer, services: &[Service]) -> Check {
+    let service = services[transfer.service].name;
+    match transfer.outcome() {
+        Ok(()) => {
+            let kib = thousands(servers::large_file_len() / 1024);
+            let text = format!(
+                "a download through {REMOVED} of {service}, begun before the removal, went on to its end: {kib} KiB"
+            );
+            Check::new(true, text)
+        }
+        Err(error) => Check::new(
+            false,
+            format!("a download through {REMOVED} of {service} broke off: {error:#}"),
+        ),
+    }
+}
+
+/// Waits until both services answer.
+fn wait_for_answers(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    for service in services {
+        while !load::is_answered(lab.name(), service)? {
+            lab.check()?;
+            ensure!(
+                Instant::now() < deadline,
+                "{} does not answer within {} s; the director said:\n{}",
+                service.url("/"),
+                START_TIMEOUT.as_secs(),
+                lab.log()
+            );
+            interrupt.sleep(Duration::from_millis(20))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! One act of the demo: watches the requests and shows them until it is over.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{
+    counters::Counters,
+    interrupt::Interrupt,
+    lab::Lab,
+    load::{Load, Transfer},
+    scene::{REMOVED, Service},
+    screen::{Screen, View},
+    tally::Phase,
+};
+
+/// The longest an act may take; one that is not over then is cut, and the verdict says why.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the director may take to follow its file.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the picture changes, and how often the director's counters are read for it.
+const PICTURE_INTERVAL: Duration = Duration::from_millis(100);
+const COUNTERS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How far an act has come.
+pub(super) struct Now {
+    /// Since it began.
+    pub(super) elapsed: Duration,
+    /// Requests of its phase that were answered, of the service with the fewest.
+    pub(super) answered: u64,
+    /// Whether no download is under way.
+    pub(super) transfers_are_over: bool,
+}
+
+/// The stage.
+pub(super) struct Show<'a> {
+    pub(super) lab: &'a mut Lab,
+    load: &'a Load,
+    services: &'a [Service],
+    interrupt: &'a Interrupt,
+    screen: Screen,
+    phase: Phase,
+    title: String,
+    began: Instant,
+    transfers: Vec<Transfer>,
+    counters: Counters,
+    counters_due: Instant,
+}
+
+impl<'a> Show<'a> {
+    pub(super) fn new(
+        lab: &'a mut Lab,
+        load: &'a Load,
+        services: &'a [Service],
+        interrupt: &'a Interrupt,
+    ) -> Self {
+        Self {
+            lab,
+            load,
+            services,
+            interrupt,
+            screen: Screen::new(),
+            phase: Phase::Steady,
+            title: String::new(),
+            began: Instant::now(),
+            transfers: Vec::new(),
+            counters: Counters::default(),
+            counters_due: Instant::now(),
+        }
+    }
+
+    /// Begins an act.
+    pub(super) fn begin(&mut self, phase: Phase, title: String) {
+        (self.phase, self.title, self.began) = (phase, title, Instant::now());
+    }
+
+    /// Shows it until it is over.
+    pub(super) fn run(&mut self, is_over: impl Fn(&Now) -> bool) -> Result<()> {
+        while !is_over(&self.now()) && self.began.elapsed() < TIMEOUT {
+            self.interrupt.sleep(PICTURE_INTERVAL)?;
+            self.lab.check()?;
+            if Instant::now() >= self.counters_due {
+                self.counters = self.read_counters()?;
+                self.counters_due = Instant::now() + COUNTERS_INTERVAL;
+            }
+            self.draw(Screen::show);
+        }
+        Ok(())
+    }
+
+    /// Leaves its last picture on the screen.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        self.counters = self.read_counters()?;
+        self.draw(Screen::keep);
+        Ok(())
+    }
+
+    /// Shows a download too.
+    pub(super) fn follow(&mut self, transfer: Transfer) {
+        self.transfers.push(transfer);
+    }
+
+    /// Waits until the director schedules nothing to the removed backend any more.
+    pub(super) fn wait_for_removal(&self) -> Result<()> {
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        while self.is_scheduled_to(REMOVED)? {
+            ensure!(
+                Instant::now() < deadline,
+                "{REMOVED} was removed from {}, and {} s later it still gets new connections; the \
+                 director said:\n{}",
+                self.lab.config().display(),
+                CHANGE_TIMEOUT.as_secs(),
+                self.lab.log()
+            );
+            self.interrupt.sleep(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
+    /// The downloads.
+    pub(super) fn end(self) -> Vec<Transfer> {
+        self.transfers
+    }
+
+    fn now(&self) -> Now {
+        let tally = self.load.tally();
+        let answered = (0..self.services.len())
+            .map(|service| tally.counts(service, self.phase).answered())
+            .min();
+        Now {
+            elapsed: self.began.elapsed(),
+            answered: answered.unwrap_or(0),
+            transfers_are_over: self.transfers.iter().all(Transfer::is_over),
+        }
+    }
+
+    fn draw(&mut self, draw: fn(&mut Screen, &View<'_>)) {
+        let view = View {
+            services: self.services,
+            tally: &self.load.tally(),
+            counters: &self.counters,
+            phase: self.phase,
+            title: &self.title,
+            elapsed: self.began.elapsed(),
+            transfers: &self.transfers,
+        };
+        draw(&mut self.screen, &view);
+    }
+
+    fn read_counters(&self) -> Result<Counters> {
+        Counters::read(&self.lab.look("stats")?, self.services)
+    }
+
+    fn is_scheduled_to(&self, node: &str) -> Result<bool> {
+        let counters = self.read_counters()?;
+        let found = self.services.iter().enumerate().any(|(number, service)| {
+            let backends = service.backends.iter().enumerate();
+            backends
+                .filter(|(_, backend)| backend.node == node)
+                .any(|(index, _)| counters.backend(number, index).active)
+        });
+        Ok(found)
+    }
+}

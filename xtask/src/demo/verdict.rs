@@ -1,0 +1,203 @@
+//! Whether everything was as it should be. No I/O.
+
+use super::{
+    counters::Counters,
+    scene::{REMOVED, Service},
+    screen::thousands,
+    tally::{Phase, Tally},
+};
+
+/// Least number of requests of a service that shares are judged by.
+pub(super) const STEADY_REQUESTS: u64 = 3000;
+/// The same, after the removal.
+pub(super) const AFTER_REQUESTS: u64 = 2000;
+/// How far a share may be off its weight's, in percentage points.
+const TOLERANCE: f64 = 5.0;
+/// Packets of the smallest HTTP connection from client to server: SYN, ACK, request, FIN.
+const LEAST_PACKETS: u64 = 4;
+
+/// One thing that had to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Check {
+    pub(super) passed: bool,
+    pub(super) what: String,
+}
+
+impl Check {
+    pub(super) fn new(passed: bool, what: impl Into<String>) -> Self {
+        Self { passed, what: what.into() }
+    }
+}
+
+/// Judges the requests.
+pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters) -> Vec<Check> {
+    let (answered, errors) = tally.total(&Phase::ALL);
+    let mut checks = vec![shares(services, tally, Phase::Steady)];
+    let mut text = format!(
+        "{} requests over {} connections: {} failed",
+        thousands(answered + errors),
+        thousands(tally.sources() as u64),
+        thousands(errors)
+    );
+    for complaint in tally.complaints() {
+        text.push_str("\n        ");
+        text.push_str(complaint);
+    }
+    checks.push(Check::new(errors == 0 && answered > 0, text));
+
+    let (packets, flows) = counters.total();
+    let text = format!(
+        "{} packets of {} connections went through the XDP program, {} were dropped",
+        thousands(packets),
+        thousands(flows),
+        thousands(counters.dropped)
+    );
+    let all = packets >= answered * LEAST_PACKETS && flows >= answered && counters.dropped == 0;
+    checks.push(Check::new(all, text));
+
+    let (during, failed) = tally.total(&[Phase::Changing, Phase::After]);
+    let reached = reached_after(services, tally);
+    let text = format!(
+        "{REMOVED} was removed while requests ran: {} of {} failed, {} new ones reached it after",
+        thousands(failed),
+        thousands(during + failed),
+        thousands(reached)
+    );
+    checks.push(Check::new(failed == 0 && reached == 0 && during > 0, text));
+    checks.push(shares(services, tally, Phase::After));
+    checks
+}
+
+/// Whether each backend got what its weight gives it.
+fn shares(services: &[Service], tally: &Tally, phase: Phase) -> Check {
+    let (without, least, when) = match phase {
+        Phase::After => (Some(REMOVED), AFTER_REQUESTS, format!("without {REMOVED}")),
+        Phase::Steady | Phase::Changing => (None, STEADY_REQUESTS, "with all backends".to_owned()),
+    };
+    let (mut passed, mut parts) = (true, Vec::new());
+    for (number, service) in services.iter().enumerate() {
+        let counts = tally.counts(number, phase);
+        let off = counts.deviation(&service.fair(without));
+        passed &= off <= TOLERANCE && counts.answered() >= least;
+        parts.push(format!(
+            "{} {off:.1} ({} requests)",
+            service.name,
+            thousands(counts.answered())
+        ));
+    }
+    let mut text = format!("percentage points off the weights {when}: {}", parts.join(", "));
+    if !passed {
+        text.push_str(&format!(
+            "\n        at most {TOLERANCE}, over at least {} requests",
+            thousands(least)
+        ));
+    }
+    Check::new(passed, text)
+}
+
+/// Requests that were answered by the removed backend though sent when it was removed.
+fn reached_after(services: &[Service], tally: &Tally) -> u64 {
+    let of = |(number, service): (usize, &Service)| {
+        let counts = &tally.counts(number, Phase::After).by_backend;
+        let removed = service.backends.iter().zip(counts);
+        removed.filter(|(backend, _)| backend.node == REMOVED).map(|(_, n)| *n).sum::<u64>()
+    };
+    services.iter().enumerate().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{super::scene, *};
+
+    /// Answers in the shares that weights give, `rounds` times the sum of the weights.
+    fn play(tally: &mut Tally, phase: Phase, rounds: u64, without: Option<&str>) {
+        for (number, service) in scene::services().iter().enumerate() {
+            for backend in service.backends.iter().filter(|backend| Some(backend.node) != without) {
+                for turn in 0..rounds * u64::from(backend.weight) {
+                    let address = format!("fd00::{}:{}", phase as u8, backend.weight);
+                    let answer = format!("{} {address} {turn}", backend.node);
+                    tally.answered(number, phase, &answer);
+                }
+            }
+        }
+    }
+
+    fn good() -> Tally {
+        let mut tally = Tally::new(&scene::services());
+        play(&mut tally, Phase::Steady, 500, None);
+        play(&mut tally, Phase::Changing, 10, None);
+        play(&mut tally, Phase::After, 500, Some(REMOVED));
+        tally
+    }
+
+    fn counters(packets: u64, dropped: u64) -> Counters {
+        let services = scene::services();
+        let shown = |service: &Service| -> Value {
+            let backends = service.backends.iter().map(|backend| {
+                let address = backend.address.to_string();
+                json!({"address": address, "state": "active", "packets": packets, "flows": packets / 5})
+            });
+            json!({"name": service.name, "backends": backends.collect::<Vec<_>>()})
+        };
+        let shown: Vec<_> = services.iter().map(shown).collect();
+        Counters::read(&json!({"drop": {"x": dropped}, "services": shown}), &services).unwrap()
+    }
+
+    fn failed(tally: &Tally, counters: &Counters) -> Vec<String> {
+        let checks = requests(&scene::services(), tally, counters).into_iter();
+        checks.filter(|check| !check.passed).map(|check| check.what).collect()
+    }
+
+    #[test]
+    fn a_good_run_passes() {
+        assert_eq!(failed(&good(), &counters(100_000, 0)), [""; 0]);
+    }
+
+    #[test]
+    fn a_failed_request_fails_the_run_and_says_why() {
+        let mut tally = good();
+        tally.failed(0, Phase::Steady, "connection refused".into());
+        let failed = failed(&tally, &counters(100_000, 0));
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert!(failed[0].contains("connection refused"), "{failed:?}");
+    }
+
+    #[test]
+    fn a_request_that_fails_during_the_removal_counts_there_too() {
+        for phase in [Phase::Changing, Phase::After] {
+            let mut tally = good();
+            tally.failed(1, phase, "reset".into());
+            assert_eq!(failed(&tally, &counters(100_000, 0)).len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_request_that_reaches_the_removed_backend_fails_the_run() {
+        let mut tally = good();
+        tally.answered(0, Phase::After, "b2 198.18.0.1 1");
+        let failed = failed(&tally, &counters(100_000, 0));
+        assert!(failed.iter().any(|what| what.contains("1 new ones reached it")), "{failed:?}");
+    }
+
+    #[test]
+    fn too_few_requests_and_wrong_shares_fail_the_run() {
+        let mut few = Tally::new(&scene::services());
+        play(&mut few, Phase::Steady, 499, None);
+        play(&mut few, Phase::After, 500, Some(REMOVED));
+        assert_eq!(failed(&few, &counters(100_000, 0)).len(), 1);
+
+        let mut skewed = good();
+        for port in 0..600 {
+            skewed.answered(0, Phase::Steady, &format!("b1 198.18.0.9 {port}"));
+        }
+        assert_eq!(failed(&skewed, &counters(100_000, 0)).len(), 1);
+    }
+
+    #[test]
+    fn requests_that_did_not_pass_the_program_or_were_dropped_fail_the_run() {
+        assert_eq!(failed(&good(), &counters(10, 0)).len(), 1);
+        assert_eq!(failed(&good(), &counters(100_000, 1)).len(), 1);
+    }
+}
