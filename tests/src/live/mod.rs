@@ -1,0 +1,393 @@
+//! A lab with the real program in it: `director` runs as a process in the director's namespace,
+//! clients ask real web servers through its VIPs.
+//!
+//! - [`Live`]: the lab, the servers, the configuration file, and the end of it all
+//! - [`Finished`], [`Daemon`]: the program, run to its end or in the background
+//! - [`get`], [`Connection`], [`Load`]: clients
+//! - [`Capture`]: frames on an interface
+//! - [`BpfObjects`]: what an instance has in the kernel, to see that it goes
+
+mod capture;
+mod client;
+mod kernel;
+mod process;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use director_userspace::{
+    config,
+    datapath::{self, Instance},
+    lab::{DEFAULT_CONFIG, HttpServer, Lab, Node},
+    net::{LinkEnd, NetNs, Netlink},
+};
+
+pub use self::{
+    capture::Capture,
+    client::{Connection, Load, PATIENCE, Totals, get},
+    kernel::BpfObjects,
+    process::{Daemon, Finished, binary, command, finish},
+};
+
+/// The built-in configuration's VIPs: the first is reached by tunnels, the second directly.
+pub const VIPS: [&str; 2] = ["192.0.2.10:80", "[2001:db8::10]:80"];
+
+/// A lab, its servers and a director's configuration; all gone when dropped.
+pub struct Live {
+    /// The lab.
+    pub lab: Lab,
+    instance: Instance,
+    directory: PathBuf,
+    servers: Vec<HttpServer>,
+}
+
+impl Live {
+    /// A lab with the built-in configuration and a web server on each of its three backends.
+    pub async fn new(test: &str) -> Self {
+        let mut live = Self::with(test, DEFAULT_CONFIG).await;
+        live.serve(&["b1", "b2", "b3"]);
+        live
+    }
+
+    /// A lab for a configuration, without servers. Addresses that end like the built-in
+    /// configuration's backends are machines of both families.
+    ///
+    /// # Panics
+    /// If the configuration is wrong, or the lab cannot be built.
+    pub async fn with(test: &str, yaml: &str) -> Self {
+        let parsed = config::parse("test", yaml).expect("a valid configuration").config;
+        let name = format!("live{}-{test}", std::process::id());
+        let mut builder = Lab::builder().name(&name).config(&parsed);
+        for n in 11..=13 {
+            let low = u16::from(n) + 6;
+            let v6 = IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, low]);
+            builder = builder.host(&[IpAddr::from([10, 0, 0, n]), v6]);
+        }
+        let lab = builder.build().await.expect("a lab");
+        // The lab takes away what is called as it is; this is another owner's.
+        let instance = Instance::new(&format!("t{name}")).expect("a name");
+        let directory = std::env::temp_dir().join(format!("t{name}"));
+        fs::create_dir_all(&directory).expect("a directory");
+        let live = Self { lab, instance, directory, servers: Vec::new() };
+        live.write(yaml);
+        live
+    }
+
+    /// Starts web servers on these backends.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub fn serve(&mut self, nodes: &[&str]) {
+        self.servers.extend(nodes.iter().map(|node| self.lab.serve_http(node).expect(node)));
+    }
+
+    /// The director's instance.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// A place for files of the test.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join("director.yaml")
+    }
+
+    /// Writes the configuration file in place.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, yaml: &str) {
+        fs::write(self.file(), yaml).expect("writable");
+    }
+
+    /// Replaces the configuration file as editors do: a new file renamed over it.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn replace(&self, yaml: &str) {
+        let new = self.directory.join(".director.yaml.swp");
+        fs::write(&new, yaml).expect("writable");
+        fs::rename(new, self.file()).expect("renamed");
+    }
+
+    /// A node of the lab.
+    ///
+    /// # Panics
+    /// If there is none of this name.
+    pub fn node(&self, name: &str) -> &Node {
+        self.lab.node(name).expect(name)
+    }
+
+    /// The kernel's network configuration on a node.
+    ///
+    /// # Panics
+    /// If the node cannot be entered.
+    pub fn netlink(&self, node: &str) -> Netlink {
+        Netlink::connect_in(self.node(node).netns()).expect("connects")
+    }
+
+    /// Runs `director` to its end on the director's node: the words of `line`, then `--instance`
+    /// with the test's own.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn director(&self, line: &str) -> Finished {
+        self.director_on("director", line)
+    }
+
+    /// As [`Live::director`], on another node.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn director_on(&self, node: &str, line: &str) -> Finished {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut command = command(&words);
+        command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
+        self.node(node).place(&mut command).expect("placed");
+        finish(command)
+    }
+
+    /// `director attach` with the configuration file.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn attach(&self) -> Finished {
+        self.director("attach -c director.yaml").succeeded()
+    }
+
+    /// `director detach`.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn detach(&self) -> Finished {
+        self.director("detach").succeeded()
+    }
+
+    /// Starts `director run` and waits until it says that it runs.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn run(&self) -> Daemon {
+        let daemon = self.spawn_run();
+        daemon.wait_for("running by", PATIENCE);
+        daemon
+    }
+
+    /// Starts `director run`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_run(&self) -> Daemon {
+        let mut command = command(&["run", "-c", "director.yaml"]);
+        command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
+        self.node("director").place(&mut command).expect("placed");
+        Daemon::spawn(command, &self.directory)
+    }
+
+    /// What a looking command prints with `--output json`.
+    ///
+    /// # Panics
+    /// If it fails or prints something else.
+    pub fn json(&self, line: &str) -> serde_json::Value {
+        self.director(&format!("{line} --output json")).succeeded().json()
+    }
+
+    /// Packets by verdict: `tx`, `drop/no-neighbour`, `pass/not-our-mac`, ...; those that did not
+    /// happen are left out.
+    ///
+    /// # Panics
+    /// If `director stats` fails.
+    pub fn verdicts(&self) -> BTreeMap<String, u64> {
+        verdicts_of(&self.json("stats"))
+    }
+
+    /// One request through `vip` from the first client: who answered.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn get(&self, vip: &str) -> std::io::Result<String> {
+        get(self.node("client1"), address(vip))
+    }
+
+    /// `count` requests through `vip`, one after the other: answers by backend.
+    ///
+    /// # Panics
+    /// If one fails.
+    pub fn spread(&self, vip: &str, count: usize) -> BTreeMap<String, usize> {
+        let vip = address(vip);
+        let all = self.node("client1").run(|| {
+            let mut answers = BTreeMap::new();
+            for _ in 0..count {
+                let answer = client::get_here(vip).map_err(|error| format!("{vip}: {error}"))?;
+                *answers.entry(answer).or_default() += 1;
+            }
+            Ok::<_, String>(answers)
+        });
+        all.expect("enters").expect("answered")
+    }
+
+    /// Opens a connection through `vip` that stays open.
+    ///
+    /// # Panics
+    /// If it cannot be opened.
+    pub fn connect(&self, vip: &str) -> Connection {
+        Connection::open(self.node("client1"), address(vip))
+    }
+
+    /// What this instance has in the kernel now, on the director's interfaces.
+    pub async fn bpf(&self) -> BpfObjects {
+        BpfObjects::of(&self.netlink("director"), &self.instance).await
+    }
+
+    /// Asserts that this instance has neither a pin nor a program on an interface of the
+    /// director.
+    ///
+    /// # Panics
+    /// If it has.
+    pub async fn assert_nothing_attached(&self) {
+        assert!(!self.instance.pins().exists(), "{} is there", self.instance.pins().display());
+        for link in self.netlink("director").links().await.expect("listed") {
+            assert_eq!(link.xdp, None, "{} carries a program", link.name);
+        }
+    }
+
+    /// Plugs one more interface of the director into a network of its own with a new namespace at
+    /// the other end, as `eth1` to `far`; both ends are up, and XDP works on both.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub async fn second_network(&self, far: &NetNs) {
+        let here = Netlink::connect().expect("connects");
+        let near = self.node("director").netns();
+        here.create_veth(
+            LinkEnd { name: "eth1", netns: Some(near), mac: Some([2, 0, 0, 1, 0, 1]) },
+            LinkEnd { name: "far", netns: Some(far), mac: Some([2, 0, 0, 1, 0, 2]) },
+        )
+        .await
+        .expect("a cable");
+        for (netlink, name) in [
+            (self.netlink("director"), "eth1"),
+            (Netlink::connect_in(far).expect("connects"), "far"),
+        ] {
+            let index = netlink.link_by_name(name).await.expect(name).index;
+            netlink.set_mtu(index, 1600).await.expect("an MTU");
+            netlink.set_up(index, true).await.expect("up");
+            // Frames of XDP arrive only where the receiver polls.
+            netlink.set_features(name, "rx-gro", true).expect("GRO");
+            for features in ["tx-checksum-", "tx-generic-segmentation", "tx-tcp-"] {
+                netlink.set_features(name, features, false).expect("offloads");
+            }
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.servers.clear();
+        // Daemons are dropped before, being younger; whatever remains is ended with the lab.
+        let _ = datapath::detach(&self.instance, &[]);
+        let _ = fs::remove_dir_all(self.instance.run_dir());
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A namespace with a name of its own, removed with the value.
+pub struct Host {
+    name: String,
+    /// The namespace.
+    pub netns: NetNs,
+}
+
+impl Host {
+    /// Makes one: IPv6 addresses are usable at once, and nobody waits for a router.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn new(test: &str) -> Self {
+        let name = format!("host{}-{test}", std::process::id());
+        let netns = NetNs::create(&name).expect("root can make namespaces");
+        let host = Self { name, netns };
+        let netlink = host.netlink();
+        for (setting, value) in [("accept_dad", "0"), ("router_solicitations", "0")] {
+            for name in ["all", "default"] {
+                let path = format!("net/ipv6/conf/{name}/{setting}");
+                netlink.set_sysctl(&path, value).expect("sysctl");
+            }
+        }
+        host
+    }
+
+    /// The kernel's network configuration there.
+    ///
+    /// # Panics
+    /// If it cannot be entered.
+    pub fn netlink(&self) -> Netlink {
+        Netlink::connect_in(&self.netns).expect("connects")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Err(error) = NetNs::delete(&self.name) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Packets by verdict, out of what `director stats --output json` prints.
+///
+/// # Panics
+/// If that has another form.
+pub fn verdicts_of(stats: &serde_json::Value) -> BTreeMap<String, u64> {
+    let mut verdicts = BTreeMap::new();
+    for verdict in ["tx", "redirect"] {
+        verdicts.insert(verdict.to_owned(), stats[verdict].as_u64().expect(verdict));
+    }
+    for verdict in ["reply", "pass", "drop"] {
+        for (reason, packets) in stats[verdict].as_object().expect(verdict) {
+            verdicts.insert(format!("{verdict}/{reason}"), packets.as_u64().expect("a number"));
+        }
+    }
+    verdicts.retain(|_, packets| *packets > 0);
+    verdicts
+}
+
+/// Waits until `done`; how long it took.
+///
+/// # Panics
+/// If it takes longer than `at_most`.
+#[track_caller]
+pub fn wait_until(what: &str, at_most: Duration, mut done: impl FnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < at_most, "{what}: not within {at_most:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    began.elapsed()
+}
+
+/// A socket address in a test.
+///
+/// # Panics
+/// If it is none.
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().expect(text)
+}
+
+/// An IP address in a test.
+///
+/// # Panics
+/// If it is none.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
