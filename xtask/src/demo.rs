@@ -108,7 +108,7 @@ fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
         bail!("left behind: {}", left.join(", "));
     }
     let mut checks = played?;
-    checks.push(Check::new(true, "everything is removed: no namespace, pin or process is left"));
+    checks.push(Check::new(true, "nothing is left: no namespace, no pin, no process"));
 
     let passed = checks.iter().all(|check| check.passed);
     println!();
@@ -143,10 +143,8 @@ fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Ve
 
     let load = Load::start(lab.name(), services)?;
     let mut show = Show::new(lab, &load, services, interrupt);
-    show.begin(
-        Phase::Steady,
-        format!("{} clients ask, each time from another port", load::CLIENTS),
-    );
+    let title = format!("{} clients ask, each time from another port", load::CLIENTS);
+    show.begin(Phase::Steady, title)?;
     show.run(|now| now.elapsed >= STEADY_TIME && now.answered >= STEADY_REQUESTS)?;
 
     // Downloads that are under way when their backend goes.
@@ -155,10 +153,16 @@ fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Ve
     }
     show.keep()?;
     load.set_phase(Phase::Changing);
+    println!("\nWhile they ask, {REMOVED} is deleted from director.yaml:");
+    for line in scene::deleted_lines(services, REMOVED) {
+        println!("-{line}");
+    }
+    let asked = Instant::now();
     show.lab.configure(services, Some(REMOVED))?;
     show.wait_for_removal()?;
     load.set_phase(Phase::After);
-    show.begin(Phase::After, format!("{REMOVED} was removed from the file; requests since then"));
+    println!("In effect after {:.1} s.", asked.elapsed().as_secs_f64());
+    show.begin(Phase::After, format!("Since then, without {REMOVED}"))?;
     show.run(|now| {
         now.elapsed >= AFTER_TIME && now.answered >= AFTER_REQUESTS && now.transfers_are_over
     })?;
@@ -178,15 +182,14 @@ fn judge(mut transfer: Transfer, services: &[Service]) -> Check {
     match transfer.outcome() {
         Ok(()) => {
             let kib = thousands(servers::large_file_len() / 1024);
-            let text = format!(
-                "a download through {REMOVED} of {service}, begun before the removal, went on to its end: {kib} KiB"
-            );
+            let text =
+                format!("{service}: the download through {REMOVED} went on to its end, {kib} KiB");
             Check::new(true, text)
         }
-        Err(error) => Check::new(
-            false,
-            format!("a download through {REMOVED} of {service} broke off: {error:#}"),
-        ),
+        Err(error) => {
+            let text = format!("{service}: the download through {REMOVED} failed: {error:#}");
+            Check::new(false, text)
+        }
     }
 }
 

@@ -52,6 +52,19 @@ impl Counters {
         Ok(Self { services: all, dropped })
     }
 
+    /// What was counted since `earlier`.
+    pub(super) fn since(mut self, earlier: &Self) -> Self {
+        for (service, backends) in self.services.iter_mut().enumerate() {
+            for (index, backend) in backends.iter_mut().enumerate() {
+                let before = earlier.backend(service, index);
+                backend.packets = backend.packets.saturating_sub(before.packets);
+                backend.flows = backend.flows.saturating_sub(before.flows);
+            }
+        }
+        self.dropped = self.dropped.saturating_sub(earlier.dropped);
+        self
+    }
+
     /// One backend's.
     pub(super) fn backend(&self, service: usize, backend: usize) -> Backend {
         let found = self.services.get(service).and_then(|backends| backends.get(backend));
@@ -100,6 +113,21 @@ mod tests {
         assert_eq!(counters.backend(1, 1), Backend { active: false, ..busy });
         assert_eq!(counters.total(), (150, 30));
         assert_eq!(counters.dropped, 3);
+    }
+
+    #[test]
+    fn what_was_counted_before_is_left_out() {
+        let stats = |packets: u64| {
+            let web = json!({"address": "10.0.0.11", "state": "active", "packets": packets, "flows": packets / 5});
+            let services =
+                json!([{"name": "web", "backends": [web]}, {"name": "web-v6", "backends": []}]);
+            let stats = json!({"drop": {"runt": packets / 10}, "services": services});
+            Counters::read(&stats, &scene::services()).unwrap()
+        };
+        let since = stats(50).since(&stats(20));
+        assert_eq!(since.backend(0, 0), Backend { packets: 30, flows: 6, active: true });
+        assert_eq!((since.total(), since.dropped), ((30, 6), 3));
+        assert_eq!(stats(50).since(&Counters::default()).total(), (50, 10));
     }
 
     #[test]

@@ -99,15 +99,15 @@ impl Load {
         self.shared.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// What came of the requests so far.
+    /// The counts so far.
     pub(super) fn tally(&self) -> Tally {
-        self.shared.tally().clone()
+        self.shared.tally().snapshot()
     }
 
     /// Waits for the requests under way, and returns what came of all.
     pub(super) fn finish(mut self) -> Tally {
         self.end();
-        self.tally()
+        std::mem::take(&mut self.shared.tally())
     }
 
     fn end(&mut self) {

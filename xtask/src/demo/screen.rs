@@ -44,6 +44,11 @@ impl Screen {
         Self { terminal: io::stdout().is_terminal(), drawn: 0, next_line: Instant::now() }
     }
 
+    /// Says that another act begins.
+    pub(super) fn begin(&mut self) {
+        self.next_line = Instant::now() + LINE_INTERVAL;
+    }
+
     /// Shows how things stand.
     pub(super) fn show(&mut self, view: &View<'_>) {
         if self.terminal {
@@ -60,9 +65,7 @@ impl Screen {
             self.draw(view);
             self.drawn = 0;
         } else {
-            let mut text = picture(view).join("\n");
-            text.push('\n');
-            self.print(&text);
+            self.print(&picture(view).join("\n"));
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Show<'a> {
     title: String,
     began: Instant,
     transfers: Vec<Transfer>,
+    /// Packets at the beginning of the act, and since.
+    before: Counters,
     counters: Counters,
     counters_due: Instant,
 }
@@ -64,14 +66,19 @@ impl<'a> Show<'a> {
             title: String::new(),
             began: Instant::now(),
             transfers: Vec::new(),
+            before: Counters::default(),
             counters: Counters::default(),
             counters_due: Instant::now(),
         }
     }
 
-    /// Begins an act.
-    pub(super) fn begin(&mut self, phase: Phase, title: String) {
+    /// Begins an act: its requests are those of `phase`, its packets those from now on.
+    pub(super) fn begin(&mut self, phase: Phase, title: String) -> Result<()> {
+        self.before = self.read_counters()?;
         (self.phase, self.title, self.began) = (phase, title, Instant::now());
+        self.counters_due = Instant::now();
+        self.screen.begin();
+        Ok(())
     }
 
     /// Shows it until it is over.
@@ -80,7 +87,7 @@ impl<'a> Show<'a> {
             self.interrupt.sleep(PICTURE_INTERVAL)?;
             self.lab.check()?;
             if Instant::now() >= self.counters_due {
-                self.counters = self.read_counters()?;
+                self.counters = self.read_counters()?.since(&self.before);
                 self.counters_due = Instant::now() + COUNTERS_INTERVAL;
             }
             self.draw(Screen::show);
@@ -90,7 +97,7 @@ impl<'a> Show<'a> {
 
     /// Leaves its last picture on the screen.
     pub(super) fn keep(&mut self) -> Result<()> {
-        self.counters = self.read_counters()?;
+        self.counters = self.read_counters()?.since(&self.before);
         self.draw(Screen::keep);
         Ok(())
     }

@@ -49,11 +49,11 @@ impl Counts {
 }
 
 /// All requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Tally {
     nodes: Vec<Vec<&'static str>>,
     counts: Vec<[Counts; 3]>,
-    sources: HashSet<(usize, IpAddr, u16)>,
+    sources: HashSet<(IpAddr, u16)>,
     complaints: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl Tally {
             return self.failed(service, phase, format!("an answer of nobody: {answer:?}"));
         };
         self.counts[service][phase as usize].by_backend[backend] += 1;
-        self.sources.insert((service, source.0, source.1));
+        self.sources.insert(source);
     }
 
     fn read(&self, service: usize, answer: &str) -> Option<(usize, (IpAddr, u16))> {
@@ -106,7 +106,12 @@ impl Tally {
         all.fold((0, 0), |(good, bad), counts| (good + counts.answered(), bad + counts.errors))
     }
 
-    /// How many different connections the answers came over.
+    /// The counts alone, to be looked at while more come in.
+    pub(super) fn snapshot(&self) -> Self {
+        Self { counts: self.counts.clone(), ..Self::default() }
+    }
+
+    /// From how many different addresses and ports the requests came.
     pub(super) fn sources(&self) -> usize {
         self.sources.len()
     }

@@ -16,6 +16,9 @@ const TOLERANCE: f64 = 5.0;
 /// Packets of the smallest HTTP connection from client to server: SYN, ACK, request, FIN.
 const LEAST_PACKETS: u64 = 4;
 
+/// Begins another line of a check's text, under the first.
+const CONTINUED: &str = "\n        ";
+
 /// One thing that had to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Check {
@@ -31,25 +34,26 @@ impl Check {
 
 /// Judges the requests.
 pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters) -> Vec<Check> {
+    let mut checks = shares(services, tally, Phase::Steady);
+
     let (answered, errors) = tally.total(&Phase::ALL);
-    let mut checks = vec![shares(services, tally, Phase::Steady)];
     let mut text = format!(
-        "{} requests over {} connections: {} failed",
+        "{} of {} requests failed; they came from {} ports",
+        thousands(errors),
         thousands(answered + errors),
-        thousands(tally.sources() as u64),
-        thousands(errors)
+        thousands(tally.sources() as u64)
     );
     for complaint in tally.complaints() {
-        text.push_str("\n        ");
+        text.push_str(CONTINUED);
         text.push_str(complaint);
     }
     checks.push(Check::new(errors == 0 && answered > 0, text));
 
     let (packets, flows) = counters.total();
     let text = format!(
-        "{} packets of {} connections went through the XDP program, {} were dropped",
-        thousands(packets),
+        "{} connections, {} packets, all through XDP; {} dropped",
         thousands(flows),
+        thousands(packets),
         thousands(counters.dropped)
     );
     let all = packets >= answered * LEAST_PACKETS && flows >= answered && counters.dropped == 0;
@@ -58,41 +62,38 @@ pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters)
     let (during, failed) = tally.total(&[Phase::Changing, Phase::After]);
     let reached = reached_after(services, tally);
     let text = format!(
-        "{REMOVED} was removed while requests ran: {} of {} failed, {} new ones reached it after",
+        "{REMOVED} removed under load: {} of {} requests failed, {} still reached it",
         thousands(failed),
         thousands(during + failed),
         thousands(reached)
     );
     checks.push(Check::new(failed == 0 && reached == 0 && during > 0, text));
-    checks.push(shares(services, tally, Phase::After));
+    checks.extend(shares(services, tally, Phase::After));
     checks
 }
 
 /// Whether each backend got what its weight gives it.
-fn shares(services: &[Service], tally: &Tally, phase: Phase) -> Check {
+fn shares(services: &[Service], tally: &Tally, phase: Phase) -> Vec<Check> {
     let (without, least, when) = match phase {
-        Phase::After => (Some(REMOVED), AFTER_REQUESTS, format!("without {REMOVED}")),
-        Phase::Steady | Phase::Changing => (None, STEADY_REQUESTS, "with all backends".to_owned()),
+        Phase::After => (Some(REMOVED), AFTER_REQUESTS, format!(" without {REMOVED}")),
+        Phase::Steady | Phase::Changing => (None, STEADY_REQUESTS, String::new()),
     };
-    let (mut passed, mut parts) = (true, Vec::new());
-    for (number, service) in services.iter().enumerate() {
+    let judge = |(number, service): (usize, &Service)| {
         let counts = tally.counts(number, phase);
         let off = counts.deviation(&service.fair(without));
-        passed &= off <= TOLERANCE && counts.answered() >= least;
-        parts.push(format!(
-            "{} {off:.1} ({} requests)",
+        let passed = off <= TOLERANCE && counts.answered() >= least;
+        let mut text = format!(
+            "{}{when}: shares at most {off:.1} points off, over {} requests",
             service.name,
             thousands(counts.answered())
-        ));
-    }
-    let mut text = format!("percentage points off the weights {when}: {}", parts.join(", "));
-    if !passed {
-        text.push_str(&format!(
-            "\n        at most {TOLERANCE}, over at least {} requests",
-            thousands(least)
-        ));
-    }
-    Check::new(passed, text)
+        );
+        if !passed {
+            let least = thousands(least);
+            text.push_str(&format!("{CONTINUED}wanted: {TOLERANCE} at most, over {least} or more"));
+        }
+        Check::new(passed, text)
+    };
+    services.iter().enumerate().map(judge).collect()
 }
 
 /// Requests that were answered by the removed backend though sent when it was removed.
@@ -178,7 +179,7 @@ mod tests {
         let mut tally = good();
         tally.answered(0, Phase::After, "b2 198.18.0.1 1");
         let failed = failed(&tally, &counters(100_000, 0));
-        assert!(failed.iter().any(|what| what.contains("1 new ones reached it")), "{failed:?}");
+        assert!(failed.iter().any(|what| what.contains("1 still reached it")), "{failed:?}");
     }
 
     #[test]
