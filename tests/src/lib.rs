@@ -1,2 +1,9 @@
-//! Placeholder while the workspace is laid out.
+//! What the tests share: packets built byte by byte, the shipped program run over them, and what
+//! an independent reading of the rules says should have come out.
+
+pub mod case;
+pub mod given;
 pub mod live;
+pub mod packet;
+pub mod pcap;
+pub mod read;

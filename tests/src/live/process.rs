@@ -211,7 +211,11 @@ impl Daemon {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub fn ended(mut self) -> ExitStatus {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("waited for") {
