@@ -1,0 +1,206 @@
+//! What Director sends, against a stock kernel: on Linux 6.1 in a virtual machine, real TCP
+//! sessions go through tunnels of all four pairs, taken apart by `director realserver` and then by
+//! the kernel's own devices, and by direct routing.
+//!
+//! Every test boots a machine in which it runs itself again.
+
+#[path = "vm/machine.rs"]
+mod machine;
+#[path = "vm/sessions.rs"]
+mod sessions;
+
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+
+use director_tests::live::{Live, address, command, finish, wait_until};
+use nix::sys::signal::Signal;
+use xtask::vm::KernelVersion;
+
+/// Time for what takes a moment on a machine, and many on an emulated one.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = r#"
+interfaces: [{name: eth0}]
+defaults: {protocol: tcp, forward: tunnel}
+services:
+  - {name: 4in4, address: 192.0.2.10, port: 44, backends: [{address: 10.0.0.11}]}
+  - {name: 4in6, address: 192.0.2.10, port: 46, backends: [{address: "2001:db8:1::11"}]}
+  - {name: 6in4, address: "2001:db8::10", port: 64, backends: [{address: 10.0.0.11}]}
+  - {name: 6in6, address: "2001:db8::10", port: 66, backends: [{address: "2001:db8:1::11"}]}
+  - {name: direct4, address: 192.0.2.10, port: 4, forward: direct, backends: [{address: 10.0.0.11}]}
+  - name: direct6
+    address: "2001:db8::10"
+    port: 6
+    forward: direct
+    backends: [{address: "2001:db8:1::11"}]
+"#;
+const VIPS: &str = "192.0.2.10,2001:db8::10";
+
+/// A service, where it is, and the kernel's device that takes its tunnel apart.
+struct Case {
+    service: &'static str,
+    vip: &'static str,
+    device: Option<&'static str>,
+}
+
+const CASES: [Case; 6] = [
+    Case { service: "4in4", vip: "192.0.2.10:44", device: Some("four4") },
+    Case { service: "4in6", vip: "192.0.2.10:46", device: Some("any6") },
+    Case { service: "6in4", vip: "[2001:db8::10]:64", device: Some("six4") },
+    Case { service: "6in6", vip: "[2001:db8::10]:66", device: Some("any6") },
+    Case { service: "direct4", vip: "192.0.2.10:4", device: None },
+    Case { service: "direct6", vip: "[2001:db8::10]:6", device: None },
+];
+
+#[test]
+fn the_kernel_s_devices_and_realserver_accept_every_tunnel() {
+    machine::within(
+        KernelVersion::V6_1,
+        "the_kernel_s_devices_and_realserver_accept_every_tunnel",
+        || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(tunnels());
+        },
+    );
+}
+
+async fn tunnels() {
+    let live = Live::with("tunnels", CONFIG).await;
+    let ports = CASES.map(|case| address(case.vip).port());
+    sessions::serve(live.node("b1"), &ports);
+    let daemon = live.spawn_run();
+    daemon.wait_for("running by", PATIENCE);
+
+    // The daemon lives, so the next hops are those it cached. The real server is the lab's.
+    for case in &CASES {
+        let before = decapsulated(&live);
+        let sent = forwarded(&live, case);
+        accepts(case, sent, || decapsulated(&live) - before);
+    }
+
+    // Now the kernel's devices, and nobody refreshes next hops: the program asks the kernel.
+    daemon.end(Signal::SIGKILL);
+    let mut realserver = command(&["realserver", "--vip", VIPS, "--forward", "direct"]);
+    realserver.args(["--instance", &live.lab.realserver_instance("b1")]);
+    live.node("b1").place(&mut realserver).expect("placed");
+    finish(realserver).succeeded().prints(&["detach"]);
+    let tunnel = |kind: &str, name: &str, director: &str, backend: &str, mode: &[&str]| {
+        let mut arguments = vec!["link", "add", name, "type", kind];
+        arguments.extend(["local", backend, "remote", director]);
+        arguments.extend(mode);
+        ip_on_backend(&live, &arguments);
+        ip_on_backend(&live, &["link", "set", name, "up"]);
+    };
+    let director = live.node("director");
+    let (v4, v6) = (director.ipv4().expect("v4"), director.ipv6().expect("v6"));
+    tunnel("ipip", "four4", &v4.to_string(), "10.0.0.11", &["mode", "ipip"]);
+    tunnel("sit", "six4", &v4.to_string(), "10.0.0.11", &["mode", "ip6ip"]);
+    tunnel("ip6tnl", "any6", &v6.to_string(), "2001:db8:1::11", &["mode", "any"]);
+    for case in &CASES {
+        let received = || case.device.map_or(0, |device| device_counters(&live, device)["packets"]);
+        let before = received();
+        let sent = forwarded(&live, case);
+        accepts(case, sent, || received() - before);
+    }
+    for device in ["four4", "six4", "any6", "eth0"] {
+        let counters = device_counters(&live, device);
+        let lost = |what: &str| what.contains("error") || what == "dropped";
+        let lost: Vec<_> = counters.iter().filter(|(what, n)| lost(what) && **n > 0).collect();
+        assert!(lost.is_empty(), "{device}: {counters:?}");
+    }
+
+    let verdicts = live.verdicts();
+    let refused = |verdict: &String| verdict.starts_with("drop") || verdict.starts_with("reply");
+    assert!(!verdicts.keys().any(refused), "{verdicts:?}");
+    for node in ["b1", "client1"] {
+        assert_eq!(complaints(&live, node), BTreeMap::new(), "{node}");
+    }
+    live.detach();
+}
+
+/// Holds the sessions of a case; how many packets the director forwarded for it, by its counters.
+fn forwarded(live: &Live, case: &Case) -> u64 {
+    let count = || {
+        let stats = live.json("stats");
+        let services = stats["services"].as_array().expect("a list");
+        let service = services.iter().find(|service| service["name"] == case.service);
+        let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+        (number(&service.expect(case.service)["packets"]), number(&stats["tx"]))
+    };
+    let (packets, tx) = count();
+    sessions::hold(live.node("client1"), address(case.vip));
+    let (packets, tx) = (count().0 - packets, count().1 - tx);
+    assert!(packets > 300, "{}: {packets} packets", case.service);
+    assert_eq!(packets, tx, "{}: all of them left by the interface they came from", case.service);
+    packets
+}
+
+/// Waits until all that was sent for a case was taken out of a tunnel, if it goes through one.
+fn accepts(case: &Case, sent: u64, received: impl Fn() -> u64) {
+    if case.device.is_some() {
+        let what = format!("{}: {sent} packets sent, {} accepted", case.service, received());
+        wait_until(&what, PATIENCE, || received() >= sent);
+    } else {
+        assert_eq!(received(), 0, "{}: went through a tunnel", case.service);
+    }
+}
+
+/// Packets that the real server took out of tunnels.
+fn decapsulated(live: &Live) -> u64 {
+    let mut status = command(&["realserver", "--status", "--output", "json"]);
+    status.args(["--instance", &live.lab.realserver_instance("b1")]);
+    live.node("b1").place(&mut status).expect("placed");
+    let packets = &finish(status).succeeded().json()["decapsulation"]["packets"];
+    for (what, count) in packets.as_object().expect("by what became of them") {
+        assert!(what == "decapsulated" || count == 0, "{packets}");
+    }
+    packets["decapsulated"].as_u64().expect("a number")
+}
+
+/// iproute2 on the backend.
+fn ip_on_backend(live: &Live, arguments: &[&str]) -> String {
+    let mut ip = Command::new("ip");
+    ip.args(arguments);
+    live.node("b1").place(&mut ip).expect("placed");
+    finish(ip).succeeded().stdout
+}
+
+/// What a device of the backend has received.
+fn device_counters(live: &Live, device: &str) -> BTreeMap<String, u64> {
+    let shown = ip_on_backend(live, &["-json", "-statistics", "link", "show", "dev", device]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let received = &shown[0]["stats64"]["rx"];
+    let counters: Result<_, _> = serde_json::from_value(received.clone());
+    counters.unwrap_or_else(|error| panic!("{device}: {error}: {shown}"))
+}
+
+/// What the IP and TCP of a node found wrong with packets that it received: counters above 0.
+fn complaints(live: &Live, node: &str) -> BTreeMap<String, u64> {
+    // Of the thread, since that is what is in the node's namespace.
+    let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect(file);
+    let files = live.node(node).run(|| ["snmp", "netstat", "snmp6"].map(read)).expect("enters");
+    let mut counters = BTreeMap::new();
+    let number = |text: &str| text.parse::<i64>().map_or(0, |number| number.max(0) as u64);
+    for file in &files[..2] {
+        // "Ip: NAME NAME ..." and "Ip: VALUE VALUE ..." in turn.
+        let lines: Vec<&str> = file.lines().collect();
+        for pair in lines.chunks(2) {
+            let group = pair[0].split(':').next().unwrap_or_default();
+            for (name, value) in pair[0].split(' ').zip(pair[1].split(' ')).skip(1) {
+                counters.insert(format!("{group}{name}"), number(value));
+            }
+        }
+    }
+    for line in files[2].lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some(name), Some(value)) = (words.next(), words.next()) {
+            counters.insert(name.to_owned(), number(value));
+        }
+    }
+    for name in ["IpInHdrErrors", "IpExtInCsumErrors", "TcpInErrs", "Ip6InHdrErrors"] {
+        assert!(counters.contains_key(name), "no {name} in {counters:?}");
+    }
+    assert!(counters["TcpInSegs"] > 0, "{counters:?}");
+    let wrong = |name: &str| name.contains("HdrErrors") || name.contains("CsumErrors");
+    counters.retain(|name, count| *count > 0 && (wrong(name) || name == "TcpInErrs"));
+    counters
+}
