@@ -1,0 +1,94 @@
+//! Fragments: not forwarded yet, and never left to the host if they are a service's.
+
+use director_common::{
+    decision::Connection,
+    verdict::{DropReason, PassReason},
+};
+use director_tests::{
+    case::{check, check_in, dropped, pass},
+    given::{Director, Given},
+    packet::{Packet, options_header},
+};
+use rstest::rstest;
+
+const V4: &str = "198.51.100.7:40000";
+const V6: &str = "[2001:db8:1::7]:40000";
+
+/// Pieces carry no port but the first, so all ports of a service's address and protocol are meant.
+#[rstest]
+fn of_a_service(
+    #[values((0, true), (1480, true), (2960, false), (8, false))] piece: (u16, bool),
+    #[values(80, 81)] port: u16,
+) {
+    let (offset, more) = piece;
+    for packet in [
+        Packet::udp(V4, &format!("192.0.2.1:{port}")).payload(64),
+        Packet::tcp(V4, &format!("192.0.2.5:{port}")).payload(64).options(12),
+        Packet::tcp(V4, &format!("192.0.2.7:{port}")).tag(0x8100, 9),
+        Packet::udp(V6, &format!("[2001:db8::1]:{port}")).payload(64),
+        Packet::tcp(V6, &format!("[2001:db8::4]:{port}")).extension(0, &options_header(0)),
+    ] {
+        let seen = check(&packet.fragment(offset, more), dropped(DropReason::Fragment), None);
+        assert_eq!(seen.connection, Connection::None);
+    }
+}
+
+/// The last piece may be shorter than any transport header.
+#[rstest]
+fn short_ones(#[values(0, 1, 7)] length: usize) {
+    let packet = Packet::udp(V4, "192.0.2.1:80").cut(length).fragment(1480, false);
+    check(&packet, dropped(DropReason::Fragment), None);
+    let packet = Packet::udp(V6, "[2001:db8::1]:80").cut(length).fragment(1480, false);
+    check(&packet, dropped(DropReason::Fragment), None);
+}
+
+#[rstest]
+#[case::another_address(Packet::udp(V4, "192.0.2.100:80"), PassReason::NoService)]
+#[case::another_address_v6(Packet::udp(V6, "[2001:db8::100]:80"), PassReason::NoService)]
+#[case::another_protocol(Packet::tcp(V4, "192.0.2.6:53"), PassReason::NoService)]
+#[case::echo(Packet::icmp("198.51.100.7", "192.0.2.1", 8, 0, [0; 4], &[0; 64]), PassReason::OtherProtocol)]
+#[case::echo_v6(Packet::icmp("2001:db8:1::7", "2001:db8::1", 128, 0, [0; 4], &[0; 64]), PassReason::OtherProtocol)]
+#[case::esp(Packet::ip([198, 51, 100, 7].into(), [192, 0, 2, 1].into(), 50, vec![0; 64]), PassReason::OtherProtocol)]
+fn of_somebody_else(#[case] packet: Packet, #[case] reason: PassReason) {
+    for (offset, more) in [(0, true), (64, true), (128, false)] {
+        check(&packet.clone().fragment(offset, more), pass(reason), None);
+    }
+}
+
+/// The bit that is reserved and don't-fragment make no fragment.
+#[test]
+fn flags_that_mean_nothing() {
+    for flags in [0x00, 0x40, 0x80, 0xc0] {
+        let mut frame = Packet::tcp(V4, "192.0.2.4:80").frame();
+        frame[20] = flags;
+        frame[24..26].fill(0);
+        let sum = director_tests::packet::fold(director_tests::packet::sum_of(&frame[14..34]));
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        let mut director = director_tests::given::lend(&Given::everything());
+        assert_eq!(director.run(&frame).verdict, director_tests::case::TX, "{flags:#x}");
+    }
+}
+
+/// The entry that all services of an address and protocol share goes with the last of them.
+#[test]
+fn follow_the_services_that_come_and_go() {
+    let yaml = |services: &str| format!("flows: {{size: 1Ki}}\nservices: [{services}]");
+    let one = |port: u16| {
+        format!(
+            "{{name: s{port}, address: 192.0.2.1, protocol: tcp, port: {port}, forward: direct, \
+             backends: [{{address: 10.0.0.1}}]}}"
+        )
+    };
+    let mut director = Director::new(Given::new(&yaml(&[one(80), one(81)].join(","))));
+    let fragment = Packet::tcp(V4, "192.0.2.1:80").fragment(64, false);
+    let drop = dropped(DropReason::Fragment);
+    check_in(&mut director, &fragment, drop, None);
+    for port in [80, 81, 80] {
+        director.change(&yaml(&one(port)));
+        check_in(&mut director, &fragment, drop, None);
+    }
+    director.change(&yaml(""));
+    check_in(&mut director, &fragment, pass(PassReason::NoService), None);
+    director.change(&yaml(&one(82)));
+    check_in(&mut director, &fragment, drop, None);
+}
