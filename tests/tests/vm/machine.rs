@@ -1,7 +1,12 @@
 //! Runs a test in a virtual machine: the test binary and `director` go there, and the machine runs
 //! this one test again.
 
-use std::{env, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    time::Duration,
+};
 
 use director_tests::live::binary;
 use xtask::vm::{KernelVersion, Vm};
@@ -19,11 +24,13 @@ pub(crate) fn within(kernel: KernelVersion, test: &str, body: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return body();
     }
+    let tests = Slim::of(&env::current_exe().expect("known"));
+    let director = Slim::of(&binary());
     let output = Vm::new(kernel)
         .modules(["veth", "bridge", "af_packet", "ipv6", "ipip", "sit", "ip6_tunnel"])
-        .file(env::current_exe().expect("known"), "/host/deps/tests")
+        .file(&tests.0, "/host/deps/tests")
         // Where a test looks for it.
-        .file(binary(), "/host/director")
+        .file(&director.0, "/host/director")
         .file("/usr/sbin/ip", "/host/ip")
         .script(format!(
             "export PATH=/host:$PATH {INSIDE}=1 RUST_BACKTRACE=0\n\
@@ -35,4 +42,25 @@ pub(crate) fn within(kernel: KernelVersion, test: &str, body: impl FnOnce()) {
     assert_eq!(output.status, 0, "{kernel:?}: {}", output.text);
     assert!(output.text.contains("test result: ok. 1 passed"), "{kernel:?}: {}", output.text);
     println!("{}", output.text);
+}
+
+/// A copy of a program without debug information, which is most of it. Removed when dropped.
+struct Slim(PathBuf);
+
+impl Slim {
+    fn of(program: &Path) -> Self {
+        let name = program.file_name().and_then(|name| name.to_str()).expect("has a name");
+        let copy = Self(env::temp_dir().join(format!("{name}-{}-slim", process::id())));
+        // Beside the linker that made the program.
+        let mut strip = Command::new("strip");
+        strip.arg("--strip-debug").arg("-o").arg(&copy.0).arg(program);
+        assert!(strip.status().expect("binutils are there").success(), "{}", program.display());
+        copy
+    }
+}
+
+impl Drop for Slim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }

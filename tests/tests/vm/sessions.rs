@@ -24,6 +24,13 @@ pub(crate) const SESSIONS: [(usize, usize); 8] = [
     (150_000, 150_000),
 ];
 
+/// Packets that a client sends in all of [`SESSIONS`] at least: every one has a handshake, an end,
+/// and as many full segments as its data fills.
+pub(crate) fn least_packets() -> u64 {
+    const SEGMENT: usize = 1_460;
+    SESSIONS.iter().map(|(up, _)| 3 + (up / SEGMENT) as u64).sum()
+}
+
 /// Serves sessions on these ports of a node, on all its addresses, as long as the process lives.
 pub(crate) fn serve(node: &Node, ports: &[u16]) {
     for &port in ports {
