@@ -19,7 +19,7 @@ use crate::{
 /// How long the download of the advisory database may take.
 const ADVISORIES_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Formatting, lints, dependencies, and then `cargo xtask test`.
+/// Formatting, lints, dependencies, `cargo xtask demo`, and then `cargo xtask test`.
 ///
 /// # Errors
 ///
@@ -30,10 +30,12 @@ pub fn verb() -> Result<()> {
     format(true)?;
     lint()?;
     dependencies()?;
-    step("tests");
-    // A process of its own, as a developer types it.
+    // Processes of their own, as a developer types it.
     let xtask = env::current_exe().context("cannot find this program")?;
-    sh::run(Command::new(xtask).arg("test").current_dir(workspace::root()))?;
+    for verb in ["demo", "test"] {
+        step(verb);
+        sh::run(Command::new(&xtask).arg(verb).current_dir(workspace::root()))?;
+    }
     eprintln!("ci passed in {} s", started.elapsed().as_secs());
     Ok(())
 }

@@ -103,23 +103,22 @@ fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
     let mut lab = Lab::build(binary, &services)?;
     progress.done();
     let played = play(&mut lab, &services, interrupt);
-    let left = lab.remove()?;
-    if !left.is_empty() {
-        bail!("left behind: {}", left.join(", "));
-    }
-    let mut checks = played?;
-    checks.push(Check::new(true, "nothing is left: no namespace, no pin, no process"));
+    let left = lab.remove().unwrap_or_else(|error| vec![format!("{error:#}")]).join(", ");
+    let mut checks = match played {
+        Ok(checks) => checks,
+        Err(error) if left.is_empty() => return Err(error),
+        Err(error) => bail!("{error:#}; left behind: {left}"),
+    };
+    checks.push(match left.is_empty() {
+        true => Check::new(true, "nothing is left: no namespace, no pin, no process"),
+        false => Check::new(false, format!("left behind: {left}")),
+    });
 
     let passed = checks.iter().all(|check| check.passed);
-    println!();
-    for check in &checks {
-        println!("  {}  {}", mark(check.passed), check.what);
-    }
+    let rows = checks.iter().map(|check| format!("  {}  {}\n", mark(check.passed), check.what));
+    let summary = if passed { "all as it should be" } else { "something was off" };
     let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "\n{} in {seconds:.1} s",
-        if passed { "all as it should be" } else { "something was off" }
-    );
+    screen::say(&format!("\n{}\n{summary} in {seconds:.1} s", rows.collect::<String>()));
     Ok(passed)
 }
 
@@ -153,15 +152,13 @@ fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Ve
     }
     show.keep()?;
     load.set_phase(Phase::Changing);
-    println!("\nWhile they ask, {REMOVED} is deleted from director.yaml:");
-    for line in scene::deleted_lines(services, REMOVED) {
-        println!("-{line}");
-    }
+    let deleted = scene::deleted_lines(services, REMOVED).join("\n-");
+    screen::say(&format!("\nWhile they ask, {REMOVED} is deleted from the YAML:\n-{deleted}"));
     let asked = Instant::now();
     show.lab.configure(services, Some(REMOVED))?;
     show.wait_for_removal()?;
     load.set_phase(Phase::After);
-    println!("In effect after {:.1} s.", asked.elapsed().as_secs_f64());
+    screen::say(&format!("In effect after {:.1} s.", asked.elapsed().as_secs_f64()));
     show.begin(Phase::After, format!("Since then, without {REMOVED}"))?;
     show.run(|now| {
         now.elapsed >= AFTER_TIME && now.answered >= AFTER_REQUESTS && now.transfers_are_over

@@ -32,6 +32,8 @@ const CONCURRENT: usize = 6;
 const RATE: f64 = 1000.0;
 /// How long a request may take in each of its steps.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for one that only tries whether there is an answer yet.
+const IMPATIENCE: Duration = Duration::from_millis(250);
 /// How many connections are tried to find one through a certain backend.
 const TRIES: usize = 200;
 
@@ -126,7 +128,7 @@ impl Drop for Load {
 
 /// One of a client's users: asks, waits for its turn, asks again.
 fn ask(shared: &Shared, service: usize, url: &str, interval: Duration) {
-    let agent = agent();
+    let agent = agent(PATIENCE);
     let mut turn = Instant::now();
     while !shared.stop.load(Ordering::Acquire) {
         // A request belongs to the phase in which it is sent, whenever it is answered.
@@ -147,20 +149,20 @@ pub(super) fn is_answered(lab: &str, service: &Service) -> Result<bool> {
     let url = service.url("/");
     let asking = thread::spawn(move || {
         enter(&namespace)?;
-        Ok(get(&agent(), &url).is_ok())
+        Ok(get(&agent(IMPATIENCE), &url).is_ok())
     });
     asking.join().map_err(|_| anyhow!("the client panicked"))?
 }
 
 /// A client that opens a new connection for every request.
-fn agent() -> Agent {
+fn agent(patience: Duration) -> Agent {
     let config = Agent::config_builder()
         .proxy(None)
         .max_idle_connections(0)
         .max_idle_connections_per_host(0)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE));
+        .timeout_connect(Some(patience))
+        .timeout_recv_response(Some(patience))
+        .timeout_per_read(Some(patience));
     config.build().new_agent()
 }
 
@@ -237,7 +239,7 @@ type Response = ureq::http::Response<ureq::Body>;
 
 /// Opens connections until one is scheduled to `node`.
 fn open_through(url: &str, node: &str) -> Result<Response> {
-    let agent = agent();
+    let agent = agent(PATIENCE);
     for _ in 0..TRIES {
         let response = agent.get(url).header("Connection", "close").call();
         let response = response.with_context(|| format!("cannot get {url}"))?;

@@ -55,51 +55,58 @@ impl Screen {
             self.draw(view);
         } else if Instant::now() >= self.next_line {
             self.next_line = Instant::now() + LINE_INTERVAL;
-            self.print(&line(view));
+            say(&line(view));
         }
     }
 
-    /// Shows the end of a phase, which stays on the screen.
+    /// Shows the end of an act, which stays on the screen.
     pub(super) fn keep(&mut self, view: &View<'_>) {
         if self.terminal {
-            self.draw(view);
+            self.draw_over(&picture(view));
             self.drawn = 0;
         } else {
-            self.print(&picture(view).join("\n"));
+            say(&picture(view).join("\n"));
         }
     }
 
     fn draw(&mut self, view: &View<'_>) {
-        let (width, height) = match terminal_size::terminal_size() {
-            Some((width, height)) => (usize::from(width.0), usize::from(height.0)),
-            None => (80, 24),
-        };
+        let size = terminal_size::terminal_size();
+        let (width, height) = size.map_or((80, 24), |(w, h)| (usize::from(w.0), usize::from(h.0)));
         let mut lines = picture(view);
         // What does not fit would scroll, and then be drawn over in the wrong place.
         lines.truncate(height.saturating_sub(1).max(1));
+        for line in &mut lines {
+            *line = line.chars().take(width).collect();
+        }
+        self.draw_over(&lines);
+        self.drawn = lines.len();
+    }
+
+    /// Draws in the place of the last picture.
+    fn draw_over(&self, lines: &[String]) {
         let mut text = String::new();
         if self.drawn > 0 {
             let _ = write!(text, "\x1b[{}F", self.drawn);
         }
-        for line in &lines {
-            text.extend(line.chars().take(width));
+        for line in lines {
+            text.push_str(line);
             text.push_str("\x1b[K\n");
         }
         // A picture before may have been longer.
         text.push_str("\x1b[J");
-        self.drawn = lines.len();
-        self.print(&text);
+        print(&text);
     }
+}
 
-    fn print(&self, text: &str) {
-        // Whoever closed the pipe does not want to see it.
-        let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(text.as_bytes());
-        if !self.terminal {
-            let _ = stdout.write_all(b"\n");
-        }
-        let _ = stdout.flush();
-    }
+/// Prints a line, or several.
+pub(super) fn say(text: &str) {
+    print(&format!("{text}\n"));
+}
+
+fn print(text: &str) {
+    // Whoever closed the pipe does not want to see it; what was begun is undone all the same.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// The counts that the phase's table is about.

@@ -187,7 +187,7 @@ mod tests {
         let mut few = Tally::new(&scene::services());
         play(&mut few, Phase::Steady, 499, None);
         play(&mut few, Phase::After, 500, Some(REMOVED));
-        assert_eq!(failed(&few, &counters(100_000, 0)).len(), 1);
+        assert_eq!(failed(&few, &counters(100_000, 0)).len(), 2, "both services");
 
         let mut skewed = good();
         for port in 0..600 {
