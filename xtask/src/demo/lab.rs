@@ -32,7 +32,7 @@ const PREFIX: &str = "demo-";
 const MARK: &str = "DIRECTOR_DEMO";
 /// How long a process may take to end when it is asked to.
 const GRACE: Duration = Duration::from_secs(3);
-/// How much of the director's log is shown when something is wrong.
+/// How many lines of a log are shown when something is wrong.
 const LOG_LINES: usize = 15;
 /// Where things of a demo could be left. Their names tell whose they are.
 const PLACES: [&str; 5] = [
@@ -43,12 +43,19 @@ const PLACES: [&str; 5] = [
     "/sys/fs/bpf/director",
 ];
 
+/// A process, and where it writes what it has to say.
+struct Running {
+    what: String,
+    child: Child,
+    log: PathBuf,
+}
+
 /// A lab with a director and servers. Dropped, it takes everything with it.
 pub(super) struct Lab {
     binary: PathBuf,
     name: String,
     directory: PathBuf,
-    children: Vec<(String, Child)>,
+    children: Vec<Running>,
     up: bool,
 }
 
@@ -71,8 +78,9 @@ impl Lab {
         }
         sh::run_silently(&mut up)?;
         for node in scene::nodes() {
-            let server = servers::start(&lab, &lab.directory, node)?;
-            lab.children.push((format!("nginx on {node}"), server));
+            let child = servers::start(&lab, &lab.directory, node)?;
+            let log = lab.directory.join(node).join(servers::LOG);
+            lab.children.push(Running { what: format!("nginx on {node}"), child, log });
         }
         Ok(lab)
     }
@@ -102,7 +110,8 @@ impl Lab {
         run.args(["run", "--instance", &self.name, "--config"]).arg(self.config());
         run.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = run.spawn().context("cannot start director")?;
-        self.children.push(("director run".to_owned(), child));
+        let running = Running { what: "director run".to_owned(), child, log: self.log_file() };
+        self.children.push(running);
         Ok(())
     }
 
@@ -123,12 +132,11 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// What ended, with what the director said last.
+    /// What ended, with what it said last.
     pub(super) fn check(&mut self) -> Result<()> {
-        for (what, child) in &mut self.children {
+        for Running { what, child, log } in &mut self.children {
             if let Some(status) = child.try_wait().context("cannot wait for a process")? {
-                let what = what.clone();
-                bail!("{what} ended: {status}; the director said:\n{}", self.log());
+                bail!("{what} ended with {status}:\n{}", last_lines(log));
             }
         }
         Ok(())
@@ -143,12 +151,12 @@ impl Lab {
     }
 
     fn end(&mut self) -> Result<()> {
-        for (_, child) in &self.children {
+        for Running { child, .. } in &self.children {
             // Not reaped yet, so the number is still its own.
             let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
         }
         let deadline = Instant::now() + GRACE;
-        for (_, mut child) in self.children.drain(..) {
+        for Running { mut child, .. } in self.children.drain(..) {
             while child.try_wait().is_ok_and(|status| status.is_none()) {
                 if Instant::now() > deadline {
                     let _ = child.kill();
@@ -199,9 +207,7 @@ impl Lab {
 
     /// What the director said last.
     pub(super) fn log(&self) -> String {
-        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        last_lines(&self.log_file())
     }
 
     fn log_file(&self) -> PathBuf {
@@ -275,4 +281,10 @@ fn left(name: &str) -> Vec<String> {
 fn entries(directory: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn last_lines(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }

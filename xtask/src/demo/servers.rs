@@ -16,6 +16,8 @@ use super::{lab::Lab, scene::PORT};
 pub(super) const LARGE_FILE: &str = "large";
 /// The header that says who answers.
 pub(super) const SERVED_BY: &str = "X-Served-By";
+/// Where a server writes what is wrong, in its directory.
+pub(super) const LOG: &str = "error.log";
 const LARGE_FILE_TIME: Duration = Duration::from_secs(5);
 /// Bytes per second of one download.
 const LARGE_FILE_RATE: u64 = 128 * 1024;
@@ -40,7 +42,7 @@ pub(super) fn start(lab: &Lab, directory: &Path, node: &str) -> Result<Child> {
         .and_then(|()| write_large_file(&prefix.join(LARGE_FILE)))
         .with_context(|| format!("cannot write to {}", prefix.display()))?;
     let mut command = lab.on(node, "nginx");
-    command.arg("-p").arg(&prefix).arg("-c").arg(&file).args(["-e", "error.log"]);
+    command.arg("-p").arg(&prefix).arg("-c").arg(&file).args(["-e", LOG]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context("cannot start nginx")
 }
