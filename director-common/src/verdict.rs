@@ -58,7 +58,8 @@ reasons! {
     DropReason {
         /// A fragment for a service's address and protocol: not supported yet.
         Fragment = 0, "fragment";
-        /// The service has no usable backend and says `when_empty: drop`.
+        /// The service has no usable backend and says `when_empty: drop`; or `reject`, and too many
+        /// were rejected already, or the sender cannot be answered.
         NoBackend = 1, "no-backend";
         /// Too big for the way to the backend, and its sender cannot be told: the packet is an ICMP
         /// error itself, or too many were told already.
@@ -79,7 +80,7 @@ impl DropReason {
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::Fragment => "a fragment for a service's address: fragments are not supported yet",
-            Self::NoBackend => "no usable backend, and the service says when_empty: drop",
+            Self::NoBackend => "no usable backend (when_empty: drop, or too many to reject)",
             Self::TooBig => "too big for the way to the backend, sender not told: raise the MTU",
             Self::NoRoute => "no route to the backend: see `ip route get`, and ip_forward",
             Self::NoNeighbour => "the next hop does not answer ARP or ND: see `ip neigh`",

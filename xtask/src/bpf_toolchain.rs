@@ -218,7 +218,7 @@ impl Choice {
             }
         }
         let mut rustflags: Vec<String> = vec![
-            // v3: atomics that return the old value, and 32-bit instructions. Kernel 5.12.
+            // v3: 32-bit instructions, and atomics that return the old value. Kernel 5.12.
             "-Ctarget-cpu=v3".into(),
             // Headers lie at odd offsets; without this every field is read byte by byte. The kernel
             // takes such loads where the machine does (x86_64, arm64). Said to the linker, which

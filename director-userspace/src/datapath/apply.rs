@@ -27,13 +27,12 @@ use crate::plan::{BackendSpec, Member, Op, Plan, Presence, ring_fingerprint};
 /// Only system calls on the services' keys and on counters can fail.
 pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
     let mut rings = RingBuilder::default();
-    for op in &plan.ops {
-        step(tables, &mut rings, op)?;
-    }
+    let result = plan.ops.iter().try_for_each(|op| step(tables, &mut rings, op));
     if !plan.is_empty() {
+        // Also after an error: the next plan reuses what this one freed.
         grace::wait();
     }
-    Ok(())
+    result
 }
 
 fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), DatapathError> {
@@ -86,6 +85,10 @@ fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), Dat
             let fields = tables.backends.get(slot).word.unpack();
             let fields = BackendFields { state: BackendState::Draining, ..fields };
             publish_backend(tables, slot, BackendWord::pack(fields));
+        }
+        Op::MoveBackend { reference, next_hop, .. } => {
+            let at = offset_of!(Backend, next_hop);
+            tables.backends.publish(reference.slot(), at, next_hop.0);
         }
         Op::FreeBackend { reference, service, .. } => free_backend(tables, *reference, *service)?,
         Op::HideService { key, presence, .. } => {

@@ -1,4 +1,4 @@
-//! The BPF side: programs, maps, links. Nothing outside names aya.
+//! The BPF side of a director: programs, maps, links. Nothing else opens its maps.
 //!
 //! - [`Instance`] says where things are pinned, [`Datapath`] opens or creates them;
 //! - [`Tables`] are the maps; [`observe`] reads them into [`crate::plan::Observed`], [`apply`]

@@ -65,13 +65,18 @@ pub struct DesiredService {
 pub struct Desired {
     /// In the configuration's order, which decides nothing.
     pub services: Vec<DesiredService>,
+    /// The ways to backends: also to those that are configured no longer and still drain.
+    pub paths: Paths,
 }
 
 impl Desired {
     /// What the configuration asks for, `paths` being the ways to its backends. A backend whose
     /// configuration fixes its MAC takes it over the path's.
     pub fn new(config: &Config, paths: &Paths) -> Self {
-        Self { services: config.services.iter().map(|s| service(s, paths)).collect() }
+        Self {
+            services: config.services.iter().map(|s| service(s, paths)).collect(),
+            paths: paths.clone(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From what is to what should be.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
@@ -11,8 +12,8 @@ use director_common::{
 };
 
 use super::{
-    BackendSpec, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Plan, Presence,
-    observed::PresenceKey, ring_fingerprint,
+    BackendSpec, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths, Plan,
+    Presence, observed::PresenceKey, ring_fingerprint,
 };
 
 /// Why there is no plan.
@@ -44,9 +45,7 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
         free_services: free(observed.capacity.services, |slot| {
             observed.services.contains_key(&slot)
         }),
-        free_backends: free(observed.capacity.backends, |slot| {
-            slot == 0 || observed.backends.contains_key(&slot)
-        }),
+        free_backends: free_backends(observed),
         free_rings: observed.free_rings().collect::<BTreeSet<_>>().into_iter().collect(),
         plan: Plan::default(),
     };
@@ -58,6 +57,15 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
 /// Numbers below `capacity` that are not taken, the lowest last.
 fn free(capacity: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
     (0..capacity).rev().filter(|slot| !taken(*slot)).collect()
+}
+
+/// Free backend slots, the one that was used least often last: a generation comes back only when all
+/// slots have been through all of them.
+fn free_backends(observed: &Observed) -> Vec<u32> {
+    let taken = |slot| slot == 0 || observed.backends.contains_key(&slot);
+    let mut slots = free(observed.capacity.backends, taken);
+    slots.sort_by_key(|slot| Reverse((observed.words[*slot as usize].generation(), *slot)));
+    slots
 }
 
 struct Differ<'a> {
@@ -94,7 +102,7 @@ impl Differ<'_> {
         }
         for service in &desired.services {
             match by_key.get(&service.key) {
-                Some(slot) => self.update_service(*slot, service)?,
+                Some(slot) => self.update_service(*slot, service, &desired.paths)?,
                 None => self.add_service(service)?,
             }
         }
@@ -150,7 +158,12 @@ impl Differ<'_> {
         Ok(())
     }
 
-    fn update_service(&mut self, slot: u32, service: &DesiredService) -> Result<(), PlanError> {
+    fn update_service(
+        &mut self,
+        slot: u32,
+        service: &DesiredService,
+        paths: &Paths,
+    ) -> Result<(), PlanError> {
         let observed = &self.observed.services[&slot];
         let drain_timeout_s = service.drain_timeout.as_secs();
         if observed.name != service.name || observed.drain_timeout_s != drain_timeout_s {
@@ -178,14 +191,16 @@ impl Differ<'_> {
             self.plan.ops.push(Op::ShowService { slot, key: service.key });
         }
         let wanted: BTreeSet<IpAddr> = service.backends.iter().map(|spec| spec.address).collect();
-        for backend in present.values().filter(|b| !wanted.contains(&b.address)) {
-            self.let_go(backend, service);
+        let observed = self.observed;
+        for (_, backend) in observed.backends_of(slot).filter(|(_, b)| !wanted.contains(&b.address))
+        {
+            self.let_go(backend, service, paths);
         }
         Ok(())
     }
 
     /// A backend that is no longer configured: its known flows get the service's drain timeout.
-    fn let_go(&mut self, backend: &ObservedBackend, service: &DesiredService) {
+    fn let_go(&mut self, backend: &ObservedBackend, service: &DesiredService, paths: &Paths) {
         let timeout_ns = u64::try_from(service.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
         let expired =
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
@@ -196,6 +211,16 @@ impl Differ<'_> {
                 reference: backend.reference,
                 address: backend.address,
                 deadline_ns: self.now_ns.saturating_add(timeout_ns),
+            });
+        } else if let Some(path) = paths.get(&backend.address)
+            && path.next_hop.is_resolved()
+            && path.next_hop != backend.next_hop
+            && !backend.fixed_next_hop
+        {
+            self.plan.ops.push(Op::MoveBackend {
+                reference: backend.reference,
+                address: backend.address,
+                next_hop: path.next_hop,
             });
         }
     }

@@ -7,7 +7,7 @@
 use std::{fmt, net::IpAddr};
 
 use director_common::{
-    backend::BackendRef,
+    backend::{BackendRef, NextHop},
     flow::Family,
     service::{PRESENCE, ServiceKey, WhenEmpty},
     wire::tcp::PROTOCOL_TCP,
@@ -118,6 +118,15 @@ pub enum Op {
         address: IpAddr,
         /// When its flows are given up: CLOCK_MONOTONIC, nanoseconds.
         deadline_ns: u64,
+    },
+    /// Follows the next hop of a backend that drains.
+    MoveBackend {
+        /// Its slot and generation.
+        reference: BackendRef,
+        /// Its address, for people.
+        address: IpAddr,
+        /// Where its packets leave now, and to whom.
+        next_hop: NextHop,
     },
     /// Gives up a backend's flows and frees its slot.
     FreeBackend {
@@ -241,6 +250,7 @@ impl fmt::Display for Op {
                 write!(f, "+ service at {} takes packets", Front(*key))
             }
             Self::DrainBackend { address, .. } => write!(f, "-   backend {address} drains"),
+            Self::MoveBackend { address, .. } => write!(f, "~   backend {address}: next hop"),
             Self::FreeBackend { address, .. } => write!(f, "-   backend {address}"),
             Self::HideService { key, name, .. } => write!(f, "- service {name} ({})", Front(*key)),
             Self::RemoveService { .. } => f.write_str("-   its ring"),
