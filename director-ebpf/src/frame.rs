@@ -3,11 +3,11 @@
 //! Headers are borrowed from the frame, and whatever moves its ends borrows it mutably: a pointer
 //! from before the move cannot be used after it.
 
-use core::ptr::{null_mut, read_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use director_common::wire::Header;
@@ -86,15 +86,6 @@ impl Frame {
         // SAFETY: as in `header`; nothing else borrows the frame.
         unsafe { *header = value };
         true
-    }
-
-    /// The ones' complement sum of `N` bytes (a multiple of four) at `offset`, native order.
-    #[inline(always)]
-    pub fn sum<const N: usize>(&self, offset: usize) -> Option<u64> {
-        let start = self.at::<[u8; N]>(offset)?;
-        // SAFETY: `at` checked that the frame holds all N bytes.
-        let sum = unsafe { bpf_csum_diff(null_mut(), 0, start.cast(), N as u32, 0) };
-        u64::try_from(sum).ok()
     }
 
     /// Makes room for `bytes` in front, or takes as many away if negative. Whether the driver's
