@@ -15,6 +15,9 @@ use crate::{
 /// Entries in a set: what fits a 64-byte cache line.
 pub const SET_WAYS: usize = 4;
 
+/// How far one CPU's reading of the clock may lag behind another's: a second, in ticks.
+const LAG: u32 = 16;
+
 /// How far a flow has come: decides how long it may idle, and who gives way in a full set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -69,10 +72,12 @@ impl Touch {
         Self(now.0 << 2 | state as u32)
     }
 
-    /// How long ago, at `now`; the clock's 30 bits wrap after 2.3 years.
+    /// How long ago, at `now`; the clock's 30 bits wrap after 2.3 years. A CPU that read the clock
+    /// before another, and the entry after it, finds an entry from the future: that is no age.
     #[inline(always)]
     pub const fn age(self, now: Ticks) -> Ticks {
-        Ticks(now.0.wrapping_sub(self.0 >> 2) & TICKS_MASK)
+        let age = now.0.wrapping_sub(self.0 >> 2) & TICKS_MASK;
+        Ticks(if age > TICKS_MASK - LAG { 0 } else { age })
     }
 
     /// How far the flow has come.
@@ -142,6 +147,15 @@ mod tests {
     fn age_survives_the_clock_wrapping() {
         let touch = Touch::new(Ticks(TICKS_MASK - 4), FlowState::Established);
         assert_eq!(touch.age(Ticks(5)), Ticks(10));
+    }
+
+    #[test]
+    fn an_entry_from_the_future_has_no_age() {
+        let touch = Touch::new(Ticks(1000), FlowState::Established);
+        assert_eq!(touch.age(Ticks(1000 - LAG)), Ticks(0));
+        assert_eq!(touch.age(Ticks(1001)), Ticks(1));
+        let year = Ticks::from_secs(365 * 24 * 3600);
+        assert_eq!(touch.age(Ticks(1000 + year.0)), year, "the longest timeout there is");
     }
 
     fn backend() -> impl Strategy<Value = BackendRef> {
