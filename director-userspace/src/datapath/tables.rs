@@ -11,7 +11,7 @@ use aya::{
 };
 use director_common::{
     abi::{Meta, map},
-    backend::{Backend, BackendNote},
+    backend::{Backend, BackendNote, BackendRef},
     flow_table::FlowSet,
     interface::Interface,
     runtime::Runtime,
@@ -100,6 +100,13 @@ impl Tables {
                 .min(self.backend_stats.len()),
             rings: self.rings.len() / RING_CHUNKS,
         }
+    }
+
+    /// The ring of the service in this slot, as packets see it; empty if it has none.
+    pub fn ring(&self, service: u32) -> Vec<BackendRef> {
+        let word = self.services.get(service).word;
+        let places = (0..word.slots()).map(|slot| word.place(slot));
+        places.map(|(chunk, place)| self.rings.get(chunk).slots[place]).collect()
     }
 
     /// Entries of the flow table.

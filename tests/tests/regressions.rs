@@ -1,0 +1,51 @@
+//! What once went wrong, by name.
+
+use director_common::{decision::Connection, verdict::ReplyReason};
+use director_tests::{
+    case::{TX, check, check_in, reply},
+    given::{Given, lend},
+    packet::{ACK, Packet, options_header},
+};
+use director_userspace::datapath::DatapathError;
+
+/// Errors quoted 28, 48, 64 or 128 bytes: of a packet with options that was less than its IP header
+/// and eight bytes more, which receivers ignore.
+#[test]
+fn errors_quoted_too_little_behind_options() {
+    let packet = Packet::udp("198.51.100.7:40000", "192.0.2.7:80").cut(8).set(4, &[0, 8]);
+    let seen = check(&packet.options(4), reply(ReplyReason::NoBackend), Some("reject4"));
+    assert_eq!(seen.frame.len(), 14 + 20 + 8 + 32);
+    let packet = Packet::udp("[2001:db8:1::7]:40000", "[2001:db8::7]:80").cut(8).set(4, &[0, 8]);
+    let packet = packet.extension(60, &options_header(0));
+    let seen = check(&packet, reply(ReplyReason::NoBackend), Some("reject6"));
+    assert_eq!(seen.frame.len(), 14 + 40 + 8 + 56);
+}
+
+/// An entry that another CPU wrote a tick later seemed 2.3 years old: the flow was rescheduled.
+#[test]
+fn an_entry_from_the_next_tick_had_expired() {
+    let mut director = lend(&Given::everything());
+    let packet = Packet::tcp_with("198.51.100.7:40000", "192.0.2.1:80", ACK);
+    check_in(&mut director, &packet, TX, Some("t44"));
+    check_in(&mut director, &packet, TX, Some("t44"));
+    director.now_ns -= 100_000_000;
+    let seen = check_in(&mut director, &packet, TX, Some("t44"));
+    assert_eq!(seen.connection, Connection::Known);
+}
+
+/// The kernel's test run shows a program the first page of a frame: a longer one seemed malformed.
+#[test]
+fn frames_longer_than_a_page_were_judged_by_a_piece() {
+    let mut director = lend(&Given::everything());
+    let now = director.now_ns;
+    let packet = |payload| Packet::tcp("198.51.100.7:40000", "192.0.2.1:80").payload(payload);
+    check_in(&mut director, &packet(3072 - 54), TX, Some("t44"));
+    for payload in [3072 - 53, 3600, 8946, 65_000] {
+        match director.simulation.run(&packet(payload).frame(), now) {
+            Err(DatapathError::FrameTooLong { length, limit: 3072 }) => {
+                assert_eq!(length, payload + 54);
+            }
+            other => panic!("{payload}: {other:?}"),
+        }
+    }
+}
