@@ -88,7 +88,7 @@ pub async fn run(
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
     let (director, changed) = Director::start(netlink, instance, &config).await?;
-    let mut daemon = Daemon { director, config, path: path.to_path_buf() };
+    let mut daemon = Daemon { director, config, path: path.to_path_buf(), refused: false };
     daemon.director.datapath().beat();
     report("started", &changed);
     started();
@@ -108,6 +108,8 @@ struct Daemon {
     director: Director,
     config: Config,
     path: PathBuf,
+    /// Whether the file as it was last read is not what is in effect.
+    refused: bool,
 }
 
 impl Daemon {
@@ -133,14 +135,20 @@ impl Daemon {
         let Loaded { config, warnings } = match config::load(&self.path) {
             Ok(loaded) => loaded,
             Err(errors) => {
+                self.refused = true;
                 error!("{} refused, what was in effect stays:\n{errors}", self.path.display());
                 return;
             }
         };
+        let was_refused = std::mem::take(&mut self.refused);
         if config == self.config && !asked {
+            if was_refused {
+                info!("{} is again what is in effect", self.path.display());
+            }
             return;
         }
         if config.services.is_empty() && !self.config.services.is_empty() {
+            self.refused = true;
             error!(
                 "{} has no services any more: refused, what was in effect stays (`director detach` \
                  ends forwarding)",
@@ -157,6 +165,7 @@ impl Daemon {
                 report("configuration applied", &changed);
             }
             Err(error) => {
+                self.refused = true;
                 error!("{} refused, what was in effect stays:\n{error}", self.path.display());
             }
         }

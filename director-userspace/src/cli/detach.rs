@@ -2,11 +2,9 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use anyhow::Context as _;
-
-use super::InstanceName;
+use super::{InstanceName, explained};
 use crate::{
-    datapath::{self, Datapath},
+    datapath::{self, Datapath, DatapathError},
     host,
     net::Netlink,
 };
@@ -24,13 +22,17 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let instance = args.instance.instance;
-    let _lock = instance.lock().context(
-        "detaching under a running daemon would have it attach again: stop `director run` first",
-    )?;
+    let _lock = instance.lock().map_err(|error| match error {
+        DatapathError::Busy { .. } => anyhow::Error::new(error).context(
+            "detaching under a running daemon would have it attach again: stop `director run` \
+             first",
+        ),
+        error => explained(error),
+    })?;
     let netlink = Netlink::connect()?;
     // Maps of another version are removed all the same; only their neighbours are not known.
     let observed = Datapath::open(&instance).map(|opened| datapath::observe(&opened.tables)).ok();
-    let gone = datapath::detach(&instance, &args.interfaces)?;
+    let gone = datapath::detach(&instance, &args.interfaces).map_err(explained)?;
     let all = datapath::attached(&instance)?.is_empty();
     if all {
         if let Some(observed) = observed {

@@ -8,9 +8,10 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::output::Output;
+use super::{INSTANCE_VARIABLE, output::Output};
 use crate::{
     config,
+    datapath::{self, DatapathError, Instance},
     lab::{DEFAULT_CONFIG, DEFAULT_NAME, Lab, MAX_CLIENTS},
 };
 
@@ -113,6 +114,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Up { config, name, clients, hosts } => up(config, &name.name, clients, hosts).await,
         Verb::Down { name, force } => {
             Lab::remove(&name.name, force)?;
+            forget_director(&name.name)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Exec { name, node, command } => exec(&name.name, &node, command),
@@ -170,6 +172,21 @@ async fn up(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The instance of directors that run in a lab: maps and programs are pinned on the host, where
+/// another lab's, or the host's own, must not meet them.
+fn instance_of(lab: &str) -> String {
+    format!("lab-{lab}")
+}
+
+/// Removes what directors in a lab that is gone left pinned.
+fn forget_director(lab: &str) -> anyhow::Result<()> {
+    let instance = Instance::new(&instance_of(lab)).map_err(anyhow::Error::msg)?;
+    match datapath::detach(&instance, &[]) {
+        Ok(_) | Err(DatapathError::NotAttached(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn exec(lab: &str, node: &str, command: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(lab)?;
     let node = lab.node(node)?;
@@ -178,7 +195,9 @@ fn exec(lab: &str, node: &str, command: Vec<OsString>) -> anyhow::Result<ExitCod
         .next()
         .unwrap_or_else(|| std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     node.netns().enter()?;
-    let error = Command::new(&program).args(words).exec();
+    let instance = instance_of(lab.name());
+    let mut command = Command::new(&program);
+    let error = command.args(words).env(INSTANCE_VARIABLE, instance).exec();
     Err(error).with_context(|| format!("cannot run {} on {}", program.display(), node.name()))
 }
 

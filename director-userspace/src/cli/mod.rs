@@ -26,12 +26,13 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{ConfigErrors, Loaded, load},
-    datapath::Instance,
+    datapath::{DatapathError, Instance},
+    host::privileges,
 };
 
 /// Director: a layer-4 load balancer in XDP
 #[derive(Debug, Parser)]
-#[command(name = "director", version, about, max_term_width = 100)]
+#[command(name = "director", version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -68,11 +69,20 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// Names the instance where `--instance` does not: in a lab, the lab's own.
+const INSTANCE_VARIABLE: &str = "DIRECTOR_INSTANCE";
+
 /// Which director of this host is meant.
 #[derive(Debug, clap::Args)]
 struct InstanceName {
     /// Tells several directors of one host apart
-    #[arg(long, value_name = "NAME", default_value = "default", value_parser = Instance::new)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = INSTANCE_VARIABLE,
+        default_value = "default",
+        value_parser = Instance::new
+    )]
     instance: Instance,
 }
 
@@ -115,6 +125,17 @@ fn say(what: &str, text: &str) {
         let _ =
             if continued { writeln!(stderr, "{line}") } else { writeln!(stderr, "{what}: {line}") };
     }
+}
+
+/// What this process is not allowed, if anything.
+fn lacking() -> Option<String> {
+    privileges::missing(privileges::effective().unwrap_or(u64::MAX))
+}
+
+/// What fails for a process that may not do it fails for that reason, whatever the kernel calls it:
+/// a directory that it may not look into seems empty.
+fn explained(error: DatapathError) -> anyhow::Error {
+    lacking().map_or_else(|| error.into(), anyhow::Error::msg)
 }
 
 /// Loads a configuration and says what is odd about it.

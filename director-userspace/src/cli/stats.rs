@@ -78,19 +78,24 @@ fn table(stats: &Stats, verdicts: &[(Verdict, u64)]) -> String {
         .collect();
     let mut traffic = Vec::new();
     for service in &stats.services {
-        let cells = |backend: String, t: view::Traffic, dropped: String| {
+        let cells = |backend: String, t: view::Traffic, [dropped, unrecorded]: [String; 2]| {
             let numbers = [t.flows, t.packets, t.bytes].map(|n| n.to_string());
             let [flows, packets, bytes] = numbers;
-            vec![service.name.clone(), backend, flows, packets, bytes, dropped]
+            vec![service.name.clone(), backend, flows, packets, bytes, dropped, unrecorded]
         };
-        traffic.push(cells(service.frontend.clone(), service.traffic, service.dropped.to_string()));
+        let own = [service.dropped, service.unrecorded].map(|n| n.to_string());
+        traffic.push(cells(service.frontend.clone(), service.traffic, own));
         for backend in &service.backends {
-            traffic.push(cells(format!("-> {}", backend.address), backend.traffic, "-".into()));
+            let none = ["-", "-"].map(String::from);
+            traffic.push(cells(format!("-> {}", backend.address), backend.traffic, none));
         }
     }
     format!(
         "{}\n\n{}",
         view::table(&["VERDICT", "REASON", "PACKETS", ""], &packets),
-        view::table(&["SERVICE", "", "FLOWS", "PACKETS", "BYTES", "DROPPED"], &traffic)
+        view::table(
+            &["SERVICE", "", "FLOWS", "PACKETS", "BYTES", "DROPPED", "UNRECORDED"],
+            &traffic
+        )
     )
 }

@@ -8,6 +8,7 @@ use director_common::{
 };
 use serde::Serialize;
 
+use super::explained;
 use crate::{
     datapath::{self, Counters, Datapath, Instance},
     plan::{Observed, ObservedBackend, ObservedService, front},
@@ -79,7 +80,7 @@ pub(super) struct View {
 
 /// Reads everything.
 pub(super) fn read(instance: &Instance) -> anyhow::Result<View> {
-    let datapath = Datapath::open(instance)?;
+    let datapath = Datapath::open(instance).map_err(explained)?;
     let observed = datapath::observe(&datapath.tables);
     let counters = datapath::counters(&datapath.tables)?;
     let mut services: Vec<_> = observed
