@@ -96,7 +96,8 @@ pub(super) fn native_xdp(facts: &DirectorFacts) -> Vec<Finding> {
                     "xdp",
                     name,
                     "native XDP, but the veth's other end does not take frames sent by XDP",
-                    "on its other end: `ethtool -K <peer> gro on`",
+                    "on its other end: `ethtool -K <peer> gro on`, or, if frames still vanish (seen \
+                     on 6.18), a program of its own (`role: egress`)",
                 )
             }
             Some(_) => Finding::ok("xdp", name, format!("{driver} has native XDP")),
