@@ -82,9 +82,9 @@ pub fn verb(yes: bool, built: Option<PathBuf>) -> Result<ExitCode> {
 
 /// Goes on as root. The build was this user's, so that its files are too.
 fn become_root(binary: &Path) -> Result<ExitCode> {
-    eprintln!("network namespaces and XDP take root: going on through sudo");
     let xtask = env::current_exe().context("cannot find this program")?;
     let mut command = sh::as_root(xtask)?;
+    eprintln!("network namespaces and XDP take root: going on through sudo");
     // Returns only if it fails.
     let error = command.args(["demo", "--built"]).arg(binary).exec();
     Err(error).context("cannot run sudo")

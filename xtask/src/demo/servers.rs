@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{lab::Lab, scene::PORT};
+use crate::sh;
 
 /// A file that takes [`LARGE_FILE_TIME`] to download.
 pub(super) const LARGE_FILE: &str = "large";
@@ -41,7 +42,9 @@ pub(super) fn start(lab: &Lab, directory: &Path, node: &str) -> Result<Child> {
         .and_then(|()| fs::write(&file, configuration(node)))
         .and_then(|()| write_large_file(&prefix.join(LARGE_FILE)))
         .with_context(|| format!("cannot write to {}", prefix.display()))?;
-    let mut command = lab.on(node, "nginx");
+    let nginx =
+        sh::find("nginx").context("nginx is not installed: `apt-get install nginx-light`")?;
+    let mut command = lab.on(node, nginx);
     command.arg("-p").arg(&prefix).arg("-c").arg(&file).args(["-e", LOG]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context("cannot start nginx")
