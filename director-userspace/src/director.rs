@@ -13,6 +13,9 @@ use crate::{
 
 /// How long a start waits for neighbours that do not answer at once.
 const FIRST_WAIT: Duration = Duration::from_millis(1500);
+/// The same of a change: whoever answers on a LAN has by then, and nobody else is to wait for a
+/// backend that is switched off.
+const CHANGE_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a director did not start or change.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum DirectorError {
     Kernel(String),
 }
 
+/// Neighbours by the interface they are on.
+type Neighbours = BTreeSet<(u32, IpAddr)>;
+
 /// What a change did.
 #[derive(Debug)]
 pub struct Changed {
@@ -48,7 +54,7 @@ pub struct Director {
     netlink: Netlink,
     datapath: Datapath,
     interfaces: Vec<Attached>,
-    neighbours: BTreeSet<(u32, IpAddr)>,
+    neighbours: Neighbours,
     _lock: datapath::Lock,
 }
 
@@ -76,52 +82,63 @@ impl Director {
         let lock = instance.lock()?;
         let existed = instance.pins().exists();
         let mut datapath = Datapath::open_or_create(instance, config)?;
-        let result = Self::fill(&netlink, &mut datapath, config, &interfaces, FIRST_WAIT).await;
-        let attached = match result {
-            Ok((attachments, changed, neighbours)) => datapath
-                .attach(&interfaces, &attachments)
-                .map(|()| (changed, neighbours))
-                .map_err(Into::into),
-            Err(error) => Err(error),
-        };
-        match attached {
-            Ok((mut changed, neighbours)) => {
-                if let Some(warning) = flow_table_warning(&datapath, config) {
-                    changed.warnings.push(warning);
-                }
-                host::assign_vips(&netlink, config, &instance.run_dir()).await?;
-                let director = Self { netlink, datapath, interfaces, neighbours, _lock: lock };
-                Ok((director, changed))
-            }
+        let result = Self::begin(&netlink, &mut datapath, config, &interfaces, existed).await;
+        let (mut changed, neighbours) = match result {
+            Ok(begun) => begun,
             Err(error) => {
                 if !existed {
                     // Nothing of this instance was there before; nothing stays.
                     let _ = datapath::detach(instance, &[]);
                 }
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        changed.warnings.extend(flow_table_warning(&datapath, config));
+        host::assign_vips(&netlink, config, &instance.run_dir()).await?;
+        let director = Self { netlink, datapath, interfaces, neighbours, _lock: lock };
+        Ok((director, changed))
     }
 
-    /// Brings another configuration into effect. On an error, the one before stays, but for
-    /// services that were changed already.
+    /// Maps and programs, in the order that packets can see: where nothing forwards yet, programs
+    /// come last, or packets for services that are not there yet would pass; where something does,
+    /// programs come first, since only they can be refused, and then nothing has changed.
+    async fn begin(
+        netlink: &Netlink,
+        datapath: &mut Datapath,
+        config: &Config,
+        interfaces: &[Attached],
+        existed: bool,
+    ) -> Result<(Changed, Neighbours), DirectorError> {
+        let prepared = Prepared::new(netlink, datapath, config, interfaces, FIRST_WAIT).await?;
+        if existed {
+            datapath.attach(interfaces, &prepared.attachments)?;
+        }
+        // Whoever put them there has not told us which neighbours are kept for them.
+        let mut gone = datapath::observe(&datapath.tables);
+        datapath::apply(&mut datapath.tables, &prepared.changed.plan)?;
+        if !existed {
+            datapath.attach(interfaces, &prepared.attachments)?;
+        }
+        gone.backends.retain(|_, backend| {
+            !config.services.iter().any(|s| s.backends.iter().any(|b| b.address == backend.address))
+        });
+        host::release_neighbours(netlink, &gone).await?;
+        keep_neighbours(netlink, &Neighbours::new(), &prepared.neighbours).await?;
+        Ok((prepared.changed, prepared.neighbours))
+    }
+
+    /// Brings another configuration into effect. On an error, the one before stays.
     ///
     /// # Errors
     ///
     /// As [`Director::start`].
     pub async fn change(&mut self, config: &Config) -> Result<Changed, DirectorError> {
-        let interfaces = host::interfaces(&self.netlink, config).await?;
         let was = self.datapath.tables.meta().hash_key;
-        let (attachments, mut changed, neighbours) =
-            Self::fill(&self.netlink, &mut self.datapath, config, &interfaces, FIRST_WAIT).await?;
+        let interfaces = host::interfaces(&self.netlink, config).await?;
+        let prepared = self.prepare(config, &interfaces, CHANGE_WAIT).await?;
         self.datapath.configure(config);
         let rekeyed = self.datapath.tables.meta().hash_key != was;
-        if rekeyed || programs_differ(&self.interfaces, &interfaces) {
-            self.datapath.attach(&interfaces, &attachments)?;
-        }
-        attachments.prune(&mut self.datapath.tables);
-        self.interfaces = interfaces;
-        self.neighbours = neighbours;
+        let mut changed = self.put(prepared, interfaces, rekeyed).await?;
         changed.warnings.extend(flow_table_warning(&self.datapath, config));
         host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
         Ok(changed)
@@ -135,36 +152,36 @@ impl Director {
     /// If the host no longer carries the configuration; what was in effect stays.
     pub async fn refresh(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let interfaces = host::interfaces(&self.netlink, config).await?;
-        let (attachments, changed, neighbours) =
-            Self::fill(&self.netlink, &mut self.datapath, config, &interfaces, Duration::ZERO)
-                .await?;
-        if programs_differ(&self.interfaces, &interfaces) {
-            // An interface was made anew under its old name.
-            self.datapath.attach(&interfaces, &attachments)?;
-        }
-        self.interfaces = interfaces;
-        self.neighbours = neighbours;
-        Ok(changed)
+        let prepared = self.prepare(config, &interfaces, Duration::ZERO).await?;
+        self.put(prepared, interfaces, false).await
     }
 
-    async fn fill(
-        netlink: &Netlink,
-        datapath: &mut Datapath,
+    async fn prepare(
+        &mut self,
         config: &Config,
         interfaces: &[Attached],
         wait: Duration,
-    ) -> Result<(Attachments, Changed, BTreeSet<(u32, IpAddr)>), DirectorError> {
-        let attachments = Attachments::register(&mut datapath.tables, interfaces)?;
-        let Ways { paths, neighbours, warnings } =
-            host::ways(netlink, config, interfaces, &attachments, wait).await?;
-        for (link, neighbour) in &neighbours {
-            netlink.manage_neighbour(*link, *neighbour).await?;
+    ) -> Result<Prepared, DirectorError> {
+        Prepared::new(&self.netlink, &mut self.datapath, config, interfaces, wait).await
+    }
+
+    /// Programs first: see [`Director::begin`].
+    async fn put(
+        &mut self,
+        prepared: Prepared,
+        interfaces: Vec<Attached>,
+        again: bool,
+    ) -> Result<Changed, DirectorError> {
+        // Also where an interface was made anew under its old name.
+        if again || programs_differ(&self.interfaces, &interfaces) {
+            self.datapath.attach(&interfaces, &prepared.attachments)?;
         }
-        let desired = Desired::new(config, &paths);
-        let plan = diff(&datapath::observe(&datapath.tables), &desired, clock_ns())
-            .map_err(DatapathError::from)?;
-        datapath::apply(&mut datapath.tables, &plan)?;
-        Ok((attachments, Changed { plan, warnings }, neighbours))
+        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
+        prepared.attachments.prune(&mut self.datapath.tables);
+        keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours).await?;
+        self.interfaces = interfaces;
+        self.neighbours = prepared.neighbours;
+        Ok(prepared.changed)
     }
 
     /// The maps.
@@ -185,6 +202,47 @@ impl Director {
                 && backend.drain_deadline_ns <= now
         })
     }
+}
+
+/// What a configuration takes on this host, with nothing of it in effect yet.
+struct Prepared {
+    attachments: Attachments,
+    changed: Changed,
+    neighbours: Neighbours,
+}
+
+impl Prepared {
+    async fn new(
+        netlink: &Netlink,
+        datapath: &mut Datapath,
+        config: &Config,
+        interfaces: &[Attached],
+        wait: Duration,
+    ) -> Result<Self, DirectorError> {
+        let attachments = Attachments::register(&mut datapath.tables, interfaces)?;
+        let Ways { paths, neighbours, warnings } =
+            host::ways(netlink, config, interfaces, &attachments, wait).await?;
+        let desired = Desired::new(config, &paths);
+        let plan = diff(&datapath::observe(&datapath.tables), &desired, clock_ns())
+            .map_err(DatapathError::from)?;
+        Ok(Self { attachments, changed: Changed { plan, warnings }, neighbours })
+    }
+}
+
+/// Has the kernel keep `after` fresh, and no longer what is only in `before`.
+async fn keep_neighbours(
+    netlink: &Netlink,
+    before: &Neighbours,
+    after: &Neighbours,
+) -> Result<(), NetError> {
+    for (link, neighbour) in before.difference(after) {
+        // Gone with its interface, maybe.
+        let _ = netlink.unmanage_neighbour(*link, *neighbour).await;
+    }
+    for (link, neighbour) in after {
+        netlink.manage_neighbour(*link, *neighbour).await?;
+    }
+    Ok(())
 }
 
 /// Whether programs have to be put on interfaces again.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use director_common::backend::NextHop;
@@ -147,11 +147,13 @@ async fn next_hops(
     let mut hops = BTreeMap::new();
     let mut asked = JoinSet::new();
     let mut left = addresses.into_iter();
+    let began = Instant::now();
     loop {
         while asked.len() < AT_ONCE
             && let Some(address) = left.next()
         {
             let netlink = netlink.clone();
+            let wait = wait.saturating_sub(began.elapsed());
             asked.spawn(async move { (address, netlink.resolve_next_hop(address, wait).await) });
         }
         match asked.join_next().await {
