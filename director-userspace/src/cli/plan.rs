@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use super::{ConfigFile, InstanceName, load_config, say};
+use super::{ConfigFile, InstanceName, explained, lacking, load_config, say};
 use crate::{
     datapath::{self, Datapath, DatapathError, Sizes},
     host,
@@ -25,11 +25,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     host::interfaces(&netlink, &loaded.config).await?;
     let observed = match Datapath::open(&args.instance.instance) {
         Ok(opened) => datapath::observe(&opened.tables),
-        Err(DatapathError::NotAttached(_)) => {
+        Err(DatapathError::NotAttached(_)) if lacking().is_none() => {
             say("note", "director is not attached: this is what attaching would do");
             Observed::empty(Sizes::for_config(&loaded.config).capacity())
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(explained(error)),
     };
     // Next hops are the host's matter, not the file's: those in effect count as right.
     let paths: Paths = observed
