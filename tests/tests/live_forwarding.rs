@@ -9,8 +9,7 @@ use std::{
 };
 
 use director_tests::live::{
-    Capture, Host, Live, PATIENCE, VIPS, address, command, finish, ip, verdicts_of,
-    wait_until,
+    Capture, Host, Live, PATIENCE, VIPS, address, command, finish, ip, verdicts_of, wait_until,
 };
 use director_userspace::{
     datapath::{self, Instance},
@@ -367,7 +366,9 @@ async fn vips_are_assigned_announced_and_withdrawn() {
     let both = [(ip("192.0.2.10"), 32), (ip("2001:db8::10"), 128)];
     assert_eq!(vips_on_director(&netlink).await, both);
     let gratuitous_arp = |frame: &[u8]| {
-        frame[12..14] == [8, 6] && frame[28..32] == [192, 0, 2, 10] && frame[38..42] == frame[28..32]
+        frame[12..14] == [8, 6]
+            && frame[28..32] == [192, 0, 2, 10]
+            && frame[38..42] == frame[28..32]
     };
     assert!(!capture.frames(1, PATIENCE, gratuitous_arp).is_empty(), "no gratuitous ARP");
     for vip in VIPS {

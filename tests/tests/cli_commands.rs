@@ -1,0 +1,290 @@
+//! Every command of `director` that works on configurations and running directors: what it takes,
+//! prints and exits with. `lab`, `doctor`, `realserver` and `simulate` have tests of their own.
+
+use std::fs;
+
+use director_tests::live::{Finished, Live, VIPS, command, finish};
+use director_userspace::lab::DEFAULT_CONFIG;
+
+/// Runs `director` where it needs no network.
+fn director(line: &str) -> Finished {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    finish(command(&words))
+}
+
+/// A file for `director check`, gone with the value.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let name = format!("tcli{}-{name}.yaml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, text).expect("written");
+        Self(path)
+    }
+
+    fn check(&self, options: &str) -> Finished {
+        director(&format!("check -f {} {options}", self.0.display()))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The names of a JSON object's fields.
+#[track_caller]
+fn fields(value: &serde_json::Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+const COMMANDS: [(&str, &[&str]); 9] = [
+    ("run", &["--config <FILE>", "-f", "--instance <NAME>", "SIGHUP", "/etc/director"]),
+    ("attach", &["--config <FILE>", "-f", "--instance <NAME>", "/etc/director"]),
+    ("detach", &["[INTERFACE]...", "--instance <NAME>"]),
+    ("check", &["--config <FILE>", "-f", "--output", "table", "json", "yaml", "Exits 2"]),
+    ("plan", &["--config <FILE>", "-f", "--instance <NAME>"]),
+    ("status", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
+    ("services", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
+    ("backends", &["[SERVICE]", "--instance <NAME>", "--output", "table", "json", "yaml"]),
+    ("stats", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
+];
+
+#[test]
+fn help_names_every_option() {
+    let all = director("--help").succeeded().prints(&["a layer-4 load balancer in XDP"]);
+    for (command, options) in COMMANDS {
+        director(&format!("{command} --help")).succeeded().prints(options);
+        assert!(all.stdout.contains(&format!("\n  {command} ")), "{command}: {}", all.stdout);
+    }
+    for command in ["simulate", "lab", "doctor", "realserver"] {
+        director(&format!("{command} --help")).succeeded().prints(&["Usage: director"]);
+        assert!(all.stdout.contains(&format!("\n  {command} ")), "{command}: {}", all.stdout);
+    }
+    director("--version").succeeded().prints(&["director 0."]);
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let nothing = director("");
+    assert_eq!(nothing.code, Some(2), "{nothing:?}");
+    nothing.says(&["Usage: director <COMMAND>"]);
+    for (line, words) in [
+        ("attatch", &["unrecognized subcommand", "attach"][..]),
+        ("attach --config", &["a value is required"]),
+        ("status --output xml", &["xml", "table, json, yaml"]),
+        ("status eth0", &["unexpected argument 'eth0'"]),
+        ("attach --instance", &["a value is required"]),
+    ] {
+        let said = director(line);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+        said.says(words);
+    }
+}
+
+#[test]
+fn instance_names_are_checked_by_every_command() {
+    let long = "x".repeat(64);
+    for (command, _) in COMMANDS.iter().filter(|(command, _)| *command != "check") {
+        for name in ["../etc", "Default", "a.b", "a_b", "''", &long] {
+            let said = director(&format!("{command} --instance {name}"));
+            assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+            said.says(&["is no instance name: use 1 to 63 of a-z, 0-9 and -"]);
+        }
+    }
+}
+
+#[test]
+fn check_says_that_a_file_is_valid() {
+    let file = File::new("valid", DEFAULT_CONFIG);
+    let said = file.check("").succeeded().prints(&["is valid: 2 services, 6 backends"]);
+    assert_eq!(said.stderr, "");
+    let verdict = file.check("--output json").succeeded().json();
+    assert_eq!(fields(&verdict), ["errors", "valid", "warnings"]);
+    assert_eq!(verdict["valid"], true);
+    file.check("--output yaml").succeeded().prints(&["valid: true", "errors: []"]);
+}
+
+#[test]
+fn check_warns_and_still_calls_it_valid() {
+    let some = DEFAULT_CONFIG.replace("10.0.0.12, weight: 2", "10.0.0.12");
+    let file = File::new("warned", &some);
+    let said = file.check("").succeeded().says(&["warning: ", "weight"]);
+    assert!(said.stdout.contains("is valid"), "{said:?}");
+    let verdict = file.check("--output json").succeeded().json();
+    assert_eq!(verdict["warnings"][0]["kind"], "some-weights", "{verdict}");
+    assert_eq!(verdict["valid"], true);
+}
+
+#[test]
+fn check_lists_every_error_with_its_place() {
+    let bad = DEFAULT_CONFIG
+        .replace("forward: direct", "forwrad: direct")
+        .replace("10.0.0.12", "10.0.0.1200")
+        .replace("port: 80", "port: 0");
+    let file = File::new("invalid", &bad);
+    let said = file.check("");
+    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+    let path = file.0.display().to_string();
+    let said = said.says(&["forwrad", "10.0.0.1200", "help: ", "forward"]);
+    let places = said.stderr.lines().filter(|l| l.starts_with(&format!("error: {path}:"))).count();
+
+    let json = file.check("--output json");
+    assert_eq!((json.code, json.stderr.as_str()), (Some(2), ""), "{json:?}");
+    let verdict = json.json();
+    assert_eq!(verdict["valid"], false);
+    let errors = verdict["errors"].as_array().expect("a list");
+    assert_eq!(errors.len(), places, "{errors:?}");
+    assert!(errors.len() >= 4, "{errors:?}");
+    for error in errors {
+        let names = ["column", "file", "hint", "kind", "line", "message", "path"];
+        assert_eq!(fields(error), names, "{error}");
+        assert!(error["line"].as_u64().expect("a number") > 1, "{error}");
+    }
+    let yaml = file.check("--output yaml");
+    assert_eq!(yaml.code, Some(2));
+    yaml.prints(&["valid: false", "kind: unknown-key"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_exit_2() {
+    for line in ["check -f", "plan -f", "attach -f", "run -f", "attach --config", "check -c"] {
+        let said = director(&format!("{line} /nonexistent/director.yaml"));
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+        said.says(&["error: /nonexistent/director.yaml", "No such file"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_look_need_something_to_look_at() {
+    let live = Live::with("cli-none", DEFAULT_CONFIG).await;
+    for line in ["status", "services", "backends", "stats", "detach", "detach eth0"] {
+        let name = live.instance().name();
+        live.director(line).refused(1).says(&["is not attached", name, "director attach"]);
+    }
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_shows_what_would_change_and_changes_nothing() {
+    let live = Live::with("cli-plan", DEFAULT_CONFIG).await;
+    let plan = "plan -c director.yaml";
+    live.director(plan).succeeded().prints(&["+ service web", "+   backend 10.0.0.11 weight 1"]);
+    live.assert_nothing_attached().await;
+
+    live.attach();
+    live.director(plan)
+        .succeeded()
+        .says(&["the running director does what the file says"])
+        .prints(&["nothing to change"]);
+    let more = DEFAULT_CONFIG
+        .replace("weight: 3", "weight: 4")
+        .replace("      - {address: 10.0.0.11, weight: 1}\n", "      - {address: 10.0.0.14}\n");
+    live.write(&more);
+    let said = live.director(plan).succeeded().prints(&[
+        "~   backend 10.0.0.13: weight 3 -> 4",
+        "+   backend 10.0.0.14 weight 1",
+        "-   backend 10.0.0.11 drains",
+        "~ service web (tcp 192.0.2.10:80): ring over 3 backends",
+    ]);
+    let again = live.director(plan).succeeded();
+    assert_eq!(again.stdout, said.stdout, "nothing changed meanwhile");
+    let backends = live.json("backends web");
+    assert_eq!(backends[2]["weight"], 3, "{backends}");
+    live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth7"));
+    live.director(plan).refused(1).says(&["interface eth7 does not exist"]);
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_commands_print_tables_json_and_yaml() {
+    let live = Live::new("cli-look").await;
+    live.attach();
+    for vip in VIPS {
+        live.spread(vip, 30);
+    }
+
+    live.director("status").succeeded().prints(&[
+        "attached   eth0 (native, up)\n",
+        "daemon     not running",
+        "services   2, backends 6\n",
+        "flows      room for 1048576\n",
+        " forwarded, 0 answered, ",
+        " 0 dropped\n",
+    ]);
+    let status = live.json("status");
+    assert_eq!(
+        fields(&status),
+        [
+            "backends",
+            "daemon",
+            "dropped",
+            "flow_capacity",
+            "forwarded",
+            "instance",
+            "interfaces",
+            "passed",
+            "replied",
+            "services"
+        ]
+    );
+    assert_eq!(fields(&status["interfaces"][0]), ["mode", "name", "state"]);
+    assert_eq!(status["instance"], live.instance().name());
+    live.director("status --output yaml").succeeded().prints(&["daemon: false", "- name: eth0"]);
+
+    let traffic = ["bytes", "flows", "packets"];
+    let table = live.director("services").succeeded();
+    let heading = table.stdout.lines().next().expect("a heading");
+    let columns =
+        ["SERVICE", "ADDRESS", "SCHEDULER", "BACKENDS", "FLOWS", "PACKETS", "BYTES", "DROPPED"];
+    assert_eq!(heading.split_whitespace().collect::<Vec<_>>(), columns);
+    table.prints(&["web      tcp 192.0.2.10:80", "web-v6   tcp [2001:db8::10]:80", "maglev"]);
+    let services = live.json("services");
+    let mut names = ["backends", "dropped", "frontend", "name", "scheduler", "unrecorded"].to_vec();
+    names.extend(traffic);
+    names.sort_unstable();
+    assert_eq!(fields(&services[0]), names);
+    assert_eq!((&services[0]["name"], &services[0]["flows"]), (&"web".into(), &30.into()));
+    live.director("services --output yaml").succeeded().prints(&["- name: web\n", "flows: 30"]);
+
+    let table = live.director("backends").succeeded();
+    table.prints(&["10.0.0.11", "2001:db8:1::13", "16.7", "tunnel", "direct", "active"]);
+    let backends = live.json("backends");
+    assert_eq!(backends.as_array().map(Vec::len), Some(6));
+    let mut names =
+        ["address", "drain_left_s", "forward", "frontend", "next_hop", "service"].to_vec();
+    names.extend(["share", "state", "weight"]);
+    names.extend(traffic);
+    names.sort_unstable();
+    assert_eq!(fields(&backends[0]), names);
+    assert_eq!(backends[0]["next_hop"], "02:00:00:00:00:02");
+    let web = live.json("backends web");
+    assert_eq!(web.as_array().map(Vec::len), Some(3), "{web}");
+    let flows: u64 = (0..3).map(|at| web[at]["flows"].as_u64().expect("a number")).sum();
+    assert_eq!(flows, 30);
+    live.director("backends web --output yaml").succeeded().prints(&["address: 10.0.0.11"]);
+    live.director("backends wbe").refused(1).says(&["there is no service wbe", "web, web-v6"]);
+
+    let table = live.director("stats").succeeded();
+    table.prints(&["VERDICT", "REASON", "PACKETS", "tx ", "-> 10.0.0.12", "tcp 192.0.2.10:80"]);
+    let stats = live.json("stats");
+    assert_eq!(fields(&stats), ["drop", "pass", "redirect", "reply", "services", "tx"]);
+    assert_eq!(
+        fields(&stats["drop"]),
+        [
+            "fragment",
+            "no-backend",
+            "no-headroom",
+            "no-interface",
+            "no-neighbour",
+            "no-route",
+            "too-big"
+        ]
+    );
+    let packets: u64 = (0..2).map(|at| stats["services"][at]["packets"].as_u64().expect("n")).sum();
+    assert_eq!(stats["tx"], packets, "{stats}");
+    live.director("stats --output yaml").succeeded().prints(&["no-neighbour: 0"]);
+    live.detach();
+}

@@ -1,0 +1,432 @@
+//! `director run`: the file and its changes, signals, restarts, and the host it runs on.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    thread,
+    time::{Duration, Instant},
+};
+
+use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_userspace::lab::DEFAULT_CONFIG;
+use nix::sys::signal::Signal;
+
+/// How soon a change of the file is in effect.
+const SOON: Duration = Duration::from_secs(1);
+/// How soon traffic follows the host.
+const FOLLOWED: Duration = Duration::from_secs(2);
+
+/// The built-in configuration without the last backend of the first service, its drains short.
+fn without_b3() -> String {
+    drained_in("2s").replace("      - {address: 10.0.0.13, weight: 3}\n", "")
+}
+
+/// The built-in configuration with this drain timeout.
+fn drained_in(timeout: &str) -> String {
+    DEFAULT_CONFIG
+        .replace("services:", &format!("defaults: {{drain_timeout: {timeout}}}\nservices:"))
+}
+
+/// A connection through the first VIP that this backend serves.
+fn connection_to(live: &Live, backend: &str) -> director_tests::live::Connection {
+    for _ in 0..100 {
+        let mut connection = live.connect(VIPS[0]);
+        if connection.ask().expect("answers") == backend {
+            return connection;
+        }
+    }
+    panic!("none of 100 connections went to {backend}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_applied_within_a_second() {
+    let live = Live::new("file").await;
+    let daemon = live.run();
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
+    daemon.wait_for("weight 3 -> 30", SOON);
+    daemon.clear_log();
+    // As editors, and as `cp`, do it: another file, renamed over this one; and by many writes.
+    live.replace(&DEFAULT_CONFIG.replace("weight: 3", "weight: 31"));
+    daemon.wait_for("weight 30 -> 31", SOON);
+    daemon.clear_log();
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 32"));
+    daemon.wait_for("weight 31 -> 32", SOON);
+    let backends = live.json("backends web");
+    assert_eq!(backends[2]["weight"], 32, "{backends}");
+    assert_eq!(daemon.end(Signal::SIGTERM).code(), Some(0));
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_behind_a_symbolic_link_is_followed() {
+    let live = Live::new("symlink").await;
+    let (old, new) = (live.directory().join("old"), live.directory().join("new"));
+    for (directory, weight) in [(&old, 3), (&new, 33)] {
+        fs::create_dir(directory).expect("made");
+        let yaml = DEFAULT_CONFIG.replace("weight: 3", &format!("weight: {weight}"));
+        fs::write(directory.join("director.yaml"), yaml).expect("written");
+    }
+    // As configuration managers do: the file is a link through a link that is swapped.
+    let data = live.directory().join("..data");
+    std::os::unix::fs::symlink("old", &data).expect("linked");
+    fs::remove_file(live.file()).expect("removed");
+    std::os::unix::fs::symlink("..data/director.yaml", live.file()).expect("linked");
+    let daemon = live.run();
+    let swapped = live.directory().join("..data_tmp");
+    std::os::unix::fs::symlink("new", &swapped).expect("linked");
+    fs::rename(swapped, data).expect("swapped");
+    daemon.wait_for("weight 3 -> 33", SOON);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_file_is_refused_whole_and_the_old_state_stays() {
+    let live = Live::new("invalid").await;
+    let daemon = live.run();
+    let before = live.json("backends");
+    // One change is good, one is not.
+    let bad =
+        DEFAULT_CONFIG.replace("weight: 1}", "weight: 7}").replace("weight: 3", "weight: 70000");
+    live.write(&bad);
+    daemon.wait_for("refused, what was in effect stays", SOON);
+    let line = bad.lines().position(|line| line.contains("70000")).expect("is there") + 1;
+    let column = bad.lines().nth(line - 1).and_then(|l| l.find("70000")).expect("is there") + 1;
+    let log = daemon.log();
+    assert!(log.contains(&format!("director.yaml:{line}:{column}: ")), "{log}");
+    assert!(log.contains("70000 is more than 65535"), "{log}");
+    for field in ["weight", "state", "address"] {
+        let of = |all: &serde_json::Value| {
+            let all = all.as_array().expect("a list").iter();
+            all.map(|backend| backend[field].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&before), of(&live.json("backends")), "{field}");
+    }
+    for vip in VIPS {
+        assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
+    }
+    // Emptied, removed, unreadable as YAML: nothing of it stops anything.
+    for text in ["", "services: []\ninterfaces: [{name: eth0}]\n", "services: [", "\u{0}"] {
+        daemon.clear_log();
+        live.write(text);
+        daemon.wait_for("refused, what was in effect stays", SOON);
+        assert_eq!(live.spread(VIPS[0], 5).values().sum::<usize>(), 5);
+    }
+    daemon.clear_log();
+    fs::remove_file(live.file()).expect("removed");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("refused, what was in effect stays", SOON);
+    // And it goes on from there.
+    daemon.clear_log();
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 5"));
+    daemon.wait_for("weight 3 -> 5", SOON);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_does_not_fit_the_host_is_refused_whole() {
+    let live = Live::new("unfit").await;
+    let daemon = live.run();
+    let own = live.node("director").ipv4().expect("has one");
+    let changed = DEFAULT_CONFIG.replace("weight: 3", "weight: 9");
+    for (bad, why) in [
+        (changed.replace("name: eth0", "name: eth7"), "interface eth7 does not exist"),
+        (changed.replace("10.0.0.12", &own.to_string()), "is an address of this host"),
+    ] {
+        daemon.clear_log();
+        live.write(&bad);
+        daemon.wait_for("refused, what was in effect stays", FOLLOWED);
+        assert!(daemon.log().contains(why), "{}", daemon.log());
+        let weights = live.json("backends web");
+        assert_eq!(weights[2]["weight"], 3, "{weights}");
+        assert_eq!(live.spread(VIPS[0], 20).len(), 3);
+    }
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hangup_reads_the_file_again_and_termination_leaves_forwarding() {
+    let live = Live::new("signals").await;
+    let daemon = live.run();
+    daemon.clear_log();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("configuration applied: nothing to change", SOON);
+    let status = live.json("status");
+    assert_eq!(status["daemon"], true, "{status}");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for("SIGTERM: stopping. Forwarding goes on as it is", SOON);
+    assert_eq!(daemon.ended().code(), Some(0));
+    let status = live.json("status");
+    assert_eq!(status["daemon"], false, "{status}");
+    for vip in VIPS {
+        assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
+    }
+    live.detach();
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_at_a_time_works_on_an_instance() {
+    let live = Live::new("busy").await;
+    let daemon = live.run();
+    let pid = daemon.pid().to_string();
+    let busy = ["another director", pid.as_str(), live.instance().name(), "--instance"];
+    for line in ["attach -c director.yaml", "run -c director.yaml", "detach"] {
+        live.director(line).refused(1).says(&busy);
+    }
+    let detach = live.director("detach").refused(1);
+    detach.says(&["stop `director run` first"]);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    daemon.end(Signal::SIGTERM);
+    live.attach();
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_outlive_restarts_of_every_kind() {
+    let live = Live::new("restart").await;
+    let mut daemon = live.run();
+    let links = live.bpf().await.links;
+    let mut connections: Vec<_> =
+        VIPS.iter().flat_map(|vip| [vip; 4]).map(|v| live.connect(v)).collect();
+    let served: Vec<_> = connections.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGINT] {
+        daemon.end(signal);
+        daemon = live.run();
+        daemon.wait_for("started: nothing to change", SOON);
+        for (connection, name) in connections.iter_mut().zip(&served) {
+            assert_eq!(&connection.ask().expect("open still"), name, "{signal}");
+        }
+        assert_eq!(live.bpf().await.links, links, "adopted after {signal}");
+    }
+    let totals = load.stop();
+    assert_eq!(totals.errors, Vec::<String>::new());
+    assert!(totals.answered() > 100, "{totals:?}");
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_no_daemon_ran_is_applied_at_its_start() {
+    let live = Live::new("offline").await;
+    live.run().end(Signal::SIGKILL);
+    live.write(&without_b3());
+    let daemon = live.run();
+    assert!(daemon.log().contains("backend 10.0.0.13 drains"), "{}", daemon.log());
+    let answers = live.spread(VIPS[0], 60);
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["b1", "b2"], "{answers:?}");
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_backend_drains_and_no_request_fails() {
+    let live = Live::new("drain").await;
+    live.write(&drained_in("2s"));
+    let daemon = live.run();
+    let mut kept = connection_to(&live, "b3");
+    let mut others = connection_to(&live, "b1");
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+
+    live.write(&without_b3());
+    daemon.wait_for("backend 10.0.0.13 drains", SOON);
+    let removed = Instant::now();
+    let before = load.so_far();
+    let state = |live: &Live| {
+        let backends = live.json("backends web");
+        let b3 = backends.as_array().expect("a list").iter().find(|b| b["address"] == "10.0.0.13");
+        b3.map(|b3| b3["state"].as_str().expect("text").to_owned())
+    };
+    assert_eq!(state(&live).as_deref(), Some("draining"));
+    while removed.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(kept.ask().expect("its connection stays"), "b3");
+        thread::sleep(Duration::from_millis(100));
+    }
+    wait_until("the drain ends", Duration::from_secs(3), || state(&live).is_none());
+    assert!(removed.elapsed() > Duration::from_millis(1900), "{:?}", removed.elapsed());
+    // Rescheduled: another backend, which knows nothing of this connection, resets it.
+    let error = kept.ask().expect_err("no longer b3's");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert_eq!(others.ask().expect("nothing to do with it"), "b1");
+
+    let totals = load.stop();
+    assert_eq!(totals.errors, Vec::<String>::new());
+    assert!(totals.answered() > before.answered() + 50, "{totals:?}");
+    // The one that was under way as the file changed may still have been b3's.
+    assert!(totals.answers["b3"] <= before.answers["b3"] + 1, "{before:?} {totals:?}");
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_comes_back_while_it_drains_keeps_its_connections() {
+    let live = Live::new("back").await;
+    live.write(&drained_in("5m"));
+    let daemon = live.run();
+    let mut kept = connection_to(&live, "b3");
+    live.write(&without_b3().replace("2s", "5m"));
+    daemon.wait_for("backend 10.0.0.13 drains", SOON);
+    live.write(&drained_in("5m"));
+    daemon.wait_for("backend 10.0.0.13: drains no longer", SOON);
+    assert_eq!(kept.ask().expect("kept"), "b3");
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_service_is_the_hosts_again() {
+    let live = Live::new("service").await;
+    let daemon = live.run();
+    let mut connection = live.connect(VIPS[0]);
+    let first = connection.ask().expect("answers");
+    assert!(first.starts_with('b'), "{first}");
+    let yaml = DEFAULT_CONFIG;
+    let start = yaml.find("  - name: web\n").expect("is there");
+    let end = yaml.find("  - name: web-v6").expect("is there");
+    live.write(&format!("{}{}", &yaml[..start], &yaml[end..]));
+    daemon.wait_for("- service web (tcp 192.0.2.10:80)", SOON);
+    // The director's host has the address and nothing at this port.
+    let refused = live.get(VIPS[0]).expect_err("nobody's");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
+    assert_eq!(connection.ask().expect_err("nobody's").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(live.spread(VIPS[1], 20).values().sum::<usize>(), 20);
+    daemon.clear_log();
+    live.write(yaml);
+    daemon.wait_for("+ service web (tcp 192.0.2.10:80)", SOON);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    daemon.end(Signal::SIGTERM);
+}
+
+/// Gives every backend another MAC, without a word to anybody.
+async fn change_macs(live: &Live, byte: u8) {
+    for node in ["b1", "b2", "b3"] {
+        let netlink = live.netlink(node);
+        let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
+        let mut mac = eth0.mac;
+        mac[1] = byte;
+        netlink.set_mac(eth0.index, mac).await.expect("another MAC");
+    }
+}
+
+/// Has every backend tell the link where it is now.
+async fn announce(live: &Live) {
+    for node in ["b1", "b2", "b3"] {
+        let netlink = live.netlink(node);
+        let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+        for &own in live.node(node).addresses() {
+            netlink.announce(eth0, own).await.expect("announced");
+        }
+    }
+}
+
+/// Whether a dozen requests in a row are answered.
+fn answers(live: &Live, vip: &str) -> bool {
+    (0..12).all(|_| live.get(vip).is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_follows_a_backend_to_another_mac() {
+    let live = Live::new("mac").await;
+    let daemon = live.run();
+    for vip in VIPS {
+        assert!(answers(&live, vip));
+    }
+    change_macs(&live, 0xee).await;
+    announce(&live).await;
+    for vip in VIPS {
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+    }
+    let backends = live.json("backends");
+    for backend in backends.as_array().expect("a list") {
+        let mac = backend["next_hop"].as_str().expect("known");
+        assert!(mac.starts_with("02:ee:"), "{backend}");
+    }
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_appears_later_gets_its_packets() {
+    let live = Live::new("late").await;
+    for node in ["b1", "b2", "b3"] {
+        let netlink = live.netlink(node);
+        let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+        netlink.set_up(eth0, false).await.expect("down");
+    }
+    let daemon = live.run();
+    let log = daemon.log();
+    assert!(log.contains("nobody answers for 10.0.0.11 on eth0"), "{log}");
+    let backends = live.json("backends");
+    assert!(backends[0]["next_hop"].is_null(), "{backends}");
+    assert!(live.get(VIPS[0]).is_err());
+    for node in ["b1", "b2", "b3"] {
+        let netlink = live.netlink(node);
+        let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+        netlink.set_up(eth0, true).await.expect("up");
+        // The route went with the interface.
+        restore_routes(&live, node).await;
+    }
+    announce(&live).await;
+    for vip in VIPS {
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+    }
+    daemon.end(Signal::SIGTERM);
+}
+
+/// Puts the default routes of a lab's node back.
+async fn restore_routes(live: &Live, node: &str) {
+    let netlink = live.netlink(node);
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    let place = live.node(node);
+    for &own in place.addresses() {
+        let bits = if own.is_ipv4() { 32 } else { 128 };
+        // IPv6 addresses go when an interface goes down.
+        netlink.add_address(eth0, own, bits).await.expect("added");
+    }
+    for (destination, source) in
+        [("0.0.0.0", place.ipv4()), ("::", place.ipv6())].map(|(d, s)| (d.parse(), s))
+    {
+        let route = director_userspace::net::NewRoute {
+            destination: destination.expect("an address"),
+            prefix_len: 0,
+            gateway: None,
+            link_index: eth0,
+            onlink: false,
+            source,
+        };
+        let _ = netlink.add_route(route).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_that_was_down_forwards_again() {
+    let live = Live::new("updown").await;
+    let daemon = live.run();
+    assert!(answers(&live, VIPS[0]));
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    let vip6 = address(VIPS[1]).ip();
+    netlink.set_up(eth0, false).await.expect("down");
+    assert!(live.get(VIPS[0]).is_err(), "no way in");
+    netlink.set_up(eth0, true).await.expect("up");
+    restore_routes(&live, "director").await;
+    netlink.add_address(eth0, vip6, 128).await.expect("the VIP");
+    for vip in VIPS {
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+    }
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_backend_that_does_not_answer_delays_nobody_else() {
+    let live = Live::new("silent").await;
+    let daemon = live.run();
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    // Weight 0: it gets nothing, but its neighbour is looked for.
+    let silent =
+        "      - {address: 10.0.0.13, weight: 3}\n      - {address: 10.0.0.99, weight: 0}\n";
+    live.write(&DEFAULT_CONFIG.replace("      - {address: 10.0.0.13, weight: 3}\n", silent));
+    daemon.wait_for("backend 10.0.0.99 weight 0", SOON);
+    let totals = load.stop();
+    assert_eq!(totals.errors, Vec::<String>::new());
+    daemon.end(Signal::SIGTERM);
+}

@@ -1,0 +1,158 @@
+//! Drops and passes that take a real kernel: its routes, its neighbours, its interfaces. No daemon
+//! runs, so the program asks the kernel about each packet.
+
+use std::net::UdpSocket;
+
+use director_tests::live::{Host, Live, PATIENCE, ip, wait_until};
+use director_userspace::net::NewRoute;
+
+const VIP: &str = "192.0.2.40:7";
+const PACKETS: u64 = 10;
+
+/// One service with one backend.
+fn service(forward: &str, backend: &str) -> String {
+    format!(
+        r#"
+interfaces: [{{name: eth0}}]
+services:
+  - name: only
+    address: 192.0.2.40
+    protocol: udp
+    port: 7
+    forward: {forward}
+    backends: [{{address: {backend}}}]
+"#
+    )
+}
+
+/// Sends datagrams to the VIP from the client, each a flow of its own.
+fn send(live: &Live) {
+    live.node("client1")
+        .run(|| {
+            for _ in 0..PACKETS {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+                socket.send_to(b"?", VIP).expect("sends");
+            }
+        })
+        .expect("enters");
+}
+
+/// Sends, and expects all packets to come to this end and to no other one of a forwarder.
+#[track_caller]
+fn expect(live: &Live, verdict: &str) {
+    let count = |verdict: &str| live.verdicts().get(verdict).copied().unwrap_or(0);
+    let was = count(verdict);
+    send(live);
+    wait_until(verdict, PATIENCE, || count(verdict) >= was + PACKETS);
+    let verdicts = live.verdicts();
+    assert_eq!(verdicts[verdict], was + PACKETS, "{verdicts:?}");
+    for other in ["tx", "redirect"].iter().filter(|other| **other != verdict) {
+        assert_eq!(verdicts.get(*other), None, "{verdicts:?}");
+    }
+}
+
+fn forward_on(live: &Live) {
+    let netlink = live.netlink("director");
+    netlink.set_sysctl("net/ipv4/ip_forward", "1").expect("sysctl");
+}
+
+/// Nobody has the backend's address.
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_no_neighbour() {
+    let live = Live::with("no-neigh", &service("tunnel", "10.0.0.11")).await;
+    live.write(&service("tunnel", "10.0.0.99"));
+    forward_on(&live);
+    live.attach().says(&["warning: service only: nobody answers for 10.0.0.99 on eth0"]);
+    expect(&live, "drop/no-neighbour");
+    let stats = live.director("stats").succeeded();
+    stats.prints(&["drop", "no-neighbour", "the next hop does not answer ARP or ND"]);
+    let service = live.json("services");
+    assert_eq!(service[0]["dropped"], PACKETS, "{service}");
+    live.detach();
+}
+
+/// No route leads to the backend.
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_no_route() {
+    let live = Live::with("no-route", &service("tunnel", "10.0.0.11")).await;
+    forward_on(&live);
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    let source = live.node("director").ipv4();
+    let (gateway, destination) = (None, ip("0.0.0.0"));
+    let everywhere =
+        NewRoute { destination, prefix_len: 0, gateway, link_index: eth0, onlink: false, source };
+    netlink.remove_route(everywhere).await.expect("removed");
+    let client = live.node("client1").ipv4().expect("has one");
+    netlink
+        .add_route(NewRoute { destination: client, prefix_len: 32, ..everywhere })
+        .await
+        .expect("the way back");
+    live.attach().says(&["warning: service only: backend 10.0.0.11: ", "route"]);
+    expect(&live, "drop/no-route");
+    live.detach();
+}
+
+/// A direct backend that went behind a router: sent there, its packets would come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_no_route_to_a_direct_backend_behind_a_router() {
+    let live = Live::with("behind", &service("direct", "10.0.0.11")).await;
+    live.write(&service("direct", "10.0.0.99"));
+    forward_on(&live);
+    live.attach();
+    expect(&live, "drop/no-neighbour");
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    let gateway = live.node("client1").ipv4();
+    let (destination, source) = (ip("10.0.0.99"), live.node("director").ipv4());
+    let asked = netlink.resolve_neighbour(eth0, gateway.expect("has one"), PATIENCE).await;
+    asked.expect("asked").expect("known");
+    netlink
+        .add_route(NewRoute {
+            destination,
+            prefix_len: 32,
+            gateway,
+            link_index: eth0,
+            onlink: true,
+            source,
+        })
+        .await
+        .expect("a route");
+    expect(&live, "drop/no-route");
+    live.detach();
+}
+
+/// The kernel's way to the backend leaves by an interface that is not listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_no_interface() {
+    let live = Live::with("no-iface", &service("tunnel", "10.0.0.11")).await;
+    live.write(&service("tunnel", "10.0.0.99"));
+    forward_on(&live);
+    let far = Host::new("no-iface");
+    live.second_network(&far.netns).await;
+    live.attach();
+    let netlink = live.netlink("director");
+    let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
+    netlink.add_address(eth1, ip("10.0.0.1"), 24).await.expect("moved");
+    let there = far.netlink();
+    let index = there.link_by_name("far").await.expect("far").index;
+    there.add_address(index, ip("10.0.0.99"), 24).await.expect("moved");
+    let asked = netlink.resolve_neighbour(eth1, ip("10.0.0.99"), PATIENCE).await;
+    asked.expect("asked").expect("known");
+    expect(&live, "drop/no-interface");
+    live.detach();
+}
+
+/// A switch that floods, or a NIC that takes everything: frames for others pass untouched.
+#[tokio::test(flavor = "multi_thread")]
+async fn pass_not_our_mac() {
+    let live = Live::with("not-our-mac", &service("tunnel", "10.0.0.11")).await;
+    live.attach();
+    let client = live.netlink("client1");
+    let eth0 = client.link_by_name("eth0").await.expect("eth0").index;
+    // Nobody has this one, so the switch sends it everywhere.
+    let nobody = [2, 0xaa, 0, 0, 0, 1];
+    client.set_neighbour(eth0, ip("192.0.2.40"), nobody).await.expect("set");
+    expect(&live, "pass/not-our-mac");
+    live.detach();
+}

@@ -1,0 +1,352 @@
+//! What keeps a director from starting on a host: each is one clear error, exit code 1, and
+//! nothing is changed.
+
+use std::{
+    fs,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    process::Command,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, Map, MapData},
+    programs::Xdp,
+};
+use director_tests::live::{Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip};
+use director_userspace::{
+    datapath::{self, Instance},
+    lab::DEFAULT_CONFIG,
+    net::{Netlink, NewRoute},
+    realserver,
+};
+
+const NOBODY: u32 = 65534;
+
+/// `attach` and `run` are refused with one error each that has these words, and change nothing.
+async fn refused(live: &Live, words: &[&str]) {
+    for line in ["attach -c director.yaml", "run -c director.yaml"] {
+        live.director(line).refused(1).says(words);
+        assert!(!live.instance().pins().exists(), "{line}: pins are left");
+        let neighbours = live.netlink("director").neighbours().await.expect("listed");
+        let managed: Vec<_> = neighbours.iter().filter(|n| n.managed).collect();
+        assert!(managed.is_empty(), "{line}: {managed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interfaces_that_are_not_there_or_are_none() {
+    let live = Live::with("interface", DEFAULT_CONFIG).await;
+    live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth7"));
+    refused(&live, &["interface eth7 does not exist on this host; there are: lo, eth0"]).await;
+    live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: lo"));
+    refused(&live, &["lo has no Ethernet header"]).await;
+    live.write(&DEFAULT_CONFIG.replace("interfaces:\n  - name: eth0\n", ""));
+    refused(&live, &["names no interface to attach to", "interfaces: [{name: eth0}]"]).await;
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_interface_that_is_missing_is_named() {
+    let live = Live::with("interfaces", DEFAULT_CONFIG).await;
+    live.write(&DEFAULT_CONFIG.replace("  - name: eth0", "  - name: eth7\n  - name: eth8"));
+    let attach = live.director("attach -c director.yaml");
+    assert_eq!(attach.code, Some(1), "{attach:?}");
+    attach.says(&["error: interface eth7 does not", "error: interface eth8 does not"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_macvlan_has_no_native_xdp() {
+    let live = Live::with("macvlan", DEFAULT_CONFIG).await;
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    netlink.create_macvlan("mac0", eth0).await.expect("a macvlan");
+    // Backends stay behind eth0.
+    let interfaces = "interfaces:\n  - name: mac0\n  - name: eth0\n";
+    live.write(&DEFAULT_CONFIG.replace("interfaces:\n  - name: eth0\n", interfaces));
+    refused(&live, &["mac0 has no native XDP", "mode: generic"]).await;
+    let reversed = "interfaces:\n  - name: eth0\n  - name: mac0\n";
+    live.write(&DEFAULT_CONFIG.replace("interfaces:\n  - name: eth0\n", reversed));
+    refused(&live, &["mac0 has no native XDP", "mode: generic"]).await;
+    live.assert_nothing_attached().await;
+}
+
+/// A program of somebody else's, as `ip link set dev ... xdp` would attach it.
+async fn foreign(netlink: &Netlink, interface: &str) -> Ebpf {
+    let ebpf = realserver::load_pass().expect("loads");
+    let index = netlink.link_by_name(interface).await.expect(interface).index;
+    let program: &Xdp = ebpf.program(realserver::PASS).expect("there").try_into().expect("XDP");
+    netlink.attach_xdp(index, program.fd().expect("loaded").as_fd()).await.expect("attached");
+    ebpf
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_with_somebody_elses_program() {
+    let live = Live::with("foreign", DEFAULT_CONFIG).await;
+    let netlink = live.netlink("director");
+    let _owner = foreign(&netlink, "eth0").await;
+    let program = netlink.link_by_name("eth0").await.expect("eth0").xdp.expect("is there");
+    let id = format!("(id {})", program.prog_id);
+    refused(&live, &["eth0 already carries the XDP program pass", &id, "xdp off"]).await;
+    live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth0\n    mode: generic"));
+    refused(&live, &["eth0 already carries the XDP program pass", &id]).await;
+    let still = netlink.link_by_name("eth0").await.expect("eth0").xdp;
+    assert_eq!(still, Some(program), "theirs is where it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_with_another_instances_program() {
+    let live = Live::new("other").await;
+    live.attach();
+    let other = Instance::new(&format!("{}-o", live.instance().name())).expect("a name");
+    let mut command = command(&["attach", "-c", "director.yaml", "--instance", other.name()]);
+    command.current_dir(live.directory());
+    live.node("director").place(&mut command).expect("placed");
+    let attach = finish(command);
+    let _ = fs::remove_dir_all(other.run_dir());
+    let left = other.pins().exists();
+    let _ = datapath::detach(&other, &[]);
+    attach.refused(1).says(&["eth0 already carries the XDP program director"]);
+    assert!(!left, "pins of the other instance are left");
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    live.detach();
+}
+
+/// An instance at work is asked to do something more that it cannot: it goes on as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_change_of_a_director_at_work_changes_nothing() {
+    let live = Live::new("at-work").await;
+    let far = Host::new("at-work");
+    live.second_network(&far.netns).await;
+    let _owner = foreign(&live.netlink("director"), "eth1").await;
+    live.attach();
+    let before = live.bpf().await;
+    let weights = || {
+        let backends = live.json("backends");
+        let backends = backends.as_array().expect("a list").iter();
+        backends.map(|backend| backend["weight"].clone()).collect::<Vec<_>>()
+    };
+    let weighed = weights();
+    let changed = DEFAULT_CONFIG
+        .replace("weight: 3", "weight: 9")
+        .replace("  - name: eth0", "  - name: eth0\n  - name: eth1");
+    live.write(&changed);
+    live.director("attach -c director.yaml").refused(1).says(&["eth1 already carries"]);
+    assert_eq!(weights(), weighed);
+    assert_eq!(live.bpf().await.links, before.links);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+
+    // The same of a daemon.
+    live.write(DEFAULT_CONFIG);
+    let daemon = live.run();
+    live.write(&changed);
+    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    assert!(daemon.log().contains("eth1 already carries"), "{}", daemon.log());
+    assert_eq!(weights(), weighed);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_that_cannot_be_reached_as_configured() {
+    let live = Live::with("ways", DEFAULT_CONFIG).await;
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    let node = live.node("director");
+
+    let direct = DEFAULT_CONFIG.replace("forward: tunnel", "forward: direct");
+    let by_router = |backend: &str, gateway: &str, source| NewRoute {
+        destination: ip(backend),
+        prefix_len: if ip(backend).is_ipv4() { 32 } else { 128 },
+        gateway: Some(ip(gateway)),
+        link_index: eth0,
+        onlink: true,
+        source,
+    };
+    let v4 = by_router("10.0.0.11", "10.0.0.12", node.ipv4());
+    netlink.add_route(v4).await.expect("a route");
+    live.write(&direct);
+    let off_link = "is reached by way of 10.0.0.12, but `forward: direct` only reaches";
+    refused(&live, &["service web: backend 10.0.0.11", off_link, "forward: tunnel"]).await;
+    netlink.remove_route(v4).await.expect("removed");
+    let v6 = by_router("2001:db8:1::11", "2001:db8:1::12", node.ipv6());
+    netlink.add_route(v6).await.expect("a route");
+    live.write(DEFAULT_CONFIG);
+    let off_link = "service web-v6: backend 2001:db8:1::11 is reached by way of 2001:db8:1::12";
+    refused(&live, &[off_link]).await;
+    netlink.remove_route(v6).await.expect("removed");
+
+    let own = node.ipv4().expect("has one").to_string();
+    live.write(&DEFAULT_CONFIG.replace("10.0.0.12", &own));
+    refused(&live, &[&format!("service web: backend {own} is an address of this host")]).await;
+
+    let far = Host::new("ways");
+    live.second_network(&far.netns).await;
+    let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
+    netlink.add_address(eth1, ip("10.9.0.1"), 24).await.expect("an address");
+    live.write(&DEFAULT_CONFIG.replace("10.0.0.12", "10.9.0.2"));
+    let other = "backend 10.9.0.2 is reached by eth1, which is not under `interfaces`";
+    refused(&live, &[other, "{name: eth1, role: egress}"]).await;
+    live.assert_nothing_attached().await;
+}
+
+/// Commands that need to be allowed something.
+const PRIVILEGED: [&str; 4] =
+    ["attach -c director.yaml", "run -c director.yaml", "detach", "status"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_what_is_missing() {
+    let live = Live::with("nobody", DEFAULT_CONFIG).await;
+    live.attach();
+    // Where nobody can reach it, whoever may read the build's directory.
+    let copy = live.directory().join("director");
+    fs::copy(binary(), &copy).expect("copied");
+    let as_nobody = |line: &str| {
+        let mut command = Command::new(&copy);
+        command.args(line.split(' ')).args(["--instance", live.instance().name()]);
+        // Not in the lab's namespace, which nobody cannot enter; it does not get that far.
+        command.uid(NOBODY).gid(NOBODY).current_dir(live.directory());
+        finish(command).refused(1)
+    };
+    for line in ["attach -c director.yaml", "run -c director.yaml"] {
+        as_nobody(line).says(&["lacks CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "run it as root"]);
+    }
+    for line in ["detach", "status", "services", "backends", "stats", "plan -c director.yaml"] {
+        let said = as_nobody(line).says(&["root"]);
+        assert!(!said.stderr.contains("is not attached"), "it is: {}", said.stderr);
+        assert!(!said.stderr.contains("running daemon"), "none runs: {}", said.stderr);
+    }
+    live.director("status").succeeded().prints(&["eth0 (native, up)"]);
+    live.detach();
+}
+
+/// Runs `director` on the director's node behind another program.
+fn behind(live: &Live, wrapper: &[&str], line: &str) -> Finished {
+    let mut outer = Command::new(wrapper[0]);
+    outer.args(&wrapper[1..]).arg(binary()).args(line.split(' '));
+    outer.args(["--instance", live.instance().name()]).current_dir(live.directory());
+    live.node("director").place(&mut outer).expect("placed");
+    finish(outer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_without_capabilities_is_told_which() {
+    let live = Live::with("caps", DEFAULT_CONFIG).await;
+    let none = ["setpriv", "--bounding-set=-all"];
+    for line in &PRIVILEGED[..2] {
+        behind(&live, &none, line).refused(1).says(&[
+            "this process lacks CAP_BPF",
+            "CAP_PERFMON",
+            "CAP_NET_ADMIN",
+        ]);
+    }
+    let no_net = ["setpriv", "--bounding-set=-net_admin"];
+    let said = behind(&live, &no_net, PRIVILEGED[0]).refused(1).says(&["CAP_NET_ADMIN"]);
+    assert!(!said.stderr.contains("CAP_BPF"), "{}", said.stderr);
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_capabilities_are_enough() {
+    let mut live = Live::with("three", DEFAULT_CONFIG).await;
+    live.serve(&["b1", "b2", "b3"]);
+    // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
+    let three = ["setpriv", "--bounding-set=-all,+net_admin,+cap_38,+cap_39"];
+    behind(&live, &three, "attach -c director.yaml").succeeded();
+    for vip in VIPS {
+        assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
+    }
+    behind(&live, &three, "status").succeeded().prints(&["eth0 (native, up)"]);
+    behind(&live, &three, "detach").succeeded();
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bpffs_is_mounted_where_it_is_missing() {
+    let live = Live::with("bpffs", DEFAULT_CONFIG).await;
+    // A mount namespace of its own, gone with the shell.
+    let script = "umount -l /sys/fs/bpf && test ! -e /sys/fs/bpf/director && \
+                  \"$@\" && grep -q ' /sys/fs/bpf bpf ' /proc/mounts";
+    let unshared = ["unshare", "--mount", "sh", "-ec", script, "sh"];
+    behind(&live, &unshared, "attach -c director.yaml").succeeded().prints(&["attached to eth0"]);
+    live.assert_nothing_attached().await;
+
+    let script = "umount -l /sys/fs/bpf && \
+                  exec setpriv --bounding-set=-all,+net_admin,+cap_38,+cap_39 \"$@\"";
+    let unshared = ["unshare", "--mount", "sh", "-ec", script, "sh"];
+    behind(&live, &unshared, "attach -c director.yaml")
+        .refused(1)
+        .says(&["/sys/fs/bpf is no BPF file system", "mount -t bpf bpf /sys/fs/bpf"]);
+    live.assert_nothing_attached().await;
+}
+
+/// Has the pinned maps be of another version.
+fn set_version(live: &Live, version: u32) {
+    let pin = live.instance().pins().join("maps/META");
+    let data = MapData::from_pin(pin).expect("pinned");
+    let mut meta: Array<_, [u8; 96]> = Map::Array(data).try_into().expect("an array");
+    let mut value = meta.get(&0, 0).expect("there");
+    // The version is the first word.
+    value[..4].copy_from_slice(&version.to_ne_bytes());
+    meta.set(0, value, 0).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maps_of_another_version_are_never_reinterpreted() {
+    let live = Live::new("abi").await;
+    live.attach();
+    let before = live.bpf().await;
+    set_version(&live, 99);
+    for line in [
+        "attach -c director.yaml",
+        "run -c director.yaml",
+        "plan -c director.yaml",
+        "status",
+        "services",
+        "backends",
+        "stats",
+    ] {
+        live.director(line).refused(1).says(&["map layout 99", "detach"]);
+    }
+    assert_eq!(live.bpf().await, before, "nothing was touched");
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    live.detach();
+    live.assert_nothing_attached().await;
+    before.wait_until_gone();
+}
+
+/// A director that was killed halfway through making its maps.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_start_left_is_replaced() {
+    let live = Live::new("halfway").await;
+    live.attach();
+    // The version is noted last, and programs come after that.
+    set_version(&live, 0);
+    let maps = live.instance().pins().join("maps");
+    for name in ["RUNTIME", "SERVICE_STATS", "VERDICTS"] {
+        fs::remove_file(maps.join(name)).expect(name);
+    }
+    for pin in fs::read_dir(live.instance().pins().join("links")).expect("listed").flatten() {
+        fs::remove_file(pin.path()).expect("removed");
+    }
+    live.director("status").refused(1).says(&["is not attached"]);
+    live.attach();
+    for vip in VIPS {
+        assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
+    }
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configurations_that_are_wrong_exit_2_and_change_nothing() {
+    let live = Live::with("config", DEFAULT_CONFIG).await;
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 70000"));
+    for line in ["attach -c director.yaml", "run -c director.yaml", "plan -c director.yaml"] {
+        let said = live.director(line);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+        said.says(&["error: director.yaml:15:38: services[0].backends[2].weight: 70000"]);
+    }
+    for line in ["attach -c nothing.yaml", "run -c nothing.yaml", "attach -c ."] {
+        let said = live.director(line);
+        assert_eq!(said.code, Some(2), "{said:?}");
+    }
+    live.assert_nothing_attached().await;
+}
