@@ -109,10 +109,8 @@ fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
         Err(error) if left.is_empty() => return Err(error),
         Err(error) => bail!("{error:#}; left behind: {left}"),
     };
-    checks.push(match left.is_empty() {
-        true => Check::new(true, "nothing is left: no namespace, no pin, no process"),
-        false => Check::new(false, format!("left behind: {left}")),
-    });
+    let text = if left.is_empty() { "no namespace, no pin, no process" } else { &left };
+    checks.push(Check::new(left.is_empty(), format!("left behind: {text}")));
 
     let passed = checks.iter().all(|check| check.passed);
     let rows = checks.iter().map(|check| format!("  {}  {}\n", mark(check.passed), check.what));

@@ -27,8 +27,8 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn new(passed: bool, what: impl Into<String>) -> Self {
-        Self { passed, what: what.into() }
+    pub(super) fn new(passed: bool, what: String) -> Self {
+        Self { passed, what }
     }
 }
 
