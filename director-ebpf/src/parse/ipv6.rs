@@ -78,6 +78,10 @@ fn walk(frame: &Frame, mut protocol: u8, mut offset: usize, end: usize) -> u64 {
                 };
                 protocol = header.next_header;
                 if !header.is_atomic() {
+                    // What lies behind the packet's end is padding.
+                    if offset + FragmentHeader::LEN > end {
+                        return refuse(PassReason::Malformed);
+                    }
                     return offset as u64 | u64::from(protocol) << 16 | FRAGMENT;
                 }
                 FragmentHeader::LEN
