@@ -3,6 +3,7 @@
 
 pub mod case;
 pub mod given;
+pub mod model;
 pub mod live;
 pub mod packet;
 pub mod pcap;

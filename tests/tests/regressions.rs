@@ -1,8 +1,11 @@
 //! What once went wrong, by name.
 
-use director_common::{decision::Connection, verdict::ReplyReason};
+use director_common::{
+    decision::Connection,
+    verdict::{PassReason, ReplyReason},
+};
 use director_tests::{
-    case::{TX, check, check_in, reply},
+    case::{TX, check, check_in, check_passed, reply},
     given::{Given, lend},
     packet::{ACK, Packet, options_header},
 };
@@ -31,6 +34,19 @@ fn an_entry_from_the_next_tick_had_expired() {
     director.now_ns -= 100_000_000;
     let seen = check_in(&mut director, &packet, TX, Some("t44"));
     assert_eq!(seen.connection, Connection::Known);
+}
+
+/// A fragment header that lies in the padding behind the packet made it a fragment, to be dropped.
+#[test]
+fn a_fragment_header_behind_the_packet_s_end() {
+    for to in ["[2001:db8::1]:80", "[2001:db8::100]:80"] {
+        let packet = Packet::udp("[2001:db8:1::7]:40000", to).fragment(0, true);
+        let mut frame = packet.frame();
+        for length in 0..8 {
+            frame[14 + 5] = length;
+            check_passed(&frame, PassReason::Malformed);
+        }
+    }
 }
 
 /// The kernel's test run shows a program the first page of a frame: a longer one seemed malformed.

@@ -1,0 +1,260 @@
+//! What a director should do with a frame, said a second time: for clarity, from the documentation,
+//! without the program's code.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use director_userspace::config::model::{Config, Port, Protocol, Service};
+
+use crate::packet::{
+    AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, TCP, UDP, fold,
+    sum_of,
+};
+
+/// Headers that start further into the frame than this are not looked for, bytes.
+const FURTHEST: usize = 1023;
+/// Extension headers that are followed.
+const EXTENSIONS: usize = 5;
+
+/// A flow, from the client to the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The client, or whoever a quote names so.
+    pub source: (IpAddr, u16),
+    /// Where it goes.
+    pub destination: (IpAddr, u16),
+    /// TCP or UDP.
+    pub protocol: u8,
+}
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing for a service: not IP, another protocol, or a contradiction.
+    Other,
+    /// A piece of a TCP or UDP packet to this address.
+    Fragment(IpAddr, u8),
+    /// A whole TCP or UDP packet, or an ICMP error about one.
+    Flow {
+        /// The flow it belongs to.
+        flow: Flow,
+        /// Whether it is an ICMP error.
+        is_error: bool,
+        /// Where the IP header starts.
+        l3_offset: usize,
+        /// Length of the IP packet.
+        l3_length: usize,
+    },
+}
+
+/// What should become of a frame.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate<'a> {
+    /// Passed, untouched.
+    Pass,
+    /// Dropped as a fragment.
+    Fragment,
+    /// It is this service's.
+    Service(&'a Service),
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// A header of at least `length` bytes at `at`.
+fn header(frame: &[u8], at: usize, length: usize) -> Option<&[u8]> {
+    if at > FURTHEST { None } else { frame.get(at..at + length) }
+}
+
+/// Reads a frame.
+pub fn classify(frame: &[u8]) -> Class {
+    read(frame).unwrap_or(Class::Other)
+}
+
+fn read(frame: &[u8]) -> Option<Class> {
+    let mut ethertype = u16_at(frame.get(..14)?, 12);
+    let mut at = 14;
+    for _ in 0..2 {
+        if ethertype == 0x8100 || ethertype == 0x88a8 {
+            ethertype = u16_at(frame.get(at..at + 4)?, 2);
+            at += 4;
+        }
+    }
+    match ethertype {
+        0x0800 => ipv4(frame, at),
+        0x86dd => ipv6(frame, at),
+        _ => None,
+    }
+}
+
+/// An IPv4 header: its length, and what it says.
+struct V4<'a> {
+    bytes: &'a [u8],
+    length: usize,
+}
+
+fn v4_header(packet: &[u8]) -> Option<V4<'_>> {
+    let first = packet.get(..20)?;
+    let length = usize::from(first[0] & 0xf) * 4;
+    (first[0] >> 4 == 4 && length >= 20).then_some(())?;
+    Some(V4 { bytes: packet.get(..length)?, length })
+}
+
+impl V4<'_> {
+    fn source(&self) -> IpAddr {
+        IpAddr::from(<[u8; 4]>::try_from(&self.bytes[12..16]).expect("four bytes"))
+    }
+
+    fn destination(&self) -> IpAddr {
+        IpAddr::from(<[u8; 4]>::try_from(&self.bytes[16..20]).expect("four bytes"))
+    }
+}
+
+fn ipv4(frame: &[u8], l3_offset: usize) -> Option<Class> {
+    let first = frame.get(l3_offset..l3_offset + 20)?;
+    let l3_length = usize::from(u16_at(first, 2));
+    // Whatever is behind the packet is padding.
+    let packet = frame.get(l3_offset..l3_offset + l3_length)?;
+    let ip = v4_header(packet)?;
+    (fold(sum_of(ip.bytes)) == 0).then_some(())?;
+    let (source, destination, protocol) = (ip.source(), ip.destination(), ip.bytes[9]);
+    let payload = &packet[ip.length..];
+    if u16_at(ip.bytes, 6) & 0x3fff != 0 {
+        return (protocol == TCP || protocol == UDP)
+            .then_some(Class::Fragment(destination, protocol));
+    }
+    if protocol != ICMP {
+        let (from, to) = ports(protocol, payload)?;
+        let flow = Flow { source: (source, from), destination: (destination, to), protocol };
+        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length });
+    }
+    matches!(payload.get(..8)?[0], 3 | 4 | 11 | 12).then_some(())?;
+    let quote = v4_header(&payload[8..])?;
+    let behind = payload[8 + quote.length..].get(..8)?;
+    (u16_at(quote.bytes, 6) & 0x1fff == 0 && quote.source() == destination).then_some(())?;
+    let flow = quoted(quote.source(), quote.destination(), quote.bytes[9], behind)?;
+    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
+}
+
+/// Source and destination port of a TCP or UDP packet that does not contradict itself.
+fn ports(protocol: u8, packet: &[u8]) -> Option<(u16, u16)> {
+    match protocol {
+        TCP => {
+            let header = usize::from(packet.get(..20)?[12] >> 4) * 4;
+            (header >= 20 && header <= packet.len()).then_some(())?;
+        }
+        UDP => {
+            let length = usize::from(u16_at(packet.get(..8)?, 4));
+            (length >= 8 && length <= packet.len()).then_some(())?;
+        }
+        _ => return None,
+    }
+    Some((u16_at(packet, 0), u16_at(packet, 2)))
+}
+
+/// The flow that a quoted packet answered.
+fn quoted(vip: IpAddr, client: IpAddr, protocol: u8, behind: &[u8]) -> Option<Flow> {
+    (protocol == TCP || protocol == UDP).then_some(())?;
+    let (vip_port, client_port) = (u16_at(behind, 0), u16_at(behind, 2));
+    Some(Flow { source: (client, client_port), destination: (vip, vip_port), protocol })
+}
+
+fn v6_addresses(header: &[u8]) -> (IpAddr, IpAddr) {
+    let address = |at: usize| {
+        let octets: [u8; 16] = header[at..at + 16].try_into().expect("sixteen bytes");
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    (address(8), address(24))
+}
+
+fn ipv6(frame: &[u8], l3_offset: usize) -> Option<Class> {
+    let ip = frame.get(l3_offset..l3_offset + 40)?;
+    let l3_length = 40 + usize::from(u16_at(ip, 4));
+    let end = l3_offset + l3_length;
+    (ip[0] >> 4 == 6 && l3_length <= 0xffff && end <= frame.len()).then_some(())?;
+    let frame = &frame[..end];
+    let (source, destination) = v6_addresses(ip);
+    let upper = skip(frame, ip[6], l3_offset + 40)?;
+    let protocol = upper.protocol;
+    if upper.is_fragment {
+        return (protocol == TCP || protocol == UDP)
+            .then_some(Class::Fragment(destination, protocol));
+    }
+    if protocol != ICMPV6 {
+        let (from, to) = ports(protocol, frame.get(upper.at..)?)?;
+        let flow = Flow { source: (source, from), destination: (destination, to), protocol };
+        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length });
+    }
+    matches!(header(frame, upper.at, 8)?[0], 1..=4).then_some(())?;
+    let quote = header(frame, upper.at + 8, 40)?;
+    (quote[0] >> 4 == 6).then_some(())?;
+    let (vip, client) = v6_addresses(quote);
+    (vip == destination).then_some(())?;
+    let quoted_upper = skip(frame, quote[6], upper.at + 48)?;
+    (!quoted_upper.is_fragment).then_some(())?;
+    let behind = header(frame, quoted_upper.at, 8)?;
+    let flow = quoted(vip, client, quoted_upper.protocol, behind)?;
+    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
+}
+
+/// What lies behind the extension headers.
+struct Upper {
+    protocol: u8,
+    at: usize,
+    is_fragment: bool,
+}
+
+fn skip(packet: &[u8], mut protocol: u8, mut at: usize) -> Option<Upper> {
+    for _ in 0..=EXTENSIONS {
+        let length = match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let extension = header(packet, at, 8)?;
+                (protocol != ROUTING || extension[3] == 0).then_some(())?;
+                (usize::from(extension[1]) + 1) * 8
+            }
+            AUTHENTICATION => (usize::from(header(packet, at, 8)?[1]) + 2) * 4,
+            FRAGMENT => {
+                let extension = header(packet, at, 8)?;
+                if u16_at(extension, 2) & 0xfff9 != 0 {
+                    return Some(Upper { protocol: extension[0], at, is_fragment: true });
+                }
+                8
+            }
+            _ => return Some(Upper { protocol, at, is_fragment: false }),
+        };
+        protocol = packet[at];
+        at += length;
+        (at <= packet.len() && at <= FURTHEST).then_some(())?;
+    }
+    None
+}
+
+/// What the configuration says about a frame.
+pub fn fate<'a>(class: &Class, config: &'a Config) -> Fate<'a> {
+    let is = |service: &&Service, address: IpAddr, protocol: u8| {
+        let number = match service.frontend.protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+        };
+        service.frontend.address == address && number == protocol
+    };
+    match class {
+        Class::Other => Fate::Pass,
+        Class::Fragment(address, protocol) => {
+            let mut services = config.services.iter();
+            if services.any(|s| is(&s, *address, *protocol)) { Fate::Fragment } else { Fate::Pass }
+        }
+        Class::Flow { flow, .. } => {
+            let (address, port) = flow.destination;
+            let mut candidates: Vec<&Service> =
+                config.services.iter().filter(|s| is(s, address, flow.protocol)).collect();
+            // An exact port before any.
+            candidates.sort_by_key(|service| service.frontend.port == Port::Any);
+            let matching = candidates.into_iter().find(|service| match service.frontend.port {
+                Port::Any => true,
+                Port::Exact(exact) => exact.get() == port,
+            });
+            matching.map_or(Fate::Pass, Fate::Service)
+        }
+    }
+}
