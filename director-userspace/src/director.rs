@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+use director_common::backend::BackendState;
+
 use crate::{
     config::Config,
     datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
@@ -153,7 +155,10 @@ impl Director {
     pub async fn refresh(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let interfaces = host::interfaces(&self.netlink, config).await?;
         let prepared = self.prepare(config, &interfaces, Duration::ZERO).await?;
-        self.put(prepared, interfaces, false).await
+        let changed = self.put(prepared, interfaces, false).await?;
+        // An interface that was made anew, or was down, has lost its addresses.
+        host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
+        Ok(changed)
     }
 
     async fn prepare(
@@ -198,8 +203,7 @@ impl Director {
     pub fn drain_is_over(&self) -> bool {
         let now = clock_ns();
         datapath::observe(&self.datapath.tables).backends.values().any(|backend| {
-            backend.state == director_common::backend::BackendState::Draining
-                && backend.drain_deadline_ns <= now
+            backend.state == BackendState::Draining && backend.drain_deadline_ns <= now
         })
     }
 }
@@ -220,11 +224,17 @@ impl Prepared {
         wait: Duration,
     ) -> Result<Self, DirectorError> {
         let attachments = Attachments::register(&mut datapath.tables, interfaces)?;
+        let observed = datapath::observe(&datapath.tables);
+        let draining: Vec<IpAddr> = observed
+            .backends
+            .values()
+            .filter(|b| b.state == BackendState::Draining && !b.fixed_next_hop)
+            .map(|backend| backend.address)
+            .collect();
         let Ways { paths, neighbours, warnings } =
-            host::ways(netlink, config, interfaces, &attachments, wait).await?;
+            host::ways(netlink, config, &draining, interfaces, &attachments, wait).await?;
         let desired = Desired::new(config, &paths);
-        let plan = diff(&datapath::observe(&datapath.tables), &desired, clock_ns())
-            .map_err(DatapathError::from)?;
+        let plan = diff(&observed, &desired, clock_ns()).map_err(DatapathError::from)?;
         Ok(Self { attachments, changed: Changed { plan, warnings }, neighbours })
     }
 }

@@ -34,8 +34,8 @@ pub struct Ways {
     pub warnings: Vec<String>,
 }
 
-/// Finds the way to every backend of `config`; neighbours that are not known are asked for and
-/// waited for at most `wait`.
+/// Finds the way to every backend of `config`, and to those of `draining`, which it no longer names;
+/// neighbours that are not known are asked for and waited for at most `wait`.
 ///
 /// # Errors
 ///
@@ -44,11 +44,12 @@ pub struct Ways {
 pub async fn ways(
     netlink: &Netlink,
     config: &Config,
+    draining: &[IpAddr],
     interfaces: &[Attached],
     attachments: &Attachments,
     wait: Duration,
 ) -> Result<Ways, HostErrors> {
-    let hops = next_hops(netlink, config, wait).await;
+    let hops = next_hops(netlink, config, draining, wait).await;
     let mut ways = Ways::default();
     let mut errors = Vec::new();
     for service in &config.services {
@@ -108,6 +109,15 @@ pub async fn ways(
             ways.paths.insert(address, path);
         }
     }
+    for address in draining {
+        if let Ok(hop) = &hops[address]
+            && let Some(slot) = attachments.slot(hop.link_index)
+        {
+            let way = path(config, false, hop, slot, *address);
+            ways.paths.entry(*address).or_insert(way);
+            ways.neighbours.insert((hop.route_link_index, hop.neighbour));
+        }
+    }
     ways.warnings.sort();
     ways.warnings.dedup();
     if errors.is_empty() { Ok(ways) } else { Err(HostErrors(errors)) }
@@ -140,10 +150,11 @@ async fn interface_name(netlink: &Netlink, index: u32) -> String {
 async fn next_hops(
     netlink: &Netlink,
     config: &Config,
+    draining: &[IpAddr],
     wait: Duration,
 ) -> BTreeMap<IpAddr, Result<net::NextHop, NetError>> {
-    let addresses: BTreeSet<IpAddr> =
-        config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address)).collect();
+    let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
+    let addresses: BTreeSet<IpAddr> = configured.chain(draining.iter().copied()).collect();
     let mut hops = BTreeMap::new();
     let mut asked = JoinSet::new();
     let mut left = addresses.into_iter();
