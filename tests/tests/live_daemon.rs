@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_tests::live::{Live, Load, PATIENCE, VIPS, address, pass_everything, wait_until};
+use director_userspace::{lab::DEFAULT_CONFIG, net::LinkEnd};
 use nix::sys::signal::Signal;
 
 /// How soon a change of the file is in effect.
@@ -414,6 +414,90 @@ async fn an_interface_that_was_down_forwards_again() {
     }
     daemon.end(Signal::SIGTERM);
     live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directors_own_mac_may_change() {
+    let live = Live::new("own-mac").await;
+    let daemon = live.run();
+    assert!(answers(&live, VIPS[0]));
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
+    let mac = [2, 0xdd, 0, 0, 0, 0];
+    netlink.set_mac(eth0.index, mac).await.expect("another MAC");
+    for vip in VIPS {
+        netlink.announce(eth0.index, address(vip).ip()).await.expect("announced");
+    }
+    let client = live.netlink("client1");
+    let there = client.link_by_name("eth0").await.expect("eth0").index;
+    for vip in VIPS {
+        client.forget_neighbour(there, address(vip).ip()).await.expect("forgotten");
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+        assert_eq!(live.spread(vip, 60).len(), 3);
+    }
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_made_anew_is_attached_again() {
+    let live = Live::new("anew").await;
+    let daemon = live.run();
+    let before = live.bpf().await;
+    let netlink = live.netlink("director");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
+    let had = netlink.addresses().await.expect("listed");
+    netlink.delete_link(eth0.index).await.expect("pulled out");
+    daemon.wait_for("interface eth0 does not exist", SOON);
+
+    let switch = live.netlink("switch");
+    let plug = LinkEnd { name: "anew", netns: None, mac: None };
+    let there = live.node("director").netns();
+    let end = LinkEnd { name: "eth0", netns: Some(there), mac: Some(eth0.mac) };
+    switch.create_veth(plug, end).await.expect("another cable");
+    let port = switch.link_by_name("anew").await.expect("a port").index;
+    let bridge = switch.link_by_name("br0").await.expect("a bridge").index;
+    switch.set_mtu(port, 1600).await.expect("an MTU");
+    switch.set_master(port, Some(bridge)).await.expect("a port");
+    for features in ["tx-checksum-", "tx-generic-segmentation", "tx-tcp-"] {
+        switch.set_features("anew", features, false).expect("offloads");
+    }
+    pass_everything(&switch, "anew").await;
+    switch.set_up(port, true).await.expect("up");
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
+    netlink.set_mtu(eth0, 1600).await.expect("an MTU");
+    netlink.set_up(eth0, true).await.expect("up");
+    restore_routes(&live, "director").await;
+    for old in had.iter().filter(|a| VIPS.iter().any(|vip| address(vip).ip() == a.address)) {
+        netlink.add_address(eth0, old.address, old.prefix_len).await.expect("the VIP");
+    }
+    for vip in VIPS {
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+        assert_eq!(live.spread(vip, 60).len(), 3);
+    }
+    let after = live.bpf().await;
+    assert_eq!(after.links.len(), 1, "{after:?}");
+    assert_ne!(after.links, before.links);
+    live.director("status").succeeded().prints(&["attached   eth0 (native, up)\n"]);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+    live.assert_nothing_attached().await;
+    after.wait_until_gone();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_a_new_start_is_said() {
+    let live = Live::new("sizes").await;
+    let daemon = live.run();
+    live.write(&format!("flows: {{size: 4Ki}}\n{DEFAULT_CONFIG}"));
+    daemon.wait_for("flows.size is 4096, but the running flow table has 1048576 entries", SOON);
+    daemon.clear_log();
+    let rekeyed = format!("hash_key: 000102030405060708090a0b0c0d0e0f\n{DEFAULT_CONFIG}");
+    let links = live.bpf().await.links;
+    live.write(&rekeyed);
+    daemon.wait_for("configuration applied", FOLLOWED);
+    assert_eq!(live.bpf().await.links, links, "replaced in place");
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    daemon.end(Signal::SIGTERM);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     process::Command,
     time::Duration,
 };
 
 use director_tests::live::{
-    Capture, Host, Live, PATIENCE, VIPS, address, command, finish, ip, verdicts_of, wait_until,
+    Capture, Host, Live, PATIENCE, VIPS, address, command, finish, ip, pass_everything,
+    verdicts_of, wait_until,
 };
 use director_userspace::{
     datapath::{self, Instance},
@@ -142,7 +144,8 @@ async fn standby(live: &Live) -> Host {
     let bridge = switch.link_by_name("br0").await.expect("a bridge").index;
     switch.set_mtu(port, 1600).await.expect("an MTU");
     switch.set_master(port, Some(bridge)).await.expect("a port");
-    switch.set_features("standby", "rx-gro", true).expect("GRO");
+    // What the standby sends would be seen, were there anything.
+    pass_everything(&switch, "standby").await;
     switch.set_up(port, true).await.expect("up");
     let netlink = standby.netlink();
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
@@ -336,6 +339,74 @@ async fn backends_behind_another_interface_get_redirected_frames() {
     live.director("detach eth0").succeeded().prints(&["detached from eth0"]);
     live.assert_nothing_attached().await;
     attached.wait_until_gone();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_no_longer_listed_is_let_go() {
+    let live = Live::with("let-go", FIRST_NETWORK).await;
+    let far = far_backend(&live, "let-go").await;
+    live.write(&two_networks("direct", "both"));
+    live.attach();
+    assert_eq!(send_far(&live, &far, 5).await.len(), 5);
+    live.write(FIRST_NETWORK);
+    live.attach().prints(&["backend 10.9.0.2 drains", "attached to eth0;"]);
+    live.director("status").succeeded().prints(&["attached   eth0 (native, up)\n"]);
+    let eth1 = live.netlink("director").link_by_name("eth1").await.expect("eth1");
+    assert_eq!(eth1.xdp, None);
+    live.detach();
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_an_empty_service_are_refused() {
+    let live = Live::with("empty", DEFAULT_CONFIG).await;
+    let (mut yaml, mut skips) = (String::new(), false);
+    for line in DEFAULT_CONFIG.lines() {
+        skips = line.starts_with("      - {");
+        if !skips {
+            yaml += &line.replace("backends:", "backends: []");
+            yaml.push('\n');
+        }
+    }
+    assert!(skips, "the last line is a backend");
+    live.write(&yaml);
+    live.attach().says(&["warning: ", "no backends"]);
+    for vip in VIPS {
+        // The answer to a first SYN may come so soon that the socket is not ready for it.
+        let connect = || TcpStream::connect_timeout(&address(vip), PATIENCE);
+        let error = live.node("client1").run(connect).expect("enters").expect_err("nobody answers");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{vip}: {error}");
+    }
+    let verdicts = live.verdicts();
+    assert!(verdicts["reply/no-backend"] >= 2, "{verdicts:?}");
+    live.detach();
+}
+
+/// Full-size packets that fit the director's link do not fit it in a tunnel: their sender is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_learns_the_size_that_fits_a_tunnel() {
+    let live = Live::new("too-big").await;
+    live.attach();
+    let client = live.netlink("client1");
+    let eth0 = client.link_by_name("eth0").await.expect("eth0").index;
+    client.set_mtu(eth0, 1600).await.expect("an MTU");
+    for (vip, replies) in [(VIPS[0], true), (VIPS[1], false)] {
+        let before = live.verdicts().get("reply/too-big").copied().unwrap_or(0);
+        let answer = live.node("client1").run(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&address(vip), PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let long = "x".repeat(6000);
+            stream.write_all(format!("GET /?{long} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        let answer = answer.expect("enters").expect(vip);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{vip}: {answer}");
+        let after = live.verdicts().get("reply/too-big").copied().unwrap_or(0);
+        assert_eq!(after > before, replies, "{vip}: {before} to {after}");
+    }
+    live.detach();
 }
 
 /// The VIPs on the director's first interface.

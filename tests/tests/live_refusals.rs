@@ -1,23 +1,16 @@
 //! What keeps a director from starting on a host: each is one clear error, exit code 1, and
 //! nothing is changed.
 
-use std::{
-    fs,
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
-    process::Command,
-};
+use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
-use aya::{
-    Ebpf,
-    maps::{Array, Map, MapData},
-    programs::Xdp,
+use aya::maps::{Array, Map, MapData};
+use director_tests::live::{
+    Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip, pass_everything,
 };
-use director_tests::live::{Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip};
 use director_userspace::{
     datapath::{self, Instance},
     lab::DEFAULT_CONFIG,
-    net::{Netlink, NewRoute},
-    realserver,
+    net::NewRoute,
 };
 
 const NOBODY: u32 = 65534;
@@ -70,20 +63,11 @@ async fn a_macvlan_has_no_native_xdp() {
     live.assert_nothing_attached().await;
 }
 
-/// A program of somebody else's, as `ip link set dev ... xdp` would attach it.
-async fn foreign(netlink: &Netlink, interface: &str) -> Ebpf {
-    let ebpf = realserver::load_pass().expect("loads");
-    let index = netlink.link_by_name(interface).await.expect(interface).index;
-    let program: &Xdp = ebpf.program(realserver::PASS).expect("there").try_into().expect("XDP");
-    netlink.attach_xdp(index, program.fd().expect("loaded").as_fd()).await.expect("attached");
-    ebpf
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interface_with_somebody_elses_program() {
     let live = Live::with("foreign", DEFAULT_CONFIG).await;
     let netlink = live.netlink("director");
-    let _owner = foreign(&netlink, "eth0").await;
+    pass_everything(&netlink, "eth0").await;
     let program = netlink.link_by_name("eth0").await.expect("eth0").xdp.expect("is there");
     let id = format!("(id {})", program.prog_id);
     refused(&live, &["eth0 already carries the XDP program pass", &id, "xdp off"]).await;
@@ -117,7 +101,7 @@ async fn a_refused_change_of_a_director_at_work_changes_nothing() {
     let live = Live::new("at-work").await;
     let far = Host::new("at-work");
     live.second_network(&far.netns).await;
-    let _owner = foreign(&live.netlink("director"), "eth1").await;
+    pass_everything(&live.netlink("director"), "eth1").await;
     live.attach();
     let before = live.bpf().await;
     let weights = || {

@@ -16,16 +16,19 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
+use aya::programs::Xdp;
 use director_userspace::{
     config,
     datapath::{self, Instance},
     lab::{DEFAULT_CONFIG, HttpServer, Lab, Node},
     net::{LinkEnd, NetNs, Netlink},
+    realserver,
 };
 
 pub use self::{
@@ -299,6 +302,18 @@ impl Drop for Live {
         let _ = fs::remove_dir_all(self.instance.run_dir());
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Puts a program that passes everything on an interface, as `ip link set dev ... xdp` would: what a
+/// veth's other end sends by XDP arrives only at an end with a program of its own.
+///
+/// # Panics
+/// If the kernel refuses.
+pub async fn pass_everything(netlink: &Netlink, interface: &str) {
+    let ebpf = realserver::load_pass().expect("loads");
+    let index = netlink.link_by_name(interface).await.expect(interface).index;
+    let program: &Xdp = ebpf.program(realserver::PASS).expect("there").try_into().expect("XDP");
+    netlink.attach_xdp(index, program.fd().expect("loaded").as_fd()).await.expect("attached");
 }
 
 /// A namespace with a name of its own, removed with the value.
