@@ -1,6 +1,6 @@
-//! What Director sends, against a stock kernel: on Linux 6.1 in a virtual machine, real TCP
-//! sessions go through tunnels of all four pairs, taken apart by `director realserver` and then by
-//! the kernel's own devices, and by direct routing.
+//! What Director sends, against stock kernels in virtual machines: real TCP sessions go through
+//! tunnels of all four pairs, taken apart by `director realserver` and then by the kernel's own
+//! devices, and by direct routing. And those kernels' verifiers take the programs.
 //!
 //! Every test boots a machine in which it runs itself again.
 
@@ -9,14 +9,25 @@ mod machine;
 #[path = "vm/sessions.rs"]
 mod sessions;
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use director_tests::live::{Live, address, command, finish, verdicts_of, wait_until};
+use aya::programs::loaded_programs;
+use director_tests::live::{Daemon, Live, address, command, finish, verdicts_of, wait_until};
+use director_userspace::{
+    config,
+    datapath::Simulation,
+    plan::{Desired, Paths},
+};
 use nix::sys::signal::Signal;
 use xtask::vm::KernelVersion;
 
 /// Time for what takes a moment on a machine, and many on an emulated one.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const CONFIG: &str = r#"
 interfaces: [{name: eth0}]
@@ -34,6 +45,9 @@ services:
     backends: [{address: "2001:db8:1::11"}]
 "#;
 const VIPS: &str = "192.0.2.10,2001:db8::10";
+
+/// `BPF_COMPLEXITY_LIMIT_INSNS`: what the verifier looks at before it refuses a program.
+const VERIFIER_STEPS: u32 = 1_000_000;
 
 /// The backend kernel's tunnel devices: for IPv4 in IPv4, IPv6 in IPv4, and both in IPv6.
 const DEVICES: [&str; 3] = ["in4ip4", "in4ip6", "in6any"];
@@ -55,31 +69,43 @@ const CASES: [Case; 6] = [
 ];
 
 #[test]
-fn the_kernel_s_devices_and_realserver_accept_every_tunnel() {
-    machine::within(
-        KernelVersion::V6_1,
-        "the_kernel_s_devices_and_realserver_accept_every_tunnel",
-        || {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            runtime.block_on(tunnels());
-        },
-    );
+fn realserver_and_linux_6_1_accept_every_tunnel() {
+    let test = "realserver_and_linux_6_1_accept_every_tunnel";
+    machine::within(KernelVersion::V6_1, test, || block_on(with_kernel_devices()));
 }
 
-async fn tunnels() {
+#[test]
+fn realserver_on_linux_6_12_accepts_every_tunnel() {
+    let test = "realserver_on_linux_6_12_accepts_every_tunnel";
+    machine::within(KernelVersion::V6_12, test, || block_on(with_realserver()));
+}
+
+fn block_on<T>(body: impl Future<Output = T>) {
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(body);
+}
+
+/// The lab's real server takes the tunnels apart.
+async fn with_realserver() -> (Live, Daemon) {
+    verifier_is_content();
     let live = Live::with("tunnels", CONFIG).await;
     let ports = CASES.map(|case| address(case.vip).port());
     sessions::serve(live.node("b1"), &ports);
     let daemon = live.spawn_run();
     daemon.wait_for("running by", PATIENCE);
 
-    // The daemon lives, so the next hops are those it cached. The real server is the lab's.
+    // The daemon lives, so the next hops are those it cached.
     let sent = forwarded(&live);
     let in_tunnels = sum(&sent, |device| device.is_some());
     wait_until("all are taken apart", PATIENCE, || decapsulated(&live) >= in_tunnels);
     println!("realserver accepted {in_tunnels} of {sent:?}");
+    no_complaints(&live);
+    (live, daemon)
+}
 
-    // Now the kernel's devices, and nobody refreshes next hops: the program asks the kernel.
+/// The same sessions again, and the backend's kernel takes the tunnels apart.
+async fn with_kernel_devices() {
+    let (live, daemon) = with_realserver().await;
+    // Nobody refreshes next hops from here on: the program asks the kernel for them.
     daemon.end(Signal::SIGKILL);
     kernel_devices(&live);
     let sent = forwarded(&live);
@@ -94,10 +120,26 @@ async fn tunnels() {
         let lost = |what: &str| what.contains("error") || what == "dropped";
         assert!(!counters.iter().any(|(what, n)| lost(what) && *n > 0), "{name}: {counters:?}");
     }
-    for node in ["b1", "client1"] {
-        assert_eq!(complaints(&live, node), BTreeMap::new(), "{node}");
-    }
+    no_complaints(&live);
     live.detach();
+}
+
+/// Has the verifier look at the program for captures, the largest there is, and asserts that it is
+/// far from giving up. Verifiers differ in what they remember, so the figures do too.
+fn verifier_is_content() {
+    let config = config::parse("test", CONFIG).expect("valid").config;
+    let began = Instant::now();
+    let desired = Desired::new(&config, &Paths::new());
+    let simulation = Simulation::new(&config, &desired).expect("the kernel takes it");
+    let took = began.elapsed();
+    let programs = loaded_programs().map(|program| program.expect("listed"));
+    let steps = programs
+        .filter(|program| program.name_as_str() == Some("director"))
+        .map(|program| program.verified_instruction_count().expect("known since 5.16"));
+    let steps: Vec<u32> = steps.collect();
+    drop(simulation);
+    println!("verified in {steps:?} steps, loaded in {took:?}");
+    assert!(matches!(steps[..], [steps] if steps < VERIFIER_STEPS / 2), "{steps:?}");
 }
 
 /// Holds the sessions of every case; how many packets the director forwarded for each service.
@@ -181,6 +223,13 @@ fn device_counters(live: &Live, device: &str) -> BTreeMap<String, u64> {
     let received = &shown[0]["stats64"]["rx"];
     let counters: Result<_, _> = serde_json::from_value(received.clone());
     counters.unwrap_or_else(|error| panic!("{device}: {error}: {shown}"))
+}
+
+/// Neither end of the sessions found anything wrong with what it got.
+fn no_complaints(live: &Live) {
+    for node in ["b1", "client1"] {
+        assert_eq!(complaints(live, node), BTreeMap::new(), "{node}");
+    }
 }
 
 /// What the IP and TCP of a node found wrong with packets that it received: counters above 0.
