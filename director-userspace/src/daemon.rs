@@ -88,9 +88,16 @@ pub async fn run(
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
     let (director, changed) = Director::start(netlink, instance, &config).await?;
-    let mut daemon = Daemon { director, config, path: path.to_path_buf(), refused: false };
-    daemon.director.datapath().beat();
     report("started", &changed);
+    let mut daemon = Daemon {
+        director,
+        config,
+        path: path.to_path_buf(),
+        refused: false,
+        warned: changed.warnings,
+        lost: None,
+    };
+    daemon.director.datapath().beat();
     started();
     loop {
         match events.next(&mut daemon).await {
@@ -110,6 +117,10 @@ struct Daemon {
     path: PathBuf,
     /// Whether the file as it was last read is not what is in effect.
     refused: bool,
+    /// What was said to be odd on this host.
+    warned: Vec<String>,
+    /// Why the host cannot be followed.
+    lost: Option<String>,
 }
 
 impl Daemon {
@@ -122,10 +133,25 @@ impl Daemon {
 
     async fn refresh(&mut self) {
         match self.director.refresh(&self.config).await {
-            Ok(changed) if changed.plan.is_empty() => {}
-            Ok(changed) => report("followed the host", &changed),
+            Ok(Changed { plan, warnings }) => {
+                if self.lost.take().is_some() {
+                    info!("the host carries the configuration again");
+                }
+                for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+                    warn!("{warning}");
+                }
+                self.warned = warnings;
+                if !plan.is_empty() {
+                    info!("followed the host:\n{plan}");
+                }
+            }
             Err(error) => {
-                error!("cannot follow the host, what was in effect stays: {error}");
+                // The host's changes come in numbers; once said is enough.
+                let error = error.to_string();
+                if self.lost.as_ref() != Some(&error) {
+                    error!("cannot follow the host, what was in effect stays: {error}");
+                }
+                self.lost = Some(error);
             }
         }
         self.director.datapath().beat();
@@ -163,6 +189,8 @@ impl Daemon {
             Ok(changed) => {
                 self.config = config;
                 report("configuration applied", &changed);
+                self.warned = changed.warnings;
+                self.lost = None;
             }
             Err(error) => {
                 self.refused = true;

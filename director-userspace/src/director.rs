@@ -111,7 +111,8 @@ impl Director {
         interfaces: &[Attached],
         existed: bool,
     ) -> Result<(Changed, Neighbours), DirectorError> {
-        let prepared = Prepared::new(netlink, datapath, config, interfaces, FIRST_WAIT).await?;
+        let prepared =
+            Prepared::new(netlink, datapath, config, interfaces, Some(FIRST_WAIT)).await?;
         if existed {
             datapath.attach(interfaces, &prepared.attachments)?;
         }
@@ -137,7 +138,7 @@ impl Director {
     pub async fn change(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let was = self.datapath.tables.meta().hash_key;
         let interfaces = host::interfaces(&self.netlink, config).await?;
-        let prepared = self.prepare(config, &interfaces, CHANGE_WAIT).await?;
+        let prepared = self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?;
         self.datapath.configure(config);
         let rekeyed = self.datapath.tables.meta().hash_key != was;
         let mut changed = self.put(prepared, interfaces, rekeyed).await?;
@@ -147,14 +148,15 @@ impl Director {
     }
 
     /// Follows the host: interfaces' MACs, routes and neighbours as they are now. Also ends drains
-    /// whose time is over.
+    /// whose time is over. A backend that the host no longer sends to as it is configured is a
+    /// warning: it keeps the way it had, and the others are followed.
     ///
     /// # Errors
     ///
     /// If the host no longer carries the configuration; what was in effect stays.
     pub async fn refresh(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let interfaces = host::interfaces(&self.netlink, config).await?;
-        let prepared = self.prepare(config, &interfaces, Duration::ZERO).await?;
+        let prepared = self.prepare(config, &interfaces, None).await?;
         let changed = self.put(prepared, interfaces, false).await?;
         // An interface that was made anew, or was down, has lost its addresses.
         host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
@@ -165,7 +167,7 @@ impl Director {
         &mut self,
         config: &Config,
         interfaces: &[Attached],
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Result<Prepared, DirectorError> {
         Prepared::new(&self.netlink, &mut self.datapath, config, interfaces, wait).await
     }
@@ -216,12 +218,14 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// `wait` is for neighbours that do not answer at once; without it, the configuration has been
+    /// accepted before, and what no longer fits the host is a warning.
     async fn new(
         netlink: &Netlink,
         datapath: &mut Datapath,
         config: &Config,
         interfaces: &[Attached],
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Result<Self, DirectorError> {
         let attachments = Attachments::register(&mut datapath.tables, interfaces)?;
         let observed = datapath::observe(&datapath.tables);
@@ -231,8 +235,13 @@ impl Prepared {
             .filter(|b| b.state == BackendState::Draining && !b.fixed_next_hop)
             .map(|backend| backend.address)
             .collect();
-        let Ways { paths, neighbours, warnings } =
-            host::ways(netlink, config, &draining, interfaces, &attachments, wait).await?;
+        let time = wait.unwrap_or_default();
+        let Ways { paths, neighbours, mut warnings, errors } =
+            host::ways(netlink, config, &draining, interfaces, &attachments, time).await;
+        if wait.is_some() && !errors.is_empty() {
+            return Err(HostErrors(errors).into());
+        }
+        warnings.extend(errors.iter().map(ToString::to_string));
         let desired = Desired::new(config, &paths);
         let plan = diff(&observed, &desired, clock_ns()).map_err(DatapathError::from)?;
         Ok(Self { attachments, changed: Changed { plan, warnings }, neighbours })

@@ -9,7 +9,7 @@ use std::{
 use director_common::backend::NextHop;
 use tokio::task::JoinSet;
 
-use super::{HostError, HostErrors};
+use super::HostError;
 use crate::{
     config::{
         Config,
@@ -30,17 +30,15 @@ pub struct Ways {
     pub paths: Paths,
     /// Who frames are sent to, by the interface that the route names: to be kept fresh.
     pub neighbours: BTreeSet<(u32, IpAddr)>,
-    /// What is odd but no reason to stop, for people.
+    /// What is odd but no reason to stop, for people: a backend without a route or with a silent
+    /// neighbour. That may pass.
     pub warnings: Vec<String>,
+    /// Every backend that this host cannot send to in the way that is configured. They have no path.
+    pub errors: Vec<HostError>,
 }
 
 /// Finds the way to every backend of `config`, and to those of `draining`, which it no longer names;
 /// neighbours that are not known are asked for and waited for at most `wait`.
-///
-/// # Errors
-///
-/// Every backend that this host cannot send to in the way that is configured. A backend without a
-/// route or with a silent neighbour is a warning: that may pass.
 pub async fn ways(
     netlink: &Netlink,
     config: &Config,
@@ -48,10 +46,9 @@ pub async fn ways(
     interfaces: &[Attached],
     attachments: &Attachments,
     wait: Duration,
-) -> Result<Ways, HostErrors> {
+) -> Ways {
     let hops = next_hops(netlink, config, draining, wait).await;
     let mut ways = Ways::default();
-    let mut errors = Vec::new();
     for service in &config.services {
         for backend in &service.backends {
             let name = || service.name.to_string();
@@ -59,7 +56,7 @@ pub async fn ways(
             let hop = match &hops[&address] {
                 Ok(hop) => hop,
                 Err(NetError::OwnAddress { .. }) => {
-                    errors.push(HostError::OwnAddress { service: name(), backend: address });
+                    ways.errors.push(HostError::OwnAddress { service: name(), backend: address });
                     continue;
                 }
                 // Where it is sent is fixed; only the interface has to be guessed.
@@ -76,7 +73,7 @@ pub async fn ways(
                 }
             };
             if service.forward == Forward::Direct && !hop.on_link {
-                errors.push(HostError::DirectOffLink {
+                ways.errors.push(HostError::DirectOffLink {
                     service: name(),
                     backend: address,
                     gateway: hop.neighbour,
@@ -85,7 +82,7 @@ pub async fn ways(
             }
             let Some(slot) = attachments.slot(hop.link_index) else {
                 let interface = interface_name(netlink, hop.link_index).await;
-                errors.push(HostError::OtherInterface {
+                ways.errors.push(HostError::OtherInterface {
                     service: name(),
                     backend: address,
                     interface,
@@ -120,7 +117,7 @@ pub async fn ways(
     }
     ways.warnings.sort();
     ways.warnings.dedup();
-    if errors.is_empty() { Ok(ways) } else { Err(HostErrors(errors)) }
+    ways
 }
 
 fn path(config: &Config, fixed: bool, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
