@@ -7,8 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, Load, PATIENCE, VIPS, address, pass_everything, wait_until};
-use director_userspace::{lab::DEFAULT_CONFIG, net::LinkEnd};
+use director_tests::live::{
+    Connection, Host, Live, Load, PATIENCE, VIPS, address, ip, pass_everything, wait_until,
+};
+use director_userspace::{
+    lab::DEFAULT_CONFIG,
+    net::{LinkEnd, NewRoute},
+};
 use nix::sys::signal::Signal;
 
 /// How soon a change of the file is in effect.
@@ -28,7 +33,7 @@ fn drained_in(timeout: &str) -> String {
 }
 
 /// A connection through the first VIP that this backend serves.
-fn connection_to(live: &Live, backend: &str) -> director_tests::live::Connection {
+fn connection_to(live: &Live, backend: &str) -> Connection {
     for _ in 0..100 {
         let mut connection = live.connect(VIPS[0]);
         if connection.ask().expect("answers") == backend {
@@ -296,15 +301,13 @@ async fn a_removed_service_is_the_hosts_again() {
     daemon.end(Signal::SIGTERM);
 }
 
-/// Gives every backend another MAC, without a word to anybody.
-async fn change_macs(live: &Live, byte: u8) {
-    for node in ["b1", "b2", "b3"] {
-        let netlink = live.netlink(node);
-        let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
-        let mut mac = eth0.mac;
-        mac[1] = byte;
-        netlink.set_mac(eth0.index, mac).await.expect("another MAC");
-    }
+/// Gives a backend another MAC, without a word to anybody.
+async fn change_mac(live: &Live, node: &str, byte: u8) {
+    let netlink = live.netlink(node);
+    let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
+    let mut mac = eth0.mac;
+    mac[1] = byte;
+    netlink.set_mac(eth0.index, mac).await.expect("another MAC");
 }
 
 /// Has every backend tell the link where it is now.
@@ -330,7 +333,9 @@ async fn the_daemon_follows_a_backend_to_another_mac() {
     for vip in VIPS {
         assert!(answers(&live, vip));
     }
-    change_macs(&live, 0xee).await;
+    for node in ["b1", "b2", "b3"] {
+        change_mac(&live, node, 0xee).await;
+    }
     announce(&live).await;
     for vip in VIPS {
         wait_until(vip, FOLLOWED, || answers(&live, vip));
@@ -384,7 +389,7 @@ async fn restore_routes(live: &Live, node: &str) {
     for (destination, source) in
         [("0.0.0.0", place.ipv4()), ("::", place.ipv6())].map(|(d, s)| (d.parse(), s))
     {
-        let route = director_userspace::net::NewRoute {
+        let route = NewRoute {
             destination: destination.expect("an address"),
             prefix_len: 0,
             gateway: None,
@@ -439,6 +444,40 @@ async fn the_directors_own_mac_may_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_backend_gone_astray_is_no_reason_to_lose_the_others() {
+    let live = Live::new("astray").await;
+    let far = Host::new("astray");
+    live.second_network(&far.netns).await;
+    let daemon = live.run();
+    assert!(answers(&live, VIPS[0]));
+    let netlink = live.netlink("director");
+    let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
+    let route = NewRoute {
+        destination: ip("10.0.0.11"),
+        prefix_len: 32,
+        gateway: None,
+        link_index: eth1,
+        onlink: false,
+        source: live.node("director").ipv4(),
+    };
+    netlink.add_route(route).await.expect("a route");
+    daemon.wait_for("backend 10.0.0.11 is reached by eth1, which is not under", SOON);
+    for node in ["b2", "b3"] {
+        change_mac(&live, node, 0xcc).await;
+    }
+    announce(&live).await;
+    // The one that went astray keeps the way it had.
+    wait_until("b2 and b3 are followed", FOLLOWED, || answers(&live, VIPS[0]));
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    let said = daemon.log().matches("is reached by eth1").count();
+    assert_eq!(said, 1, "{}", daemon.log());
+    // The same file is refused to whoever starts with it.
+    daemon.end(Signal::SIGTERM);
+    live.director("run -c director.yaml").refused(1).says(&["10.0.0.11 is reached by eth1"]);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interface_made_anew_is_attached_again() {
     let live = Live::new("anew").await;
     let daemon = live.run();
@@ -474,6 +513,8 @@ async fn an_interface_made_anew_is_attached_again() {
         wait_until(vip, FOLLOWED, || answers(&live, vip));
         assert_eq!(live.spread(vip, 60).len(), 3);
     }
+    daemon.wait_for("the host carries the configuration again", SOON);
+    assert_eq!(daemon.log().matches("does not exist").count(), 1, "{}", daemon.log());
     let after = live.bpf().await;
     assert_eq!(after.links.len(), 1, "{after:?}");
     assert_ne!(after.links, before.links);
