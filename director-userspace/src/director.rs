@@ -148,16 +148,20 @@ impl Director {
     }
 
     /// Follows the host: interfaces' MACs, routes and neighbours as they are now. Also ends drains
-    /// whose time is over. A backend that the host no longer sends to as it is configured is a
-    /// warning: it keeps the way it had, and the others are followed.
+    /// whose time is over. An interface that is gone, or a backend that the host no longer sends to
+    /// as it is configured, is a warning: the others are followed.
     ///
     /// # Errors
     ///
-    /// If the host no longer carries the configuration; what was in effect stays.
+    /// If no interface is left; what was in effect stays.
     pub async fn refresh(&mut self, config: &Config) -> Result<Changed, DirectorError> {
-        let interfaces = host::interfaces(&self.netlink, config).await?;
+        let (interfaces, missing) = host::present_interfaces(&self.netlink, config).await?;
+        if interfaces.is_empty() {
+            return Err(HostErrors(missing).into());
+        }
         let prepared = self.prepare(config, &interfaces, None).await?;
-        let changed = self.put(prepared, interfaces, false).await?;
+        let mut changed = self.put(prepared, interfaces, false).await?;
+        changed.warnings.extend(missing.iter().map(ToString::to_string));
         // An interface that was made anew, or was down, has lost its addresses.
         host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
         Ok(changed)

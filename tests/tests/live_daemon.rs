@@ -478,6 +478,38 @@ async fn one_backend_gone_astray_is_no_reason_to_lose_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_interface_pulled_out_is_no_reason_to_lose_the_others() {
+    let live = Live::new("pulled").await;
+    let far = Host::new("pulled");
+    live.second_network(&far.netns).await;
+    let interfaces = "  - name: eth0\n  - name: eth1\n    role: egress\n    assign_vips: true";
+    live.write(&DEFAULT_CONFIG.replace("  - name: eth0", interfaces));
+    let daemon = live.run();
+    live.director("status").succeeded().prints(&["eth0 (native, up), eth1 (native, up)"]);
+    let netlink = live.netlink("director");
+    let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
+    netlink.delete_link(eth1).await.expect("pulled out");
+    daemon.wait_for("interface eth1 does not exist", SOON);
+    for node in ["b1", "b2", "b3"] {
+        change_mac(&live, node, 0xbb).await;
+    }
+    announce(&live).await;
+    for vip in VIPS {
+        wait_until(vip, FOLLOWED, || answers(&live, vip));
+    }
+    assert!(!daemon.log().contains("cannot follow the host"), "{}", daemon.log());
+
+    live.second_network(&far.netns).await;
+    wait_until("attached again", FOLLOWED, || {
+        live.director("status").stdout.contains("eth0 (native, up), eth1 (native, up)")
+    });
+    assert_eq!(live.bpf().await.links.len(), 2);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+    live.assert_nothing_attached().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interface_made_anew_is_attached_again() {
     let live = Live::new("anew").await;
     let daemon = live.run();

@@ -6,7 +6,7 @@ use super::{HostError, HostErrors};
 use crate::{
     config::Config,
     datapath::Attached,
-    net::{Link, Netlink},
+    net::{Link, NetError, Netlink},
 };
 
 /// Finds every configured interface.
@@ -18,6 +18,19 @@ pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attach
     if config.interfaces.is_empty() {
         return Err(HostErrors(vec![HostError::NoInterfaces]));
     }
+    let (found, errors) = present_interfaces(netlink, config).await?;
+    if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
+}
+
+/// Finds those configured interfaces that there are, and what is wrong with the others.
+///
+/// # Errors
+///
+/// If the host's interfaces cannot be listed.
+pub async fn present_interfaces(
+    netlink: &Netlink,
+    config: &Config,
+) -> Result<(Vec<Attached>, Vec<HostError>), NetError> {
     let links = netlink.links().await?;
     let mut found = Vec::new();
     let mut errors = Vec::new();
@@ -41,7 +54,7 @@ pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attach
             program: link.xdp.map(|xdp| xdp.prog_id),
         });
     }
-    if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
+    Ok((found, errors))
 }
 
 /// The MACs whose frames the interface takes: its own, and those of devices on top of it that have

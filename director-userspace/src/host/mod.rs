@@ -10,7 +10,7 @@ mod vips;
 
 use std::net::IpAddr;
 
-pub use interfaces::interfaces;
+pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
 pub use paths::{Ways, ways};
 pub use vips::{assign_vips, withdraw_vips};

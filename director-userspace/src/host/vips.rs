@@ -34,7 +34,11 @@ pub async fn assign_vips(
     }
     let mut ours = given.clone();
     for (interface, vip) in &wanted {
-        let link = netlink.link_by_name(interface).await?;
+        let link = match netlink.link_by_name(interface).await {
+            // Pulled out under a running daemon: it gets them when it is back.
+            Err(NetError::NoSuchInterface { .. }) => continue,
+            link => link?,
+        };
         if netlink.add_address(link.index, *vip, prefix(*vip)).await? {
             ours.insert((interface.clone(), *vip));
             write(run_dir, &ours);
