@@ -208,7 +208,13 @@ fn insert_key(tables: &mut Tables, key: ServiceKey, slot: u32) -> Result<(), Dat
 
 fn remove_key(tables: &mut Tables, key: ServiceKey) -> Result<(), DatapathError> {
     match tables.keys.remove(&AsPod(key)) {
-        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        Ok(()) => Ok(()),
+        // Gone already: an earlier process got as far as this step.
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
         Err(error) => Err(of(map::SERVICE_KEYS)(error)),
     }
 }
