@@ -206,13 +206,16 @@ impl Differ<'_> {
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
         if expired || timeout_ns == 0 {
             self.free_backend(backend);
-        } else if backend.state != BackendState::Draining {
+            return;
+        }
+        if backend.state != BackendState::Draining {
             self.plan.ops.push(Op::DrainBackend {
                 reference: backend.reference,
                 address: backend.address,
                 deadline_ns: self.now_ns.saturating_add(timeout_ns),
             });
-        } else if let Some(path) = paths.get(&backend.address)
+        }
+        if let Some(path) = paths.get(&backend.address)
             && path.next_hop.is_resolved()
             && path.next_hop != backend.next_hop
             && !backend.fixed_next_hop
