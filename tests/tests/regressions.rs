@@ -6,10 +6,13 @@ use director_common::{
 };
 use director_tests::{
     case::{TX, check, check_in, check_passed, reply},
-    given::{Given, lend},
+    given::{Director, Given, lend},
     packet::{ACK, Packet, options_header},
 };
-use director_userspace::datapath::DatapathError;
+use director_userspace::{
+    datapath::{DatapathError, apply, observe},
+    plan::{Desired, Op, diff},
+};
 
 /// Errors quoted 28, 48, 64 or 128 bytes: of a packet with options that was less than its IP header
 /// and eight bytes more, which receivers ignore.
@@ -64,4 +67,44 @@ fn frames_longer_than_a_page_were_judged_by_a_piece() {
             other => panic!("{payload}: {other:?}"),
         }
     }
+}
+
+fn two_services() -> Director {
+    let service = |port: u16| {
+        format!(
+            "{{name: s{port}, address: 192.0.2.1, protocol: tcp, port: {port}, forward: direct, \
+             backends: [{{address: 10.0.0.1}}]}}"
+        )
+    };
+    let yaml = format!("flows: {{size: 1Ki}}\nservices: [{}, {}]", service(80), service(81));
+    Director::new(Given::new(&yaml))
+}
+
+/// A process that died after it had hidden a service left a key that no later one could remove.
+#[test]
+fn a_key_that_is_gone_already_could_not_be_removed() {
+    let mut director = two_services();
+    let tables = &mut director.simulation.tables;
+    for _ in 0..2 {
+        let mut plan = diff(&observe(tables), &Desired::default(), 0).expect("nothing is easy");
+        plan.ops.truncate(1);
+        assert!(matches!(plan.ops[0], Op::HideService { .. }), "{plan}");
+        apply(tables, &plan).expect("again");
+    }
+    director.simulation.reconcile(&Desired::default(), 0).expect("to the end");
+    assert!(observe(&director.simulation.tables).services.is_empty());
+}
+
+/// A backend that was removed just as its next hop changed learnt of it one plan later only.
+#[test]
+fn a_backend_removed_while_it_moved() {
+    let mut director = two_services();
+    director.given = director.given.clone().vlan(7);
+    let tables = &mut director.simulation.tables;
+    let mut desired = director.given.desired(&director.config);
+    desired.services[0].backends.clear();
+    let plan = diff(&observe(tables), &desired, 0).expect("there is room");
+    apply(tables, &plan).expect("maps can be written");
+    let rest = diff(&observe(tables), &desired, 0).expect("there is room");
+    assert!(rest.is_empty(), "{rest}");
 }

@@ -56,6 +56,8 @@ pub struct Simulation {
     pub tables: Tables,
     decision: MappedArray<[u64; 2]>,
     frames: u64,
+    /// Bytes of metadata in front of frames, which take of their headroom.
+    metadata: u32,
 }
 
 // SAFETY: sixteen bytes, as Decision is; read as words and taken apart by `decision`.
@@ -106,7 +108,7 @@ impl Simulation {
         }
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
         super::apply(&mut tables, &plan)?;
-        Ok(Self { ebpf, tables, decision, frames: 0 })
+        Ok(Self { ebpf, tables, decision, frames: 0, metadata: 0 })
     }
 
     /// Brings the maps to what `desired` says, as a running director would.
@@ -117,6 +119,12 @@ impl Simulation {
     pub fn reconcile(&mut self, desired: &Desired, now_ns: u64) -> Result<(), DatapathError> {
         let plan = diff(&super::observe(&self.tables), desired, now_ns)?;
         super::apply(&mut self.tables, &plan)
+    }
+
+    /// Takes so many bytes, a multiple of four, of the 216 that the program finds in front of a
+    /// frame, as a driver would that leaves less. Linux before 6.8 takes no more than 32.
+    pub fn take_headroom(&mut self, bytes: u8) {
+        self.metadata = u32::from(bytes);
     }
 
     /// Runs the program over one frame, at `now_ns` of the simulated clock.
@@ -152,14 +160,21 @@ impl Simulation {
             })
             .and_then(TryInto::try_into)
             .map_err(failed)?;
+        let metadata = self.metadata as usize;
+        let input = [&vec![0; metadata], frame].concat();
+        // `struct xdp_md`, of which a test says `data` and `data_end`; what lies before is metadata.
+        let context =
+            [self.metadata, input.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes).concat();
         let length = {
             let mut options = TestRunOptions::new();
-            options.data_in = Some(frame);
+            options.data_in = Some(&input);
+            options.ctx_in = Some(&context).filter(|_| metadata > 0).map(Vec::as_slice);
             options.data_out = Some(&mut left);
             let result = program.test_run(options).map_err(failed)?;
             result.data_size_out as usize
         };
         left.truncate(length);
+        left.drain(..metadata.min(length));
         Ok(self.outcome(left))
     }
 

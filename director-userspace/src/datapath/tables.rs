@@ -105,8 +105,9 @@ impl Tables {
     /// The ring of the service in this slot, as packets see it; empty if it has none.
     pub fn ring(&self, service: u32) -> Vec<BackendRef> {
         let word = self.services.get(service).word;
-        let places = (0..word.slots()).map(|slot| word.place(slot));
-        places.map(|(chunk, place)| self.rings.get(chunk).slots[place]).collect()
+        let chunks = (0..RING_CHUNKS).map(|chunk| self.rings.get(word.first_chunk() + chunk).slots);
+        let slots = word.slots() as usize;
+        if slots == 0 { Vec::new() } else { chunks.flatten().take(slots).collect() }
     }
 
     /// Entries of the flow table.

@@ -1,0 +1,259 @@
+//! Plans carried out on real maps: whatever they held before, and wherever it stopped, they come to
+//! hold what is desired.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+};
+
+use director_common::{
+    backend::{BackendState, NextHop},
+    service::{RING_SLOTS, WhenEmpty},
+};
+use director_tests::given::{Director, Given};
+use director_userspace::{
+    config::{self, model::Config},
+    datapath::{Simulation, apply, observe},
+    plan::{Desired, Path, Paths, Plan, diff},
+};
+use fastrand::Rng;
+
+const MINUTE: u64 = 60_000_000_000;
+
+/// A random configuration of up to six services, from few enough addresses that they come back.
+fn random(rng: &mut Rng) -> (Config, Desired) {
+    let mut yaml = "flows: {size: 1Ki}\nservices:\n".to_owned();
+    let mut taken = BTreeSet::new();
+    for number in 0..rng.usize(..=6) {
+        let (host, port) = (rng.u8(1..3), [80, 81, 0][rng.usize(..3)]);
+        if !taken.insert((host, port)) {
+            continue;
+        }
+        let port = if port == 0 { "any".to_owned() } else { port.to_string() };
+        let forward = if rng.bool() { "tunnel" } else { "direct" };
+        let when_empty = ["reject", "drop", "pass"][rng.usize(..3)];
+        yaml += &format!(
+            "  - {{name: s{number}, address: 192.0.2.{host}, protocol: tcp, port: {port}, forward: \
+             {forward}, when_empty: {when_empty}, drain_timeout: {}m, backends: [",
+            [0, 1, 5][rng.usize(..3)]
+        );
+        let mut backends: Vec<u8> = (1..9).collect();
+        rng.shuffle(&mut backends);
+        for backend in &backends[..rng.usize(..7)] {
+            let weight = [0, 1, 1, 2, 100][rng.usize(..5)];
+            yaml += &format!("{{address: 10.0.0.{backend}, weight: {weight}}}, ");
+        }
+        yaml += "]}\n";
+    }
+    if taken.is_empty() {
+        yaml = "flows: {size: 1Ki}\nservices: []\n".into();
+    }
+    let config = match config::parse("random.yaml", &yaml) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{yaml}{errors}"),
+    };
+    let mut paths = Paths::new();
+    for backend in 1..9u8 {
+        let next_hop = NextHop::new([2, 0, 0, 0, rng.u8(..2), backend], rng.u16(..2), 1);
+        let source: IpAddr = [10, 9, 9, rng.u8(1..3)].into();
+        let mtu = [0, 1400, 1500][rng.usize(..3)];
+        paths.insert([10, 0, 0, backend].into(), Path { next_hop, source: Some(source), mtu });
+    }
+    let desired = Desired::new(&config, &paths);
+    (config, desired)
+}
+
+/// Maps with room for the six services that `random` makes at most, and a ring to spare each.
+fn simulation() -> Simulation {
+    let services: Vec<String> = (1..12)
+        .map(|port| {
+            format!(
+                "{{name: s{port}, address: 192.0.2.9, protocol: tcp, port: {port}, forward: direct, \
+                 backends: []}}"
+            )
+        })
+        .collect();
+    let yaml = format!("flows: {{size: 1Ki}}\nservices: [{}]", services.join(", "));
+    let mut simulation = Director::new(Given::new(&yaml)).simulation;
+    simulation.reconcile(&Desired::default(), 0).expect("nothing is easy");
+    simulation
+}
+
+#[track_caller]
+fn plan(simulation: &Simulation, desired: &Desired, now_ns: u64) -> Plan {
+    match diff(&observe(&simulation.tables), desired, now_ns) {
+        Ok(plan) => plan,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The maps hold what is desired, and nothing else but backends that drain.
+#[track_caller]
+fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
+    let left = plan(simulation, desired, now_ns);
+    assert!(left.is_empty(), "there is more to do: {left}");
+    let observed = observe(&simulation.tables);
+    assert_eq!(observed.stray_keys, []);
+    let shown = observed.services.values().filter(|service| service.is_shown).count();
+    assert_eq!((observed.services.len(), shown), (desired.services.len(), shown));
+    let mut rings = 0;
+    for (slot, service) in &observed.services {
+        let wanted = desired.services.iter().find(|s| s.key == service.key).expect("desired");
+        assert_eq!(service.name, wanted.name);
+        assert_eq!(service.word.when_empty(), wanted.when_empty);
+        let backends: BTreeMap<IpAddr, _> = observed
+            .backends_of(*slot)
+            .filter(|(_, backend)| backend.state == BackendState::Active)
+            .map(|(_, backend)| (backend.address, backend))
+            .collect();
+        assert_eq!(backends.len(), wanted.backends.len());
+        for spec in &wanted.backends {
+            let backend = backends[&spec.address];
+            assert_eq!((backend.weight, backend.forward), (spec.weight, spec.forward));
+            assert_eq!(backend.next_hop, spec.path.next_hop);
+            assert_eq!(Some(backend.source), spec.path.source);
+            if spec.path.mtu != 0 {
+                assert_eq!(backend.mtu, spec.path.mtu);
+            }
+        }
+        // Each slot of the ring names a live backend, as many as its weight says.
+        let ring = simulation.tables.ring(*slot);
+        let total: u32 = wanted.backends.iter().map(|spec| u32::from(spec.weight)).sum();
+        assert_eq!(ring.len(), if total == 0 { 0 } else { RING_SLOTS as usize });
+        rings += u32::from(total > 0);
+        let mut shares: BTreeMap<u32, u32> = BTreeMap::new();
+        for reference in &ring {
+            *shares.entry(reference.0).or_default() += 1;
+        }
+        for backend in backends.values() {
+            let got = f64::from(shares.remove(&backend.reference.0).unwrap_or(0));
+            let share = f64::from(RING_SLOTS) * f64::from(backend.weight) / f64::from(total.max(1));
+            assert!((got - share).abs() <= 1.0, "{}: {got} of {share}", backend.address);
+        }
+        assert!(shares.is_empty(), "the ring names somebody else: {shares:?}");
+    }
+    // No ring leaks: those that no service uses are free.
+    let free = observed.free_rings().count();
+    assert_eq!(free as u32, observed.capacity.rings - rings);
+    let drained = |deadline: u64| deadline <= now_ns;
+    for backend in observed.backends.values() {
+        assert!(observed.services.contains_key(&backend.service), "a backend of no service");
+        let is_late = backend.state == BackendState::Draining && drained(backend.drain_deadline_ns);
+        assert!(!is_late, "{} drains beyond its deadline", backend.address);
+    }
+}
+
+#[test]
+fn any_state_to_any_other() {
+    let mut rng = Rng::with_seed(0x1ab);
+    let mut simulation = simulation();
+    let capacity = observe(&simulation.tables).capacity;
+    let mut now_ns = 1_000 * MINUTE;
+    for _ in 0..60 {
+        let (_, desired) = random(&mut rng);
+        simulation.reconcile(&desired, now_ns).expect("there is room");
+        holds(&simulation, &desired, now_ns);
+        // A second look with nothing changed finds nothing to do; a later one only what drained.
+        now_ns += MINUTE * rng.u64(..8);
+        simulation.reconcile(&desired, now_ns).expect("there is room");
+        holds(&simulation, &desired, now_ns);
+    }
+    simulation.reconcile(&Desired::default(), now_ns).expect("nothing is easy");
+    let observed = observe(&simulation.tables);
+    assert_eq!(observed.capacity, capacity);
+    assert!(
+        observed.services.is_empty()
+            && observed.backends.is_empty()
+            && observed.presence.is_empty()
+    );
+    assert_eq!(observed.free_rings().count() as u32, capacity.rings, "every ring is free again");
+}
+
+/// A process that dies after any step leaves maps that the next one brings to what it wants.
+#[test]
+fn stopping_anywhere() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed:#x}");
+    for seed in [0x57_0b, seed] {
+        let mut rng = Rng::with_seed(seed);
+        let mut simulation = simulation();
+        let mut now_ns = 1_000 * MINUTE;
+        for _ in 0..60 {
+            let (_, abandoned) = random(&mut rng);
+            let mut plan = plan(&simulation, &abandoned, now_ns);
+            plan.ops.truncate(rng.usize(..=plan.ops.len()));
+            apply(&mut simulation.tables, &plan).expect("maps can be written");
+            never_wrong_for_packets(&simulation);
+            now_ns += MINUTE * rng.u64(..3);
+            if rng.bool() {
+                let (_, desired) = random(&mut rng);
+                simulation.reconcile(&desired, now_ns).expect("there is room");
+                holds(&simulation, &desired, now_ns);
+            }
+        }
+    }
+}
+
+/// Step by step, as a packet between two steps would find it.
+#[test]
+fn every_step_leaves_maps_that_are_right() {
+    let mut rng = Rng::with_seed(0x5_7e9);
+    let mut simulation = simulation();
+    for round in 0..12u64 {
+        let (_, desired) = random(&mut rng);
+        let now_ns = (1_000 + 7 * round) * MINUTE;
+        for op in plan(&simulation, &desired, now_ns).ops {
+            apply(&mut simulation.tables, &Plan { ops: vec![op] }).expect("maps can be written");
+            never_wrong_for_packets(&simulation);
+        }
+        holds(&simulation, &desired, now_ns);
+    }
+}
+
+/// A service that packets find has a ring of backends that are there and are its own.
+#[track_caller]
+fn never_wrong_for_packets(simulation: &Simulation) {
+    let observed = observe(&simulation.tables);
+    for (slot, service) in observed.services.iter().filter(|(_, service)| service.is_shown) {
+        // Every eleventh: each backend has a few hundred.
+        let ring = simulation.tables.ring(*slot);
+        for reference in ring.into_iter().step_by(11).collect::<HashSet<_>>() {
+            let backend = observed.backends.get(&reference.slot());
+            let is_its = backend.is_some_and(|b| b.reference == reference && b.service == *slot);
+            assert!(is_its, "{} names {reference:?}, which is {backend:?}", service.name);
+        }
+    }
+    // Rings are never shared.
+    let rings: Vec<u32> = observed
+        .services
+        .values()
+        .filter(|service| service.word.slots() > 0)
+        .map(|service| service.word.first_chunk())
+        .collect();
+    assert_eq!(rings.iter().collect::<BTreeSet<_>>().len(), rings.len());
+}
+
+/// Full maps are refused before anything is done.
+#[test]
+fn no_room_changes_nothing() {
+    let yaml = |services: usize| {
+        let services: Vec<String> = (1..=services)
+            .map(|port| {
+                format!(
+                    "{{name: s{port}, address: 192.0.2.1, protocol: tcp, port: {port}, forward: \
+                     direct, backends: [{{address: 10.0.0.1}}]}}"
+                )
+            })
+            .collect();
+        format!("flows: {{size: 1Ki}}\nservices: [{}]", services.join(", "))
+    };
+    let mut director = Director::new(Given::new(&yaml(2)));
+    let before = observe(&director.simulation.tables);
+    let given = Given::new(&yaml(9));
+    let desired = given.desired(&given.config());
+    let error =
+        director.simulation.reconcile(&desired, 0).expect_err("rings for two and a spare one");
+    assert!(error.to_string().contains("no room for rings"), "{error}");
+    assert_eq!(observe(&director.simulation.tables), before);
+    assert_eq!(desired.services[0].when_empty, WhenEmpty::Reject);
+}
