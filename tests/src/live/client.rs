@@ -73,7 +73,7 @@ impl Connection {
         let mut answer = Vec::new();
         let mut piece = [0; 1024];
         // The body is a line.
-        while !(answer.ends_with(b"\n") && !answer.ends_with(b"\r\n")) {
+        while !answer.ends_with(b"\n") || answer.ends_with(b"\r\n") {
             match self.stream.read(&mut piece)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 length => answer.extend_from_slice(&piece[..length]),
