@@ -5,6 +5,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -49,8 +50,11 @@ struct Slim(PathBuf);
 
 impl Slim {
     fn of(program: &Path) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = program.file_name().and_then(|name| name.to_str()).expect("has a name");
-        let copy = Self(env::temp_dir().join(format!("{name}-{}-slim", process::id())));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let copy = format!("{name}-{}-{number}-slim", process::id());
+        let copy = Self(env::temp_dir().join(copy));
         // Beside the linker that made the program.
         let mut strip = Command::new("strip");
         strip.arg("--strip-debug").arg("-o").arg(&copy.0).arg(program);
