@@ -239,7 +239,7 @@ impl Packet {
                 ip.extend([0xab, 0xcd]);
                 let fragment = match self.fragment {
                     None => 0x4000,
-                    Some((more, offset)) => u16::from(more) << 13 | offset / 8,
+                    Some((more, offset)) => (u16::from(more) << 13) | (offset / 8),
                 };
                 ip.extend(fragment.to_be_bytes());
                 ip.extend([self.ttl, self.protocol, 0, 0]);

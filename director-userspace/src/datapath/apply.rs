@@ -72,10 +72,11 @@ fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), Dat
             tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
         }
         Op::ShowService { slot, key } => {
-            insert_key(tables, *key, *slot)?;
+            // The service counts as shown by its own key, so that comes last.
             if tables.keys.get(&AsPod(key.presence()), 0).is_err() {
                 insert_key(tables, key.presence(), *slot)?;
             }
+            insert_key(tables, *key, *slot)?;
         }
         Op::DrainBackend { reference, deadline_ns, .. } => {
             let slot = reference.slot();

@@ -1,0 +1,367 @@
+//! Plans as people see them, carried out on maps that are only in memory.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use director_common::{
+    address::Address,
+    backend::{BackendFields, BackendState, BackendWord, NextHop},
+    flow::Family,
+    service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
+};
+use director_userspace::{
+    config,
+    plan::{
+        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,
+        PlanError, Presence, diff, ring_fingerprint,
+    },
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Maps as they are made: nothing in them.
+fn empty() -> Observed {
+    Observed::empty(Capacity { services: 3, backends: 7, rings: 4 })
+}
+
+/// Services as `name port: backend*weight ...`, all TCP on 192.0.2.1, drained for a minute.
+fn desired(services: &[&str]) -> Desired {
+    let mut yaml = "services:\n".to_owned();
+    for line in services {
+        let (head, backends) = line.split_once(':').expect("name port: backends");
+        let (name, port) = head.split_once(' ').expect("name port");
+        yaml += &format!(
+            "  - {{name: {name}, address: 192.0.2.1, protocol: tcp, port: {port}, forward: tunnel, \
+             drain_timeout: 1m, backends: ["
+        );
+        for backend in backends.split_whitespace() {
+            let (address, weight) = backend.split_once('*').unwrap_or((backend, "1"));
+            yaml += &format!("{{address: 10.0.0.{address}, weight: {weight}}}, ");
+        }
+        yaml += "]}\n";
+    }
+    if services.is_empty() {
+        yaml = "services: []".into();
+    }
+    let config = match config::parse("plan.yaml", &yaml) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{errors}"),
+    };
+    Desired::new(&config, &ways(1))
+}
+
+/// All backends' next hops have a MAC address that ends so.
+fn ways(mac: u8) -> Paths {
+    let path = Path {
+        next_hop: NextHop::new([2, 0, 0, 0, 0, mac], 0, 1),
+        source: "10.9.9.9".parse().ok(),
+        mtu: 1500,
+    };
+    (1..20u8).map(|last| (IpAddr::from([10, 0, 0, last]), path)).collect()
+}
+
+/// What `datapath::apply` makes of maps, here of their description.
+fn carry_out(observed: &mut Observed, plan: &Plan) {
+    for op in &plan.ops {
+        step(observed, op);
+    }
+}
+
+fn step(observed: &mut Observed, op: &Op) {
+    match op {
+        Op::RemoveStrayKey(key) => observed.stray_keys.retain(|stray| stray != key),
+        Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
+            let service = ObservedService {
+                key: *key,
+                name: name.clone(),
+                word: ServiceWord::new(0, 0, *when_empty),
+                drain_timeout_s: *drain_timeout_s,
+                ring_fingerprint: 0,
+                is_shown: false,
+            };
+            assert!(observed.services.insert(*slot, service).is_none(), "slot {slot} is taken");
+        }
+        Op::NoteService { slot, name, drain_timeout_s, .. } => {
+            let service = observed.services.get_mut(slot).expect("there");
+            service.name.clone_from(name);
+            service.drain_timeout_s = *drain_timeout_s;
+        }
+        Op::AddBackend { reference, service, spec }
+        | Op::SetBackend { reference, service, spec, .. } => {
+            let backend = ObservedBackend {
+                service: *service,
+                reference: *reference,
+                state: BackendState::Active,
+                address: spec.address,
+                weight: spec.weight,
+                forward: spec.forward,
+                fixed_next_hop: spec.fixed_next_hop,
+                next_hop: spec.path.next_hop,
+                source: spec.path.source.unwrap_or(Address::default().to_ip(Family::V4)),
+                source_place: 0,
+                mtu: spec.path.mtu,
+                drain_deadline_ns: 0,
+            };
+            let before = observed.backends.insert(reference.slot(), backend);
+            assert_eq!(before.is_some(), matches!(op, Op::SetBackend { .. }), "{op}");
+        }
+        Op::SetRing { service, ring, members, when_empty, .. } => {
+            for member in members {
+                let backend = &observed.backends[&member.reference.slot()];
+                assert_eq!((backend.reference, backend.service), (member.reference, *service));
+            }
+            if let Some(ring) = ring {
+                assert!(observed.free_rings().any(|free| free == *ring), "ring {ring} is in use");
+            }
+            let there = observed.services.get_mut(service).expect("there");
+            let slots = if ring.is_some() { RING_SLOTS } else { 0 };
+            there.word = ServiceWord::new(ring.unwrap_or(0) * RING_CHUNKS, slots, *when_empty);
+            there.ring_fingerprint = ring_fingerprint(members, *when_empty);
+        }
+        Op::ShowService { slot, key } => {
+            observed.services.get_mut(slot).expect("there").is_shown = true;
+            observed.presence.entry((*key).into()).or_insert(*slot);
+        }
+        Op::DrainBackend { reference, deadline_ns, .. } => {
+            let backend = observed.backends.get_mut(&reference.slot()).expect("there");
+            backend.state = BackendState::Draining;
+            backend.drain_deadline_ns = *deadline_ns;
+            backend.weight = 0;
+        }
+        Op::MoveBackend { reference, next_hop, .. } => {
+            observed.backends.get_mut(&reference.slot()).expect("there").next_hop = *next_hop;
+        }
+        Op::FreeBackend { reference, .. } => {
+            observed.backends.remove(&reference.slot()).expect("there");
+            observed.words[reference.slot() as usize] = BackendWord::pack(BackendFields {
+                generation: reference.generation() + 1,
+                ..BackendWord::default().unpack()
+            });
+        }
+        Op::HideService { slot, key, presence, .. } => {
+            observed.services.get_mut(slot).expect("there").is_shown = false;
+            match presence {
+                Presence::Keep => {}
+                Presence::Move(heir) => {
+                    observed.presence.insert((*key).into(), *heir);
+                }
+                Presence::Remove => {
+                    observed.presence.remove(&(*key).into());
+                }
+            }
+        }
+        Op::RemoveService { slot } => {
+            observed.services.remove(slot).expect("there");
+        }
+    }
+}
+
+/// The plan, carried out; nothing is left to do then.
+#[track_caller]
+fn reach(observed: &mut Observed, desired: &Desired, now_ns: u64) -> String {
+    let plan = match diff(observed, desired, now_ns) {
+        Ok(plan) => plan,
+        Err(error) => panic!("{error}"),
+    };
+    carry_out(observed, &plan);
+    let rest = diff(observed, desired, now_ns).expect("there is room");
+    assert!(rest.is_empty(), "left to do: {rest}");
+    plan.to_string()
+}
+
+#[track_caller]
+fn shows(plan: &str, lines: &[&str]) {
+    assert_eq!(plan.lines().collect::<Vec<_>>(), lines);
+}
+
+#[test]
+fn a_service_is_shown_last() {
+    let plan = reach(&mut empty(), &desired(&["web 80: 1 2*3", "any any: 1"]), 0);
+    shows(
+        &plan,
+        &[
+            "+ service web (tcp 192.0.2.1:80)",
+            "+   backend 10.0.0.1 weight 1",
+            "+   backend 10.0.0.2 weight 3",
+            "~ service web (tcp 192.0.2.1:80): ring over 2 backends",
+            "+ service at tcp 192.0.2.1:80 takes packets",
+            "+ service any (tcp 192.0.2.1:any)",
+            "+   backend 10.0.0.1 weight 1",
+            "~ service any (tcp 192.0.2.1:any): ring over 1 backend",
+            "+ service at tcp 192.0.2.1:any takes packets",
+        ],
+    );
+}
+
+#[test]
+fn the_same_again_is_nothing() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    assert_eq!(reach(&mut maps, &desired(&["web 80: 2 1"]), 0), "nothing to change");
+}
+
+#[test]
+fn names_are_only_noted() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1"]), 0);
+    let plan = reach(&mut maps, &desired(&["www 80: 1"]), 0);
+    shows(&plan, &["~ service www (tcp 192.0.2.1:80): drain_timeout 60s"]);
+}
+
+#[test]
+fn weights_build_a_new_ring() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    let plan = reach(&mut maps, &desired(&["web 80: 1 2*5"]), 0);
+    shows(
+        &plan,
+        &[
+            "~   backend 10.0.0.2: weight 1 -> 5",
+            "~ service web (tcp 192.0.2.1:80): ring over 2 backends",
+        ],
+    );
+    let plan = reach(&mut maps, &desired(&["web 80: 1*0 2*0"]), 0);
+    assert!(plan.ends_with("ring over 0 backends"), "{plan}");
+    assert_eq!(maps.free_rings().count(), 4, "nobody takes flows, so there is no ring");
+}
+
+#[test]
+fn a_removed_backend_leaves_the_ring_and_then_drains() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    let less = desired(&["web 80: 1"]);
+    let plan = reach(&mut maps, &less, 10 * SECOND);
+    let ring = "~ service web (tcp 192.0.2.1:80): ring over 1 backend";
+    shows(&plan, &[ring, "-   backend 10.0.0.2 drains"]);
+    assert_eq!(reach(&mut maps, &less, 69 * SECOND), "nothing to change");
+    shows(&reach(&mut maps, &less, 70 * SECOND), &["-   backend 10.0.0.2"]);
+
+    // Its slot is another generation's now.
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 71 * SECOND);
+    reach(&mut maps, &less, 72 * SECOND);
+    let plan = reach(&mut maps, &desired(&["web 80: 1 2"]), 100 * SECOND);
+    assert!(plan.starts_with("~   backend 10.0.0.2: drains no longer"), "{plan}");
+}
+
+/// A drain does not begin anew, nor is its deadline forgotten, when other things change.
+#[test]
+fn a_drain_keeps_its_deadline() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    reach(&mut maps, &desired(&["web 80: 1"]), 10 * SECOND);
+    reach(&mut maps, &desired(&["web 80: 1*2"]), 50 * SECOND);
+    let plan = reach(&mut maps, &desired(&["web 80: 1*2"]), 70 * SECOND);
+    shows(&plan, &["-   backend 10.0.0.2"]);
+}
+
+/// Backends that still drain are followed where they go, too.
+#[test]
+fn next_hops_change_in_place() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    reach(&mut maps, &desired(&["web 80: 1"]), SECOND);
+    let mut moved = desired(&["web 80: 1"]);
+    moved.paths = ways(9);
+    moved.services[0].backends[0].path.next_hop = NextHop::new([2, 0, 0, 0, 0, 9], 0, 1);
+    let plan = reach(&mut maps, &moved, 2 * SECOND);
+    assert_eq!(plan.lines().count(), 2, "{plan}");
+    assert_eq!(plan.lines().next(), Some("~   backend 10.0.0.1: next hop"));
+    assert!(maps.backends.values().all(|backend| backend.next_hop.mac()[5] == 9));
+}
+
+/// A way that is not known at the moment is no reason to forget the last one.
+#[test]
+fn what_is_unknown_changes_nothing() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1"]), 0);
+    let mut unknown = desired(&["web 80: 1"]);
+    unknown.paths.clear();
+    unknown.services[0].backends[0].path = Path::UNKNOWN;
+    assert_eq!(reach(&mut maps, &unknown, 0), "nothing to change");
+}
+
+#[test]
+fn a_removed_service_is_hidden_first() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1", "tls 443: 2"]), 0);
+    let plan = reach(&mut maps, &desired(&["tls 443: 2"]), 0);
+    shows(&plan, &["- service web (tcp 192.0.2.1:80)", "-   backend 10.0.0.1", "-   its ring"]);
+    // The entry that both shared went over to the one that is left, and goes with it.
+    let heir =
+        maps.services.iter().find(|(_, service)| service.name == "tls").map(|(slot, _)| slot);
+    assert_eq!(maps.presence.values().next(), heir);
+    reach(&mut maps, &desired(&[]), 0);
+    assert!(maps.presence.is_empty() && maps.backends.is_empty());
+    assert_eq!(maps.free_rings().count(), 4);
+}
+
+/// Stopped after any step, a plan is picked up by the next.
+#[test]
+fn a_plan_may_stop_anywhere() {
+    let states = [
+        desired(&["web 80: 1 2*2", "tls 443: 3"]),
+        desired(&["web 80: 2", "any any: 4*0"]),
+        desired(&[]),
+        desired(&["tls 443: 1 2"]),
+    ];
+    for from in &states {
+        for to in &states {
+            let mut start = empty();
+            reach(&mut start, from, 0);
+            let plan = diff(&start, to, SECOND).expect("there is room");
+            for stop in 0..=plan.ops.len() {
+                for then in &states {
+                    let mut maps = start.clone();
+                    let ops = plan.ops[..stop].to_vec();
+                    carry_out(&mut maps, &Plan { ops });
+                    reach(&mut maps, then, 100 * SECOND);
+                    assert_eq!(maps.services.len(), then.services.len());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn debris_is_cleared_away() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1"]), 0);
+    let stray = ServiceKey { port: 81u16.to_be_bytes(), ..maps.services[&first(&maps)].key };
+    maps.stray_keys.push(stray);
+    let mut orphan = maps.backends.values().next().expect("one").clone();
+    orphan.service = 2;
+    orphan.reference = director_common::backend::BackendRef::new(6, 0);
+    maps.backends.insert(6, orphan);
+    let plan = reach(&mut maps, &desired(&["web 80: 1"]), 0);
+    shows(&plan, &["- stray entry tcp 192.0.2.1:81", "-   backend 10.0.0.1"]);
+}
+
+fn first(maps: &Observed) -> u32 {
+    *maps.services.keys().next().expect("one")
+}
+
+#[test]
+fn full_maps_say_which() {
+    let too_many = |what, capacity| Err(PlanError::Full { what, capacity });
+    let services = desired(&["a 1:", "b 2:", "c 3:", "d 4:"]);
+    assert_eq!(diff(&empty(), &services, 0), too_many("services", 3));
+    // Slot 0 is never used.
+    let backends = desired(&["a 1: 1 2 3 4 5 6 7"]);
+    assert_eq!(diff(&empty(), &backends, 0), too_many("backends", 7));
+    let mut few = empty();
+    few.capacity.rings = 1;
+    assert_eq!(diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0), too_many("rings", 1));
+    let error = diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0).expect_err("full").to_string();
+    assert!(error.contains("rings") && error.contains("director detach"), "{error}");
+}
+
+#[test]
+fn families_and_ports_are_written_as_in_urls() {
+    let yaml = "services: [{name: six, address: \"2001:db8::1\", protocol: udp, port: any, forward: \
+                direct, backends: []}]";
+    let config = match config::parse("six.yaml", yaml) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{errors}"),
+    };
+    let plan = reach(&mut empty(), &Desired::new(&config, &Paths::new()), 0);
+    assert!(plan.starts_with("+ service six (udp [2001:db8::1]:any)\n"), "{plan}");
+}
