@@ -1,6 +1,6 @@
 //! Plans as people see them, carried out on maps that are only in memory.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use director_common::{
     address::Address,
