@@ -17,7 +17,7 @@ use director_common::{
 };
 
 use super::{
-    Datapath, DatapathError, Instance, Tables,
+    Datapath, DatapathError, Instance, Tables, link,
     load::{self, Constants},
     object,
 };
@@ -129,7 +129,7 @@ impl Datapath {
                 Ok(false) => {}
                 Err(error) => {
                     for pin in fresh {
-                        let _ = remove(&self.instance.link_pins().join(pin.file_name()));
+                        let _ = link::end(&self.instance.link_pins().join(pin.file_name()));
                     }
                     return Err(error);
                 }
@@ -137,7 +137,7 @@ impl Datapath {
         }
         for pin in link_pins(&self.instance)? {
             if !interfaces.iter().any(|interface| interface.name == pin.interface) {
-                remove(&self.instance.link_pins().join(pin.file_name()))?;
+                link::end(&self.instance.link_pins().join(pin.file_name()))?;
             }
         }
         Ok(())
@@ -167,6 +167,7 @@ impl Datapath {
         let directory = self.instance.link_pins();
         let pin = LinkPin::of(interface);
         let mut replaced = None;
+        let mut ended = None;
         for other in link_pins(&self.instance)? {
             if other == pin {
                 let path = directory.join(pin.file_name());
@@ -175,12 +176,18 @@ impl Datapath {
                 replaced = Some(XdpLink::try_from(link).map_err(failed)?);
             } else if other.interface == pin.interface || other.ifindex == pin.ifindex {
                 // The interface was made anew, or its mode changed: a link cannot follow.
-                remove(&directory.join(other.file_name()))?;
+                link::end(&directory.join(other.file_name()))?;
+                ended = Some(other).filter(|other| other.ifindex == pin.ifindex);
             }
         }
         let Some(link) = replaced else {
-            pin_new_link(program, interface, &directory.join(pin.file_name()))?;
-            return Ok(true);
+            let result = pin_new_link(program, interface, &directory.join(pin.file_name()));
+            if let (Err(_), Some(old)) = (&result, ended) {
+                // Back to the mode that it was in: what was in effect stays.
+                let was = Attached { mode: old.mode, ..interface.clone() };
+                let _ = pin_new_link(program, &was, &directory.join(old.file_name()));
+            }
+            return result.map(|()| true);
         };
         let failed = |error| DatapathError::Attach { interface: interface.name.clone(), error };
         let id = program.attach_to_link(link).map_err(failed)?;
@@ -266,7 +273,7 @@ pub fn detach(instance: &Instance, interfaces: &[String]) -> Result<Vec<String>,
         .into_iter()
         .partition(|pin| interfaces.is_empty() || interfaces.contains(&pin.interface));
     for pin in &gone {
-        remove(&instance.link_pins().join(pin.file_name()))?;
+        link::end(&instance.link_pins().join(pin.file_name()))?;
     }
     if stay.is_empty() {
         remove_pins(instance)?;
@@ -288,10 +295,6 @@ pub(super) fn remove_pins(instance: &Instance) -> Result<(), DatapathError> {
         let _ = fs::remove_dir(parent);
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), DatapathError> {
-    fs::remove_file(path).map_err(|error| DatapathError::File { path: path.to_path_buf(), error })
 }
 
 fn pin_new_link(program: &mut Xdp, interface: &Attached, pin: &Path) -> Result<(), DatapathError> {

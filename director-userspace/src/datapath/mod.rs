@@ -11,6 +11,7 @@ mod attach;
 mod error;
 mod grace;
 mod instance;
+mod link;
 mod load;
 mod mmap;
 mod object;
