@@ -264,7 +264,7 @@ async fn looking_commands_print_tables_json_and_yaml() {
     assert_eq!(web.as_array().map(Vec::len), Some(3), "{web}");
     let flows: u64 = (0..3).map(|at| web[at]["flows"].as_u64().expect("a number")).sum();
     assert_eq!(flows, 30);
-    live.director("backends web --output yaml").succeeded().prints(&["address: 10.0.0.11"]);
+    live.director("backends web --output yaml").succeeded().prints(&["address: \"10.0.0.11\""]);
     live.director("backends wbe").refused(1).says(&["there is no service wbe", "web, web-v6"]);
 
     let table = live.director("stats").succeeded();

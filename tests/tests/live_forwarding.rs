@@ -521,6 +521,12 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
     }
     let verdicts = live.verdicts();
     assert!(verdicts["tx"] > 2 * 100 * 4, "{verdicts:?}");
+
+    // A mode that it cannot have leaves it in the one that it has.
+    live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: br1"));
+    live.director("attach -c director.yaml").refused(1).says(&["br1 has no native XDP"]);
+    live.director("status").succeeded().prints(&["br1 (generic, up)"]);
+    assert_eq!(live.spread(VIPS[0], 50).len(), 3);
     let attached = live.bpf().await;
     live.detach();
     live.assert_nothing_attached().await;
@@ -541,6 +547,12 @@ async fn changing_the_mode_moves_the_program() {
     live.attach();
     live.director("status").succeeded().prints(&["attached   eth0 (native, up)\n"]);
     assert_eq!(live.spread(VIPS[0], 50).len(), 3);
+    // The interface is free as soon as it is said to be.
+    for _ in 0..3 {
+        live.detach();
+        live.assert_nothing_attached().await;
+        live.attach();
+    }
     live.detach();
     live.assert_nothing_attached().await;
 }
