@@ -3,8 +3,8 @@
 
 pub mod case;
 pub mod given;
-pub mod model;
 pub mod live;
+pub mod model;
 pub mod packet;
 pub mod pcap;
 pub mod read;

@@ -368,7 +368,7 @@ fn a_configuration_that_is_wrong() {
     let output = simulate(&config, &input, &[]);
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
-    assert!(said.contains("`prot`") && said.contains("`port`"), "{said}");
+    assert!(said.contains(r#""prot" is no key"#) && said.contains("did you mean port?"), "{said}");
     assert!(output.stdout.is_empty());
 }
 
