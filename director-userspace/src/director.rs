@@ -142,6 +142,13 @@ impl Director {
         self.datapath.configure(config);
         let rekeyed = self.datapath.tables.meta().hash_key != was;
         let mut changed = self.put(prepared, interfaces, rekeyed).await?;
+        if rekeyed {
+            changed.warnings.push(
+                "hash_key is another: known flows are no longer recognised, and most go to another \
+                 backend, which resets their connections"
+                    .into(),
+            );
+        }
         changed.warnings.extend(flow_table_warning(&self.datapath, config));
         host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
         Ok(changed)
