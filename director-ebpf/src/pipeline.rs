@@ -69,7 +69,7 @@ fn stages(
     let now = now().ok_or(Verdict::Pass(PassReason::NoService))?;
     let hash = packet.flow.hash(&constants::FleetKey);
     let assigned = match flow_table::find(hash, packet, &now) {
-        Some(found) => known(found, packet, &now, decision),
+        Some(found) => known(&found, packet, &now, decision),
         None => new(hash, packet, &now, decision)?,
     };
 
@@ -102,8 +102,8 @@ fn now() -> Option<Now> {
 
 /// A packet of a known flow: it goes where the flow goes.
 #[inline(always)]
-fn known(found: Found, packet: &Packet, now: &Now, decision: &mut Decision) -> Assigned {
-    flow_table::touch(&found, packet, now);
+fn known(found: &Found, packet: &Packet, now: &Now, decision: &mut Decision) -> Assigned {
+    flow_table::touch(found, packet, now);
     note(decision, &found.assigned, Connection::Known);
     found.assigned
 }

@@ -69,6 +69,7 @@ const ECT_0: u8 = 0b10;
 const CE: u8 = 0b11;
 
 /// Takes tunnelled packets apart.
+#[expect(clippy::needless_pass_by_value, reason = "what the xdp macro calls it with")]
 #[xdp]
 fn realserver(ctx: XdpContext) -> u32 {
     let Some(outcome) = decapsulate(&ctx) else { return xdp_action::XDP_PASS };

@@ -82,13 +82,12 @@ impl Director {
         }
         let interfaces = host::interfaces(&netlink, config).await?;
         let lock = instance.lock()?;
-        let existed = instance.pins().exists();
         let mut datapath = Datapath::open_or_create(instance, config)?;
-        let result = Self::begin(&netlink, &mut datapath, config, &interfaces, existed).await;
+        let result = Self::begin(&netlink, &mut datapath, config, &interfaces).await;
         let (mut changed, neighbours) = match result {
             Ok(begun) => begun,
             Err(error) => {
-                if !existed {
+                if !datapath.adopted {
                     // Nothing of this instance was there before; nothing stays.
                     let _ = datapath::detach(instance, &[]);
                 }
@@ -109,17 +108,17 @@ impl Director {
         datapath: &mut Datapath,
         config: &Config,
         interfaces: &[Attached],
-        existed: bool,
     ) -> Result<(Changed, Neighbours), DirectorError> {
         let prepared =
             Prepared::new(netlink, datapath, config, interfaces, Some(FIRST_WAIT)).await?;
-        if existed {
+        datapath.configure(config);
+        if datapath.adopted {
             datapath.attach(interfaces, &prepared.attachments)?;
         }
         // Whoever put them there has not told us which neighbours are kept for them.
         let mut gone = datapath::observe(&datapath.tables);
         datapath::apply(&mut datapath.tables, &prepared.changed.plan)?;
-        if !existed {
+        if !datapath.adopted {
             datapath.attach(interfaces, &prepared.attachments)?;
         }
         gone.backends.retain(|_, backend| {

@@ -55,8 +55,7 @@ impl Datapath {
         Ok(Self { instance: instance.clone(), tables, adopted: true })
     }
 
-    /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs. Flow
-    /// timeouts and the hash key become the configuration's.
+    /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs.
     ///
     /// # Errors
     ///
@@ -74,7 +73,6 @@ impl Datapath {
         }
         let mut opened = Self::open(instance)?;
         opened.adopted = complete;
-        opened.configure(config);
         Ok(opened)
     }
 
