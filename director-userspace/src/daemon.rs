@@ -83,7 +83,6 @@ pub async fn run(
     for warning in warnings {
         warn!("{warning}");
     }
-    // Watched from before they are read, so that no change falls between.
     let mut events = Events::new(path)?;
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
@@ -99,6 +98,8 @@ pub async fn run(
     };
     daemon.director.datapath().beat();
     started();
+    // Whatever was written between the first reading and the watch.
+    daemon.reload(false).await;
     loop {
         match events.next(&mut daemon).await {
             Event::Beat => daemon.beat().await,

@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use super::{InstanceName, explained};
 use crate::{
-    datapath::{self, Datapath, DatapathError},
+    datapath::{self, Datapath, DatapathError, Instance},
     host,
     net::Netlink,
 };
@@ -22,25 +22,35 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let instance = args.instance.instance;
-    let _lock = instance.lock().map_err(|error| match error {
+    let lock = instance.lock().map_err(|error| match error {
         DatapathError::Busy { .. } => anyhow::Error::new(error).context(
             "detaching under a running daemon would have it attach again: stop `director run` \
              first",
         ),
         error => explained(error),
     })?;
+    let detached = detach(&instance, &args.interfaces).await;
+    if !instance.pins().exists() {
+        lock.forget(&instance);
+    }
+    let gone = detached?;
+    let from = if gone.is_empty() { "no interface".into() } else { gone.join(", ") };
+    writeln!(std::io::stdout(), "detached from {from}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the program off `interfaces`, or off all, and with the last one what was done for it.
+/// Returns the interfaces it was on.
+async fn detach(instance: &Instance, interfaces: &[String]) -> anyhow::Result<Vec<String>> {
     let netlink = Netlink::connect()?;
     // Maps of another version are removed all the same; only their neighbours are not known.
-    let observed = Datapath::open(&instance).map(|opened| datapath::observe(&opened.tables)).ok();
-    let gone = datapath::detach(&instance, &args.interfaces).map_err(explained)?;
-    let all = datapath::attached(&instance)?.is_empty();
-    if all {
+    let observed = Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
+    let gone = datapath::detach(instance, interfaces).map_err(explained)?;
+    if datapath::attached(instance)?.is_empty() {
         if let Some(observed) = observed {
             host::release_neighbours(&netlink, &observed).await?;
         }
         host::withdraw_vips(&netlink, &instance.run_dir()).await?;
     }
-    let from = if gone.is_empty() { "no interface".into() } else { gone.join(", ") };
-    writeln!(std::io::stdout(), "detached from {from}")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(gone)
 }

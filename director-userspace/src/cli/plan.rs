@@ -1,8 +1,10 @@
 //! `director plan`: what would change?
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
-use super::{ConfigFile, InstanceName, explained, lacking, load_config, say};
+use serde::Serialize;
+
+use super::{ConfigFile, InstanceName, explained, lacking, load_config, output::Output, say};
 use crate::{
     datapath::{self, Datapath, DatapathError, Sizes},
     host,
@@ -17,6 +19,18 @@ pub(super) struct Args {
     file: ConfigFile,
     #[command(flatten)]
     instance: InstanceName,
+    /// How to print
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// The plan as scripts see it.
+#[derive(Serialize)]
+struct Shown {
+    /// Whether there is anything to do.
+    changes: bool,
+    /// The steps in order, as people read them.
+    steps: Vec<String>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -46,6 +60,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if plan.is_empty() {
         say("note", "the running director does what the file says");
     }
-    writeln!(std::io::stdout(), "{plan}")?;
+    let steps = plan.ops.iter().map(ToString::to_string).collect();
+    args.output.print(&Shown { changes: !plan.is_empty(), steps }, || plan.to_string())?;
     Ok(ExitCode::SUCCESS)
 }

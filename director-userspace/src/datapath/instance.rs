@@ -1,8 +1,9 @@
 //! Where an instance of Director keeps its things.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -92,6 +93,11 @@ impl Instance {
             .open(&path)
             .map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last holder took the file away between our opening and locking it.
+            Ok(lock) if !is_at(&lock, &path) => {
+                drop(lock);
+                self.lock()
+            }
             Ok(mut lock) => {
                 lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
                 writeln!(lock, "{}", std::process::id()).map_err(failed)?;
@@ -108,10 +114,31 @@ impl Instance {
     }
 }
 
+/// Whether an open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let numbers = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let [open, there] = [file.metadata(), fs::metadata(path)].map(|m| m.ok().map(numbers));
+    open.is_some() && open == there
+}
+
 /// An instance that is taken.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
+}
+
+impl Lock {
+    /// Gives the instance back, and leaves nothing of it in /run. For an instance that has nothing
+    /// pinned.
+    pub fn forget(self, instance: &Instance) {
+        // What cannot be removed is a lock that nobody holds, or a note of VIPs.
+        let directory = instance.run_dir();
+        let _ = fs::remove_file(directory.join("lock"));
+        let _ = fs::remove_dir(&directory);
+        if let Some(parent) = directory.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
 }
 
 /// Mounts the BPF file system where it belongs, unless it is there.
