@@ -218,6 +218,11 @@ impl NextHop {
         self.interface() != 0
     }
 
+    /// Whether a MAC is known, and not only the way out.
+    pub const fn has_mac(self) -> bool {
+        self.0 & 0xffff_ffff_ffff != 0
+    }
+
     /// The next hop's MAC.
     #[inline(always)]
     pub const fn mac(self) -> Mac {

@@ -92,6 +92,11 @@ fn from_cache(
 #[inline(always)]
 fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
     let mut answer = Answer { ifindex: 0, source: [0; 6], destination: [0; 6] };
+    // A tunnel from nowhere: userspace never learned a way that would have told its source.
+    let source = assigned.backend.sources[assigned.word.source() & 1];
+    if !assigned.word.is_direct() && source.first == 0 && source.second == 0 {
+        return Err(DropReason::NoRoute);
+    }
     match ask(frame, assigned, &mut answer) {
         // A VLAN device, say: the program can only send by the interfaces it knows.
         ANSWERED if maps::TX_PORTS.get_ifindex(answer.ifindex).is_none() => {

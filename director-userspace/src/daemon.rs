@@ -30,6 +30,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
 /// Writers rename, or write in several steps; this long after the last the file is read.
 const FILE_SETTLE: Duration = Duration::from_millis(100);
+/// A directory in which something changes all the time is looked at this long after the first.
+const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
 /// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
 const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
 
@@ -63,6 +65,8 @@ enum Event {
     File,
     /// The host's interfaces, routes or neighbours changed.
     Host,
+    /// There will be no more news of the host.
+    Blind,
     /// SIGHUP: read the file again, changed or not.
     Reload,
     /// SIGTERM or SIGINT.
@@ -95,6 +99,7 @@ pub async fn run(
         refused: false,
         warned: changed.warnings,
         lost: None,
+        blind: false,
     };
     daemon.director.datapath().beat();
     started();
@@ -106,6 +111,7 @@ pub async fn run(
             Event::File => daemon.reload(false).await,
             Event::Reload => daemon.reload(true).await,
             Event::Host => daemon.refresh().await,
+            Event::Blind => daemon.blind = true,
             Event::Stop(signal) => break daemon.stop(signal),
         }
     }
@@ -122,13 +128,17 @@ struct Daemon {
     warned: Vec<String>,
     /// Why the host cannot be followed.
     lost: Option<String>,
+    /// Whether the kernel's news of the host have ended.
+    blind: bool,
 }
 
 impl Daemon {
     async fn beat(&mut self) {
-        self.director.datapath().beat();
-        if self.director.drain_is_over() {
+        // Without the kernel's news, or as long as they cannot be followed, one looks for oneself.
+        if self.blind || self.lost.is_some() || self.director.drain_is_over() {
             self.refresh().await;
+        } else {
+            self.director.datapath().beat();
         }
     }
 
@@ -153,6 +163,9 @@ impl Daemon {
                     error!("cannot follow the host, what was in effect stays: {error}");
                 }
                 self.lost = Some(error);
+                // Next hops may be out of date: the program asks the kernel about each packet.
+                self.director.datapath().stop_beating();
+                return;
             }
         }
         self.director.datapath().beat();
@@ -222,7 +235,7 @@ struct Events {
     beat: tokio::time::Interval,
     inotify: AsyncFd<Watch>,
     file_name: OsString,
-    file_due: Option<Instant>,
+    file_due: Option<(Instant, Instant)>,
     host: Option<mpsc::Receiver<Change>>,
     host_due: Option<(Instant, Instant)>,
     hangup: tokio::signal::unix::Signal,
@@ -259,7 +272,7 @@ impl Events {
 
     async fn next(&mut self, daemon: &mut Daemon) -> Event {
         loop {
-            let file_due = self.file_due;
+            let file_due = self.file_due.map(|(soon, latest)| soon.min(latest));
             let host_due = self.host_due.map(|(soon, latest)| soon.min(latest));
             tokio::select! {
                 biased;
@@ -271,10 +284,13 @@ impl Events {
                 () = until(host_due) => { self.host_due = None; return Event::Host }
                 touched = touched(&self.inotify, &self.file_name) => {
                     if touched {
-                        self.file_due = Some(Instant::now() + FILE_SETTLE);
+                        let now = Instant::now();
+                        let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
+                        self.file_due = Some((now + FILE_SETTLE, latest));
                     }
                 }
                 change = next_change(&mut self.host) => {
+                    let Some(change) = change else { return Event::Blind };
                     if matters(&change, daemon) {
                         let now = Instant::now();
                         let latest = self.host_due.map_or(now + SETTLE_AT_MOST, |(_, at)| at);
@@ -302,18 +318,18 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Change {
-    if let Some(receiver) = changes {
-        if let Some(change) = receiver.recv().await {
-            return change;
-        }
+/// The next change; `None`, once, when there will be no more.
+async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
+    let Some(receiver) = changes else { return std::future::pending().await };
+    let change = receiver.recv().await;
+    if change.is_none() {
         error!(
-            "the kernel's news of interfaces, routes and neighbours have ended: restart `director \
-             run`; until then the program asks the kernel about each packet"
+            "the kernel's news of interfaces, routes and neighbours have ended: they are looked at \
+             every half second instead; restart `director run`"
         );
         *changes = None;
     }
-    std::future::pending().await
+    change
 }
 
 /// Watches the file's directory: editors rename over the file, and a watch on the file itself would
@@ -346,7 +362,8 @@ async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> bool {
     match ready.try_io(|inner| inner.get_ref().0.read_events().map_err(Into::into)) {
         Ok(Ok(events)) => events.iter().any(|event| {
             let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            event.name.as_ref() == Some(file_name) || event.mask.intersects(links)
+            let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
+            event.name.as_ref() == Some(file_name) || event.mask.intersects(links | lost)
         }),
         Ok(Err(error)) => {
             warn!("watching the configuration file: {error}");

@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use director_common::backend::BackendState;
+use director_common::backend::{BackendState, ForwardMode};
 
 use crate::{
     config::Config,
     datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
-    host::{self, HostErrors, Ways, kernel, privileges},
+    host::{self, Draining, HostErrors, Ways, kernel, privileges},
     net::{NetError, Netlink},
     plan::{Desired, Plan, diff},
 };
@@ -95,7 +95,7 @@ impl Director {
             }
         };
         changed.warnings.extend(flow_table_warning(&datapath, config));
-        host::assign_vips(&netlink, config, &instance.run_dir()).await?;
+        assign_vips(&netlink, instance, config, &mut changed).await;
         let director = Self { netlink, datapath, interfaces, neighbours, _lock: lock };
         Ok((director, changed))
     }
@@ -111,22 +111,31 @@ impl Director {
     ) -> Result<(Changed, Neighbours), DirectorError> {
         let prepared =
             Prepared::new(netlink, datapath, config, interfaces, Some(FIRST_WAIT)).await?;
-        datapath.configure(config);
+        let attachments = &prepared.attachments;
+        attachments.write(&mut datapath.tables, interfaces)?;
+        let key = datapath.set_hash_key(config);
         if datapath.adopted {
-            datapath.attach(interfaces, &prepared.attachments)?;
+            datapath.attach(interfaces, attachments).inspect_err(|_| datapath.put_back(key))?;
         }
+        datapath.set_timeouts(config);
         // Whoever put them there has not told us which neighbours are kept for them.
         let mut gone = datapath::observe(&datapath.tables);
         datapath::apply(&mut datapath.tables, &prepared.changed.plan)?;
         if !datapath.adopted {
-            datapath.attach(interfaces, &prepared.attachments)?;
+            datapath.attach(interfaces, attachments)?;
         }
-        gone.backends.retain(|_, backend| {
-            !config.services.iter().any(|s| s.backends.iter().any(|b| b.address == backend.address))
-        });
-        host::release_neighbours(netlink, &gone).await?;
-        keep_neighbours(netlink, &Neighbours::new(), &prepared.neighbours).await?;
-        Ok((prepared.changed, prepared.neighbours))
+        attachments.prune(&mut datapath.tables);
+        let mut changed = prepared.changed;
+        let draining = datapath::observe(&datapath.tables);
+        let stays = |address| {
+            names(config, address) || draining.backends.values().any(|b| b.address == address)
+        };
+        gone.backends.retain(|_, backend| !stays(backend.address));
+        if let Err(error) = host::release_neighbours(netlink, &gone).await {
+            changed.warnings.push(error.to_string());
+        }
+        keep_neighbours(netlink, &Neighbours::new(), &prepared.neighbours, &mut changed).await;
+        Ok((changed, prepared.neighbours))
     }
 
     /// Brings another configuration into effect. On an error, the one before stays.
@@ -135,12 +144,23 @@ impl Director {
     ///
     /// As [`Director::start`].
     pub async fn change(&mut self, config: &Config) -> Result<Changed, DirectorError> {
-        let was = self.datapath.tables.meta().hash_key;
         let interfaces = host::interfaces(&self.netlink, config).await?;
         let prepared = self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?;
-        self.datapath.configure(config);
-        let rekeyed = self.datapath.tables.meta().hash_key != was;
-        let mut changed = self.put(prepared, interfaces, rekeyed).await?;
+        let old_key = self.datapath.set_hash_key(config);
+        let rekeyed = old_key.is_some();
+        let mut changed = match self.put(prepared, interfaces, rekeyed).await {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.datapath.put_back(old_key);
+                if rekeyed {
+                    // Programs that were replaced already have the new key.
+                    let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
+                    let _ = self.datapath.attach(&self.interfaces, &attachments);
+                }
+                return Err(error);
+            }
+        };
+        self.datapath.set_timeouts(config);
         if rekeyed {
             changed.warnings.push(
                 "hash_key is another: known flows are no longer recognised, and most go to another \
@@ -149,7 +169,7 @@ impl Director {
             );
         }
         changed.warnings.extend(flow_table_warning(&self.datapath, config));
-        host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
+        assign_vips(&self.netlink, &self.datapath.instance, config, &mut changed).await;
         Ok(changed)
     }
 
@@ -169,17 +189,17 @@ impl Director {
         let mut changed = self.put(prepared, interfaces, false).await?;
         changed.warnings.extend(missing.iter().map(ToString::to_string));
         // An interface that was made anew, or was down, has lost its addresses.
-        host::assign_vips(&self.netlink, config, &self.datapath.instance.run_dir()).await?;
+        assign_vips(&self.netlink, &self.datapath.instance, config, &mut changed).await;
         Ok(changed)
     }
 
     async fn prepare(
-        &mut self,
+        &self,
         config: &Config,
         interfaces: &[Attached],
         wait: Option<Duration>,
     ) -> Result<Prepared, DirectorError> {
-        Prepared::new(&self.netlink, &mut self.datapath, config, interfaces, wait).await
+        Prepared::new(&self.netlink, &self.datapath, config, interfaces, wait).await
     }
 
     /// Programs first: see [`Director::begin`].
@@ -189,16 +209,18 @@ impl Director {
         interfaces: Vec<Attached>,
         again: bool,
     ) -> Result<Changed, DirectorError> {
+        prepared.attachments.write(&mut self.datapath.tables, &interfaces)?;
         // Also where an interface was made anew under its old name.
         if again || programs_differ(&self.interfaces, &interfaces) {
             self.datapath.attach(&interfaces, &prepared.attachments)?;
         }
         datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
         prepared.attachments.prune(&mut self.datapath.tables);
-        keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours).await?;
+        let mut changed = prepared.changed;
+        keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours, &mut changed).await;
         self.interfaces = interfaces;
         self.neighbours = prepared.neighbours;
-        Ok(prepared.changed)
+        Ok(changed)
     }
 
     /// The maps.
@@ -232,18 +254,21 @@ impl Prepared {
     /// accepted before, and what no longer fits the host is a warning.
     async fn new(
         netlink: &Netlink,
-        datapath: &mut Datapath,
+        datapath: &Datapath,
         config: &Config,
         interfaces: &[Attached],
         wait: Option<Duration>,
     ) -> Result<Self, DirectorError> {
-        let attachments = Attachments::register(&mut datapath.tables, interfaces)?;
+        let attachments = Attachments::assign(&datapath.tables, interfaces)?;
         let observed = datapath::observe(&datapath.tables);
-        let draining: Vec<IpAddr> = observed
+        let draining: Vec<Draining> = observed
             .backends
             .values()
-            .filter(|b| b.state == BackendState::Draining && !b.fixed_next_hop)
-            .map(|backend| backend.address)
+            .filter(|backend| !backend.fixed_next_hop && !names(config, backend.address))
+            .map(|backend| Draining {
+                address: backend.address,
+                is_direct: backend.forward == ForwardMode::Direct,
+            })
             .collect();
         let time = wait.unwrap_or_default();
         let Ways { paths, neighbours, mut warnings, errors } =
@@ -258,20 +283,41 @@ impl Prepared {
     }
 }
 
-/// Has the kernel keep `after` fresh, and no longer what is only in `before`.
+/// Whether some service of `config` has a backend at `address`.
+fn names(config: &Config, address: IpAddr) -> bool {
+    config.services.iter().any(|s| s.backends.iter().any(|backend| backend.address == address))
+}
+
+/// Gives interfaces the VIPs that they are to have. Packets are forwarded already: what fails is
+/// said, and undoes nothing.
+async fn assign_vips(
+    netlink: &Netlink,
+    instance: &Instance,
+    config: &Config,
+    changed: &mut Changed,
+) {
+    if let Err(error) = host::assign_vips(netlink, config, &instance.run_dir()).await {
+        changed.warnings.push(format!("assign_vips: {error}"));
+    }
+}
+
+/// Has the kernel keep `after` fresh, and no longer what is only in `before`. What fails is said:
+/// next hops are followed all the same.
 async fn keep_neighbours(
     netlink: &Netlink,
     before: &Neighbours,
     after: &Neighbours,
-) -> Result<(), NetError> {
+    changed: &mut Changed,
+) {
     for (link, neighbour) in before.difference(after) {
         // Gone with its interface, maybe.
         let _ = netlink.unmanage_neighbour(*link, *neighbour).await;
     }
     for (link, neighbour) in after {
-        netlink.manage_neighbour(*link, *neighbour).await?;
+        if let Err(error) = netlink.manage_neighbour(*link, *neighbour).await {
+            changed.warnings.push(error.to_string());
+        }
     }
-    Ok(())
 }
 
 /// Whether programs have to be put on interfaces again.

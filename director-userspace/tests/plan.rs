@@ -349,6 +349,8 @@ fn full_maps_say_which() {
     assert_eq!(diff(&empty(), &backends, 0), too_many("backends", 7));
     let mut few = empty();
     few.capacity.rings = 1;
+    // One ring would do for one service, but not for a change of it.
+    assert_eq!(diff(&few, &desired(&["a 1: 1"]), 0), too_many("rings", 1));
     assert_eq!(diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0), too_many("rings", 1));
     let error = diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0).expect_err("full").to_string();
     assert!(error.contains("rings") && error.contains("director detach"), "{error}");

@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use super::{InstanceName, explained};
 use crate::{
-    datapath::{self, Datapath, DatapathError, Instance},
+    datapath::{self, Datapath, DatapathError, Instance, LinkPin},
     host,
     net::Netlink,
 };
@@ -45,12 +45,16 @@ async fn detach(instance: &Instance, interfaces: &[String]) -> anyhow::Result<Ve
     let netlink = Netlink::connect()?;
     // Maps of another version are removed all the same; only their neighbours are not known.
     let observed = Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
-    let gone = datapath::detach(instance, interfaces).map_err(explained)?;
-    if datapath::attached(instance)?.is_empty() {
-        if let Some(observed) = observed {
-            host::release_neighbours(&netlink, &observed).await?;
-        }
+    let named = |pin: &LinkPin| interfaces.is_empty() || interfaces.contains(&pin.interface);
+    if datapath::attached(instance)?.iter().all(named) {
+        // Before the pins go: without them a second try would find nothing to do.
         host::withdraw_vips(&netlink, &instance.run_dir()).await?;
+    }
+    let gone = datapath::detach(instance, interfaces).map_err(explained)?;
+    if datapath::attached(instance)?.is_empty()
+        && let Some(observed) = observed
+    {
+        host::release_neighbours(&netlink, &observed).await?;
     }
     Ok(gone)
 }

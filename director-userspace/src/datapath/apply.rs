@@ -27,7 +27,19 @@ use crate::plan::{BackendSpec, Member, Op, Plan, Presence, ring_fingerprint};
 /// Only system calls on the services' keys and on counters can fail.
 pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
     let mut rings = RingBuilder::default();
-    let result = plan.ops.iter().try_for_each(|op| step(tables, &mut rings, op));
+    let mut unlinked = false;
+    let result = plan.ops.iter().try_for_each(|op| {
+        match op {
+            Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
+            // A packet that read the old ring, or found the service, is still on its way.
+            Op::FreeBackend { .. } if unlinked => {
+                grace::wait();
+                unlinked = false;
+            }
+            _ => {}
+        }
+        step(tables, &mut rings, op)
+    });
     if !plan.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
         grace::wait();
@@ -67,8 +79,10 @@ fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), Dat
                 }
                 None => ServiceWord::new(0, 0, *when_empty),
             };
-            publish_service(tables, *service, word);
+            // Were we to end between these, the ring is built again.
             let at = offset_of!(Service, ring_fingerprint);
+            tables.services.publish(*service, at, 0);
+            publish_service(tables, *service, word);
             tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
         }
         Op::ShowService { slot, key } => {

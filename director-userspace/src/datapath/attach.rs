@@ -12,6 +12,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use director_common::{
+    backend::{Backend, NextHop},
     interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
     wire::ethernet::mac_to_u64,
 };
@@ -21,7 +22,10 @@ use super::{
     load::{self, Constants},
     object,
 };
-use crate::config::model::{AttachMode, Role};
+use crate::{
+    config::model::{AttachMode, Role},
+    plan::PlanError,
+};
 
 /// An interface to work on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,26 +51,36 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Writes the interfaces into the map, each keeping the slot it has, and makes them known as
-    /// ways out. Programs are not touched, and others' slots are kept: see [`Attachments::prune`].
+    /// Finds a slot for every interface: the one it has, or one that no interface has. Nothing is
+    /// written: see [`Attachments::write`].
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Full`] if all slots are taken.
+    pub fn assign(tables: &Tables, interfaces: &[Attached]) -> Result<Self, DatapathError> {
+        let used: BTreeMap<u32, u32> = (1..MAX_INTERFACES)
+            .map(|slot| (tables.interfaces.get(slot).ifindex, slot))
+            .filter(|(ifindex, _)| *ifindex != 0)
+            .collect();
+        let mut free = (1..MAX_INTERFACES).filter(|slot| !used.values().any(|s| s == slot));
+        let mut slots = BTreeMap::new();
+        for interface in interfaces {
+            let full = PlanError::Full { what: "interfaces", capacity: MAX_INTERFACES - 1 };
+            let slot = used.get(&interface.ifindex).copied().or_else(|| free.next()).ok_or(full)?;
+            slots.insert(interface.ifindex, slot);
+        }
+        Ok(Self { slots })
+    }
+
+    /// Writes the interfaces into their slots and makes them known as ways out. Others' slots are
+    /// kept: see [`Attachments::prune`].
     ///
     /// # Errors
     ///
     /// If a map cannot be written.
-    pub fn register(tables: &mut Tables, interfaces: &[Attached]) -> Result<Self, DatapathError> {
-        let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
-        for slot in 1..MAX_INTERFACES {
-            let ifindex = tables.interfaces.get(slot).ifindex;
-            if ifindex != 0 && interfaces.iter().any(|i| i.ifindex == ifindex) {
-                slots.insert(ifindex, slot);
-            }
-        }
+    pub fn write(&self, tables: &mut Tables, interfaces: &[Attached]) -> Result<(), DatapathError> {
         for interface in interfaces {
-            let taken: Vec<u32> = slots.values().copied().collect();
-            let slot = *slots.entry(interface.ifindex).or_insert_with(|| {
-                // At most fifteen interfaces: the configuration's model sees to that.
-                (1..MAX_INTERFACES).find(|slot| !taken.contains(slot)).unwrap_or(0)
-            });
+            let Some(slot) = self.slot(interface.ifindex) else { continue };
             write_interface(tables, slot, interface);
             let failed = |error: aya::maps::xdp::XdpMapError| DatapathError::TxPort {
                 interface: interface.name.clone(),
@@ -77,19 +91,25 @@ impl Attachments {
                 .insert(interface.ifindex, interface.ifindex, None, 0)
                 .map_err(failed)?;
         }
-        Ok(Self { slots })
+        Ok(())
     }
 
-    /// Forgets interfaces that are not registered: to be called when no backend's next hop names
-    /// their slots any more.
+    /// Forgets interfaces that have no slot here, and next hops by way of them.
     pub fn prune(&self, tables: &mut Tables) {
         for slot in (1..MAX_INTERFACES).filter(|slot| !self.slots.values().any(|s| s == slot)) {
             let old = tables.interfaces.get(slot);
-            if old.ifindex != 0 {
-                tables.interfaces.set(slot, Interface::default());
-                // Gone already if the device is.
-                let _ = tables.tx_ports.remove(old.ifindex);
+            if old.ifindex == 0 {
+                continue;
             }
+            for backend in 1..tables.backends.len() {
+                if tables.backends.get(backend).next_hop.interface() == slot {
+                    let at = offset_of!(Backend, next_hop);
+                    tables.backends.publish(backend, at, NextHop::UNRESOLVED.0);
+                }
+            }
+            tables.interfaces.set(slot, Interface::default());
+            // Gone already if the device is.
+            let _ = tables.tx_ports.remove(old.ifindex);
         }
     }
 
@@ -125,11 +145,19 @@ impl Datapath {
         let mut fresh = Vec::new();
         for interface in interfaces {
             match self.attach_one(interface, attachments) {
-                Ok(true) => fresh.push(LinkPin::of(interface)),
-                Ok(false) => {}
+                Ok(Before::Ours) => {}
+                Ok(Before::Nothing) => fresh.push((interface, None)),
+                Ok(Before::OtherMode(mode)) => fresh.push((interface, Some(mode))),
                 Err(error) => {
-                    for pin in fresh {
-                        let _ = link::end(&self.instance.link_pins().join(pin.file_name()));
+                    for (interface, mode) in fresh {
+                        let pin =
+                            self.instance.link_pins().join(LinkPin::of(interface).file_name());
+                        let _ = link::end(&pin);
+                        // Back to the mode that it was in: what was in effect stays.
+                        if let Some(mode) = mode {
+                            let was = Attached { mode, ..interface.clone() };
+                            let _ = self.attach_one(&was, attachments);
+                        }
                     }
                     return Err(error);
                 }
@@ -143,12 +171,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// Whether the interface had no program of ours before.
+    /// Puts the program on one interface; what it had before.
     fn attach_one(
         &self,
         interface: &Attached,
         attachments: &Attachments,
-    ) -> Result<bool, DatapathError> {
+    ) -> Result<Before, DatapathError> {
         let meta = self.tables.meta();
         let sizes = super::Sizes { table_bits: meta.table_bits, backends: 1, rings: 1 };
         let constants = Constants {
@@ -182,19 +210,30 @@ impl Datapath {
         }
         let Some(link) = replaced else {
             let result = pin_new_link(program, interface, &directory.join(pin.file_name()));
-            if let (Err(_), Some(old)) = (&result, ended) {
+            if let (Err(_), Some(old)) = (&result, &ended) {
                 // Back to the mode that it was in: what was in effect stays.
                 let was = Attached { mode: old.mode, ..interface.clone() };
                 let _ = pin_new_link(program, &was, &directory.join(old.file_name()));
             }
-            return result.map(|()| true);
+            return result
+                .map(|()| ended.map_or(Before::Nothing, |old| Before::OtherMode(old.mode)));
         };
         let failed = |error| DatapathError::Attach { interface: interface.name.clone(), error };
         let id = program.attach_to_link(link).map_err(failed)?;
         // The pin holds the link; this handle may go.
         program.take_link(id).map_err(failed)?;
-        Ok(false)
+        Ok(Before::Ours)
     }
+}
+
+/// What an interface carried before this instance's program was put on it.
+enum Before {
+    /// This instance's program, in the same mode.
+    Ours,
+    /// None of this instance's.
+    Nothing,
+    /// This instance's program in this mode, which had to go first.
+    OtherMode(AttachMode),
 }
 
 /// What the name of a pinned link says: `INTERFACE:INDEX:MODE`, an interface's own dots

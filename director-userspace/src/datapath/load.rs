@@ -32,8 +32,8 @@ impl Sizes {
         Self {
             table_bits: (config.flows.size / SET_WAYS as u32).trailing_zeros(),
             backends: (2 * backends + 64).clamp(4096, 1 << 20),
-            // One ring is written before the one it replaces is free.
-            rings: (2 * services + 2).clamp(64, 2 * 4096),
+            // A change may give every service a new ring before its old one is free.
+            rings: (2 * services + 64).min(2 * MAX_SERVICES),
         }
     }
 }

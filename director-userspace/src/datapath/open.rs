@@ -76,14 +76,27 @@ impl Datapath {
         Ok(opened)
     }
 
-    /// Takes over flow timeouts and the hash key. A new key is in effect once the programs are
-    /// attached again.
-    pub fn configure(&self, config: &Config) {
+    /// Takes over the hash key, which is in effect once the programs are attached again. The key
+    /// there was, if it was another.
+    pub fn set_hash_key(&self, config: &Config) -> Option<HashKey> {
         let hash_key = HashKey::expand(config.hash_key.0);
         let meta = self.tables.meta();
-        if meta.hash_key != hash_key {
-            self.tables.meta.set(0, Meta { hash_key, ..meta });
+        if meta.hash_key == hash_key {
+            return None;
         }
+        self.tables.meta.set(0, Meta { hash_key, ..meta });
+        Some(meta.hash_key)
+    }
+
+    /// Undoes [`Datapath::set_hash_key`], given what it returned.
+    pub fn put_back(&self, hash_key: Option<HashKey>) {
+        if let Some(hash_key) = hash_key {
+            self.tables.meta.set(0, Meta { hash_key, ..self.tables.meta() });
+        }
+    }
+
+    /// Takes over the flow timeouts.
+    pub fn set_timeouts(&self, config: &Config) {
         set_timeouts(&self.tables, &config.flows);
     }
 

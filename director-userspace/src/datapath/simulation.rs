@@ -73,7 +73,7 @@ impl Simulation {
     /// What the kernel refuses: needs the privilege to load BPF programs.
     pub fn new(config: &Config, desired: &Desired) -> Result<Self, DatapathError> {
         let mut sizes = Sizes::for_config(config);
-        sizes.rings = u32::try_from(desired.services.len()).unwrap_or(0).max(1) + 1;
+        sizes.rings = u32::try_from(desired.services.len()).unwrap_or(0).max(1) * 2;
         let constants = Constants {
             hash_key: HashKey::expand(config.hash_key.0),
             table_salt: open::random_odd()?,

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
-pub use paths::{Ways, ways};
+pub use paths::{Draining, Ways, ways};
 pub use vips::{assign_vips, withdraw_vips};
 
 use crate::net::NetError;

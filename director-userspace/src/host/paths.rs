@@ -16,7 +16,7 @@ use crate::{
         model::{Forward, TunnelSource},
     },
     datapath::{Attached, Attachments},
-    net::{self, NetError, Netlink},
+    net::{self, AddressScope, NetError, Netlink},
     plan::{Path, Paths},
 };
 
@@ -37,23 +37,34 @@ pub struct Ways {
     pub errors: Vec<HostError>,
 }
 
+/// A backend that the configuration no longer names, and whose known flows are still served.
+#[derive(Clone, Copy, Debug)]
+pub struct Draining {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it must be on the link.
+    pub is_direct: bool,
+}
+
 /// Finds the way to every backend of `config`, and to those of `draining`, which it no longer names;
 /// neighbours that are not known are asked for and waited for at most `wait`.
 pub async fn ways(
     netlink: &Netlink,
     config: &Config,
-    draining: &[IpAddr],
+    draining: &[Draining],
     interfaces: &[Attached],
     attachments: &Attachments,
     wait: Duration,
 ) -> Ways {
     let hops = next_hops(netlink, config, draining, wait).await;
+    let sources = Sources::new(netlink, config).await;
     let mut ways = Ways::default();
     for service in &config.services {
         for backend in &service.backends {
             let name = || service.name.to_string();
             let address = backend.address;
-            let hop = match &hops[&address] {
+            let Some(hop) = hops.get(&address) else { continue };
+            let hop = match hop {
                 Ok(hop) => hop,
                 Err(NetError::OwnAddress { .. }) => {
                     ways.errors.push(HostError::OwnAddress { service: name(), backend: address });
@@ -63,7 +74,15 @@ pub async fn ways(
                 Err(_) if backend.mac.is_some() => {
                     let first = interfaces.iter().find_map(|i| attachments.slot(i.ifindex));
                     let next_hop = NextHop::new([0; 6], 0, first.unwrap_or(0) as u8);
-                    let source = tunnel_source(config, address, None);
+                    let source = sources.fixed(address);
+                    if source.is_none() && service.forward == Forward::Tunnel {
+                        ways.warnings.push(format!(
+                            "service {}: backend {address}: no route tells the tunnel's source: \
+                             set `tunnel: {{source: ADDRESS}}`; packets for it are dropped until then",
+                            name()
+                        ));
+                        continue;
+                    }
                     ways.paths.insert(address, Path { next_hop, source, mtu: 0 });
                     continue;
                 }
@@ -90,7 +109,6 @@ pub async fn ways(
                 continue;
             };
             let egress = interfaces.iter().find(|i| i.ifindex == hop.link_index);
-            let path = path(config, backend.mac.is_some(), hop, slot, address);
             if backend.mac.is_none() {
                 ways.neighbours.insert((hop.route_link_index, hop.neighbour));
                 if hop.mac.is_none() {
@@ -103,15 +121,16 @@ pub async fn ways(
                     ));
                 }
             }
-            ways.paths.insert(address, path);
+            ways.paths.insert(address, path(&sources, hop, slot, address));
         }
     }
-    for address in draining {
-        if let Ok(hop) = &hops[address]
+    for backend in draining {
+        if let Some(Ok(hop)) = hops.get(&backend.address)
             && let Some(slot) = attachments.slot(hop.link_index)
+            && (hop.on_link || !backend.is_direct)
         {
-            let way = path(config, false, hop, slot, *address);
-            ways.paths.entry(*address).or_insert(way);
+            let way = path(&sources, hop, slot, backend.address);
+            ways.paths.entry(backend.address).or_insert(way);
             ways.neighbours.insert((hop.route_link_index, hop.neighbour));
         }
     }
@@ -120,21 +139,57 @@ pub async fn ways(
     ways
 }
 
-fn path(config: &Config, fixed: bool, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
-    // The configuration's MAC replaces this one; anything but "unresolved" will do.
-    let mac = if fixed { Some([0; 6]) } else { hop.mac };
-    let next_hop =
-        mac.map_or(NextHop::UNRESOLVED, |mac| NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8));
-    let source = tunnel_source(config, address, hop.source);
+fn path(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
+    // Zero while it is not known: a backend with a fixed one needs the way out all the same.
+    let mac = hop.mac.unwrap_or_default();
+    let next_hop = NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8);
+    let source = sources.of(address, hop);
     Path { next_hop, source, mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX) }
 }
 
-/// The source of the outer header to a backend; `by_route` is the kernel's choice.
-fn tunnel_source(config: &Config, backend: IpAddr, by_route: Option<IpAddr>) -> Option<IpAddr> {
-    match (&config.tunnel.source, backend) {
-        (TunnelSource::Auto, _) => by_route,
-        (TunnelSource::Fixed { v4, .. }, IpAddr::V4(_)) => v4.map(IpAddr::V4),
-        (TunnelSource::Fixed { v6, .. }, IpAddr::V6(_)) => v6.map(IpAddr::V6),
+/// Sources of outer headers.
+struct Sources<'a> {
+    config: &'a Config,
+    vips: BTreeSet<IpAddr>,
+    addresses: Vec<net::Address>,
+}
+
+impl<'a> Sources<'a> {
+    async fn new(netlink: &Netlink, config: &'a Config) -> Self {
+        Self {
+            config,
+            vips: config.services.iter().map(|service| service.frontend.address).collect(),
+            // Only asked where the kernel would take a VIP.
+            addresses: netlink.addresses().await.unwrap_or_default(),
+        }
+    }
+
+    /// The configured source towards a backend.
+    fn fixed(&self, backend: IpAddr) -> Option<IpAddr> {
+        match (&self.config.tunnel.source, backend) {
+            (TunnelSource::Auto, _) => None,
+            (TunnelSource::Fixed { v4, .. }, IpAddr::V4(_)) => v4.map(IpAddr::V4),
+            (TunnelSource::Fixed { v6, .. }, IpAddr::V6(_)) => v6.map(IpAddr::V6),
+        }
+    }
+
+    /// The configured source, else the kernel's choice by route: but never a VIP, which backends do
+    /// not take tunnels from. (A /128 beats the host's own /64 by RFC 6724 rule 8.)
+    fn of(&self, backend: IpAddr, hop: &net::NextHop) -> Option<IpAddr> {
+        if self.config.tunnel.source != TunnelSource::Auto {
+            return self.fixed(backend);
+        }
+        let is_own = |address: &IpAddr| !self.vips.contains(address);
+        hop.source.filter(is_own).or_else(|| {
+            let usable = |address: &&net::Address| {
+                address.address.is_ipv4() == backend.is_ipv4()
+                    && address.scope == AddressScope::Global
+                    && is_own(&address.address)
+            };
+            let near = |address: &&net::Address| address.link_index == hop.route_link_index;
+            let mut candidates = self.addresses.iter().filter(usable);
+            candidates.clone().find(near).or_else(|| candidates.next()).map(|found| found.address)
+        })
     }
 }
 
@@ -147,11 +202,12 @@ async fn interface_name(netlink: &Netlink, index: u32) -> String {
 async fn next_hops(
     netlink: &Netlink,
     config: &Config,
-    draining: &[IpAddr],
+    draining: &[Draining],
     wait: Duration,
 ) -> BTreeMap<IpAddr, Result<net::NextHop, NetError>> {
     let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
-    let addresses: BTreeSet<IpAddr> = configured.chain(draining.iter().copied()).collect();
+    let addresses: BTreeSet<IpAddr> =
+        configured.chain(draining.iter().map(|b| b.address)).collect();
     let mut hops = BTreeMap::new();
     let mut asked = JoinSet::new();
     let mut left = addresses.into_iter();

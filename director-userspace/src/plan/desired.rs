@@ -14,7 +14,8 @@ use crate::config::model::{self, Config, Forward, Frontend, Port, Protocol};
 /// The way to a backend, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Where packets leave, and to whom; [`NextHop::UNRESOLVED`] if that is not known yet.
+    /// Where packets leave, and to whom: [`NextHop::UNRESOLVED`] if that is not known yet, with MAC
+    /// zero if only the way out is.
     pub next_hop: NextHop,
     /// Source address of the outer header; of the backend's family.
     pub source: Option<IpAddr>,
@@ -92,7 +93,8 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
                 let hop = path.next_hop;
                 NextHop::new(mac.0, hop.vlan_id(), hop.interface() as u8)
             }
-            _ => path.next_hop,
+            None if path.next_hop.has_mac() => path.next_hop,
+            _ => NextHop::UNRESOLVED,
         };
         BackendSpec {
             address: backend.address,

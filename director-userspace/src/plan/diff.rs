@@ -51,6 +51,12 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
     };
     differ.free_rings.reverse();
     differ.run(desired)?;
+    // A change may give every service a new ring before its old one is free: what would leave no
+    // room for that is refused now, and not when the change comes.
+    let capacity = observed.capacity.rings;
+    if 2 * desired.services.len() as u64 > u64::from(capacity) {
+        return Err(PlanError::Full { what: "rings", capacity });
+    }
     Ok(differ.plan)
 }
 
@@ -216,7 +222,7 @@ impl Differ<'_> {
             });
         }
         if let Some(path) = paths.get(&backend.address)
-            && path.next_hop.is_resolved()
+            && path.next_hop.has_mac()
             && path.next_hop != backend.next_hop
             && !backend.fixed_next_hop
         {
