@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, mem::offset_of, path::Path};
 
+use aya::maps::{MapError, xdp::XdpMapError};
 use aya::programs::{
     ProgramError, ProgramInfo, Xdp, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
@@ -82,14 +83,16 @@ impl Attachments {
         for interface in interfaces {
             let Some(slot) = self.slot(interface.ifindex) else { continue };
             write_interface(tables, slot, interface);
-            let failed = |error: aya::maps::xdp::XdpMapError| DatapathError::TxPort {
+            let failed = |error: XdpMapError| DatapathError::TxPort {
                 interface: interface.name.clone(),
                 error,
             };
-            tables
-                .tx_ports
-                .insert(interface.ifindex, interface.ifindex, None, 0)
-                .map_err(failed)?;
+            match tables.tx_ports.insert(interface.ifindex, interface.ifindex, None, 0) {
+                // Pulled out since it was listed: that is news of its own, and no reason to stop
+                // following the others. The kernel says EINVAL for an index that nothing has.
+                Err(error) if errno(&error) == Some(libc::EINVAL) => {}
+                result => result.map_err(failed)?,
+            }
         }
         Ok(())
     }
@@ -116,6 +119,14 @@ impl Attachments {
     /// The slot of the interface with this index.
     pub fn slot(&self, ifindex: u32) -> Option<u32> {
         self.slots.get(&ifindex).copied()
+    }
+}
+
+/// The kernel's error number.
+fn errno(error: &XdpMapError) -> Option<i32> {
+    match error {
+        XdpMapError::MapError(MapError::SyscallError(error)) => error.io_error.raw_os_error(),
+        _ => None,
     }
 }
 
