@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use director_common::backend::{BackendState, ForwardMode};
+use director_common::backend::ForwardMode;
 
 use crate::{
     config::Config,
@@ -235,10 +235,7 @@ impl Director {
 
     /// Whether some backend's drain is over.
     pub fn drain_is_over(&self) -> bool {
-        let now = clock_ns();
-        datapath::observe(&self.datapath.tables).backends.values().any(|backend| {
-            backend.state == BackendState::Draining && backend.drain_deadline_ns <= now
-        })
+        self.datapath.tables.drain_is_over(clock_ns())
     }
 }
 

@@ -11,7 +11,7 @@ use aya::{
 };
 use director_common::{
     abi::{Meta, map},
-    backend::{Backend, BackendNote, BackendRef},
+    backend::{Backend, BackendNote, BackendRef, BackendState},
     flow_table::FlowSet,
     interface::Interface,
     runtime::Runtime,
@@ -108,6 +108,15 @@ impl Tables {
         let chunks = (0..RING_CHUNKS).map(|chunk| self.rings.get(word.first_chunk() + chunk).slots);
         let slots = word.slots() as usize;
         if slots == 0 { Vec::new() } else { chunks.flatten().take(slots).collect() }
+    }
+
+    /// Whether some backend's drain is over at `now_ns`. Looks at shared memory only: the daemon
+    /// asks twice a second.
+    pub fn drain_is_over(&self, now_ns: u64) -> bool {
+        (1..self.backends.len()).any(|slot| {
+            self.backends.get(slot).word.unpack().state == BackendState::Draining
+                && self.backend_notes.get(slot).drain_deadline_ns <= now_ns
+        })
     }
 
     /// Entries of the flow table.

@@ -159,7 +159,7 @@ impl<'a> Sources<'a> {
         Self {
             config,
             vips: config.services.iter().map(|service| service.frontend.address).collect(),
-            // Only asked where the kernel would take a VIP.
+            // Looked at only where the kernel would take a VIP.
             addresses: netlink.addresses().await.unwrap_or_default(),
         }
     }
