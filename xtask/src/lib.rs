@@ -2,6 +2,7 @@
 //!
 //! The tests crate uses [`vm`] too, so nothing here may depend on the crates under test.
 
+pub mod bench;
 mod bpf_toolchain;
 pub mod build;
 pub mod ci;

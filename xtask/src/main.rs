@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::{
-    build, ci, demo,
+    bench, build, ci, demo,
     setup::{self, Need},
     test,
     vm::{KernelVersion, Vm},
@@ -38,6 +38,13 @@ enum Verb {
     },
     /// Build the release binary
     Build,
+    /// Measure Director beside other programs; `bench --help` lists the parts
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the rig is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Run the tests; those of the tests crate as root, through sudo if need be
     Test {
         /// Only tests whose name contains this
@@ -87,6 +94,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Demo { yes, built } => return demo::verb(yes, built),
+        Verb::Bench { args } => return bench::verb(&args),
         Verb::Setup { yes } => setup::verb(yes)?,
         Verb::Build => println!("{}", build::director()?.display()),
         Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref())?,

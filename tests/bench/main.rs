@@ -1,0 +1,61 @@
+//! What a packet costs, and what a change costs: `cargo xtask bench`.
+//!
+//! Programs are measured side by side in one run, each net of a program that does nothing, because
+//! machines differ and are noisy: only ratios within one run travel.
+
+mod host;
+mod measurement;
+mod session;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use session::Session;
+
+/// Measures Director beside other programs, on this machine
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// One part; all of them if none is named
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What every part goes by.
+#[derive(clap::Args)]
+struct Options {
+    /// Write the results here as JSON, one object each
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often each figure is taken; the median counts
+    #[arg(long, global = true, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: u32,
+    /// Fewer workloads and shorter runs: minutes become seconds, and the figures noisier
+    #[arg(long, global = true)]
+    quick: bool,
+}
+
+#[derive(Subcommand)]
+enum Part {}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode> {
+    let session = Session::new(args.options.repeats, args.options.quick);
+    match args.part {
+        None => {}
+        Some(part) => match part {},
+    }
+    session.finish(args.options.json.as_deref())
+}
