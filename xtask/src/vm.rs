@@ -18,6 +18,7 @@ mod apt;
 mod cpio;
 mod image;
 mod kernel;
+mod packages;
 mod tools;
 
 use std::{
@@ -26,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -34,6 +35,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use kernel::{Kernel, KernelVersion};
+pub use packages::Packages;
 use tools::Tools;
 
 use crate::{sh, workspace};
@@ -52,6 +54,7 @@ const CPU: &str = "max,cx16=off";
 pub struct Vm {
     kernel: KernelVersion,
     files: Vec<(PathBuf, String)>,
+    packages: Vec<Packages>,
     modules: Vec<String>,
     script: String,
     cpus: u32,
@@ -61,6 +64,7 @@ pub struct Vm {
     qemu: Vec<String>,
     accel: String,
     echo: bool,
+    listener: Option<Sender<String>>,
 }
 
 /// Fetches QEMU, busybox and a kernel into `target/vm`, so that the first machine does not have to.
@@ -91,6 +95,7 @@ impl Vm {
         Self {
             kernel,
             files: Vec::new(),
+            packages: Vec::new(),
             modules: Vec::new(),
             script: String::new(),
             cpus: 2,
@@ -100,6 +105,7 @@ impl Vm {
             qemu: Vec::new(),
             accel: "tcg,thread=multi".to_owned(),
             echo: false,
+            listener: None,
         }
     }
 
@@ -111,7 +117,24 @@ impl Vm {
         self
     }
 
-    /// Loads a module, and those it depends on, before the script starts.
+    /// Puts a program of unpacked packages into the machine, with its shared libraries.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name.
+    pub fn program(
+        mut self,
+        packages: &Packages,
+        name: &str,
+        guest: impl Into<String>,
+    ) -> Result<Self> {
+        self.files.push((packages.program(name)?, guest.into()));
+        self.packages.push(packages.clone());
+        Ok(self)
+    }
+
+    /// Loads a module, and those it depends on, before the script starts. Parameters may follow
+    /// the name, as in `ip_vs conn_tab_bits=16`.
     #[must_use]
     pub fn module(mut self, name: impl Into<String>) -> Self {
         self.modules.push(name.into());
@@ -185,6 +208,13 @@ impl Vm {
         self
     }
 
+    /// Sends every line of the console, without its end, while the machine runs.
+    #[must_use]
+    pub fn listen(mut self, listener: Sender<String>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
     /// Fetches the kernel if it is not there, boots, runs the script, and powers off.
     ///
     /// # Errors
@@ -197,7 +227,7 @@ impl Vm {
         let kernel = Kernel::fetch(self.kernel)?;
         let scratch = Scratch::create()?;
         let image = scratch.0.join("initramfs.cpio");
-        image::write(&image, &tools.busybox, &kernel, &self.modules, &self.files, &self.script)?;
+        image::write(&image, &tools.busybox, &kernel, &self)?;
 
         let mut command = tools.qemu();
         command
@@ -217,7 +247,16 @@ impl Vm {
         let started = Instant::now();
         let child =
             command.spawn().with_context(|| format!("cannot run {}", sh::show(&command)))?;
-        let console = Console::follow(child, started + self.timeout, self.echo)?;
+        let tell = |line: &str| {
+            if self.echo {
+                eprint!("{line}");
+            }
+            if let Some(listener) = &self.listener {
+                // Nobody has to listen to the end.
+                let _ = listener.send(line.trim_end().to_owned());
+            }
+        };
+        let console = Console::follow(child, started + self.timeout, tell)?;
         let elapsed = started.elapsed();
         if console.timed_out {
             let text = console.text;
@@ -256,7 +295,7 @@ struct Console {
 
 impl Console {
     /// Collects the console and QEMU's own messages until the machine ends or `deadline` passes.
-    fn follow(mut child: Child, deadline: Instant, echo: bool) -> Result<Self> {
+    fn follow(mut child: Child, deadline: Instant, tell: impl Fn(&str)) -> Result<Self> {
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().context("QEMU's console is not piped")?;
         let stderr = child.stderr.take().context("QEMU's messages are not piped")?;
@@ -280,9 +319,7 @@ impl Console {
         loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    if echo {
-                        eprint!("{line}");
-                    }
+                    tell(&line);
                     console.text.push_str(&line);
                 }
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -6,23 +6,17 @@ use std::{
     fs::{self, File},
     io::BufWriter,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{BEGIN_MARK, Kernel, STATUS_MARK, cpio::Archive};
+use super::{BEGIN_MARK, Kernel, Packages, STATUS_MARK, Vm, cpio::Archive, kernel::Module};
 
 /// Writes the image to `path`.
-pub(super) fn write(
-    path: &Path,
-    busybox: &Path,
-    kernel: &Kernel,
-    modules: &[String],
-    files: &[(PathBuf, String)],
-    script: &str,
-) -> Result<()> {
+pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Result<()> {
+    let Vm { modules, files, packages, script, .. } = vm;
     let out = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut archive = Archive::new(BufWriter::new(out));
     let cannot_write = || format!("cannot write {}", path.display());
@@ -34,7 +28,8 @@ pub(super) fn write(
     for module in kernel.modules(modules)? {
         let guest = format!("/modules/{}.ko", module.name);
         archive.file(&guest, 0o644, &module.content).with_context(cannot_write)?;
-        let _ = writeln!(init, "insmod {guest} || echo \"cannot load {}\"", module.name);
+        let Module { name, parameters, .. } = module;
+        let _ = writeln!(init, "insmod {guest} {parameters} || echo \"cannot load {name}\"");
     }
     let _ = write!(
         init,
@@ -51,12 +46,14 @@ pub(super) fn write(
         let mode = fs::metadata(host).map_or(0o644, |meta| meta.permissions().mode());
         archive.file(guest, mode, &content).with_context(cannot_write)?;
         if content.starts_with(b"\x7fELF") {
-            libraries.extend(libraries_of(host));
+            libraries.extend(libraries_of(host, packages));
         }
     }
     for library in libraries {
         let content = read(Path::new(&library))?;
-        archive.file(&library, 0o755, &content).with_context(cannot_write)?;
+        let inside = packages.iter().find_map(|package| package.installed(Path::new(&library)));
+        let guest = inside.unwrap_or(library);
+        archive.file(&guest, 0o755, &content).with_context(cannot_write)?;
     }
     archive.finish().with_context(cannot_write)?;
     Ok(())
@@ -78,8 +75,13 @@ ip link set lo up
 
 /// The shared libraries of an executable, and its loader, by their paths on the host; none for a
 /// static one.
-fn libraries_of(executable: &Path) -> Vec<String> {
-    let output = Command::new("ldd").arg(executable).output();
+fn libraries_of(executable: &Path, packages: &[Packages]) -> Vec<String> {
+    let mut ldd = Command::new("ldd");
+    ldd.arg(executable);
+    if let Some(package) = packages.iter().find(|package| package.installed(executable).is_some()) {
+        ldd.env("LD_LIBRARY_PATH", package.libraries());
+    }
+    let output = ldd.output();
     // ldd fails on a static executable; that is the answer "none".
     output.map(|output| parse_ldd(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
 }

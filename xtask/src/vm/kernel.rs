@@ -21,17 +21,20 @@ pub enum KernelVersion {
     V6_1,
     /// Debian 13.
     V6_12,
+    /// Debian unstable: the newest when it was fetched.
+    Newest,
 }
 
 impl KernelVersion {
     /// Every series.
-    pub const ALL: [Self; 3] = [Self::V5_10, Self::V6_1, Self::V6_12];
+    pub const ALL: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::Newest];
 
     fn codename(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
             Self::V6_12 => "trixie",
+            Self::Newest => "sid",
         }
     }
 }
@@ -42,6 +45,7 @@ impl fmt::Display for KernelVersion {
             Self::V5_10 => "5.10",
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
+            Self::Newest => "newest",
         })
     }
 }
@@ -68,6 +72,8 @@ pub struct Kernel {
 /// A module's object, uncompressed.
 pub(super) struct Module {
     pub(super) name: String,
+    /// What it is told, such as `conn_tab_bits=16`; empty for nothing.
+    pub(super) parameters: String,
     pub(super) content: Vec<u8>,
 }
 
@@ -105,7 +111,7 @@ impl Kernel {
     }
 
     /// The named modules and what they depend on, in loading order. A name that is built into the
-    /// kernel is left out.
+    /// kernel is left out. Parameters may follow a name.
     pub(super) fn modules(&self, names: &[String]) -> Result<Vec<Module>> {
         let mut root = self.dir.join("lib/modules").join(&self.release);
         if !root.exists() {
@@ -119,8 +125,13 @@ impl Kernel {
             builtin.lines().any(|line| module_name(Path::new(line)).as_deref() == Some(name))
         };
         let mut ordered = Vec::new();
-        for name in names {
-            self.add(&name.replace('-', "_"), &paths, &builtin, &mut ordered)?;
+        for named in names {
+            let (name, parameters) = named.split_once(' ').unwrap_or((named, ""));
+            let name = name.replace('-', "_");
+            self.add(&name, &paths, &builtin, &mut ordered)?;
+            if let Some(module) = ordered.iter_mut().find(|module| module.name == name) {
+                parameters.clone_into(&mut module.parameters);
+            }
         }
         Ok(ordered)
     }
@@ -145,7 +156,7 @@ impl Kernel {
         for dependency in dependencies(&content) {
             self.add(&dependency, paths, builtin, ordered)?;
         }
-        ordered.push(Module { name: name.to_owned(), content });
+        ordered.push(Module { name: name.to_owned(), parameters: String::new(), content });
         Ok(())
     }
 }

@@ -5,14 +5,12 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::apt::{self, Apt};
+use super::packages::{LIBRARIES, Packages};
 use crate::sh;
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Where Debian's packages have shared libraries.
-const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 /// Where they have firmware.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
@@ -30,20 +28,12 @@ impl Tools {
         if let (Some(qemu), Some(busybox)) = (sh::find(QEMU), sh::find("busybox")) {
             return Ok(Self { busybox, qemu, root: None });
         }
-        if sh::find("apt-get").is_none() {
-            bail!("install {QEMU} and busybox: without apt they cannot be fetched");
-        }
-        let root = apt::once("tools", |dir| {
-            let apt = Apt::of_system()?;
-            let packages = apt.closure(&["qemu-system-x86", "busybox-static"])?;
-            apt.unpack(&packages, dir)
-        })
-        .context("cannot fetch QEMU for virtual machines")?;
-        // busybox is in /bin or, where that is a link to /usr/bin, there.
-        let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| root.join(path));
-        let busybox = busybox.into_iter().find(|path| path.is_file()).or(sh::find("busybox"));
-        let busybox = busybox.context("the package busybox-static has no busybox")?;
-        Ok(Self { busybox, qemu: root.join("usr/bin").join(QEMU), root: Some(root) })
+        let packages = Packages::fetch("tools", &["qemu-system-x86", "busybox-static"])
+            .context("install QEMU and busybox for virtual machines")?;
+        let busybox =
+            packages.program("busybox").or_else(|error| sh::find("busybox").ok_or(error))?;
+        let root = packages.root();
+        Ok(Self { busybox, qemu: root.join("usr/bin").join(QEMU), root: Some(root.to_owned()) })
     }
 
     /// QEMU, ready for arguments.
