@@ -6,6 +6,7 @@
 mod host;
 mod measurement;
 mod session;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,7 +40,13 @@ struct Options {
 }
 
 #[derive(Subcommand)]
-enum Part {}
+enum Part {
+    /// Instructions per packet in virtual machines, beside the kernel's own balancers
+    Vm,
+    /// What a virtual machine runs
+    #[command(hide = true)]
+    InsideVm(vm::GuestArgs),
+}
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
@@ -52,10 +59,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<ExitCode> {
-    let session = Session::new(args.options.repeats, args.options.quick);
+    let mut session = Session::new(args.options.repeats, args.options.quick);
     match args.part {
-        None => {}
-        Some(part) => match part {},
+        None => vm::run(&mut session)?,
+        Some(Part::Vm) => vm::run(&mut session)?,
+        Some(Part::InsideVm(args)) => return vm::inside(&args),
     }
     session.finish(args.options.json.as_deref())
 }

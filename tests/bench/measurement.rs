@@ -30,6 +30,9 @@ pub(crate) struct Measurement {
     /// `known`: flows that were seen before. `new`: every packet a flow that was never seen.
     /// `none`: packets for nobody. Otherwise what the part defines.
     pub(crate) workload: String,
+    /// What carries the packets in a virtual machine: `veth` or `virtio-net`.
+    #[serde(default)]
+    pub(crate) wire: String,
     /// Different flows; 0 if every packet is a new one.
     pub(crate) flows: u64,
     /// Bytes of frame.

@@ -51,6 +51,7 @@ impl Session {
             mode: String::new(),
             family: String::new(),
             workload: String::new(),
+            wire: String::new(),
             flows: 0,
             size: 0,
             cpus: 1,

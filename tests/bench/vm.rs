@@ -1,0 +1,167 @@
+//! What forwarding a packet costs beside the kernel's own balancers, in instructions: stock Debian
+//! kernels in QEMU, whose guest time counts instructions, so that figures repeat and compare.
+//!
+//! In one boot: an XDP program that drops every packet (what generating and receiving cost, the
+//! floor that all others are net of), one that sends it back, IPVS, nftables and Director. Packets
+//! are 64-byte UDP (78 bytes over IPv6) from pktgen, with the same settings for all; those that
+//! come back are dropped by XDP on the generator's device, and counted: a forwarder that loses
+//! packets, or makes them of another length than its mode says, has no figure. Known flows are 64
+//! in turn; each packet of new flows has a source of its own, counted up. See [`row::Workload`].
+
+mod guest;
+mod machine;
+mod row;
+mod table;
+
+use std::{fs, path::PathBuf, process::Command, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use xtask::vm::{Kernel, KernelVersion, Packages};
+
+use self::row::{Row, Wire};
+use crate::{
+    measurement::{Part, Spread},
+    session::Session,
+};
+
+/// Most that repeats of a figure may differ by, in parts of it.
+const MAX_SPREAD: f64 = 0.05;
+/// Most that Director's forwarding may cost, net of the floor, in parts of IPVS's in the same mode.
+const MAX_OF_IPVS: [(Wire, f64); 2] = [(Wire::VirtioNet, 0.30), (Wire::Veth, 0.45)];
+
+pub(crate) use self::guest::Args as GuestArgs;
+
+/// What a machine runs: see [`guest`].
+pub(crate) fn inside(args: &GuestArgs) -> Result<ExitCode> {
+    guest::run(args)
+}
+
+/// Measures on every kernel that can be had.
+pub(crate) fn run(session: &mut Session) -> Result<()> {
+    let kernels: &[KernelVersion] = if session.quick {
+        &[KernelVersion::V6_1]
+    } else {
+        &[KernelVersion::V6_1, KernelVersion::V6_12, KernelVersion::Newest]
+    };
+    let peers = match Packages::fetch("peers", &["ipvsadm", "nftables"]) {
+        Ok(peers) => Some(peers),
+        Err(error) => {
+            session.skip(format!("IPVS and nftables in virtual machines: {error:#}"));
+            None
+        }
+    };
+    let programs = match Programs::slim() {
+        Ok(programs) => programs,
+        Err(error) => {
+            session.skip(format!("virtual machines: {error:#}"));
+            return Ok(());
+        }
+    };
+    for &version in kernels {
+        if let Err(error) = Kernel::fetch(version) {
+            session.skip(format!("Linux {version} in a virtual machine: {error:#}"));
+            continue;
+        }
+        match machine::run(session, version, &programs, peers.as_ref()) {
+            Ok(rows) => record(session, &rows),
+            Err(error) => session.skip(format!("Linux {version} in a virtual machine: {error:#}")),
+        }
+    }
+    println!("{}", table::of(session.results()));
+    judge(session);
+    Ok(())
+}
+
+/// Keeps rows of one boot, net of their floors.
+fn record(session: &mut Session, rows: &[Row]) {
+    for row in rows {
+        let floor = rows.iter().find(|floor| {
+            floor.program == "floor-drop"
+                && (floor.wire, &floor.family, &floor.workload)
+                    == (row.wire, &row.family, &row.workload)
+        });
+        let mut measurement =
+            session.blank(Part::Vm, &row.program, "instructions/packet", &row.samples);
+        measurement.net = floor.map(|floor| measurement.median - Spread::of(&floor.samples).median);
+        measurement.mode.clone_from(&row.mode);
+        measurement.family.clone_from(&row.family);
+        measurement.workload.clone_from(&row.workload);
+        row.wire.name().clone_into(&mut measurement.wire);
+        measurement.flows = row.flows;
+        measurement.size = row.size;
+        measurement.services = 1;
+        measurement.backends = 3;
+        measurement.kernel.clone_from(&row.kernel);
+        "QEMU, TCG".clone_into(&mut measurement.cpu);
+        "off".clone_into(&mut measurement.mitigations);
+        session.record(measurement);
+    }
+}
+
+/// Holds the figures against what is promised of them, and the rig against itself.
+fn judge(session: &mut Session) {
+    let results: Vec<_> = session.results().iter().filter(|m| m.part == Part::Vm).collect();
+    if results.is_empty() {
+        return;
+    }
+    let spread = results.iter().map(|m| (m.max - m.min) / m.median).fold(0.0, f64::max);
+    session.check(
+        &format!("repeats in virtual machines differ by at most 5 %: {:.1} %", spread * 100.0),
+        spread <= MAX_SPREAD,
+    );
+    for (wire, most) in MAX_OF_IPVS {
+        let ratios = session.results().iter().filter(|m| m.wire == wire.name());
+        let ratios: Vec<f64> =
+            ratios.filter_map(|m| table::of_ipvs(m, session.results())).collect();
+        if let Some(worst) = ratios.iter().copied().max_by(f64::total_cmp) {
+            let what = format!(
+                "over {} Director costs at most {most:.2} of IPVS: {worst:.2}",
+                wire.name()
+            );
+            session.check(&what, worst <= most);
+        }
+    }
+}
+
+/// The rig itself and Director, without debug information, which is most of them. Removed when
+/// dropped.
+struct Programs {
+    dir: PathBuf,
+}
+
+impl Programs {
+    fn slim() -> Result<Self> {
+        let rig = std::env::current_exe().context("cannot find this program")?;
+        let director = rig.with_file_name("director");
+        if !director.is_file() {
+            bail!("no {}: run `cargo xtask bench`, which builds it", director.display());
+        }
+        let dir = std::env::temp_dir().join(format!("director-bench-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let programs = Self { dir };
+        for (from, to) in [(&rig, programs.rig()), (&director, programs.director())] {
+            // Beside the linker that made the program.
+            let mut strip = Command::new("strip");
+            strip.arg("--strip-debug").arg("-o").arg(to).arg(from);
+            let status = strip.status().context("cannot run strip, of binutils")?;
+            if !status.success() {
+                bail!("cannot strip {}: {status}", from.display());
+            }
+        }
+        Ok(programs)
+    }
+
+    fn rig(&self) -> PathBuf {
+        self.dir.join("director-bench")
+    }
+
+    fn director(&self) -> PathBuf {
+        self.dir.join("director")
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}

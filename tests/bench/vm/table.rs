@@ -1,0 +1,74 @@
+//! The figures as a table: Director beside IPVS in the same mode.
+
+use std::fmt::Write as _;
+
+use crate::measurement::{Measurement, Part};
+
+/// One block for each kernel, wire, family and workload; a line for each program.
+pub(super) fn of(results: &[Measurement]) -> String {
+    let mut text = String::new();
+    let mut block = None;
+    for figure in results.iter().filter(|figure| figure.part == Part::Vm) {
+        if block != Some(place(figure)) {
+            block = Some(place(figure));
+            let Measurement { kernel, wire, family, workload, .. } = figure;
+            let _ = writeln!(text, "Linux {kernel}, {wire}, {family}, {workload} flows");
+            let [program, mode, whole] = ["", "", "instructions/packet"];
+            let _ = writeln!(text, "  {program:10} {mode:7} {whole:>20} {:>8}", "net");
+        }
+        let Measurement { program, mode, median, min, max, .. } = figure;
+        let spread = (max - min) / 2.0;
+        let whole = format!("{median:.0} ± {spread:.0}");
+        let net = figure.net.map_or(String::new(), |net| format!("{net:.0}"));
+        let _ = write!(text, "  {program:10} {mode:7} {whole:>20} {net:>8}");
+        if let Some(ratio) = of_ipvs(figure, results) {
+            let _ = write!(text, "  {ratio:.2} of IPVS");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What Director's forwarding costs, net, as a part of IPVS's in the same mode and the same boot.
+pub(super) fn of_ipvs(figure: &Measurement, results: &[Measurement]) -> Option<f64> {
+    if figure.program != "director" {
+        return None;
+    }
+    let ipvs = results.iter().find(|other| {
+        other.program == "ipvs" && other.mode == figure.mode && place(other) == place(figure)
+    });
+    Some(figure.net? / ipvs?.net?)
+}
+
+fn place(figure: &Measurement) -> (Part, &str, &str, &str, &str) {
+    let Measurement { part, kernel, wire, family, workload, .. } = figure;
+    (*part, kernel, wire, family, workload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Session;
+
+    #[test]
+    fn director_is_held_against_ipvs_in_the_same_place_and_mode() {
+        let session = Session::new(1, true);
+        let figure = |program: &str, mode: &str, wire: &str, net| {
+            let mut figure = session.blank(Part::Vm, program, "instructions/packet", &[net]);
+            mode.clone_into(&mut figure.mode);
+            wire.clone_into(&mut figure.wire);
+            figure.net = Some(net);
+            figure
+        };
+        let results = [
+            figure("ipvs", "direct", "veth", 100.0),
+            figure("ipvs", "tunnel", "virtio-net", 800.0),
+            figure("ipvs", "direct", "virtio-net", 1_000.0),
+            figure("director", "direct", "virtio-net", 250.0),
+        ];
+        assert_eq!(of_ipvs(&results[3], &results), Some(0.25));
+        assert_eq!(of_ipvs(&results[0], &results), None);
+        assert_eq!(of_ipvs(&results[3], &results[..2]), None);
+        assert!(of(&results).contains("0.25 of IPVS"));
+    }
+}
