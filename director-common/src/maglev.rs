@@ -17,16 +17,13 @@ pub struct Candidate {
     reference: BackendRef,
     weight: u16,
     quota: u32,
-    /// Next slot to try, and the step to the one after.
-    at: u32,
-    skip: u32,
 }
 
 impl Candidate {
     /// A backend at `address` that is to have `weight` shares and appears in the ring as
     /// `reference`.
     pub const fn new(address: Address, weight: u16, reference: BackendRef) -> Self {
-        Self { address, reference, weight, quota: 0, at: 0, skip: 0 }
+        Self { address, reference, weight, quota: 0 }
     }
 
     /// Slots of the ring that it got.
@@ -40,59 +37,245 @@ impl Candidate {
     }
 }
 
-/// Working memory of [`build`], for a ring of `ring.len()` slots.
+/// How far a candidate has walked its permutation.
+///
+/// Places are fractions of the ring, of 2^64, in the middle of their slots: adding steps up goes
+/// round by itself, and what rounding costs never reaches a slot's edge (see [`slot_at`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// The place of the slot before the next one to try.
+    at: u64,
+    /// From there to the next ones.
+    step: u64,
+    /// See [`Walk::pace`]; 0: not worked out yet.
+    pace: u64,
+}
+
+/// Candidates with the same number of turns, which are therefore due at the same times.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peers {
+    quota: u32,
+    /// Where they stand in [`Scratch::order`].
+    first: u16,
+    count: u16,
+}
+
+/// Most slots that are looked at one by one.
+pub const FREE: usize = 512;
+
+/// Working memory of [`build`], for a ring of `ring.len()` slots and a number of candidates; what
+/// it holds does not matter.
 pub struct Scratch<'a> {
-    /// Whose turn it is, in order; `ring.len()` places.
-    pub turns: &'a mut [u32],
-    /// Where the turns of each point in time start; one place more than `turns`.
+    /// The ring by candidates' numbers: `ring.len()` places. Half as large as the ring, and near.
+    pub places: &'a mut [u16],
+    /// Which peers are due, in order of time; `ring.len()` places.
+    pub due: &'a mut [u16],
+    /// Where in `due` each point in time starts; one place more.
     pub starts: &'a mut [u32],
     /// A bit for each slot taken; `ring.len().div_ceil(64)` places. Kept apart from the ring since
     /// this fits the first-level cache and is read ten times as often.
     pub taken: &'a mut [u64],
+    /// Slots that are still free, near the end: [`FREE`] places.
+    pub free: &'a mut [u32],
+    /// One place per candidate.
+    pub walks: &'a mut [Walk],
+    /// One place per candidate.
+    pub peers: &'a mut [Peers],
+    /// Two places per candidate.
+    pub order: &'a mut [u16],
 }
 
 /// Fills `ring` (a prime number of slots, at most 2^24) with the candidates' references, each in
 /// proportion to its weight. Returns the number of slots filled: all of them, or 0 when nobody has
-/// a weight (the ring is left as it was). Sorts the candidates.
+/// a weight (the ring is left as it was). Sorts the candidates, of which there are at most 65,535.
 ///
 /// # Panics
 ///
-/// If scratch memory is not of the size that the ring asks for.
+/// If scratch memory is smaller than the ring or the candidates ask for.
 pub fn build(
     candidates: &mut [Candidate],
     scratch: &mut Scratch<'_>,
     ring: &mut [BackendRef],
 ) -> u32 {
-    let slots = ring.len() as u32;
-    assert!(scratch.turns.len() == ring.len() && scratch.starts.len() == ring.len() + 1);
-    assert!(scratch.taken.len() == ring.len().div_ceil(64));
+    let slots = ring.len();
+    let n = candidates.len();
+    assert!(n <= usize::from(u16::MAX));
+    let places = &mut scratch.places[..slots];
+    let taken = &mut scratch.taken[..slots.div_ceil(64)];
+    let walks = &mut scratch.walks[..n];
+    let (order, turns) = scratch.order[..2 * n].split_at_mut(n);
 
     candidates.sort_unstable_by_key(|c| c.address);
-    if !assign_quotas(candidates, slots) {
+    if !assign_quotas(candidates, slots as u32) {
         return 0;
     }
-    for candidate in candidates.iter_mut() {
-        let hash = address_hash(candidate.address);
-        candidate.at = (((hash >> 32) * u64::from(slots)) >> 32) as u32;
-        candidate.skip = (((hash & 0xffff_ffff) * u64::from(slots - 1)) >> 32) as u32 + 1;
+    for (walk, candidate) in walks.iter_mut().zip(candidates.iter()) {
+        *walk = Walk::new(candidate.address, slots as u32);
     }
-    order_turns(candidates, scratch.turns, scratch.starts);
+    let peers = find_peers(candidates, order, &mut scratch.peers[..n]);
+    let peers = &scratch.peers[..peers];
+    let (due, starts) = (&mut scratch.due[..slots], &mut scratch.starts[..slots + 1]);
+    order_peers(peers, due, starts);
 
-    scratch.taken.fill(0);
-    for turn in scratch.turns.iter() {
-        let candidate = &mut candidates[*turn as usize];
-        let mut at = candidate.at;
-        while scratch.taken[(at / 64) as usize] & 1 << (at % 64) != 0 {
-            at += candidate.skip;
-            if at >= slots {
-                at -= slots;
-            }
+    let mut filling = Filling::new(slots as u32, places, taken, walks, scratch.free);
+    let mut first = 0;
+    // The sort has moved every start to its end.
+    for &end in &starts[..slots] {
+        let at_once = &due[first as usize..end as usize];
+        first = end;
+        if let [one] = at_once {
+            let peers = peers[usize::from(*one)];
+            filling.take_all(&order[usize::from(peers.first)..][..usize::from(peers.count)]);
+        } else if !at_once.is_empty() {
+            let merged = merge(at_once, peers, order, turns);
+            filling.take_all(&turns[..merged]);
         }
-        scratch.taken[(at / 64) as usize] |= 1 << (at % 64);
-        ring[at as usize] = candidate.reference;
-        candidate.at = at;
     }
-    slots
+    for (slot, place) in ring.iter_mut().zip(places.iter()) {
+        *slot = candidates[usize::from(*place)].reference;
+    }
+    slots as u32
+}
+
+impl Walk {
+    fn new(address: Address, slots: u32) -> Self {
+        let hash = address_hash(address);
+        let first = ((hash >> 32) * u64::from(slots)) >> 32;
+        let skip = (((hash & 0xffff_ffff) * u64::from(slots - 1)) >> 32) + 1;
+        let step = fraction(skip, slots);
+        let middle = fraction(1, slots) / 2;
+        Self { at: (fraction(first, slots) + middle).wrapping_sub(step), step, pace: 0 }
+    }
+
+    /// What turns a distance in slots into one in steps, as a fraction of the ring: the inverse of
+    /// the step modulo the ring's size.
+    fn pace(&mut self, slots: u32) -> u64 {
+        if self.pace == 0 {
+            let skip = slot_at(self.step + fraction(1, slots) / 2, slots);
+            self.pace = fraction(inverse(skip, slots).into(), slots);
+        }
+        self.pace
+    }
+}
+
+/// `slot` as a fraction of the ring, of 2^64, rounded down.
+const fn fraction(slot: u64, slots: u32) -> u64 {
+    let (high, slots) = (slot << 40, slots as u64);
+    ((high / slots) << 24) | (((high % slots) << 24) / slots)
+}
+
+/// The slot at a place. 32 bits of the fraction are enough: the place is in the middle of a slot,
+/// less one of 2^64 for each of at most `slots` steps, and half a slot is at least one of 2^25.
+#[inline(always)]
+const fn slot_at(place: u64, slots: u32) -> u32 {
+    (((place >> 32) * slots as u64) >> 32) as u32
+}
+
+/// The number whose product with `number` is 1 modulo the prime `modulus`: Euclid's algorithm, with
+/// the coefficients' alternating signs left out.
+fn inverse(number: u32, modulus: u32) -> u32 {
+    let (mut a, mut b) = (modulus, number);
+    let (mut x, mut y) = (0, 1);
+    let mut is_negative = false;
+    while b > 1 {
+        let quotient = a / b;
+        (a, b) = (b, a % b);
+        (x, y) = (y, x + quotient * y);
+        is_negative = !is_negative;
+    }
+    if is_negative { modulus - y } else { y }
+}
+
+/// A ring that is being filled, turn by turn.
+struct Filling<'a> {
+    places: &'a mut [u16],
+    taken: &'a mut [u64],
+    walks: &'a mut [Walk],
+    free: &'a mut [u32],
+    slots: u32,
+    /// Slots free, and turns left.
+    left: usize,
+    /// So many at the end are looked at one by one.
+    near: usize,
+}
+
+impl<'a> Filling<'a> {
+    fn new(
+        slots: u32,
+        places: &'a mut [u16],
+        taken: &'a mut [u64],
+        walks: &'a mut [Walk],
+        free: &'a mut [u32],
+    ) -> Self {
+        taken.fill(0);
+        // A free slot is met after `slots / left` steps on average: where that is more than there
+        // are free slots to look at, looking is quicker.
+        let near = FREE.min((3 * u64::from(slots)).isqrt() as usize);
+        Self { places, taken, walks, free, slots, left: slots as usize, near }
+    }
+
+    /// Gives these candidates their next slot, one after the other.
+    #[inline]
+    fn take_all(&mut self, turns: &[u16]) {
+        let (far, near) = turns.split_at(turns.len().min(self.left.saturating_sub(self.near)));
+        far.iter().for_each(|turn| self.take_next(*turn));
+        if near.is_empty() {
+            return;
+        }
+        if self.left == self.near {
+            self.list_free();
+        }
+        near.iter().for_each(|turn| self.take_nearest(*turn));
+    }
+
+    /// Walks on to the next slot that is free.
+    #[inline(always)]
+    fn take_next(&mut self, turn: u16) {
+        let walk = &mut self.walks[usize::from(turn)];
+        let (mut at, step, slots) = (walk.at, walk.step, self.slots);
+        let slot = loop {
+            at = at.wrapping_add(step);
+            let slot = slot_at(at, slots);
+            let (word, bit) = (&mut self.taken[(slot / 64) as usize], 1u64 << (slot % 64));
+            if *word & bit == 0 {
+                *word |= bit;
+                break slot;
+            }
+        };
+        walk.at = at;
+        self.places[slot as usize] = turn;
+        self.left -= 1;
+    }
+
+    fn list_free(&mut self) {
+        let slots = 0..self.slots;
+        let is_free = |slot: &u32| self.taken[(*slot / 64) as usize] >> (*slot % 64) & 1 == 0;
+        for (place, slot) in self.free.iter_mut().zip(slots.filter(is_free)) {
+            *place = slot;
+        }
+    }
+
+    /// Finds the slot that [`Filling::take_next`] would find by looking at each that is free: the
+    /// fewest steps away.
+    fn take_nearest(&mut self, turn: u16) {
+        let walk = &mut self.walks[usize::from(turn)];
+        let pace = walk.pace(self.slots);
+        let from = u64::from(slot_at(walk.at.wrapping_add(walk.step), self.slots));
+        // Two distances differ by at least 2^40, less 2^24 for rounding: there is room below for
+        // whose it is.
+        let free = &mut self.free[..self.left];
+        let distances = free.iter().enumerate().map(|(n, slot)| {
+            let distance = u64::from(*slot).wrapping_sub(from).wrapping_mul(pace);
+            // Rounded down, the step before the first is as far as it gets, not as near.
+            (distance & !0xffff) | n as u64
+        });
+        let nearest = distances.min().unwrap_or(0) as usize & 0xffff;
+        let slot = free[nearest];
+        free[nearest] = free[self.left - 1];
+        walk.at = fraction(slot.into(), self.slots) + fraction(1, self.slots) / 2;
+        self.places[slot as usize] = turn;
+        self.left -= 1;
+    }
 }
 
 /// Gives each candidate `slots * weight / total` slots, the left-over ones to the largest
@@ -134,28 +317,71 @@ fn assign_quotas(candidates: &mut [Candidate], slots: u32) -> bool {
     true
 }
 
-/// Orders everybody's turns: the k-th of a candidate's `quota` turns is due at (2k+1) / (2 quota)
-/// of the filling. A counting sort by due time, stable in the candidates' order.
-fn order_turns(candidates: &[Candidate], turns: &mut [u32], starts: &mut [u32]) {
-    let slots = turns.len() as u64;
+/// Puts candidates with the same quota together, those with none aside: in `order`, by their first
+/// one, in the candidates' order among themselves. The number of `peers`.
+fn find_peers(candidates: &[Candidate], order: &mut [u16], peers: &mut [Peers]) -> usize {
+    let takers = candidates.iter().enumerate().filter(|(_, c)| c.quota > 0);
+    let mut n = 0;
+    for (index, _) in takers {
+        order[n] = index as u16;
+        n += 1;
+    }
+    let order = &mut order[..n];
+    order.sort_unstable_by_key(|index| (candidates[usize::from(*index)].quota, *index));
+    let mut found = 0;
+    for (at, index) in order.iter().enumerate() {
+        let quota = candidates[usize::from(*index)].quota;
+        if at == 0 || peers[found - 1].quota != quota {
+            peers[found] = Peers { quota, first: at as u16, count: 0 };
+            found += 1;
+        }
+        peers[found - 1].count += 1;
+    }
+    peers[..found].sort_unstable_by_key(|peers| order[usize::from(peers.first)]);
+    found
+}
+
+/// Orders turns: the k-th of a candidate's `quota` turns is due at (2k+1) / (2 quota) of the
+/// filling. A counting sort by due time, stable in the peers' order; `starts` become ends.
+fn order_peers(peers: &[Peers], order: &mut [u16], starts: &mut [u32]) {
+    let slots = order.len() as u64;
     // Due times in slots with 32 bits of fraction; slots < 2^24, so nothing overflows.
     let due = |quota: u32| {
         let step = (slots << 32) / u64::from(quota);
         (0..u64::from(quota)).map(move |k| ((step / 2 + k * step) >> 32) as usize)
     };
     starts.fill(0);
-    for candidate in candidates.iter().filter(|c| c.quota > 0) {
-        due(candidate.quota).for_each(|time| starts[time + 1] += 1);
+    for peers in peers {
+        due(peers.quota).for_each(|time| starts[time + 1] += 1);
     }
-    for time in 1..starts.len() {
-        starts[time] += starts[time - 1];
+    let mut before = 0;
+    for start in starts.iter_mut() {
+        before += *start;
+        *start = before;
     }
-    for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.quota > 0) {
-        for time in due(candidate.quota) {
-            turns[starts[time] as usize] = index as u32;
+    for (index, peers) in peers.iter().enumerate() {
+        for time in due(peers.quota) {
+            order[starts[time] as usize] = index as u16;
             starts[time] += 1;
         }
     }
+}
+
+/// The candidates of several peers that are due at once, in the candidates' order; their number.
+fn merge(due: &[u16], peers: &[Peers], order: &[u16], turns: &mut [u16]) -> usize {
+    let mut n = 0;
+    let mut sorted = true;
+    for one in due {
+        let peers = peers[usize::from(*one)];
+        let own = &order[usize::from(peers.first)..][..usize::from(peers.count)];
+        sorted &= n == 0 || turns[n - 1] < own[0];
+        turns[n..n + own.len()].copy_from_slice(own);
+        n += own.len();
+    }
+    if !sorted {
+        turns[..n].sort_unstable();
+    }
+    n
 }
 
 /// 64 well-mixed bits of an address. Not keyed: rings of a fleet must agree, and an address is the
@@ -191,10 +417,16 @@ mod tests {
             .map(|(n, weight)| Candidate::new(address(*n), *weight, BackendRef::new(n + 1, 0)))
             .collect();
         let mut ring = vec![BackendRef::NONE; slots];
+        let n = candidates.len();
         let mut scratch = Scratch {
-            turns: &mut vec![0; slots],
-            starts: &mut vec![0; slots + 1],
-            taken: &mut vec![0; slots.div_ceil(64)],
+            places: &mut vec![0xaaaa; slots],
+            due: &mut vec![0xaaaa; slots],
+            starts: &mut vec![0xaaaa; slots + 1],
+            taken: &mut vec![0xaaaa; slots.div_ceil(64)],
+            free: &mut vec![0xaaaa; FREE],
+            walks: &mut vec![Walk::default(); n],
+            peers: &mut vec![Peers::default(); n],
+            order: &mut vec![0xaaaa; 2 * n],
         };
         let filled = build(&mut candidates, &mut scratch, &mut ring);
         assert_eq!(filled as usize, if weights.iter().any(|w| w.1 > 0) { slots } else { 0 });
@@ -263,6 +495,64 @@ mod tests {
         assert!(ring_of(251, &[]).iter().all(|slot| slot.is_none()));
     }
 
+    /// The same ring as the module's words have it, step by step.
+    fn by_the_book(slots: usize, weights: &[(u32, u16)]) -> Vec<BackendRef> {
+        let mut candidates: Vec<_> = weights
+            .iter()
+            .map(|(n, weight)| Candidate::new(address(*n), *weight, BackendRef::new(n + 1, 0)))
+            .collect();
+        candidates.sort_by_key(|c| c.address);
+        let mut ring = vec![BackendRef::NONE; slots];
+        if !assign_quotas(&mut candidates, slots as u32) {
+            return ring;
+        }
+        let mut turns = Vec::new();
+        for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.quota > 0) {
+            let step = ((slots as u64) << 32) / u64::from(candidate.quota);
+            turns.extend(
+                (0..u64::from(candidate.quota)).map(|k| ((step / 2 + k * step) >> 32, index)),
+            );
+        }
+        turns.sort_unstable();
+        let place = |c: &Candidate| {
+            let hash = address_hash(c.address);
+            let at = ((hash >> 32) * slots as u64) >> 32;
+            let skip = (((hash & 0xffff_ffff) * (slots as u64 - 1)) >> 32) + 1;
+            (at as usize, skip as usize)
+        };
+        let mut walks: Vec<_> = candidates.iter().map(place).collect();
+        for (_, index) in turns {
+            let (at, skip) = &mut walks[index];
+            while !ring[*at].is_none() {
+                *at = (*at + *skip) % slots;
+            }
+            ring[*at] = candidates[index].reference;
+        }
+        ring
+    }
+
+    #[test]
+    fn shortcuts_change_no_slot() {
+        let weigh: [fn(u32) -> u16; 5] = [
+            |_| 1,
+            |i| 1 + (i % 7) as u16,
+            |i| (i * 131 % 65_536) as u16,
+            |i| (i % 2) as u16,
+            |i| {
+                if i == 0 { 65_535 } else { 1 }
+            },
+        ];
+        for slots in [3, 251, 4093, RING_SLOTS as usize] {
+            for n in [1, 2, 3, 10, 100, 1000] {
+                for weigh in weigh {
+                    let weights: Vec<_> = (0..n).map(|i| (i, weigh(i))).collect();
+                    let (ring, book) = (ring_of(slots, &weights), by_the_book(slots, &weights));
+                    assert!(ring == book, "{slots} slots, {n} backends");
+                }
+            }
+        }
+    }
+
     /// A fleet of different versions must agree on rings: pinned, not derived.
     #[test]
     fn ring_is_stable_across_versions() {
@@ -295,7 +585,9 @@ mod tests {
             let weights: Vec<_> = weights.into_iter().enumerate().map(|(i, w)| (i as u32, w)).collect();
             let total: u64 = weights.iter().map(|w| u64::from(w.1)).sum();
             prop_assume!(total > 0);
-            let got = shares(&ring_of(4093, &weights));
+            let ring = ring_of(4093, &weights);
+            prop_assert_eq!(&ring, &by_the_book(4093, &weights));
+            let got = shares(&ring);
             prop_assert!(!got.contains_key(&BackendRef::NONE));
             for (i, weight) in weights {
                 let share = u64::from(*got.get(&BackendRef::new(i + 1, 0)).unwrap_or(&0));

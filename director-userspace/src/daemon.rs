@@ -1,8 +1,10 @@
 //! `director run`: one loop over everything that can happen.
 
 use std::{
+    collections::{HashMap, HashSet},
     ffi::OsString,
     io,
+    net::IpAddr,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,7 +20,10 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{self, Config, ConfigErrors, Loaded},
+    config::{
+        self, Config, ConfigErrors, Loaded,
+        model::{Frontend, Service},
+    },
     datapath::Instance,
     director::{Changed, Director, DirectorError},
     net::{Change, NetError, Netlink},
@@ -28,10 +33,13 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(20);
 /// A burst that does not end is looked at this long after its first change.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
-/// Writers rename, or write in several steps; this long after the last the file is read.
+/// Some write a file in several steps: one that is refused is read again this long after the last of
+/// them, and only then complained about.
 const FILE_SETTLE: Duration = Duration::from_millis(100);
 /// A directory in which something changes all the time is looked at this long after the first.
 const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+/// Most steps of a change that are written into the log.
+const STEPS_LOGGED: usize = 200;
 /// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
 const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
 
@@ -61,7 +69,9 @@ pub enum DaemonError {
 enum Event {
     /// Time for a heartbeat.
     Beat,
-    /// The file may have changed.
+    /// The file may have changed, just now: it may not be complete yet.
+    Touched,
+    /// The same, and nothing has happened to it for a while.
     File,
     /// The host's interfaces, routes or neighbours changed.
     Host,
@@ -104,18 +114,37 @@ pub async fn run(
     daemon.director.datapath().beat();
     started();
     // Whatever was written between the first reading and the watch.
-    daemon.reload(false).await;
+    daemon.reload(When::Settled).await;
     loop {
         match events.next(&mut daemon).await {
             Event::Beat => daemon.beat().await,
-            Event::File => daemon.reload(false).await,
-            Event::Reload => daemon.reload(true).await,
+            Event::Touched => {
+                if daemon.reload(When::AtOnce).await {
+                    events.file_due = None;
+                }
+            }
+            Event::File => drop(daemon.reload(When::Settled).await),
+            Event::Reload => {
+                daemon.director.forget_ways();
+                daemon.reload(When::Asked).await;
+            }
             Event::Host => daemon.refresh().await,
             Event::Blind => daemon.blind = true,
             Event::Stop(signal) => break daemon.stop(signal),
         }
     }
     Ok(())
+}
+
+/// When the file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// As soon as it was touched. What is wrong with it may be right in a moment, and is left unsaid.
+    AtOnce,
+    /// When nothing has happened to it for a while.
+    Settled,
+    /// By the operator's wish: also what has not changed is done again.
+    Asked,
 }
 
 struct Daemon {
@@ -153,7 +182,7 @@ impl Daemon {
                 }
                 self.warned = warnings;
                 if !plan.is_empty() {
-                    info!("followed the host:\n{plan}");
+                    info!("followed the host:\n{}", plan.brief(STEPS_LOGGED));
                 }
             }
             Err(error) => {
@@ -171,53 +200,81 @@ impl Daemon {
         self.director.datapath().beat();
     }
 
-    async fn reload(&mut self, asked: bool) {
+    /// Brings the file into effect; whether it was right.
+    async fn reload(&mut self, when: When) -> bool {
+        let at_once = when == When::AtOnce;
         let Loaded { config, warnings } = match config::load(&self.path) {
             Ok(loaded) => loaded,
+            Err(_) if at_once => return false,
             Err(errors) => {
                 self.refused = true;
                 error!("{} refused, what was in effect stays:\n{errors}", self.path.display());
-                return;
+                return false;
             }
         };
-        let was_refused = std::mem::take(&mut self.refused);
-        if config == self.config && !asked {
-            if was_refused {
+        if config == self.config && when != When::Asked {
+            if !at_once && std::mem::take(&mut self.refused) {
                 info!("{} is again what is in effect", self.path.display());
             }
-            return;
+            return !self.refused;
         }
         if config.services.is_empty() && !self.config.services.is_empty() {
-            self.refused = true;
-            error!(
-                "{} has no services any more: refused, what was in effect stays (`director detach` \
-                 ends forwarding)",
-                self.path.display()
-            );
-            return;
+            if !at_once {
+                self.refused = true;
+                error!(
+                    "{} has no services any more: refused, what was in effect stays (`director \
+                     detach` ends forwarding)",
+                    self.path.display()
+                );
+            }
+            return false;
         }
-        for warning in warnings {
-            warn!("{warning}");
+        // The beginning of a file may be a valid one, and what is taken away loses connections.
+        let is_risky = config.interfaces != self.config.interfaces;
+        if at_once && (is_risky || takes_away(&self.config, &config)) {
+            return false;
         }
-        match self.director.change(&config).await {
+        let changed = self.director.change(&config).await;
+        self.director.datapath().beat();
+        match changed {
             Ok(changed) => {
+                self.refused = false;
+                for warning in warnings {
+                    warn!("{warning}");
+                }
                 self.config = config;
                 report("configuration applied", &changed);
                 self.warned = changed.warnings;
                 self.lost = None;
+                true
             }
+            Err(_) if at_once => false,
             Err(error) => {
                 self.refused = true;
                 error!("{} refused, what was in effect stays:\n{error}", self.path.display());
+                false
             }
         }
-        self.director.datapath().beat();
     }
 
     fn stop(&self, signal: &str) {
         self.director.datapath().stop_beating();
         info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
     }
+}
+
+/// Whether some service or backend of `before` is not in `after`.
+fn takes_away(before: &Config, after: &Config) -> bool {
+    let services: HashMap<Frontend, &Service> =
+        after.services.iter().map(|service| (service.frontend, service)).collect();
+    before.services.iter().any(|old| {
+        let Some(new) = services.get(&old.frontend) else { return true };
+        if old.backends.iter().map(|b| b.address).eq(new.backends.iter().map(|b| b.address)) {
+            return false;
+        }
+        let there: HashSet<IpAddr> = new.backends.iter().map(|b| b.address).collect();
+        old.backends.iter().any(|backend| !there.contains(&backend.address))
+    })
 }
 
 fn report(what: &str, changed: &Changed) {
@@ -227,7 +284,7 @@ fn report(what: &str, changed: &Changed) {
     if changed.plan.is_empty() {
         info!("{what}: nothing to change");
     } else {
-        info!("{what}:\n{}", changed.plan);
+        info!("{what}:\n{}", changed.plan.brief(STEPS_LOGGED));
     }
 }
 
@@ -283,10 +340,14 @@ impl Events {
                 () = until(file_due) => { self.file_due = None; return Event::File }
                 () = until(host_due) => { self.host_due = None; return Event::Host }
                 touched = touched(&self.inotify, &self.file_name) => {
-                    if touched {
+                    if touched != Touched::Other {
+                        let is_first = self.file_due.is_none();
                         let now = Instant::now();
                         let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
                         self.file_due = Some((now + FILE_SETTLE, latest));
+                        if is_first && touched == Touched::File {
+                            return Event::Touched;
+                        }
                     }
                 }
                 change = next_change(&mut self.host) => {
@@ -356,19 +417,41 @@ impl AsRawFd for Watch {
     }
 }
 
-/// Waits for news from the directory; whether they can be about the file.
-async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> bool {
+/// What happened in the directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Touched {
+    /// Nothing to do with the file.
+    Other,
+    /// The file may be another now.
+    Maybe,
+    /// The file was written and closed, or another was renamed over it.
+    File,
+}
+
+/// Waits for news from the directory.
+async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> Touched {
     let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
     match ready.try_io(|inner| inner.get_ref().0.read_events().map_err(Into::into)) {
-        Ok(Ok(events)) => events.iter().any(|event| {
-            let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
-            event.name.as_ref() == Some(file_name) || event.mask.intersects(links | lost)
-        }),
+        Ok(Ok(events)) => {
+            let about = events.iter().map(|event| {
+                let complete = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+                let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+                let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
+                let is_named = event.name.as_ref() == Some(file_name);
+                if is_named && event.mask.intersects(complete) {
+                    Touched::File
+                } else if is_named || event.mask.intersects(links | lost) {
+                    Touched::Maybe
+                } else {
+                    Touched::Other
+                }
+            });
+            about.max().unwrap_or(Touched::Other)
+        }
         Ok(Err(error)) => {
             warn!("watching the configuration file: {error}");
-            true
+            Touched::Maybe
         }
-        Err(_would_block) => false,
+        Err(_would_block) => Touched::Other,
     }
 }

@@ -1,16 +1,20 @@
 //! A director on this host: the steps from a configuration to packets being forwarded, in order.
 //! `attach` takes them once, the daemon again whenever something changes.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use director_common::backend::ForwardMode;
 
 use crate::{
-    config::Config,
-    datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
-    host::{self, Draining, HostErrors, Ways, kernel, privileges},
+    config::{Config, model::Service},
+    datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, Sizes, clock_ns},
+    host::{self, Draining, Hops, HostErrors, Ways, kernel, privileges},
     net::{NetError, Netlink},
-    plan::{Desired, Plan, diff},
+    plan::{Capacity, Desired, Observed, Plan, diff_growing, key_of},
 };
 
 /// How long a start waits for neighbours that do not answer at once.
@@ -57,7 +61,17 @@ pub struct Director {
     datapath: Datapath,
     interfaces: Vec<Attached>,
     neighbours: Neighbours,
+    /// What the maps are known to hold. `None` after an error: then everything is looked at again.
+    effective: Option<Effective>,
     _lock: datapath::Lock,
+}
+
+/// A configuration that is in effect, and the ways that it was given.
+struct Effective {
+    config: Config,
+    hops: Hops,
+    /// What is odd about these ways.
+    warnings: Vec<String>,
 }
 
 impl Director {
@@ -84,7 +98,7 @@ impl Director {
         let lock = instance.lock()?;
         let mut datapath = Datapath::open_or_create(instance, config)?;
         let result = Self::begin(&netlink, &mut datapath, config, &interfaces).await;
-        let (mut changed, neighbours) = match result {
+        let (mut changed, neighbours, effective) = match result {
             Ok(begun) => begun,
             Err(error) => {
                 if !datapath.adopted {
@@ -96,7 +110,8 @@ impl Director {
         };
         changed.warnings.extend(flow_table_warning(&datapath, config));
         assign_vips(&netlink, instance, config, &mut changed).await;
-        let director = Self { netlink, datapath, interfaces, neighbours, _lock: lock };
+        let effective = Some(effective);
+        let director = Self { netlink, datapath, interfaces, neighbours, effective, _lock: lock };
         Ok((director, changed))
     }
 
@@ -108,14 +123,18 @@ impl Director {
         datapath: &mut Datapath,
         config: &Config,
         interfaces: &[Attached],
-    ) -> Result<(Changed, Neighbours), DirectorError> {
+    ) -> Result<(Changed, Neighbours, Effective), DirectorError> {
         let prepared =
             Prepared::new(netlink, datapath, config, interfaces, Some(FIRST_WAIT)).await?;
         let attachments = &prepared.attachments;
         attachments.write(&mut datapath.tables, interfaces)?;
         let key = datapath.set_hash_key(config);
         if datapath.adopted {
-            datapath.attach(interfaces, attachments).inspect_err(|_| datapath.put_back(key))?;
+            let attached = match prepared.growth(datapath) {
+                Some(capacity) => datapath.grow(capacity, interfaces, attachments),
+                None => datapath.attach(interfaces, attachments),
+            };
+            attached.inspect_err(|_| datapath.put_back(key))?;
         }
         datapath.set_timeouts(config);
         // Whoever put them there has not told us which neighbours are kept for them.
@@ -127,15 +146,16 @@ impl Director {
         attachments.prune(&mut datapath.tables);
         let mut changed = prepared.changed;
         let draining = datapath::observe(&datapath.tables);
-        let stays = |address| {
-            names(config, address) || draining.backends.values().any(|b| b.address == address)
-        };
-        gone.backends.retain(|_, backend| !stays(backend.address));
+        let mut stay: HashSet<IpAddr> = draining.backends.values().map(|b| b.address).collect();
+        stay.extend(config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address)));
+        gone.backends.retain(|_, backend| !stay.contains(&backend.address));
         if let Err(error) = host::release_neighbours(netlink, &gone).await {
             changed.warnings.push(error.to_string());
         }
         keep_neighbours(netlink, &Neighbours::new(), &prepared.neighbours, &mut changed).await;
-        Ok((changed, prepared.neighbours))
+        let warnings = prepared.warnings;
+        let effective = Effective { config: config.clone(), hops: prepared.hops, warnings };
+        Ok((changed, prepared.neighbours, effective))
     }
 
     /// Brings another configuration into effect. On an error, the one before stays.
@@ -145,10 +165,17 @@ impl Director {
     /// As [`Director::start`].
     pub async fn change(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let interfaces = host::interfaces(&self.netlink, config).await?;
+        if let Some(services) = self.small_change(config, &interfaces)
+            && let Some(effective) = self.effective.take()
+        {
+            let changed = self.change_some(config, &services, effective, &interfaces).await?;
+            self.datapath.set_timeouts(config);
+            return Ok(changed);
+        }
         let prepared = self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?;
         let old_key = self.datapath.set_hash_key(config);
         let rekeyed = old_key.is_some();
-        let mut changed = match self.put(prepared, interfaces, rekeyed).await {
+        let mut changed = match self.put(prepared, config, interfaces, rekeyed).await {
             Ok(changed) => changed,
             Err(error) => {
                 self.datapath.put_back(old_key);
@@ -173,6 +200,67 @@ impl Director {
         Ok(changed)
     }
 
+    /// The services that `config` changes, if everything else of it is in effect, and it leads
+    /// nowhere that the way to is not known.
+    fn small_change(&self, config: &Config, interfaces: &[Attached]) -> Option<Vec<usize>> {
+        let Effective { config: before, hops, warnings } = self.effective.as_ref()?;
+        let place = |i: &Attached| (i.name.clone(), i.ifindex, i.mode, i.role, i.macs.clone());
+        let same = warnings.is_empty()
+            && interfaces.iter().map(place).eq(self.interfaces.iter().map(place))
+            && (&config.interfaces, &config.tunnel) == (&before.interfaces, &before.tunnel)
+            && (config.hash_key, config.flows.size) == (before.hash_key, before.flows.size)
+            && config.services.len() == before.services.len();
+        if !same {
+            return None;
+        }
+        let mut changed = Vec::new();
+        for (at, (service, before)) in config.services.iter().zip(&before.services).enumerate() {
+            if service.frontend != before.frontend {
+                return None;
+            }
+            if service != before {
+                changed.push(at);
+            }
+        }
+        let mut backends = changed.iter().flat_map(|at| &config.services[*at].backends);
+        backends.all(|b| b.mac.is_some() || hops.leads_to(b.address)).then_some(changed)
+    }
+
+    /// Changes some services; nothing is asked about the others, and nothing of theirs is written.
+    async fn change_some(
+        &mut self,
+        config: &Config,
+        services: &[usize],
+        Effective { hops, warnings, .. }: Effective,
+        interfaces: &[Attached],
+    ) -> Result<Changed, DirectorError> {
+        let services: Vec<&Service> = services.iter().map(|at| &config.services[*at]).collect();
+        let attachments = Attachments::assign(&self.datapath.tables, interfaces)?;
+        let keys = services.iter().map(|service| key_of(&service.frontend)).collect();
+        let observed = datapath::observe_some(&self.datapath.tables, &keys);
+        let netlink = &self.netlink;
+        let prepared =
+            Prepared::of(netlink, observed, config, &services, interfaces, attachments, hops, true)
+                .await?;
+        let grown = prepared.growth(&self.datapath);
+        if let Some(capacity) = grown {
+            self.datapath.grow(capacity, interfaces, &prepared.attachments)?;
+        }
+        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
+        let mut changed = prepared.changed;
+        let known = &self.neighbours;
+        let fresh: Neighbours = prepared.neighbours.difference(known).copied().collect();
+        keep_neighbours(&self.netlink, &Neighbours::new(), &fresh, &mut changed).await;
+        self.neighbours.extend(fresh);
+        self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
+        Ok(changed)
+    }
+
+    /// Forgets what is known of the ways to backends: the next change asks about all of them.
+    pub fn forget_ways(&mut self) {
+        self.effective = None;
+    }
+
     /// Follows the host: interfaces' MACs, routes and neighbours as they are now. Also ends drains
     /// whose time is over. An interface that is gone, or a backend that the host no longer sends to
     /// as it is configured, is a warning: the others are followed.
@@ -185,8 +273,9 @@ impl Director {
         if interfaces.is_empty() {
             return Err(HostErrors(missing).into());
         }
+        self.effective = None;
         let prepared = self.prepare(config, &interfaces, None).await?;
-        let mut changed = self.put(prepared, interfaces, false).await?;
+        let mut changed = self.put(prepared, config, interfaces, false).await?;
         changed.warnings.extend(missing.iter().map(ToString::to_string));
         // An interface that was made anew, or was down, has lost its addresses.
         assign_vips(&self.netlink, &self.datapath.instance, config, &mut changed).await;
@@ -206,12 +295,16 @@ impl Director {
     async fn put(
         &mut self,
         prepared: Prepared,
+        config: &Config,
         interfaces: Vec<Attached>,
         again: bool,
     ) -> Result<Changed, DirectorError> {
+        self.effective = None;
         prepared.attachments.write(&mut self.datapath.tables, &interfaces)?;
-        // Also where an interface was made anew under its old name.
-        if again || programs_differ(&self.interfaces, &interfaces) {
+        if let Some(capacity) = prepared.growth(&self.datapath) {
+            self.datapath.grow(capacity, &interfaces, &prepared.attachments)?;
+        } else if again || programs_differ(&self.interfaces, &interfaces) {
+            // Also where an interface was made anew under its old name.
             self.datapath.attach(&interfaces, &prepared.attachments)?;
         }
         datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
@@ -220,6 +313,8 @@ impl Director {
         keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours, &mut changed).await;
         self.interfaces = interfaces;
         self.neighbours = prepared.neighbours;
+        let (hops, warnings) = (prepared.hops, prepared.warnings);
+        self.effective = Some(Effective { config: config.clone(), hops, warnings });
         Ok(changed)
     }
 
@@ -243,7 +338,11 @@ impl Director {
 struct Prepared {
     attachments: Attachments,
     changed: Changed,
+    /// What the maps must hold.
+    capacity: Capacity,
     neighbours: Neighbours,
+    hops: Hops,
+    warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -258,31 +357,56 @@ impl Prepared {
     ) -> Result<Self, DirectorError> {
         let attachments = Attachments::assign(&datapath.tables, interfaces)?;
         let observed = datapath::observe(&datapath.tables);
+        let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
+        let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
+        let addresses = configured.chain(present.map(|backend| backend.address));
+        let hops = Hops::find(netlink, addresses, wait.unwrap_or_default()).await;
+        let all: Vec<&Service> = config.services.iter().collect();
+        let is_new = wait.is_some();
+        Self::of(netlink, observed, config, &all, interfaces, attachments, hops, is_new).await
+    }
+
+    /// The same for some `services` of `config`, which are those that `observed` tells of; the ways
+    /// to their backends are known.
+    #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
+    async fn of(
+        netlink: &Netlink,
+        observed: Observed,
+        config: &Config,
+        services: &[&Service],
+        interfaces: &[Attached],
+        attachments: Attachments,
+        hops: Hops,
+        is_new: bool,
+    ) -> Result<Self, DirectorError> {
+        let named: HashSet<IpAddr> =
+            services.iter().flat_map(|s| s.backends.iter().map(|b| b.address)).collect();
         let draining: Vec<Draining> = observed
             .backends
             .values()
-            .filter(|backend| !backend.fixed_next_hop && !names(config, backend.address))
+            .filter(|backend| !backend.fixed_next_hop && !named.contains(&backend.address))
             .map(|backend| Draining {
                 address: backend.address,
                 is_direct: backend.forward == ForwardMode::Direct,
             })
             .collect();
-        let time = wait.unwrap_or_default();
         let Ways { paths, neighbours, mut warnings, errors } =
-            host::ways(netlink, config, &draining, interfaces, &attachments, time).await;
-        if wait.is_some() && !errors.is_empty() {
+            host::ways(netlink, config, services, &draining, interfaces, &attachments, &hops).await;
+        if is_new && !errors.is_empty() {
             return Err(HostErrors(errors).into());
         }
         warnings.extend(errors.iter().map(ToString::to_string));
-        let desired = Desired::new(config, &paths);
-        let plan = diff(&observed, &desired, clock_ns()).map_err(DatapathError::from)?;
-        Ok(Self { attachments, changed: Changed { plan, warnings }, neighbours })
+        let desired = Desired::of(services.iter().copied(), paths);
+        let (plan, capacity) = diff_growing(&observed, &desired, clock_ns(), Sizes::LARGEST)
+            .map_err(DatapathError::from)?;
+        let changed = Changed { plan, warnings: warnings.clone() };
+        Ok(Self { attachments, changed, capacity, neighbours, hops, warnings })
     }
-}
 
-/// Whether some service of `config` has a backend at `address`.
-fn names(config: &Config, address: IpAddr) -> bool {
-    config.services.iter().any(|s| s.backends.iter().any(|backend| backend.address == address))
+    /// How large the maps must be made, if they must.
+    fn growth(&self, datapath: &Datapath) -> Option<Capacity> {
+        (self.capacity != datapath.tables.capacity()).then_some(self.capacity)
+    }
 }
 
 /// Gives interfaces the VIPs that they are to have. Packets are forwarded already: what fails is

@@ -12,7 +12,7 @@ use director_userspace::{
     config,
     plan::{
         Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,
-        PlanError, Presence, diff, ring_fingerprint,
+        PlanError, Presence, diff, diff_growing, ring_fingerprint,
     },
 };
 
@@ -349,11 +349,39 @@ fn full_maps_say_which() {
     assert_eq!(diff(&empty(), &backends, 0), too_many("backends", 7));
     let mut few = empty();
     few.capacity.rings = 1;
-    // One ring would do for one service, but not for a change of it.
-    assert_eq!(diff(&few, &desired(&["a 1: 1"]), 0), too_many("rings", 1));
-    assert_eq!(diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0), too_many("rings", 1));
-    let error = diff(&few, &desired(&["a 1: 1", "b 2: 1"]), 0).expect_err("full").to_string();
-    assert!(error.contains("rings") && error.contains("director detach"), "{error}");
+    let two = desired(&["a 1: 1", "b 2: 1"]);
+    assert_eq!(diff(&few, &two, 0), too_many("rings", 1));
+    let error = diff(&few, &two, 0).expect_err("full").to_string();
+    assert!(error.contains("rings"), "{error}");
+}
+
+#[test]
+fn maps_grow_as_far_as_a_change_takes() {
+    let most = Capacity { services: 3, backends: 100, rings: 100 };
+    let growing = |maps: &Observed, desired: &Desired| diff_growing(maps, desired, 0, most);
+    let mut few = empty();
+    few.capacity.rings = 1;
+    // What fits does not grow, and a ring can take another's place only with room for both.
+    let one = desired(&["a 1: 1"]);
+    let (plan, capacity) = growing(&few, &one).expect("room");
+    assert_eq!(capacity, few.capacity);
+    carry_out(&mut few, &plan);
+    let (plan, capacity) = growing(&few, &desired(&["a 1: 1 2"])).expect("room");
+    assert_eq!((capacity.backends, capacity.services), (7, 3), "there was room");
+    assert!(capacity.rings > 1 && capacity.rings <= 100, "{capacity:?}");
+    let mut larger = few.grown(capacity);
+    carry_out(&mut larger, &plan);
+    assert!(diff(&larger, &desired(&["a 1: 1 2"]), 0).expect("room").is_empty());
+
+    let many: String = (1..=99).map(|n| format!(" {n}")).collect();
+    let (_, capacity) = growing(&empty(), &desired(&[&format!("a 1:{many}")])).expect("room");
+    assert_eq!(capacity.backends, 100);
+    let too_many = desired(&[&format!("a 1:{many} 100")]);
+    let full = PlanError::Full { what: "backends", capacity: 100 };
+    assert_eq!(growing(&empty(), &too_many), Err(full));
+    let services = desired(&["a 1:", "b 2:", "c 3:", "d 4:"]);
+    let full = PlanError::Full { what: "services", capacity: 3 };
+    assert_eq!(growing(&empty(), &services), Err(full));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod error;
 mod lower;
 pub mod model;
+mod plain;
 mod raw;
 mod report;
 pub mod units;

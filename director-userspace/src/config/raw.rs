@@ -9,17 +9,20 @@ use std::{borrow::Cow, collections::HashMap};
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
 
-use super::error::{ConfigErrorKind as Kind, Position};
+use super::{
+    error::{ConfigErrorKind as Kind, Position},
+    plain,
+};
 
 /// Most nodes (scalars, lists, mappings) a file may have, counted after aliases are expanded. A long
 /// scalar counts as several, since an alias may copy it. The largest sensible configuration is far below it; a document bomb is far above.
 pub(super) const MAX_NODES: usize = 4_000_000;
 /// Bytes of a scalar that count as one more node: about what a node takes.
-const BYTES_PER_NODE: usize = 64;
+pub(super) const BYTES_PER_NODE: usize = 64;
 /// Deepest nesting of lists and mappings; a configuration needs 6.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 /// Plain scalars that mean nothing.
-const NULLS: [&str; 5] = ["", "~", "null", "Null", "NULL"];
+pub(super) const NULLS: [&str; 5] = ["", "~", "null", "Null", "NULL"];
 
 /// A value and where it starts.
 #[derive(Debug, Clone)]
@@ -58,6 +61,14 @@ pub(super) struct RawError {
 
 /// Reads one YAML document. `None`: there is nothing in it.
 pub(super) fn parse(text: &str) -> Result<Option<Node<'_>>, RawError> {
+    match plain::parse(text) {
+        Some(root) => Ok(Some(root)),
+        None => parse_all(text),
+    }
+}
+
+/// The same with all of YAML.
+pub(super) fn parse_all(text: &str) -> Result<Option<Node<'_>>, RawError> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut builder = Builder::default();

@@ -8,15 +8,12 @@ use director_common::{
     backend::{
         Backend, BackendFields, BackendNote, BackendRef, BackendState, BackendWord, GENERATIONS,
     },
-    maglev::{self, Candidate, Scratch},
-    service::{
-        NAME_LEN, RING_CHUNKS, RING_SLOTS, RingChunk, Service, ServiceKey, ServiceNote, ServiceWord,
-    },
+    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceKey, ServiceNote, ServiceWord},
     stats::{BackendStats, ServiceStats},
 };
 
-use super::{DatapathError, Tables, grace, tables::AsPod};
-use crate::plan::{BackendSpec, Member, Op, Plan, Presence, ring_fingerprint};
+use super::{DatapathError, Tables, grace, rings, tables::AsPod};
+use crate::plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint};
 
 /// Carries out `plan`. May stop after any step (an error, a crash): packets find maps that are
 /// right, and the next plan picks up what is missing. On return no packet holds anything that the
@@ -26,7 +23,8 @@ use crate::plan::{BackendSpec, Member, Op, Plan, Presence, ring_fingerprint};
 ///
 /// Only system calls on the services' keys and on counters can fail.
 pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
-    let mut rings = RingBuilder::default();
+    // Where they are built, no packet looks until their services' words say so.
+    rings::build(&mut tables.rings, plan);
     let mut unlinked = false;
     let result = plan.ops.iter().try_for_each(|op| {
         match op {
@@ -38,7 +36,7 @@ pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
             }
             _ => {}
         }
-        step(tables, &mut rings, op)
+        step(tables, op)
     });
     if !plan.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
@@ -47,7 +45,7 @@ pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
     result
 }
 
-fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), DatapathError> {
+fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
     match op {
         Op::RemoveStrayKey(key) => remove_key(tables, *key)?,
         Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
@@ -72,11 +70,7 @@ fn step(tables: &mut Tables, rings: &mut RingBuilder, op: &Op) -> Result<(), Dat
         }
         Op::SetRing { service, ring, members, when_empty, .. } => {
             let word = match ring {
-                Some(ring) => {
-                    let first = ring * RING_CHUNKS;
-                    let slots = rings.build(members, tables.rings.slice_mut(first, RING_CHUNKS));
-                    ServiceWord::new(first, slots, *when_empty)
-                }
+                Some(ring) => ServiceWord::new(ring * RING_CHUNKS, RING_SLOTS, *when_empty),
                 None => ServiceWord::new(0, 0, *when_empty),
             };
             // Were we to end between these, the ring is built again.
@@ -160,7 +154,11 @@ fn add_backend(
     let slot = reference.slot();
     let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
     tables.backend_notes.set(slot, note);
-    zero_backend_stats(tables, slot)?;
+    // In its first generation a slot has counted nothing yet: maps are made of zeros. (The last
+    // generation's end leaves zeros too: see `free_backend`.)
+    if reference.generation() != 0 {
+        zero_backend_stats(tables, slot)?;
+    }
     // The free word of the slot stays until the rest is there.
     let free = tables.backends.get(slot).word;
     tables.backends.set(
@@ -214,6 +212,10 @@ fn free_backend(
         note.retired.add(&super::stats::backend_total(tables, slot)?);
         tables.service_notes.set(service, note);
     }
+    if next == 0 {
+        grace::wait();
+        zero_backend_stats(tables, slot)?;
+    }
     Ok(())
 }
 
@@ -246,45 +248,4 @@ fn zero_backend_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathErro
 fn zero_service_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathError> {
     super::stats::zero(&mut tables.service_stats, slot, AsPod(ServiceStats::default()))
         .map_err(of(map::SERVICE_STATS))
-}
-
-/// Builds rings, keeping the working memory from one to the next.
-struct RingBuilder {
-    slots: Vec<BackendRef>,
-    turns: Vec<u32>,
-    starts: Vec<u32>,
-    taken: Vec<u64>,
-}
-
-impl Default for RingBuilder {
-    fn default() -> Self {
-        let slots = RING_SLOTS as usize;
-        Self {
-            slots: vec![BackendRef::NONE; slots],
-            turns: vec![0; slots],
-            starts: vec![0; slots + 1],
-            taken: vec![0; slots.div_ceil(64)],
-        }
-    }
-}
-
-impl RingBuilder {
-    /// Fills `chunks` with the ring over `members`; the number of its slots.
-    fn build(&mut self, members: &[Member], chunks: &mut [RingChunk]) -> u32 {
-        let mut candidates: Vec<Candidate> = members
-            .iter()
-            .map(|m| Candidate::new(m.address.into(), m.weight, m.reference))
-            .collect();
-        let mut scratch =
-            Scratch { turns: &mut self.turns, starts: &mut self.starts, taken: &mut self.taken };
-        let slots = maglev::build(&mut candidates, &mut scratch, &mut self.slots);
-        for (chunk, slots) in chunks.iter_mut().zip(self.slots.chunks(chunk_len())) {
-            chunk.slots[..slots.len()].copy_from_slice(slots);
-        }
-        slots
-    }
-}
-
-const fn chunk_len() -> usize {
-    director_common::service::CHUNK_SLOTS as usize
 }

@@ -179,11 +179,12 @@ impl Datapath {
                 link::end(&self.instance.link_pins().join(pin.file_name()))?;
             }
         }
-        Ok(())
+        // No program uses the smaller maps any more, if there were any.
+        super::grow::finish(&self.instance)
     }
 
     /// Puts the program on one interface; what it had before.
-    fn attach_one(
+    pub(super) fn attach_one(
         &self,
         interface: &Attached,
         attachments: &Attachments,
@@ -197,7 +198,7 @@ impl Datapath {
             interface_slot: attachments.slot(interface.ifindex).unwrap_or(0),
             simulate: false,
         };
-        let mut ebpf = load::load(sizes, &constants, Some(&self.instance))?;
+        let mut ebpf = load::load(sizes, &constants, Some(&|name| self.instance.map_pin(name)))?;
         let name = match interface.role {
             Role::Both => object::PROGRAM,
             Role::Egress => object::EGRESS_PROGRAM,
@@ -238,7 +239,7 @@ impl Datapath {
 }
 
 /// What an interface carried before this instance's program was put on it.
-enum Before {
+pub(super) enum Before {
     /// This instance's program, in the same mode.
     Ours,
     /// None of this instance's.
@@ -260,7 +261,7 @@ pub struct LinkPin {
 }
 
 impl LinkPin {
-    fn of(interface: &Attached) -> Self {
+    pub(super) fn of(interface: &Attached) -> Self {
         Self { interface: interface.name.clone(), ifindex: interface.ifindex, mode: interface.mode }
     }
 
@@ -279,7 +280,7 @@ impl LinkPin {
 }
 
 /// Pinned links, by name.
-fn link_pins(instance: &Instance) -> Result<Vec<LinkPin>, DatapathError> {
+pub(super) fn link_pins(instance: &Instance) -> Result<Vec<LinkPin>, DatapathError> {
     let path = instance.link_pins();
     let failed = |error| DatapathError::File { path: path.clone(), error };
     let entries = match fs::read_dir(&path) {

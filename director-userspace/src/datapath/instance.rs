@@ -59,9 +59,21 @@ impl Instance {
         Path::new(BPFFS).join("director").join(&self.name)
     }
 
-    /// Where the map `name` is pinned.
+    /// Where the map `name` is pinned. One that was made larger counts from the moment that all of
+    /// them are there, which is before its pin has taken the old one's place: see `grow`.
     pub(super) fn map_pin(&self, name: &str) -> PathBuf {
-        self.pins().join("maps").join(name)
+        let larger = self.larger_pins().join(name);
+        if larger.exists() { larger } else { self.pins().join("maps").join(name) }
+    }
+
+    /// Where larger maps are pinned that are about to take the place of those in `maps`.
+    pub(super) fn larger_pins(&self) -> PathBuf {
+        self.pins().join("larger")
+    }
+
+    /// Where larger maps are pinned while they are made.
+    pub(super) fn unfinished_pins(&self) -> PathBuf {
+        self.pins().join("unfinished")
     }
 
     /// Where links are pinned, by interface.

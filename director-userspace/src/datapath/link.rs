@@ -53,7 +53,8 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+/// The system call bpf(2).
+pub(super) fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads as many bytes as it is told, which the attribute has, and the path in
     // one outlives the call; it takes what is not given for zeros.
     let result =

@@ -1,5 +1,7 @@
 //! Loading the object: sizes, load-time constants, pins.
 
+use std::path::PathBuf;
+
 use aya::{Ebpf, EbpfLoader, maps::MapData, programs::Xdp};
 use director_common::{
     abi::{constant, map},
@@ -23,17 +25,20 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// What the configuration needs, twice over, so that it can grow without being loaded anew; at
-    /// least a few thousand backends and a few dozen services.
+    /// The largest that maps are made.
+    pub const LARGEST: Capacity =
+        Capacity { services: MAX_SERVICES, backends: 1 << 20, rings: 2 * MAX_SERVICES };
+
+    /// What the configuration needs and an eighth more; at least a few thousand backends and a few
+    /// dozen rings. Maps are made larger when that will not do.
     pub fn for_config(config: &Config) -> Self {
         let services = config.services.len() as u32;
         let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
         let backends = u32::try_from(backends).unwrap_or(u32::MAX / 4);
         Self {
             table_bits: (config.flows.size / SET_WAYS as u32).trailing_zeros(),
-            backends: (2 * backends + 64).clamp(4096, 1 << 20),
-            // A change may give every service a new ring before its old one is free.
-            rings: (2 * services + 64).min(2 * MAX_SERVICES),
+            backends: (backends + backends / 8 + 64).clamp(4096, Self::LARGEST.backends),
+            rings: (services + services / 8 + 64).min(Self::LARGEST.rings),
         }
     }
 }
@@ -55,12 +60,12 @@ pub(super) struct Constants {
     pub(super) simulate: bool,
 }
 
-/// Loads maps (those of `pins`, where they exist) and programs; the verifier has not seen the
+/// Loads maps (those that are where `pins` says, else they are pinned there) and programs; the verifier has not seen the
 /// programs yet.
 pub(super) fn load(
     sizes: Sizes,
     constants: &Constants,
-    pins: Option<&Instance>,
+    pins: Option<&dyn Fn(&str) -> PathBuf>,
 ) -> Result<Ebpf, DatapathError> {
     let simulate = u32::from(constants.simulate);
     let mut loader = EbpfLoader::new();
@@ -75,9 +80,9 @@ pub(super) fn load(
         .map_max_entries(map::BACKEND_NOTES, sizes.backends)
         .map_max_entries(map::BACKEND_STATS, sizes.backends)
         .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
-    if let Some(instance) = pins {
+    if let Some(pin) = pins {
         for name in map::PINNED {
-            loader.map_pin_path(name, instance.map_pin(name));
+            loader.map_pin_path(name, pin(name));
         }
     }
     Ok(loader.load(object::DIRECTOR)?)

@@ -111,16 +111,23 @@ impl<T: Shared> MappedArray<T> {
         self.word(index, offset).store(word, Ordering::Release);
     }
 
-    /// Values `first` up to `first + count`, for filling in bulk where no packet is looking.
+    /// `count` values from each of `firsts`, which ascend, for filling in bulk where no packet is
+    /// looking.
     ///
     /// # Panics
     ///
-    /// If the range does not lie within the array.
-    pub(super) fn slice_mut(&mut self, first: u32, count: u32) -> &mut [T] {
-        assert!(first.checked_add(count).is_some_and(|end| end <= self.len));
-        // SAFETY: within the mapping; `&mut self` keeps this process from a second view, and the
-        // caller keeps packets away (see `plan`: a region is filled before a word points at it).
-        unsafe { std::slice::from_raw_parts_mut(self.place(first), count as usize) }
+    /// If the ranges overlap or do not lie within the array.
+    pub(super) fn slices_mut(&mut self, firsts: &[u32], count: u32) -> Vec<&mut [T]> {
+        let mut end = 0;
+        let slice = |first: &u32| {
+            assert!(*first >= end, "{first} lies before {end}");
+            end = first.checked_add(count).filter(|end| *end <= self.len).expect("within");
+            // SAFETY: within the mapping and apart from the others; `&mut self` keeps this process
+            // from a second view, and the caller keeps packets away (see `plan`: a region is filled
+            // before a word points at it).
+            unsafe { std::slice::from_raw_parts_mut(self.place(*first), count as usize) }
+        };
+        firsts.iter().map(slice).collect()
     }
 }
 

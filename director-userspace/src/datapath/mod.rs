@@ -3,13 +3,16 @@
 //! - [`Instance`] says where things are pinned, [`Datapath`] opens or creates them;
 //! - [`Tables`] are the maps; [`observe`] reads them into [`crate::plan::Observed`], [`apply`]
 //!   carries out a [`crate::plan::Plan`];
+//! - `grow` makes them larger while packets pass;
 //! - [`Attachments`] puts the program on interfaces and takes it off;
 //! - [`Simulation`] runs the same program over frames, with maps of its own.
 
 mod apply;
 mod attach;
+mod batch;
 mod error;
 mod grace;
+mod grow;
 mod instance;
 mod link;
 mod load;
@@ -17,6 +20,7 @@ mod mmap;
 mod object;
 mod observe;
 mod open;
+mod rings;
 mod simulation;
 mod stats;
 mod tables;
@@ -26,7 +30,7 @@ pub use attach::{Attached, Attachments, LinkPin, attached, detach};
 pub use error::DatapathError;
 pub use instance::{Instance, Lock, mount_bpffs};
 pub use load::Sizes;
-pub use observe::observe;
+pub use observe::{observe, observe_some};
 pub use open::{Datapath, clock_ns};
 pub use simulation::{Outcome, Simulation};
 pub use stats::{BackendCounters, Counters, ServiceCounters, counters};

@@ -1,16 +1,20 @@
 //! What the maps hold, for `plan::diff` and for those who look.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    mem::offset_of,
+    sync::atomic::Ordering,
+};
 
 use director_common::{
     address::Address,
-    backend::{BackendRef, BackendState},
+    backend::{Backend, BackendRef, BackendState, BackendWord},
     flow::Family,
     service::{PRESENCE, Service, ServiceKey},
 };
 
 use super::Tables;
-use crate::plan::{Observed, ObservedBackend, ObservedService};
+use crate::plan::{Observed, ObservedBackend, ObservedService, ring_of};
 
 /// Reads services and backends.
 pub fn observe(tables: &Tables) -> Observed {
@@ -46,37 +50,82 @@ pub fn observe(tables: &Tables) -> Observed {
             presence.insert((*key).into(), *slot);
         }
     }
-    let capacity = tables.capacity();
-    let mut words = Vec::with_capacity(capacity.backends as usize);
-    let mut backends = BTreeMap::new();
-    for slot in 0..capacity.backends {
-        let backend = tables.backends.get(slot);
-        words.push(backend.word);
-        let fields = backend.word.unpack();
-        if slot == 0 || fields.state == BackendState::Free {
+    let (words, backends) = observed_backends(tables, |_| true);
+    Observed {
+        capacity: tables.capacity(),
+        services,
+        backends,
+        words,
+        presence,
+        stray_keys,
+        rings_of_others: BTreeSet::new(),
+    }
+}
+
+/// Reads the services with these keys and their backends, in maps that only this process has
+/// changed since they were known to be in order: every service counts as shown.
+pub fn observe_some(tables: &Tables, keys: &HashSet<ServiceKey>) -> Observed {
+    let mut services = BTreeMap::new();
+    let mut rings_of_others = BTreeSet::new();
+    for slot in 0..tables.services.len() {
+        let service = tables.services.get(slot);
+        if !service.word.in_use() {
             continue;
         }
-        let family = if fields.is_v6 { Family::V6 } else { Family::V4 };
-        let note = tables.backend_notes.get(slot);
-        backends.insert(
-            slot,
-            ObservedBackend {
-                service: u32::from(fields.service),
-                reference: BackendRef::new(slot, fields.generation),
-                state: fields.state,
-                address: backend.address.to_ip(family),
-                weight: note.weight as u16,
-                forward: fields.forward,
-                fixed_next_hop: fields.fixed_next_hop,
-                next_hop: backend.next_hop,
-                source: backend.sources[usize::from(fields.source)].to_ip(family),
-                source_place: fields.source,
-                mtu: fields.mtu,
-                drain_deadline_ns: note.drain_deadline_ns,
-            },
-        );
+        if keys.contains(&service.key) {
+            services.insert(slot, observed_service(tables, slot, &service, true));
+        } else {
+            rings_of_others.extend(ring_of(service.word));
+        }
     }
-    Observed { capacity, services, backends, words, presence, stray_keys }
+    let (words, backends) = observed_backends(tables, |slot| services.contains_key(&slot));
+    Observed {
+        capacity: tables.capacity(),
+        services,
+        backends,
+        words,
+        presence: BTreeMap::new(),
+        stray_keys: Vec::new(),
+        rings_of_others,
+    }
+}
+
+/// All slots' words, and the backends of those services that are `wanted`.
+fn observed_backends(
+    tables: &Tables,
+    wanted: impl Fn(u32) -> bool,
+) -> (Vec<BackendWord>, BTreeMap<u32, ObservedBackend>) {
+    let word_at = offset_of!(Backend, word);
+    let word = |slot| BackendWord(tables.backends.word(slot, word_at).load(Ordering::Acquire));
+    let words: Vec<BackendWord> = (0..tables.capacity().backends).map(word).collect();
+    let in_use = (0u32..).zip(&words).skip(1).filter(|(_, word)| {
+        let fields = word.unpack();
+        fields.state != BackendState::Free && wanted(u32::from(fields.service))
+    });
+    let backends = in_use.map(|(slot, word)| (slot, observed_backend(tables, slot, *word)));
+    let backends = backends.collect();
+    (words, backends)
+}
+
+fn observed_backend(tables: &Tables, slot: u32, word: BackendWord) -> ObservedBackend {
+    let fields = word.unpack();
+    let backend = tables.backends.get(slot);
+    let family = if fields.is_v6 { Family::V6 } else { Family::V4 };
+    let note = tables.backend_notes.get(slot);
+    ObservedBackend {
+        service: u32::from(fields.service),
+        reference: BackendRef::new(slot, fields.generation),
+        state: fields.state,
+        address: backend.address.to_ip(family),
+        weight: note.weight as u16,
+        forward: fields.forward,
+        fixed_next_hop: fields.fixed_next_hop,
+        next_hop: backend.next_hop,
+        source: backend.sources[usize::from(fields.source)].to_ip(family),
+        source_place: fields.source,
+        mtu: fields.mtu,
+        drain_deadline_ns: note.drain_deadline_ns,
+    }
 }
 
 fn observed_service(

@@ -10,7 +10,7 @@ use director_common::{
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    DatapathError, Instance, Sizes, Tables,
+    DatapathError, Instance, Sizes, Tables, grow,
     load::{self, Constants},
     mmap::MappedArray,
     mount_bpffs,
@@ -51,7 +51,8 @@ impl Datapath {
                 return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
             }
         }
-        let tables = Tables::open(|name| load::pinned(instance, name))?;
+        let tables =
+            grow::consistently(instance, || Tables::open(|name| load::pinned(instance, name)))?;
         Ok(Self { instance: instance.clone(), tables, adopted: true })
     }
 
@@ -71,6 +72,7 @@ impl Datapath {
             }
             Self::create(instance, config, hash_key)?;
         }
+        grow::discard_unfinished(instance)?;
         let mut opened = Self::open(instance)?;
         opened.adopted = complete;
         Ok(opened)
@@ -116,7 +118,7 @@ impl Datapath {
             interface_slot: 0,
             simulate: false,
         };
-        load::load(sizes, &constants, Some(instance))?;
+        load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
         let tables = Tables::open(|name| load::pinned(instance, name))?;
         tables.meta.set(
             0,

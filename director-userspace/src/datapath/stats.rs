@@ -1,6 +1,6 @@
 //! Counters, added up over CPUs.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::OnceLock};
 
 use aya::{
     Pod,
@@ -94,14 +94,23 @@ pub(super) fn backend_total(tables: &Tables, slot: u32) -> Result<BackendStats, 
     Ok(total)
 }
 
+/// Number of copies of a per-CPU value. Read from a file the first time.
+pub(super) fn cpus() -> Result<usize, MapError> {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    if let Some(cpus) = CPUS.get() {
+        return Ok(*cpus);
+    }
+    let cpus = nr_cpus().map_err(|(_, error)| MapError::from(error))?;
+    Ok(*CPUS.get_or_init(|| cpus))
+}
+
 /// Sets every CPU's copy to `zero`.
 pub(super) fn zero<T: Pod>(
     map: &mut PerCpuArray<MapData, T>,
     slot: u32,
     zero: T,
 ) -> Result<(), MapError> {
-    let cpus = nr_cpus().map_err(|(_, error)| MapError::from(error))?;
-    let values = PerCpuValues::try_from(vec![zero; cpus])?;
+    let values = PerCpuValues::try_from(vec![zero; cpus()?])?;
     map.set(slot, values, 0)
 }
 

@@ -1,6 +1,7 @@
 //! The configuration against this host: do its interfaces exist, and what are the ways to its
 //! backends? Between `config`, which knows no host, and `plan`, which knows no kernel.
 
+mod hops;
 mod interfaces;
 pub mod kernel;
 mod neighbours;
@@ -10,6 +11,7 @@ mod vips;
 
 use std::net::IpAddr;
 
+pub use hops::Hops;
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
 pub use paths::{Draining, Ways, ways};

@@ -1,9 +1,12 @@
 //! Neighbours that the kernel keeps fresh for us.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use crate::{
-    net::{NetError, Netlink},
+    net::{Group, NetError, Netlink},
     plan::Observed,
 };
 
@@ -14,10 +17,20 @@ use crate::{
 /// If the neighbours cannot be listed.
 pub async fn release_neighbours(netlink: &Netlink, observed: &Observed) -> Result<(), NetError> {
     let mut next_hops: BTreeSet<IpAddr> = BTreeSet::new();
+    // What cannot be listed is asked for one by one.
+    let alike = netlink.alike().await.unwrap_or_default();
+    let mut gateways: HashMap<Group, Option<IpAddr>> = HashMap::new();
     for backend in observed.backends.values() {
-        if let Ok(route) = netlink.route_to(backend.address).await {
-            next_hops.insert(route.gateway.unwrap_or(backend.address));
-        }
+        let group = alike.group(backend.address);
+        let gateway = match group.and_then(|group| gateways.get(&group)) {
+            Some(gateway) => *gateway,
+            None => {
+                let Ok(route) = netlink.route_to(backend.address).await else { continue };
+                gateways.extend(group.map(|group| (group, route.gateway)));
+                route.gateway
+            }
+        };
+        next_hops.insert(gateway.unwrap_or(backend.address));
     }
     for neighbour in netlink.neighbours().await? {
         if neighbour.managed && next_hops.contains(&neighbour.ip) {

@@ -1,27 +1,19 @@
 //! The ways to backends: next hop, MTU, tunnel source.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use director_common::backend::NextHop;
-use tokio::task::JoinSet;
 
-use super::HostError;
+use super::{Hops, HostError};
 use crate::{
     config::{
         Config,
-        model::{Forward, TunnelSource},
+        model::{Forward, Service, TunnelSource},
     },
     datapath::{Attached, Attachments},
     net::{self, AddressScope, NetError, Netlink},
     plan::{Path, Paths},
 };
-
-/// Questions to the kernel under way at once.
-const AT_ONCE: usize = 64;
 
 /// What is known of the ways to all backends.
 #[derive(Debug, Default)]
@@ -46,24 +38,24 @@ pub struct Draining {
     pub is_direct: bool,
 }
 
-/// Finds the way to every backend of `config`, and to those of `draining`, which it no longer names;
-/// neighbours that are not known are asked for and waited for at most `wait`.
+/// Finds the way to every backend of `services`, which are some of `config`'s or all of them, and to
+/// those of `draining`, which it no longer names. `hops` says how the kernel would send to them.
 pub async fn ways(
     netlink: &Netlink,
     config: &Config,
+    services: &[&Service],
     draining: &[Draining],
     interfaces: &[Attached],
     attachments: &Attachments,
-    wait: Duration,
+    hops: &Hops,
 ) -> Ways {
-    let hops = next_hops(netlink, config, draining, wait).await;
     let sources = Sources::new(netlink, config).await;
     let mut ways = Ways::default();
-    for service in &config.services {
+    for service in services {
         for backend in &service.backends {
             let name = || service.name.to_string();
             let address = backend.address;
-            let Some(hop) = hops.get(&address) else { continue };
+            let Some(hop) = hops.get(address) else { continue };
             let hop = match hop {
                 Ok(hop) => hop,
                 Err(NetError::OwnAddress { .. }) => {
@@ -125,7 +117,7 @@ pub async fn ways(
         }
     }
     for backend in draining {
-        if let Some(Ok(hop)) = hops.get(&backend.address)
+        if let Some(Ok(hop)) = hops.get(backend.address)
             && let Some(slot) = attachments.slot(hop.link_index)
             && (hop.on_link || !backend.is_direct)
         {
@@ -195,36 +187,4 @@ impl<'a> Sources<'a> {
 
 async fn interface_name(netlink: &Netlink, index: u32) -> String {
     netlink.link_by_index(index).await.map_or_else(|_| format!("#{index}"), |link| link.name)
-}
-
-/// Asks the kernel for every backend's next hop, many at a time: the wait for a silent one is
-/// everybody's.
-async fn next_hops(
-    netlink: &Netlink,
-    config: &Config,
-    draining: &[Draining],
-    wait: Duration,
-) -> BTreeMap<IpAddr, Result<net::NextHop, NetError>> {
-    let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
-    let addresses: BTreeSet<IpAddr> =
-        configured.chain(draining.iter().map(|b| b.address)).collect();
-    let mut hops = BTreeMap::new();
-    let mut asked = JoinSet::new();
-    let mut left = addresses.into_iter();
-    let began = Instant::now();
-    loop {
-        while asked.len() < AT_ONCE
-            && let Some(address) = left.next()
-        {
-            let netlink = netlink.clone();
-            let wait = wait.saturating_sub(began.elapsed());
-            asked.spawn(async move { (address, netlink.resolve_next_hop(address, wait).await) });
-        }
-        match asked.join_next().await {
-            Some(Ok((address, hop))) => hops.insert(address, hop),
-            // A task neither panics nor is cancelled here; were it so, its backend has no way.
-            Some(Err(_)) => continue,
-            None => return hops,
-        };
-    }
 }

@@ -6,6 +6,7 @@
 //!
 //! - [`netns`]: namespaces themselves
 //! - `link`, `address`, `route`, `neighbour`: what `ip` shows and sets
+//! - `alike`: which destinations are routed alike
 //! - `next_hop`: which interface and MAC address a packet to X leaves by
 //! - `watch`: what changes
 //! - `announce`: gratuitous ARP and neighbour advertisements, and asking who has an address
@@ -13,6 +14,7 @@
 //! - `xdp`: programs that stay with their device
 
 mod address;
+mod alike;
 mod announce;
 mod error;
 mod ethtool;
@@ -47,6 +49,7 @@ use tokio::time::sleep;
 use self::error::failed;
 pub use self::{
     address::{Address, AddressScope},
+    alike::{Alike, Group},
     announce::AddressOwner,
     error::NetError,
     ethtool::{Channels, Driver, Feature},

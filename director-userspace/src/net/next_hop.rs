@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{NetError, Netlink, RouteKind};
+use super::{Link, NetError, Netlink, Route, RouteKind};
 
 /// The way out of this host to one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +57,23 @@ impl Netlink {
         } else {
             None
         };
-        Ok(NextHop {
+        Ok(NextHop::new(&route, &link, destination, mac))
+    }
+}
+
+impl NextHop {
+    /// The way by `route` and its interface, `mac` being the neighbour's.
+    pub fn new(route: &Route, link: &Link, destination: IpAddr, mac: Option<[u8; 6]>) -> Self {
+        Self {
             link_index: link.vlan_id.and(link.parent).unwrap_or(link.index),
             route_link_index: link.index,
             vlan: link.vlan_id,
-            neighbour,
+            neighbour: route.gateway.unwrap_or(destination),
             on_link: route.gateway.is_none(),
             source: route.source,
             mac,
             own_mac: link.mac,
             mtu: route.mtu.unwrap_or(link.mtu),
-        })
+        }
     }
 }

@@ -74,10 +74,12 @@ impl Desired {
     /// What the configuration asks for, `paths` being the ways to its backends. A backend whose
     /// configuration fixes its MAC takes it over the path's.
     pub fn new(config: &Config, paths: &Paths) -> Self {
-        Self {
-            services: config.services.iter().map(|s| service(s, paths)).collect(),
-            paths: paths.clone(),
-        }
+        Self::of(&config.services, paths.clone())
+    }
+
+    /// The same for some services only; the others are not there.
+    pub fn of<'a>(services: impl IntoIterator<Item = &'a model::Service>, paths: Paths) -> Self {
+        Self { services: services.into_iter().map(|s| service(s, &paths)).collect(), paths }
     }
 }
 
@@ -105,7 +107,7 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
         }
     };
     DesiredService {
-        key: key(&service.frontend),
+        key: key_of(&service.frontend),
         name: service.name.to_string(),
         when_empty: match service.when_empty {
             model::WhenEmpty::Reject => WhenEmpty::Reject,
@@ -117,7 +119,8 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
     }
 }
 
-fn key(frontend: &Frontend) -> ServiceKey {
+/// What identifies the service in front of which this is.
+pub fn key_of(frontend: &Frontend) -> ServiceKey {
     ServiceKey {
         address: frontend.address.into(),
         port: match frontend.port {

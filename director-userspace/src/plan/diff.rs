@@ -12,18 +12,15 @@ use director_common::{
 };
 
 use super::{
-    BackendSpec, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths, Plan,
-    Presence, observed::PresenceKey, ring_fingerprint,
+    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths,
+    Plan, Presence, observed::PresenceKey, ring_fingerprint,
 };
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A map is full.
-    #[error(
-        "no room for {what}: the maps were made for {capacity}; `director detach` and attach again \
-         to have them made larger (connections will be re-balanced)"
-    )]
+    #[error("no room for {what}: the maps have {capacity} places for them")]
     Full {
         /// "services", "backends" or "rings".
         what: &'static str,
@@ -39,25 +36,64 @@ pub enum PlanError {
 ///
 /// [`PlanError::Full`]; then nothing is to be done.
 pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan, PlanError> {
+    let mut backends: HashMap<u32, Vec<&ObservedBackend>> = HashMap::new();
+    for backend in observed.backends.values() {
+        backends.entry(backend.service).or_default().push(backend);
+    }
+    let mut free_rings: Vec<u32> = observed.free_rings().collect();
+    free_rings.reverse();
     let mut differ = Differ {
         observed,
+        backends,
         now_ns,
         free_services: free(observed.capacity.services, |slot| {
             observed.services.contains_key(&slot)
         }),
-        free_backends: free_backends(observed),
-        free_rings: observed.free_rings().collect::<BTreeSet<_>>().into_iter().collect(),
+        free_backends: None,
+        free_rings,
         plan: Plan::default(),
+        last: Vec::new(),
     };
-    differ.free_rings.reverse();
     differ.run(desired)?;
-    // A change may give every service a new ring before its old one is free: what would leave no
-    // room for that is refused now, and not when the change comes.
-    let capacity = observed.capacity.rings;
-    if 2 * desired.services.len() as u64 > u64::from(capacity) {
-        return Err(PlanError::Full { what: "rings", capacity });
-    }
     Ok(differ.plan)
+}
+
+/// As [`diff`], for maps that can be made larger, up to `most`: the plan, and the capacity that it
+/// takes, which is `observed`'s own if that will do.
+///
+/// # Errors
+///
+/// [`PlanError::Full`] if not even `most` will do.
+pub fn diff_growing(
+    observed: &Observed,
+    desired: &Desired,
+    now_ns: u64,
+    most: Capacity,
+) -> Result<(Plan, Capacity), PlanError> {
+    let mut capacity = observed.capacity;
+    let mut result = diff(observed, desired, now_ns);
+    // What there is beside what is to be is always enough; a good part of it is free afterwards.
+    let larger = |there: usize, wanted: usize, most: u32| {
+        let need = u64::try_from(there + wanted).unwrap_or(u64::MAX);
+        u32::try_from(need + need / 8 + 64).unwrap_or(u32::MAX).min(most)
+    };
+    loop {
+        match result {
+            Err(PlanError::Full { what: "backends", .. }) if capacity.backends < most.backends => {
+                let taken =
+                    (1..observed.capacity.backends).filter(|n| observed.is_taken(*n)).count();
+                let wanted = desired.services.iter().map(|service| service.backends.len()).sum();
+                capacity.backends = larger(taken, wanted, most.backends).max(capacity.backends + 1);
+            }
+            Err(PlanError::Full { what: "rings", .. }) if capacity.rings < most.rings => {
+                let there = observed.capacity.rings as usize - observed.free_rings().count();
+                capacity.rings =
+                    larger(there, desired.services.len(), most.rings).max(capacity.rings + 1);
+            }
+            result => return Ok((result?, capacity)),
+        }
+        result = diff(&observed.grown(capacity), desired, now_ns);
+    }
 }
 
 /// Numbers below `capacity` that are not taken, the lowest last.
@@ -68,19 +104,32 @@ fn free(capacity: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
 /// Free backend slots, the one that was used least often last: a generation comes back only when all
 /// slots have been through all of them.
 fn free_backends(observed: &Observed) -> Vec<u32> {
-    let taken = |slot| slot == 0 || observed.backends.contains_key(&slot);
+    let taken = |slot| slot == 0 || observed.is_taken(slot);
     let mut slots = free(observed.capacity.backends, taken);
     slots.sort_by_key(|slot| Reverse((observed.words[*slot as usize].generation(), *slot)));
     slots
 }
 
+fn free_backend(backend: &ObservedBackend) -> Op {
+    Op::FreeBackend {
+        reference: backend.reference,
+        service: backend.service,
+        address: backend.address,
+    }
+}
+
 struct Differ<'a> {
     observed: &'a Observed,
+    /// By service.
+    backends: HashMap<u32, Vec<&'a ObservedBackend>>,
     now_ns: u64,
     free_services: Vec<u32>,
-    free_backends: Vec<u32>,
+    /// Found out when the first one is needed: most changes need none.
+    free_backends: Option<Vec<u32>>,
     free_rings: Vec<u32>,
     plan: Plan,
+    /// Steps for the end.
+    last: Vec<Op>,
 }
 
 impl Differ<'_> {
@@ -96,14 +145,22 @@ impl Differ<'_> {
             .filter_map(|service| Some((*by_key.get(&service.key)?, service)))
             .collect();
 
+        // All of a kind together: packets on their way are waited for between the kinds.
         let gone = self.observed.services.keys().filter(|slot| !wanted.contains_key(slot));
-        for slot in gone.copied().collect::<Vec<_>>() {
-            self.remove_service(slot, &wanted);
+        let gone: Vec<u32> = gone.copied().collect();
+        for slot in &gone {
+            self.hide_service(*slot, &wanted);
         }
+        for slot in &gone {
+            for backend in self.backends.remove(slot).unwrap_or_default() {
+                self.plan.ops.push(free_backend(backend));
+            }
+        }
+        self.plan.ops.extend(gone.iter().map(|slot| Op::RemoveService { slot: *slot }));
         // A backend whose service is not there: a process died between two steps.
         for backend in self.observed.backends.values() {
             if !self.observed.services.contains_key(&backend.service) {
-                self.free_backend(backend);
+                self.plan.ops.push(free_backend(backend));
             }
         }
         for service in &desired.services {
@@ -112,10 +169,11 @@ impl Differ<'_> {
                 None => self.add_service(service)?,
             }
         }
+        self.plan.ops.append(&mut self.last);
         Ok(())
     }
 
-    fn remove_service(&mut self, slot: u32, wanted: &BTreeMap<u32, &DesiredService>) {
+    fn hide_service(&mut self, slot: u32, wanted: &BTreeMap<u32, &DesiredService>) {
         let service = &self.observed.services[&slot];
         let shared = PresenceKey::from(service.key);
         let presence = if self.observed.presence.get(&shared) == Some(&slot) {
@@ -129,18 +187,6 @@ impl Differ<'_> {
             key: service.key,
             name: service.name.clone(),
             presence,
-        });
-        for (_, backend) in self.observed.backends_of(slot) {
-            self.free_backend(backend);
-        }
-        self.plan.ops.push(Op::RemoveService { slot });
-    }
-
-    fn free_backend(&mut self, backend: &ObservedBackend) {
-        self.plan.ops.push(Op::FreeBackend {
-            reference: backend.reference,
-            service: backend.service,
-            address: backend.address,
         });
     }
 
@@ -180,11 +226,21 @@ impl Differ<'_> {
                 drain_timeout_s,
             });
         }
-        let present: HashMap<IpAddr, &ObservedBackend> =
-            self.observed.backends_of(slot).map(|(_, b)| (b.address, b)).collect();
-        let mut members = Vec::new();
-        for spec in &service.backends {
-            members.push(match present.get(&spec.address) {
+        let present = self.backends.remove(&slot).unwrap_or_default();
+        // As a rule, they are in the order in which they came.
+        let mut by_address: Option<HashMap<IpAddr, &ObservedBackend>> = None;
+        let mut kept = 0;
+        let mut members = Vec::with_capacity(service.backends.len());
+        for (at, spec) in service.backends.iter().enumerate() {
+            let backend = match present.get(at) {
+                Some(backend) if backend.address == spec.address => Some(*backend),
+                _ => by_address
+                    .get_or_insert_with(|| present.iter().map(|b| (b.address, *b)).collect())
+                    .get(&spec.address)
+                    .copied(),
+            };
+            kept += usize::from(backend.is_some());
+            members.push(match backend {
                 Some(backend) => self.set_backend(slot, backend, spec),
                 None => self.add_backend(slot, spec)?,
             });
@@ -196,10 +252,11 @@ impl Differ<'_> {
         if !observed.is_shown {
             self.plan.ops.push(Op::ShowService { slot, key: service.key });
         }
+        if kept == present.len() {
+            return Ok(());
+        }
         let wanted: BTreeSet<IpAddr> = service.backends.iter().map(|spec| spec.address).collect();
-        let observed = self.observed;
-        for (_, backend) in observed.backends_of(slot).filter(|(_, b)| !wanted.contains(&b.address))
-        {
+        for backend in present.iter().filter(|backend| !wanted.contains(&backend.address)) {
             self.let_go(backend, service, paths);
         }
         Ok(())
@@ -211,7 +268,7 @@ impl Differ<'_> {
         let expired =
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
         if expired || timeout_ns == 0 {
-            self.free_backend(backend);
+            self.last.push(free_backend(backend));
             return;
         }
         if backend.state != BackendState::Draining {
@@ -236,8 +293,8 @@ impl Differ<'_> {
 
     fn add_backend(&mut self, service: u32, spec: &BackendSpec) -> Result<Member, PlanError> {
         let capacity = self.observed.capacity.backends;
-        let slot =
-            self.free_backends.pop().ok_or(PlanError::Full { what: "backends", capacity })?;
+        let free = self.free_backends.get_or_insert_with(|| free_backends(self.observed));
+        let slot = free.pop().ok_or(PlanError::Full { what: "backends", capacity })?;
         let reference = BackendRef::new(slot, self.observed.words[slot as usize].generation());
         self.plan.ops.push(Op::AddBackend { reference, service, spec: spec.clone() });
         Ok(Member { reference, address: spec.address, weight: spec.weight })
@@ -252,26 +309,32 @@ impl Differ<'_> {
         let reference = present.reference;
         let source = spec.path.source.unwrap_or(present.source);
         let new_source = source != present.source;
-        let mut changes = Vec::new();
-        let mut note = |changed: bool, what: String| {
-            if changed {
-                changes.push(what);
-            }
-        };
-        note(present.state == BackendState::Draining, "drains no longer".into());
-        note(
-            present.weight != spec.weight,
-            format!("weight {} -> {}", present.weight, spec.weight),
-        );
-        note(present.forward != spec.forward, format!("forward {:?}", spec.forward).to_lowercase());
-        note(present.fixed_next_hop != spec.fixed_next_hop, "fixed next hop".into());
         // A way that is not known at the moment is no reason to forget the last one.
         let next_hop =
             if spec.path.next_hop.is_resolved() { spec.path.next_hop } else { present.next_hop };
-        note(present.next_hop != next_hop, "next hop".into());
         let mtu = if spec.path.mtu == 0 { present.mtu } else { spec.path.mtu };
-        note(present.mtu != mtu, format!("mtu {} -> {mtu}", present.mtu));
-        note(new_source, format!("tunnel source {source}"));
+        let mut changes = Vec::new();
+        if present.state == BackendState::Draining {
+            changes.push("drains no longer".to_owned());
+        }
+        if present.weight != spec.weight {
+            changes.push(format!("weight {} -> {}", present.weight, spec.weight));
+        }
+        if present.forward != spec.forward {
+            changes.push(format!("forward {:?}", spec.forward).to_lowercase());
+        }
+        if present.fixed_next_hop != spec.fixed_next_hop {
+            changes.push("fixed next hop".to_owned());
+        }
+        if present.next_hop != next_hop {
+            changes.push("next hop".to_owned());
+        }
+        if present.mtu != mtu {
+            changes.push(format!("mtu {} -> {mtu}", present.mtu));
+        }
+        if new_source {
+            changes.push(format!("tunnel source {source}"));
+        }
         if !changes.is_empty() {
             let mut spec = spec.clone();
             spec.path.next_hop = next_hop;

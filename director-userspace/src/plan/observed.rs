@@ -1,6 +1,9 @@
 //! What the maps hold.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use director_common::{
     backend::{BackendRef, BackendState, BackendWord, ForwardMode, NextHop},
@@ -80,6 +83,14 @@ pub struct Observed {
     pub presence: BTreeMap<PresenceKey, u32>,
     /// Keys that lead to no service of theirs: left by a process that died.
     pub stray_keys: Vec<ServiceKey>,
+    /// Rings of services that were not looked at: a change that concerns a few services of many
+    /// leaves the others out.
+    pub rings_of_others: BTreeSet<u32>,
+}
+
+/// The ring that a service's word points at.
+pub fn ring_of(word: ServiceWord) -> Option<u32> {
+    (word.slots() > 0).then(|| word.first_chunk() / RING_CHUNKS)
 }
 
 /// A [`ServiceKey`] that orders.
@@ -122,7 +133,21 @@ impl Observed {
             words: vec![BackendWord::default(); capacity.backends as usize],
             presence: BTreeMap::new(),
             stray_keys: Vec::new(),
+            rings_of_others: BTreeSet::new(),
         }
+    }
+
+    /// The same maps, were they made larger.
+    pub fn grown(&self, capacity: Capacity) -> Self {
+        let mut grown = Self { capacity, ..self.clone() };
+        grown.words.resize(capacity.backends as usize, BackendWord::default());
+        grown
+    }
+
+    /// Whether a backend has this slot.
+    pub(super) fn is_taken(&self, slot: u32) -> bool {
+        self.backends.contains_key(&slot)
+            || self.words[slot as usize].unpack().state != BackendState::Free
     }
 
     /// Backends of the service in `slot`, by slot.
@@ -132,12 +157,9 @@ impl Observed {
 
     /// Rings that no service's word points at.
     pub fn free_rings(&self) -> impl Iterator<Item = u32> {
-        let used: std::collections::BTreeSet<u32> = self
-            .services
-            .values()
-            .filter(|service| service.word.slots() > 0)
-            .map(|service| service.word.first_chunk() / RING_CHUNKS)
-            .collect();
+        let mut used: BTreeSet<u32> =
+            self.services.values().filter_map(|service| ring_of(service.word)).collect();
+        used.extend(&self.rings_of_others);
         (0..self.capacity.rings).filter(move |ring| !used.contains(ring))
     }
 }

@@ -167,6 +167,18 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
+
+    /// The first steps, at most so many, and how many more there are: for a log.
+    pub fn brief(&self, most: usize) -> String {
+        let shown = self.ops.iter().take(most).map(ToString::to_string);
+        let mut lines: Vec<String> = shown.collect();
+        match self.ops.len().saturating_sub(most) {
+            0 => {}
+            1 => lines.push("and 1 step more".to_owned()),
+            more => lines.push(format!("and {more} steps more")),
+        }
+        lines.join("\n")
+    }
 }
 
 /// What a ring is built from, as one number that is never 0: two rings with the same fingerprint
