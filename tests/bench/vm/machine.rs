@@ -23,14 +23,15 @@ const WIRES: [Wire; 2] = [Wire::VirtioNet, Wire::Veth];
 
 /// What the virtio-net devices are told.
 ///
-/// - `tx=timer`: frames are passed on 150,000 instructions after the first of a batch, at the same
-///   one in every run; otherwise whenever the host gets round to it, which moves figures by a
-///   tenth and more.
+/// - `ioeventfd=off,tx=timer`: the forwarder's and the generator's frames are passed on 150,000
+///   instructions after the first of a batch, by the thread that runs the guest: at the same one in
+///   every run. By themselves they would be whenever the host gets round to it, which moves figures
+///   by a tenth and more.
 /// - `mrg_rxbuf=off`: a receive buffer holds a packet, as in a NIC's ring. Buffers to be merged cost
 ///   XDP a page per packet: with them bare XDP_TX costs some 200 instructions more.
 /// - The rest: XDP refuses devices that merge packets, or leave checksums to others.
-const DEVICE: &str = "tx=timer,x-txtimer=150000,mrg_rxbuf=off,csum=off,guest_csum=off,gso=off,\
-                      guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
+const DEVICE: &str = "ioeventfd=off,tx=timer,x-txtimer=150000,mrg_rxbuf=off,csum=off,\
+                      guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                       host_tso4=off,host_tso6=off,host_ufo=off";
 
 /// Boots, measures, and returns what was measured. What could not be is noted in `session`.

@@ -6,31 +6,32 @@ use crate::measurement::{Measurement, Part};
 
 /// One block for each kernel, wire, family and workload; a line for each program.
 pub(super) fn of(results: &[Measurement]) -> String {
+    let results: Vec<&Measurement> = results.iter().filter(|m| m.part == Part::Vm).collect();
+    let mut places: Vec<_> = results.iter().map(|figure| place(figure)).collect();
+    places.sort_unstable();
+    places.dedup();
     let mut text = String::new();
-    let mut block = None;
-    for figure in results.iter().filter(|figure| figure.part == Part::Vm) {
-        if block != Some(place(figure)) {
-            block = Some(place(figure));
-            let Measurement { kernel, wire, family, workload, .. } = figure;
-            let _ = writeln!(text, "Linux {kernel}, {wire}, {family}, {workload} flows");
-            let [program, mode, whole] = ["", "", "instructions/packet"];
-            let _ = writeln!(text, "  {program:10} {mode:7} {whole:>20} {:>8}", "net");
+    for block in places {
+        let Place { kernel, wire, family, workload } = block;
+        let _ = writeln!(text, "Linux {kernel}, {wire}, {family}, {workload} flows");
+        let _ = writeln!(text, "{:>40} {:>8}", "instructions/packet", "net");
+        for figure in results.iter().filter(|figure| place(figure) == block) {
+            let Measurement { program, mode, median, min, max, .. } = figure;
+            let spread = (max - min) / 2.0;
+            let whole = format!("{median:.0} ± {spread:.0}");
+            let net = figure.net.map_or(String::new(), |net| format!("{net:.0}"));
+            let _ = write!(text, "  {program:10} {mode:7} {whole:>19} {net:>8}");
+            if let Some(ratio) = of_ipvs(figure, &results) {
+                let _ = write!(text, "  {ratio:.2} of IPVS");
+            }
+            text.push('\n');
         }
-        let Measurement { program, mode, median, min, max, .. } = figure;
-        let spread = (max - min) / 2.0;
-        let whole = format!("{median:.0} ± {spread:.0}");
-        let net = figure.net.map_or(String::new(), |net| format!("{net:.0}"));
-        let _ = write!(text, "  {program:10} {mode:7} {whole:>20} {net:>8}");
-        if let Some(ratio) = of_ipvs(figure, results) {
-            let _ = write!(text, "  {ratio:.2} of IPVS");
-        }
-        text.push('\n');
     }
     text
 }
 
 /// What Director's forwarding costs, net, as a part of IPVS's in the same mode and the same boot.
-pub(super) fn of_ipvs(figure: &Measurement, results: &[Measurement]) -> Option<f64> {
+pub(super) fn of_ipvs(figure: &Measurement, results: &[&Measurement]) -> Option<f64> {
     if figure.program != "director" {
         return None;
     }
@@ -40,9 +41,18 @@ pub(super) fn of_ipvs(figure: &Measurement, results: &[Measurement]) -> Option<f
     Some(figure.net? / ipvs?.net?)
 }
 
-fn place(figure: &Measurement) -> (Part, &str, &str, &str, &str) {
-    let Measurement { part, kernel, wire, family, workload, .. } = figure;
-    (*part, kernel, wire, family, workload)
+/// What figures must have in common to be compared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'m> {
+    kernel: &'m str,
+    wire: &'m str,
+    family: &'m str,
+    workload: &'m str,
+}
+
+fn place(figure: &Measurement) -> Place<'_> {
+    let Measurement { kernel, wire, family, workload, .. } = figure;
+    Place { kernel, wire, family, workload }
 }
 
 #[cfg(test)]
@@ -66,9 +76,12 @@ mod tests {
             figure("ipvs", "direct", "virtio-net", 1_000.0),
             figure("director", "direct", "virtio-net", 250.0),
         ];
-        assert_eq!(of_ipvs(&results[3], &results), Some(0.25));
-        assert_eq!(of_ipvs(&results[0], &results), None);
-        assert_eq!(of_ipvs(&results[3], &results[..2]), None);
-        assert!(of(&results).contains("0.25 of IPVS"));
+        let all: Vec<&Measurement> = results.iter().collect();
+        assert_eq!(of_ipvs(&results[3], &all), Some(0.25));
+        assert_eq!(of_ipvs(&results[0], &all), None);
+        assert_eq!(of_ipvs(&results[3], &all[..2]), None);
+        let text = of(&results);
+        assert!(text.contains("0.25 of IPVS"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("Linux")).count(), 2, "{text}");
     }
 }

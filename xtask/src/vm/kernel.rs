@@ -86,7 +86,8 @@ impl Kernel {
     pub fn fetch(version: KernelVersion) -> Result<Self> {
         let dir = apt::once(&format!("linux-{version}"), |dir| {
             let apt = Apt::of_release(version.codename())?;
-            let package = apt.first_dependency("linux-image-cloud-amd64")?;
+            // Before its kernel comes what kernels of all versions share, since Linux 7.
+            let package = apt.dependency("linux-image-cloud-amd64", "linux-image-")?;
             apt.unpack(&[package], dir)
         })
         .with_context(|| format!("cannot fetch the kernel {version} for virtual machines"))?;
