@@ -67,14 +67,12 @@ impl Apt {
         sh::run_quietly(what, self.command("apt-get").args(["update", "-q"]))
     }
 
-    /// The first package whose name begins like this that `package` depends on.
-    pub(super) fn dependency(&self, package: &str, beginning: &str) -> Result<String> {
+    /// What `package` depends on.
+    pub(super) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let mut cache = self.command("apt-cache");
         let depends = sh::read(cache.args(["depends", "--important", package]))?;
-        let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let name = names.find(|name| name.starts_with(beginning));
-        name.map(str::to_owned)
-            .ok_or_else(|| anyhow!("{package} depends on no package {beginning}*"))
+        let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// `packages`, and those that they need and the system lacks.

@@ -65,8 +65,9 @@ impl FromStr for KernelVersion {
 /// An unpacked kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    dir: PathBuf,
     release: String,
+    image: PathBuf,
+    modules: PathBuf,
 }
 
 /// A module's object, uncompressed.
@@ -86,9 +87,8 @@ impl Kernel {
     pub fn fetch(version: KernelVersion) -> Result<Self> {
         let dir = apt::once(&format!("linux-{version}"), |dir| {
             let apt = Apt::of_release(version.codename())?;
-            // Before its kernel comes what kernels of all versions share, since Linux 7.
-            let package = apt.dependency("linux-image-cloud-amd64", "linux-image-")?;
-            apt.unpack(&[package], dir)
+            let packages = packages(&apt)?;
+            apt.unpack(&packages, dir)
         })
         .with_context(|| format!("cannot fetch the kernel {version} for virtual machines"))?;
         Self::at(&dir).ok_or_else(|| anyhow!("there is no kernel in {}", dir.display()))
@@ -100,24 +100,26 @@ impl Kernel {
     }
 
     /// The bootable file.
-    pub fn image(&self) -> PathBuf {
-        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+    pub fn image(&self) -> &Path {
+        &self.image
     }
 
     fn at(dir: &Path) -> Option<Self> {
-        let release = fs::read_dir(dir.join("boot")).ok()?.flatten().find_map(|entry| {
-            entry.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned)
-        })?;
-        Some(Self { dir: dir.to_owned(), release })
+        let modules = ["lib/modules", "usr/lib/modules"].map(|place| dir.join(place));
+        let modules = modules.into_iter().find(|modules| modules.is_dir())?;
+        let release = fs::read_dir(&modules).ok()?.flatten().next()?.file_name().into_string();
+        let release = release.ok()?;
+        let modules = modules.join(&release);
+        // Since Linux 7 beside its modules.
+        let images = [dir.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
+        let image = images.into_iter().find(|image| image.is_file())?;
+        Some(Self { release, image, modules })
     }
 
     /// The named modules and what they depend on, in loading order. A name that is built into the
     /// kernel is left out. Parameters may follow a name.
     pub(super) fn modules(&self, names: &[String]) -> Result<Vec<Module>> {
-        let mut root = self.dir.join("lib/modules").join(&self.release);
-        if !root.exists() {
-            root = self.dir.join("usr/lib/modules").join(&self.release);
-        }
+        let root = &self.modules;
         let mut paths = HashMap::new();
         collect(&root.join("kernel"), &mut paths)
             .with_context(|| format!("cannot list the modules in {}", root.display()))?;
@@ -160,6 +162,22 @@ impl Kernel {
         ordered.push(Module { name: name.to_owned(), parameters: String::new(), content });
         Ok(())
     }
+}
+
+/// The packages of the release's kernel. Since Linux 7 its image is another's dependency, and so
+/// are its modules.
+fn packages(apt: &Apt) -> Result<Vec<String>> {
+    let of = |package: &str, beginnings: &[&str]| -> Result<Vec<String>> {
+        let mut names = apt.dependencies(package)?;
+        names.retain(|name| beginnings.iter().any(|beginning| name.starts_with(beginning)));
+        Ok(names)
+    };
+    let meta = "linux-image-cloud-amd64";
+    let images = of(meta, &["linux-image-"])?;
+    let image = images.first().with_context(|| format!("{meta} depends on no kernel"))?;
+    let mut packages = of(image, &["linux-base-", "linux-binary-", "linux-modules-"])?;
+    packages.push(image.clone());
+    Ok(packages)
 }
 
 /// A module's name, from a path such as `kernel/net/ipv4/ip_tunnel.ko.xz`.
