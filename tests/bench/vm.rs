@@ -7,6 +7,10 @@
 //! come back are dropped by XDP on the generator's device, and counted: a forwarder that loses
 //! packets, or makes them of another length than its mode says, has no figure. Known flows are 64
 //! in turn; each packet of new flows has a source of its own, counted up. See [`row::Workload`].
+//!
+//! IPVS runs its Maglev scheduler over addresses and ports, as Director does, and has 2^20 hash
+//! buckets; nftables picks a backend by a hash of source address and port. None of them has to look
+//! for a neighbour, or checks what a router need not check. Each starts in a fresh namespace.
 
 mod guest;
 mod machine;
@@ -18,7 +22,7 @@ use std::{fs, path::PathBuf, process::Command, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 use xtask::vm::{Kernel, KernelVersion, Packages};
 
-use self::row::{Row, Wire};
+use self::row::{N_BACKENDS, Row, Wire};
 use crate::{
     measurement::{Part, Spread},
     session::Session,
@@ -91,7 +95,7 @@ fn record(session: &mut Session, rows: &[Row]) {
         measurement.flows = row.flows;
         measurement.size = row.size;
         measurement.services = 1;
-        measurement.backends = 3;
+        measurement.backends = N_BACKENDS as u32;
         measurement.kernel.clone_from(&row.kernel);
         "QEMU, TCG".clone_into(&mut measurement.cpu);
         "off".clone_into(&mut measurement.mitigations);

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Begins a line of the console that is a [`Report`].
 const MARK: &str = "@@bench ";
 
+/// Backends of the service.
+pub(crate) const N_BACKENDS: usize = 3;
+
 /// What works on the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forwarder {

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    super::row::{Family, Forwarder, Mode},
+    super::row::{Family, Forwarder, Mode, N_BACKENDS},
     pktgen::{PORT, VIPS},
     wire::{FORWARDER, GENERATOR_MAC, Line, succeed},
     xdp,
 };
 
 /// Of every service.
-const BACKENDS: [[&str; 3]; 2] = [
+const BACKENDS: [[&str; N_BACKENDS]; 2] = [
     ["10.0.0.11", "10.0.0.12", "10.0.0.13"],
     ["2001:db8:1::11", "2001:db8:1::12", "2001:db8:1::13"],
 ];

@@ -182,6 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_or_of_another_length_has_no_figure() {
+        let outcome = |returned, returned_len| Outcome { per_packet: 1.0, returned, returned_len };
+        assert!(outcome(1_000, 84.0).expect(1_000, 84).is_ok());
+        // A stray frame, and the kernel's way to count over veth.
+        assert!(outcome(1_001, 84.01).expect(1_000, 84).is_ok());
+        assert!(outcome(1_000, 70.0).expect(1_000, 84).is_ok());
+        assert!(outcome(999, 84.0).expect(1_000, 84).is_err());
+        assert!(outcome(2_000, 84.0).expect(1_000, 84).is_err());
+        assert!(outcome(1_000, 64.0).expect(1_000, 84).is_err());
+        assert!(outcome(1_000, 64.0).expect(0, 64).is_err());
+    }
+
+    #[test]
     fn ranges_of_new_flows_are_disjoint() {
         let of = |range| {
             let load =
