@@ -60,6 +60,9 @@ pub struct Peers {
     count: u16,
 }
 
+/// No candidate's number.
+const NOBODY: u16 = u16::MAX;
+
 /// Most slots that are looked at one by one.
 pub const FREE: usize = 512;
 
@@ -72,9 +75,6 @@ pub struct Scratch<'a> {
     pub due: &'a mut [u16],
     /// Where in `due` each point in time starts; one place more.
     pub starts: &'a mut [u32],
-    /// A bit for each slot taken; `ring.len().div_ceil(64)` places. Kept apart from the ring since
-    /// this fits the first-level cache and is read ten times as often.
-    pub taken: &'a mut [u64],
     /// Slots that are still free, near the end: [`FREE`] places.
     pub free: &'a mut [u32],
     /// One place per candidate.
@@ -99,9 +99,8 @@ pub fn build(
 ) -> u32 {
     let slots = ring.len();
     let n = candidates.len();
-    assert!(n <= usize::from(u16::MAX));
+    assert!(n <= usize::from(NOBODY));
     let places = &mut scratch.places[..slots];
-    let taken = &mut scratch.taken[..slots.div_ceil(64)];
     let walks = &mut scratch.walks[..n];
     let (order, turns) = scratch.order[..2 * n].split_at_mut(n);
 
@@ -117,7 +116,7 @@ pub fn build(
     let (due, starts) = (&mut scratch.due[..slots], &mut scratch.starts[..slots + 1]);
     order_peers(peers, due, starts);
 
-    let mut filling = Filling::new(slots as u32, places, taken, walks, scratch.free);
+    let mut filling = Filling::new(slots as u32, places, walks, scratch.free);
     let mut first = 0;
     // The sort has moved every start to its end.
     for &end in &starts[..slots] {
@@ -189,7 +188,6 @@ fn inverse(number: u32, modulus: u32) -> u32 {
 /// A ring that is being filled, turn by turn.
 struct Filling<'a> {
     places: &'a mut [u16],
-    taken: &'a mut [u64],
     walks: &'a mut [Walk],
     free: &'a mut [u32],
     slots: u32,
@@ -200,18 +198,12 @@ struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    fn new(
-        slots: u32,
-        places: &'a mut [u16],
-        taken: &'a mut [u64],
-        walks: &'a mut [Walk],
-        free: &'a mut [u32],
-    ) -> Self {
-        taken.fill(0);
+    fn new(slots: u32, places: &'a mut [u16], walks: &'a mut [Walk], free: &'a mut [u32]) -> Self {
+        places.fill(NOBODY);
         // A free slot is met after `slots / left` steps on average: where that is more than there
         // are free slots to look at, looking is quicker.
         let near = FREE.min((3 * u64::from(slots)).isqrt() as usize);
-        Self { places, taken, walks, free, slots, left: slots as usize, near }
+        Self { places, walks, free, slots, left: slots as usize, near }
     }
 
     /// Gives these candidates their next slot, one after the other.
@@ -232,25 +224,23 @@ impl<'a> Filling<'a> {
     #[inline(always)]
     fn take_next(&mut self, turn: u16) {
         let walk = &mut self.walks[usize::from(turn)];
-        let (mut at, step, slots) = (walk.at, walk.step, self.slots);
-        let slot = loop {
+        let (mut at, step) = (walk.at, walk.step);
+        loop {
             at = at.wrapping_add(step);
-            let slot = slot_at(at, slots);
-            let (word, bit) = (&mut self.taken[(slot / 64) as usize], 1u64 << (slot % 64));
-            if *word & bit == 0 {
-                *word |= bit;
-                break slot;
+            let place = &mut self.places[slot_at(at, self.slots) as usize];
+            if *place == NOBODY {
+                *place = turn;
+                break;
             }
-        };
+        }
         walk.at = at;
-        self.places[slot as usize] = turn;
         self.left -= 1;
     }
 
     fn list_free(&mut self) {
-        let slots = 0..self.slots;
-        let is_free = |slot: &u32| self.taken[(*slot / 64) as usize] >> (*slot % 64) & 1 == 0;
-        for (place, slot) in self.free.iter_mut().zip(slots.filter(is_free)) {
+        let slots = (0..self.slots).zip(self.places.iter());
+        let free = slots.filter(|(_, place)| **place == NOBODY).map(|(slot, _)| slot);
+        for (place, slot) in self.free.iter_mut().zip(free) {
             *place = slot;
         }
     }
@@ -422,7 +412,6 @@ mod tests {
             places: &mut vec![0xaaaa; slots],
             due: &mut vec![0xaaaa; slots],
             starts: &mut vec![0xaaaa; slots + 1],
-            taken: &mut vec![0xaaaa; slots.div_ceil(64)],
             free: &mut vec![0xaaaa; FREE],
             walks: &mut vec![Walk::default(); n],
             peers: &mut vec![Peers::default(); n],

@@ -1,16 +1,16 @@
 //! `director run`: one loop over everything that can happen.
 
+mod watch;
+
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsString,
     io,
     net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd, RawFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -19,6 +19,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::watch::{Touched, Watch, touched, watch_file};
 use crate::{
     config::{
         self, Config, ConfigErrors, Loaded,
@@ -391,67 +392,4 @@ async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Cha
         *changes = None;
     }
     change
-}
-
-/// Watches the file's directory: editors rename over the file, and a watch on the file itself would
-/// follow the old one.
-fn watch_file(path: &Path) -> io::Result<AsyncFd<Watch>> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let changes = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
-    // Also what symbolic links in it are swapped by, as configuration managers do.
-    inotify.add_watch(directory, changes | AddWatchFlags::IN_CREATE)?;
-    // SAFETY: the Watch owns the descriptor and always returns that one.
-    unsafe { AsyncFd::register(Watch(inotify)) }.map_err(|error| error.into_parts().1)
-}
-
-/// An inotify instance that tokio can wait for.
-struct Watch(Inotify);
-
-impl AsRawFd for Watch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-/// What happened in the directory.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Touched {
-    /// Nothing to do with the file.
-    Other,
-    /// The file may be another now.
-    Maybe,
-    /// The file was written and closed, or another was renamed over it.
-    File,
-}
-
-/// Waits for news from the directory.
-async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> Touched {
-    let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
-    match ready.try_io(|inner| inner.get_ref().0.read_events().map_err(Into::into)) {
-        Ok(Ok(events)) => {
-            let about = events.iter().map(|event| {
-                let complete = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
-                let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-                let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
-                let is_named = event.name.as_ref() == Some(file_name);
-                if is_named && event.mask.intersects(complete) {
-                    Touched::File
-                } else if is_named || event.mask.intersects(links | lost) {
-                    Touched::Maybe
-                } else {
-                    Touched::Other
-                }
-            });
-            about.max().unwrap_or(Touched::Other)
-        }
-        Ok(Err(error)) => {
-            warn!("watching the configuration file: {error}");
-            Touched::Maybe
-        }
-        Err(_would_block) => Touched::Other,
-    }
 }

@@ -1,20 +1,21 @@
 //! A director on this host: the steps from a configuration to packets being forwarded, in order.
 //! `attach` takes them once, the daemon again whenever something changes.
 
+mod prepare;
+
 use std::{
     collections::{BTreeSet, HashSet},
     net::IpAddr,
     time::Duration,
 };
 
-use director_common::backend::ForwardMode;
-
+use self::prepare::Prepared;
 use crate::{
     config::{Config, model::Service},
-    datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, Sizes, clock_ns},
-    host::{self, Draining, Hops, HostErrors, Ways, kernel, privileges},
+    datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
+    host::{self, Hops, HostErrors, kernel, privileges},
     net::{NetError, Netlink},
-    plan::{Capacity, Desired, Observed, Plan, diff_growing, key_of},
+    plan::{Capacity, Plan, key_of},
 };
 
 /// How long a start waits for neighbours that do not answer at once.
@@ -129,9 +130,11 @@ impl Director {
         let attachments = &prepared.attachments;
         attachments.write(&mut datapath.tables, interfaces)?;
         let key = datapath.set_hash_key(config);
-        if datapath.adopted {
-            let attached = match prepared.growth(datapath) {
-                Some(capacity) => datapath.grow(capacity, interfaces, attachments),
+        let growth = prepared.growth(datapath);
+        if datapath.adopted || growth.is_some() {
+            let plan = &prepared.changed.plan;
+            let attached = match growth {
+                Some(capacity) => datapath.grow(capacity, interfaces, attachments, plan),
                 None => datapath.attach(interfaces, attachments),
             };
             attached.inspect_err(|_| datapath.put_back(key))?;
@@ -139,7 +142,7 @@ impl Director {
         datapath.set_timeouts(config);
         // Whoever put them there has not told us which neighbours are kept for them.
         let mut gone = datapath::observe(&datapath.tables);
-        datapath::apply(&mut datapath.tables, &prepared.changed.plan)?;
+        carry_out(datapath, &prepared.changed.plan, growth)?;
         if !datapath.adopted {
             datapath.attach(interfaces, attachments)?;
         }
@@ -242,11 +245,11 @@ impl Director {
         let prepared =
             Prepared::of(netlink, observed, config, &services, interfaces, attachments, hops, true)
                 .await?;
-        let grown = prepared.growth(&self.datapath);
-        if let Some(capacity) = grown {
-            self.datapath.grow(capacity, interfaces, &prepared.attachments)?;
+        let (growth, plan) = (prepared.growth(&self.datapath), &prepared.changed.plan);
+        if let Some(capacity) = growth {
+            self.datapath.grow(capacity, interfaces, &prepared.attachments, plan)?;
         }
-        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
+        carry_out(&mut self.datapath, plan, growth)?;
         let mut changed = prepared.changed;
         let known = &self.neighbours;
         let fresh: Neighbours = prepared.neighbours.difference(known).copied().collect();
@@ -301,13 +304,14 @@ impl Director {
     ) -> Result<Changed, DirectorError> {
         self.effective = None;
         prepared.attachments.write(&mut self.datapath.tables, &interfaces)?;
-        if let Some(capacity) = prepared.growth(&self.datapath) {
-            self.datapath.grow(capacity, &interfaces, &prepared.attachments)?;
+        let (growth, plan) = (prepared.growth(&self.datapath), &prepared.changed.plan);
+        if let Some(capacity) = growth {
+            self.datapath.grow(capacity, &interfaces, &prepared.attachments, plan)?;
         } else if again || programs_differ(&self.interfaces, &interfaces) {
             // Also where an interface was made anew under its old name.
             self.datapath.attach(&interfaces, &prepared.attachments)?;
         }
-        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
+        carry_out(&mut self.datapath, plan, growth)?;
         prepared.attachments.prune(&mut self.datapath.tables);
         let mut changed = prepared.changed;
         keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours, &mut changed).await;
@@ -334,78 +338,15 @@ impl Director {
     }
 }
 
-/// What a configuration takes on this host, with nothing of it in effect yet.
-struct Prepared {
-    attachments: Attachments,
-    changed: Changed,
-    /// What the maps must hold.
-    capacity: Capacity,
-    neighbours: Neighbours,
-    hops: Hops,
-    warnings: Vec<String>,
-}
-
-impl Prepared {
-    /// `wait` is for neighbours that do not answer at once; without it, the configuration has been
-    /// accepted before, and what no longer fits the host is a warning.
-    async fn new(
-        netlink: &Netlink,
-        datapath: &Datapath,
-        config: &Config,
-        interfaces: &[Attached],
-        wait: Option<Duration>,
-    ) -> Result<Self, DirectorError> {
-        let attachments = Attachments::assign(&datapath.tables, interfaces)?;
-        let observed = datapath::observe(&datapath.tables);
-        let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
-        let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
-        let addresses = configured.chain(present.map(|backend| backend.address));
-        let hops = Hops::find(netlink, addresses, wait.unwrap_or_default()).await;
-        let all: Vec<&Service> = config.services.iter().collect();
-        let is_new = wait.is_some();
-        Self::of(netlink, observed, config, &all, interfaces, attachments, hops, is_new).await
-    }
-
-    /// The same for some `services` of `config`, which are those that `observed` tells of; the ways
-    /// to their backends are known.
-    #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
-    async fn of(
-        netlink: &Netlink,
-        observed: Observed,
-        config: &Config,
-        services: &[&Service],
-        interfaces: &[Attached],
-        attachments: Attachments,
-        hops: Hops,
-        is_new: bool,
-    ) -> Result<Self, DirectorError> {
-        let named: HashSet<IpAddr> =
-            services.iter().flat_map(|s| s.backends.iter().map(|b| b.address)).collect();
-        let draining: Vec<Draining> = observed
-            .backends
-            .values()
-            .filter(|backend| !backend.fixed_next_hop && !named.contains(&backend.address))
-            .map(|backend| Draining {
-                address: backend.address,
-                is_direct: backend.forward == ForwardMode::Direct,
-            })
-            .collect();
-        let Ways { paths, neighbours, mut warnings, errors } =
-            host::ways(netlink, config, services, &draining, interfaces, &attachments, &hops).await;
-        if is_new && !errors.is_empty() {
-            return Err(HostErrors(errors).into());
-        }
-        warnings.extend(errors.iter().map(ToString::to_string));
-        let desired = Desired::of(services.iter().copied(), paths);
-        let (plan, capacity) = diff_growing(&observed, &desired, clock_ns(), Sizes::LARGEST)
-            .map_err(DatapathError::from)?;
-        let changed = Changed { plan, warnings: warnings.clone() };
-        Ok(Self { attachments, changed, capacity, neighbours, hops, warnings })
-    }
-
-    /// How large the maps must be made, if they must.
-    fn growth(&self, datapath: &Datapath) -> Option<Capacity> {
-        (self.capacity != datapath.tables.capacity()).then_some(self.capacity)
+/// Carries out a plan; where maps grew for it, its rings are there already.
+fn carry_out(
+    datapath: &mut Datapath,
+    plan: &Plan,
+    growth: Option<Capacity>,
+) -> Result<(), DatapathError> {
+    match growth {
+        Some(_) => datapath::apply_built(&mut datapath.tables, plan),
+        None => datapath::apply(&mut datapath.tables, plan),
     }
 }
 

@@ -8,10 +8,11 @@
 //! - [`datapath`]: BPF maps, programs and links; nothing else names aya's director;
 //! - [`director`]: these in their order, and [`daemon`]: again whenever something changes.
 //!
-//! Beside it: [`net`] is the kernel's network configuration by netlink, [`cli`] the commands,
+//! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
 //! [`realserver`] the backend's side, and [`lab`] a network to try all of it in.
 
+pub mod by_address;
 pub mod cli;
 pub mod config;
 pub mod daemon;

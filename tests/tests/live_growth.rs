@@ -13,6 +13,8 @@ use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
 use director_userspace::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 
+/// How often a director is killed while it changes.
+const ROUNDS: u64 = 6;
 /// A change with hundreds of services, rings built by a program that is not optimised.
 const LARGE: Duration = Duration::from_secs(60);
 
@@ -121,8 +123,8 @@ async fn maps_grow_and_no_request_fails() {
     daemon.end(Signal::SIGTERM);
 
     // A start takes the larger maps over, and one with a configuration that is larger still, too.
-    let daemon = live.run();
-    daemon.wait_for("started: nothing to change", PATIENCE);
+    let daemon = live.spawn_run();
+    daemon.wait_for("started: nothing to change", LARGE);
     daemon.end(Signal::SIGTERM);
     live.write(DEFAULT_CONFIG);
     live.attach();
@@ -140,10 +142,10 @@ async fn killed_at_any_time_the_next_start_goes_on() {
     let served = kept.ask().expect("answers");
     let load = Load::start(live.node("client1"), address(VIPS[0]));
     let mut states = BTreeSet::new();
-    for round in 0..12u64 {
+    for round in 0..ROUNDS {
         live.replace(&more_backends());
         // The change takes half a second or so, the growth a part of that.
-        thread::sleep(Duration::from_millis(40 * round));
+        thread::sleep(Duration::from_millis(90 * round));
         daemon.end(Signal::SIGKILL);
         let (names, places) = pins(&live);
         states.insert((names, places["BACKENDS"]));
@@ -151,14 +153,15 @@ async fn killed_at_any_time_the_next_start_goes_on() {
         // Whoever looks finds maps that fit each other.
         assert!(!live.json("backends").as_array().expect("a list").is_empty());
 
-        daemon = live.run();
+        daemon = live.spawn_run();
+        daemon.wait_for("running by", LARGE);
         let (names, places) = pins(&live);
         assert_eq!(names, ["links", "maps"], "round {round}");
         assert!(places["BACKENDS"] > 4200, "round {round}: {places:?}");
         assert_eq!(live.json("services").as_array().expect("a list").len(), 1402);
         assert_eq!(kept.ask().expect("known still"), served, "round {round}");
         daemon.end(Signal::SIGTERM);
-        if round < 11 {
+        if round + 1 < ROUNDS {
             // From the beginning: small maps.
             live.detach();
             live.write(DEFAULT_CONFIG);
@@ -167,7 +170,8 @@ async fn killed_at_any_time_the_next_start_goes_on() {
             assert!(kept.ask().is_ok());
             return_to(&mut kept, &live, &served);
         } else {
-            daemon = live.run();
+            daemon = live.spawn_run();
+            daemon.wait_for("running by", LARGE);
         }
     }
     println!("killed in these states: {states:?}");

@@ -25,6 +25,15 @@ use crate::plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint};
 pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
     // Where they are built, no packet looks until their services' words say so.
     rings::build(&mut tables.rings, plan);
+    apply_built(tables, plan)
+}
+
+/// As [`apply`], with the plan's rings built already.
+///
+/// # Errors
+///
+/// As [`apply`].
+pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
     let mut unlinked = false;
     let result = plan.ops.iter().try_for_each(|op| {
         match op {

@@ -183,6 +183,18 @@ impl Datapath {
         super::grow::finish(&self.instance)
     }
 
+    /// What the program on the interface in this slot is made for.
+    pub(super) fn constants(&self, interface_slot: u32) -> Constants {
+        let meta = self.tables.meta();
+        Constants {
+            hash_key: meta.hash_key,
+            table_salt: meta.table_salt,
+            table_bits: meta.table_bits,
+            interface_slot,
+            simulate: false,
+        }
+    }
+
     /// Puts the program on one interface; what it had before.
     pub(super) fn attach_one(
         &self,
@@ -191,13 +203,7 @@ impl Datapath {
     ) -> Result<Before, DatapathError> {
         let meta = self.tables.meta();
         let sizes = super::Sizes { table_bits: meta.table_bits, backends: 1, rings: 1 };
-        let constants = Constants {
-            hash_key: meta.hash_key,
-            table_salt: meta.table_salt,
-            table_bits: meta.table_bits,
-            interface_slot: attachments.slot(interface.ifindex).unwrap_or(0),
-            simulate: false,
-        };
+        let constants = self.constants(attachments.slot(interface.ifindex).unwrap_or(0));
         let mut ebpf = load::load(sizes, &constants, Some(&|name| self.instance.map_pin(name)))?;
         let name = match interface.role {
             Role::Both => object::PROGRAM,

@@ -19,11 +19,11 @@ use super::{
     Attached, Attachments, Datapath, DatapathError, Instance, Sizes, Tables,
     attach::{LinkPin, link_pins},
     batch::Copies,
-    grace,
-    load::{self, Constants},
+    grace, load,
     open::make_directory,
+    rings,
 };
-use crate::plan::{Capacity, ring_of};
+use crate::plan::{Capacity, Plan, ring_of};
 
 /// Maps with a place per backend.
 const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_NOTES, map::BACKEND_STATS];
@@ -35,7 +35,8 @@ const LOOKS: usize = 8;
 impl Datapath {
     /// Makes the maps as large as `capacity` says, which is at least what they are, and puts the
     /// program on `interfaces` as [`Datapath::attach`] does, with the larger maps. Forwarding goes
-    /// on, known flows stay. On an error, what was in effect stays.
+    /// on, known flows stay. Meanwhile the rings of `plan` are built: it is to be carried out by
+    /// [`super::apply_built`]. On an error, what was in effect stays.
     ///
     /// # Errors
     ///
@@ -45,6 +46,7 @@ impl Datapath {
         capacity: Capacity,
         interfaces: &[Attached],
         attachments: &Attachments,
+        plan: &Plan,
     ) -> Result<(), DatapathError> {
         let unfinished = self.instance.unfinished_pins();
         let old = self.tables.capacity();
@@ -62,7 +64,7 @@ impl Datapath {
             let smaller_stats = load::pinned(&self.instance, map::BACKEND_STATS)?;
             Ok((larger, counted, smaller_stats))
         });
-        let (larger, counted, smaller_stats) = match prepared {
+        let (mut larger, counted, smaller_stats) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let _ = discard_unfinished(&self.instance);
@@ -71,12 +73,15 @@ impl Datapath {
         };
         // From here on, whoever opens the maps finds the larger ones.
         rename(&unfinished, &self.instance.larger_pins())?;
-        let smaller = std::mem::replace(&mut self.tables, larger);
-        if let Err(error) = self.attach(interfaces, attachments) {
-            self.tables = smaller;
+        let attached = thread::scope(|scope| {
+            scope.spawn(|| rings::build(&mut larger.rings, plan));
+            self.attach(interfaces, attachments)
+        });
+        if let Err(error) = attached {
             self.shrink_back(interfaces, attachments);
             return Err(error);
         }
+        self.tables = larger;
         if let Some(before) = counted {
             // What was counted in the smaller maps after they were copied. Packets count in the
             // larger ones already, so it is added to what the services' former backends counted.
@@ -98,15 +103,8 @@ impl Datapath {
         Capacity { backends, rings, .. }: Capacity,
         names: &[&[&'static str]],
     ) -> Result<Tables, DatapathError> {
-        let meta = self.tables.meta();
-        let sizes = Sizes { table_bits: meta.table_bits, backends, rings };
-        let constants = Constants {
-            hash_key: meta.hash_key,
-            table_salt: meta.table_salt,
-            table_bits: meta.table_bits,
-            interface_slot: 0,
-            simulate: false,
-        };
+        let sizes = Sizes { table_bits: self.tables.meta().table_bits, backends, rings };
+        let constants = self.constants(0);
         let make = |names: &[&str]| {
             load::load(sizes, &constants, Some(&|name| self.pin(name, names))).map(drop)
         };

@@ -69,7 +69,10 @@ pub(super) fn load(
 ) -> Result<Ebpf, DatapathError> {
     let simulate = u32::from(constants.simulate);
     let mut loader = EbpfLoader::new();
+    // The program looks at nothing of the kernel's whose place would have to be found out; reading
+    // the kernel's types for that takes longer than all else.
     loader
+        .btf(None)
         .override_global(constant::HASH_KEY, &constants.hash_key.words, true)
         .override_global(constant::TABLE_SALT, &constants.table_salt, true)
         .override_global(constant::TABLE_BITS, &constants.table_bits, true)

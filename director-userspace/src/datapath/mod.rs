@@ -25,7 +25,7 @@ mod simulation;
 mod stats;
 mod tables;
 
-pub use apply::apply;
+pub use apply::{apply, apply_built};
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};
 pub use error::DatapathError;
 pub use instance::{Instance, Lock, mount_bpffs};

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
+use crate::by_address::ByAddress;
 use crate::net::{Alike, Group, Link, NetError, Netlink, NextHop, Route, RouteKind};
 
 /// Questions to the kernel under way at once.
@@ -17,7 +18,7 @@ const MANY: usize = 64;
 
 /// What the kernel knows of the way to each of some addresses.
 #[derive(Debug, Default)]
-pub struct Hops(HashMap<IpAddr, Result<NextHop, NetError>>);
+pub struct Hops(ByAddress<Result<NextHop, NetError>>);
 
 impl Hops {
     /// Asks the kernel about `addresses`; neighbours that are not known are asked for and waited

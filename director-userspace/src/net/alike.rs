@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    hash::BuildHasherDefault,
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -12,6 +13,7 @@ use rtnetlink::packet_route::{
 };
 
 use super::{NetError, Netlink, failed};
+use crate::by_address::AddressHasher;
 
 /// Destinations of one group take the same route, gateway and source address.
 ///
@@ -22,7 +24,7 @@ use super::{NetError, Netlink, failed};
 /// and IPv6 (the source address depends on the destination).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alike {
-    prefixes: HashSet<(u32, u8)>,
+    prefixes: HashSet<Group, BuildHasherDefault<AddressHasher>>,
     /// Lengths of prefixes there are, the longest first.
     lengths: Vec<u8>,
     exceptions: HashSet<u32>,

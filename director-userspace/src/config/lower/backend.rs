@@ -1,15 +1,18 @@
 //! The backends of a service.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use super::{
     mapping::{Keys, Mapping, items},
     scalar,
 };
-use crate::config::{
-    error::{ConfigErrorKind as Kind, Position, WarningKind},
-    model::{Backend, Forward, MAX_BACKENDS},
-    report::{Item, Path, Report},
+use crate::{
+    by_address::ByAddress,
+    config::{
+        error::{ConfigErrorKind as Kind, Position, WarningKind},
+        model::{Backend, Forward, MAX_BACKENDS},
+        report::{Item, Path, Report},
+    },
 };
 
 const BACKEND: Keys = Keys {
@@ -41,7 +44,7 @@ impl<'a> Backends<'a> {
             let hint = format!("at most {MAX_BACKENDS}");
             report.error::<()>(Kind::TooManyBackends, list, message, hint);
         }
-        let mut lines = HashMap::new();
+        let mut lines = ByAddress::default();
         let mut read = Vec::with_capacity(entries.len().min(MAX_BACKENDS));
         for (index, item) in entries.take(MAX_BACKENDS).enumerate() {
             read.extend(backend(&item, index, &mut lines, report));
@@ -51,7 +54,7 @@ impl<'a> Backends<'a> {
 
     /// Refuses backends that are VIPs (with the lines of their services): what is sent to one comes
     /// back, or is balanced once more.
-    pub(super) fn check_loops(&self, vips: &HashMap<IpAddr, u32>, report: &mut Report<'_>) {
+    pub(super) fn check_loops(&self, vips: &ByAddress<u32>, report: &mut Report<'_>) {
         for read in &self.read {
             let address = read.backend.address;
             if let Some(line) = vips.get(&address) {
@@ -117,7 +120,7 @@ impl<'a> Backends<'a> {
 fn backend(
     item: &Item<'_>,
     index: usize,
-    lines: &mut HashMap<IpAddr, u32>,
+    lines: &mut ByAddress<u32>,
     report: &mut Report<'_>,
 ) -> Option<Read> {
     let mapping = Mapping::open(item, "a backend", &BACKEND, report)?;

@@ -44,8 +44,10 @@ impl<'a> Mapping<'a> {
     }
 
     fn check_keys(&self, what: &str, keys: &Keys, report: &mut Report<'_>) {
+        // Few keys are compared with each other; looking up would take longer.
+        let is_small = self.entries.len() <= 16;
         let mut seen = HashSet::new();
-        for (key, _) in self.entries {
+        for (at, (key, _)) in self.entries.iter().enumerate() {
             let Some(text) = key.text.as_deref() else {
                 let hint = format!("the keys of {what} are {}", list(keys.known));
                 let message = "a key must be a plain word";
@@ -53,7 +55,8 @@ impl<'a> Mapping<'a> {
                 continue;
             };
             let path = Path::Key(&self.item.path, text);
-            if !seen.insert(text) {
+            let is_there = if is_small { self.has_before(at, text) } else { !seen.insert(text) };
+            if is_there {
                 let message = format!("the key {} is here twice", quote(text));
                 let hint = "remove one of the two";
                 report.error_at::<()>(Kind::DuplicateKey, key.at, &path, message, hint);
@@ -72,6 +75,11 @@ impl<'a> Mapping<'a> {
                 report.error_at::<()>(Kind::UnknownKey, key.at, &path, message, hint);
             }
         }
+    }
+
+    /// Whether a key stands before the entry at `at`.
+    fn has_before(&self, at: usize, text: &str) -> bool {
+        self.entries[..at].iter().any(|(key, _)| key.text.as_deref() == Some(text))
     }
 
     /// The value of a key; of the first one, if it is there twice.

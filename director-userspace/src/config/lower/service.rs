@@ -7,14 +7,17 @@ use super::{
     mapping::{Keys, Mapping, items},
     scalar,
 };
-use crate::config::{
-    error::{ConfigErrorKind as Kind, WarningKind},
-    model::{
-        Forward, Frontend, MAX_BACKENDS_IN_ALL, MAX_SERVICES, Protocol, Scheduler, Service,
-        ServiceName, WhenEmpty,
+use crate::{
+    by_address::ByAddress,
+    config::{
+        error::{ConfigErrorKind as Kind, WarningKind},
+        model::{
+            Forward, Frontend, MAX_BACKENDS_IN_ALL, MAX_SERVICES, Protocol, Scheduler, Service,
+            ServiceName, WhenEmpty,
+        },
+        raw::Value,
+        report::{Item, Report},
     },
-    raw::Value,
-    report::{Item, Report},
 };
 
 const LATER: &[(&str, &str)] = &[
@@ -81,7 +84,7 @@ struct Taken {
     names: HashMap<ServiceName, u32>,
     frontends: HashMap<Frontend, u32>,
     /// Every address of a service, also of later ones.
-    vips: HashMap<IpAddr, u32>,
+    vips: ByAddress<u32>,
 }
 
 /// The services that are right, of those in the document's `services`.
