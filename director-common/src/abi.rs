@@ -4,7 +4,7 @@ use crate::flow::HashKey;
 
 /// Raised whenever a pinned map's type, key, value or meaning changes. Maps of another version are
 /// refused, never read as if they were this one's.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, in the object and as pins.
 pub mod map {
@@ -16,6 +16,8 @@ pub mod map {
     pub const SERVICE_KEYS: &str = "SERVICE_KEYS";
     /// [`crate::service::Service`] by slot.
     pub const SERVICES: &str = "SERVICES";
+    /// Words of the filter of [`crate::service::vip_bit`].
+    pub const VIP_FILTER: &str = "VIP_FILTER";
     /// [`crate::service::ServiceNote`] by service slot. Not read by packets.
     pub const SERVICE_NOTES: &str = "SERVICE_NOTES";
     /// [`crate::backend::BackendNote`] by backend slot. Not read by packets.
@@ -26,6 +28,8 @@ pub mod map {
     pub const INTERFACES: &str = "INTERFACES";
     /// Interfaces that packets may be redirected to, by index.
     pub const TX_PORTS: &str = "TX_PORTS";
+    /// The programs that packets go to which the first one has no short way for, by interface slot.
+    pub const LONG_WAY: &str = "LONG_WAY";
     /// One [`crate::runtime::Runtime`].
     pub const RUNTIME: &str = "RUNTIME";
     /// Packets by [`crate::verdict::Verdict::code`], per CPU.
@@ -40,17 +44,19 @@ pub mod map {
     pub const DECISION: &str = "DECISION";
 
     /// All that is pinned, in the order in which they are created.
-    pub const PINNED: [&str; 14] = [
+    pub const PINNED: [&str; 16] = [
         META,
         FLOWS,
         BACKENDS,
         SERVICE_KEYS,
         SERVICES,
+        VIP_FILTER,
         SERVICE_NOTES,
         BACKEND_NOTES,
         RINGS,
         INTERFACES,
         TX_PORTS,
+        LONG_WAY,
         RUNTIME,
         VERDICTS,
         BACKEND_STATS,
@@ -68,6 +74,13 @@ pub mod constant {
     pub const TABLE_BITS: &str = "TABLE_BITS";
     /// Slot of the interface that this copy of the program is attached to.
     pub const INTERFACE_SLOT: &str = "INTERFACE_SLOT";
+    /// The MAC of that interface ([`crate::wire::ethernet::mac_to_u64`]), which spares most packets
+    /// the look at [`super::map::INTERFACES`].
+    pub const OWN_MAC: &str = "OWN_MAC";
+    /// Nanoseconds between two ticks of the kernel's timer: `TICK_NSEC`.
+    pub const JIFFY_NS: &str = "JIFFY_NS";
+    /// The timer's count at boot: `INITIAL_JIFFIES`.
+    pub const FIRST_JIFFY: &str = "FIRST_JIFFY";
     /// 1 for `simulate`: any frame is for us, the clock is [`crate::runtime::Runtime`]'s, and what
     /// became of a packet is recorded.
     pub const SIMULATE: &str = "SIMULATE";

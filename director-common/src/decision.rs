@@ -5,7 +5,7 @@ use crate::backend::BackendRef;
 
 /// Whether the flow table knew the packet's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum Connection {
     /// The packet has no flow, or none of ours.
     None = 0,
@@ -17,7 +17,7 @@ pub enum Connection {
 
 impl Connection {
     /// The variant with this number.
-    pub const fn from_u8(number: u8) -> Self {
+    pub const fn from_u32(number: u32) -> Self {
         match number {
             1 => Self::New,
             2 => Self::Known,
@@ -46,7 +46,5 @@ pub struct Decision {
     /// Slot of the service plus one; 0: no service.
     pub service: u32,
     /// [`Connection`].
-    pub connection: u8,
-    /// Zero.
-    pub _pad: [u8; 3],
+    pub connection: u32,
 }

@@ -1,7 +1,5 @@
 //! Interfaces Director works on: which frames are for us, and what leaves where.
 
-use crate::wire::ethernet::{Mac, mac_from_u64};
-
 /// Interface slots; slot 0 means "none", so 15 can be used.
 pub const MAX_INTERFACES: u32 = 16;
 /// MAC addresses one interface may answer to: its own, then VRRP's and macvlans'.
@@ -23,9 +21,9 @@ pub struct Interface {
 const _: () = assert!(size_of::<Interface>() == 64);
 
 impl Interface {
-    /// The interface's own MAC: the source of what leaves.
+    /// The interface's own MAC ([`crate::wire::ethernet::mac_to_u64`]): the source of what leaves.
     #[inline(always)]
-    pub const fn mac(&self) -> Mac {
-        mac_from_u64(self.macs[0])
+    pub const fn mac(&self) -> u64 {
+        self.macs[0]
     }
 }

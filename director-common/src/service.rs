@@ -9,7 +9,7 @@ pub const CHUNK_SLOTS: u32 = 16;
 /// Cache lines one ring occupies.
 pub const RING_CHUNKS: u32 = RING_SLOTS.div_ceil(CHUNK_SLOTS);
 /// Most services at once; slot 0 is used like any other.
-pub const MAX_SERVICES: u32 = 4096;
+pub const MAX_SERVICES: u32 = 16_384;
 
 /// A piece of a ring.
 #[repr(C, align(64))]
@@ -68,6 +68,19 @@ impl ServiceKey {
     pub const fn presence(self) -> Self {
         Self { port: [0; 2], family: self.family | PRESENCE, ..self }
     }
+}
+
+/// Words of the filter that tells VIPs from other addresses.
+pub const VIP_FILTER_WORDS: u32 = 1 << 10;
+
+/// Word and bit of the filter that stand for `address`: its last 16 bits, in which neighbouring
+/// hosts differ.
+#[inline(always)]
+pub const fn vip_bit(address: Address, is_v6: bool) -> (u32, u32) {
+    let last = if is_v6 { address.second >> 48 } else { address.first >> 16 };
+    // The last byte on the wire varies most: it picks the word.
+    let last = (last as u32 & 0xffff).rotate_right(6);
+    (last & (VIP_FILTER_WORDS - 1), last >> 26)
 }
 
 /// What happens to a new flow when no backend is usable.
@@ -181,6 +194,8 @@ const _: () = assert!(size_of::<ServiceNote>() == 128);
 mod tests {
     use super::*;
 
+    extern crate std;
+
     #[test]
     fn word_survives_packing() {
         let word = ServiceWord::new(0x1234_5678, RING_SLOTS, WhenEmpty::Pass);
@@ -188,6 +203,21 @@ mod tests {
         assert_eq!(word.first_chunk(), 0x1234_5678);
         assert_eq!((word.slots(), word.when_empty()), (RING_SLOTS, WhenEmpty::Pass));
         assert_eq!(word.place(35), (0x1234_567a, 3));
+    }
+
+    #[test]
+    fn addresses_of_a_network_have_bits_of_their_own() {
+        let bits: std::collections::HashSet<_> = (0..=0xffff_u16)
+            .map(|host| vip_bit(Address::v4([10, 1, (host >> 8) as u8, host as u8]), false))
+            .collect();
+        assert_eq!(bits.len(), 1 << 16);
+        assert!(bits.iter().all(|(word, bit)| *word < VIP_FILTER_WORDS && *bit < 64));
+        let v6 = |last: u8| {
+            let mut bytes = [0xfd; 16];
+            bytes[15] = last;
+            vip_bit(Address::v6(bytes), true)
+        };
+        assert_ne!(v6(1), v6(2));
     }
 
     #[test]

@@ -14,7 +14,23 @@ static TABLE_BITS: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static INTERFACE_SLOT: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
+static OWN_MAC: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 static SIMULATE: Global<u32> = Global::new(0);
+
+#[unsafe(no_mangle)]
+static JIFFY_NS: Global<u64> = Global::new(4_000_000);
+#[unsafe(no_mangle)]
+static FIRST_JIFFY: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static ZERO: Global<u64> = Global::new(0);
+
+/// Zero, as far as LLVM cannot know it: it makes a call to memset of any row of constant zeros, and
+/// that is a loop over bytes (bpf-linker has LLVM expand none of them).
+#[inline(always)]
+pub fn zero() -> u64 {
+    ZERO.load()
+}
 
 /// The fleet's key, under which flows are hashed. Read word by word, as far as the family needs.
 pub struct FleetKey;
@@ -42,6 +58,24 @@ pub fn table_bits() -> u32 {
 #[inline(always)]
 pub fn interface_slot() -> u32 {
     INTERFACE_SLOT.load()
+}
+
+/// The MAC that this interface had when the program was loaded; 0: none.
+#[inline(always)]
+pub fn own_mac() -> u64 {
+    OWN_MAC.load()
+}
+
+/// Nanoseconds between two ticks of the kernel's timer.
+#[inline(always)]
+pub fn jiffy_ns() -> u64 {
+    JIFFY_NS.load()
+}
+
+/// What the kernel counted the first of them as.
+#[inline(always)]
+pub fn first_jiffy() -> u64 {
+    FIRST_JIFFY.load()
 }
 
 /// Whether this program runs over a capture.

@@ -1,12 +1,13 @@
 //! Counters: one copy per CPU, so an increment is a plain one.
 
 use director_common::{
+    backend::BackendRef,
     decision::Decision,
     stats::{BackendStats, ServiceStats},
     verdict::Verdict,
 };
 
-use crate::{maps, parse::Packet, schedule::Assigned};
+use crate::{constants, maps, parse::Packet, schedule::Assigned};
 
 /// Counts what became of a packet.
 #[inline(always)]
@@ -15,6 +16,13 @@ pub fn verdict(verdict: Verdict) {
         // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
         unsafe { *counter += 1 };
     }
+}
+
+/// What a simulation will be told, before anything is known.
+#[inline(always)]
+pub fn undecided() -> Decision {
+    let zero = constants::zero() as u32;
+    Decision { verdict: zero, backend: BackendRef(zero), service: zero, connection: zero }
 }
 
 /// Tells a simulation what became of the packet.

@@ -52,13 +52,20 @@ fn read(place: *const FlowEntry) -> FlowEntry {
     }
 }
 
+/// Place `at` of those where the flow `hash` may be, its favourite first: most sets are nearly empty,
+/// and there the first look finds it, which spares a misprediction.
+#[inline(always)]
+fn place(set: *mut FlowSet, hash: FlowHash, at: usize) -> *mut FlowEntry {
+    // SAFETY: below SET_WAYS, so within the set.
+    unsafe { &raw mut (*set).entries[(hash.favourite_way() ^ at) & (SET_WAYS - 1)] }
+}
+
 /// The entry of the flow `hash`, if it has not idled too long and its backend is still there.
 #[inline(always)]
 pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
     let set = set_of(hash)?;
-    for way in 0..SET_WAYS {
-        // SAFETY: `way` is within the set.
-        let place = unsafe { &raw mut (*set).entries[way] };
+    for at in 0..SET_WAYS {
+        let place = place(set, hash, at);
         let entry = read(place);
         if !entry.is_of(hash) {
             continue;
@@ -73,6 +80,38 @@ pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
         }
         let assigned = schedule::resolve(entry.backend())?;
         return Some(Found { place, entry, assigned });
+    }
+    None
+}
+
+/// The backend of an established flow that this packet neither opens nor closes, and that it is seen
+/// by. `None` says nothing: [`find`] does.
+#[inline(always)]
+pub fn find_established(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Assigned> {
+    if flags(packet) & (SYN | FIN | RST) != 0 {
+        return None;
+    }
+    let set = set_of(hash)?;
+    for at in 0..SET_WAYS {
+        let place = place(set, hash, at);
+        let entry = read(place);
+        if !entry.matches(hash) {
+            continue;
+        }
+        let touch = entry.touch();
+        if touch.state() as u8 != FlowState::Established as u8 {
+            return None;
+        }
+        let age = touch.age(now.ticks);
+        if age >= TOUCH_AFTER {
+            if age > timeout(packet, FlowState::Established, now) {
+                return None;
+            }
+            let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
+            // SAFETY: as in `touch`.
+            unsafe { write_volatile(&raw mut (*place).word, entry.word) };
+        }
+        return schedule::resolve(entry.backend());
     }
     None
 }
@@ -103,15 +142,14 @@ pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
         return;
     }
     let Some(set) = set_of(hash) else { return };
-    let mut victim = 0;
+    let mut victim = place(set, hash, 0);
     let mut most = 0;
-    for way in 0..SET_WAYS {
-        // SAFETY: `way` is within the set.
-        let entry = read(unsafe { &raw const (*set).entries[way] });
-        let willing = willingness(&entry, hash, now);
+    for at in 0..SET_WAYS {
+        let place = place(set, hash, at);
+        let willing = willingness(&read(place), hash, now);
         if willing > most {
             most = willing;
-            victim = way;
+            victim = place;
         }
     }
     if most == 0 {
@@ -124,9 +162,8 @@ pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
     let entry = FlowEntry::new(hash, assigned.reference, touch);
     // SAFETY: `victim` is within the set.
     unsafe {
-        let place = &raw mut (*set).entries[victim & (SET_WAYS - 1)];
-        write_volatile(&raw mut (*place).tag, entry.tag);
-        write_volatile(&raw mut (*place).word, entry.word);
+        write_volatile(&raw mut (*victim).tag, entry.tag);
+        write_volatile(&raw mut (*victim).word, entry.word);
     }
 }
 
@@ -165,7 +202,7 @@ fn flags(packet: &Packet) -> u8 {
 
 /// Whether this packet asks for a new connection.
 #[inline(always)]
-fn opens(packet: &Packet) -> bool {
+pub fn opens(packet: &Packet) -> bool {
     flags(packet) & (SYN | ACK) == SYN
 }
 

@@ -7,7 +7,7 @@ use director_common::{
     flow::FlowHash,
     verdict::DropReason,
     wire::{
-        Header as _,
+        Header,
         ethernet::{ETHERTYPE_VLAN, EthernetHeader, VlanTag},
         ipv4::Ipv4Header,
         ipv6::Ipv6Header,
@@ -50,14 +50,30 @@ fn link_length(hop: &Hop) -> usize {
     if hop.vlan_id == 0 { EthernetHeader::LEN } else { EthernetHeader::LEN + VlanTag::LEN }
 }
 
-/// Writes the Ethernet header that leaves. Tags of the frame that came are gone with it: the next
-/// hop decides.
+/// An Ethernet header and what follows it: one check against the frame's end for both.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Untagged<T>(EthernetHeader, T);
+
+/// The same with a VLAN tag between.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tagged<T>(EthernetHeader, VlanTag, T);
+
+// SAFETY: alignment 1 and no padding, as their parts.
+unsafe impl<T: Header> Header for Untagged<T> {}
+// SAFETY: as above.
+unsafe impl<T: Header> Header for Tagged<T> {}
+
+/// Writes the Ethernet header that leaves, and `next` behind it. Tags of the frame that came are gone
+/// with it: the next hop decides.
 #[inline(always)]
 #[must_use]
-fn write_link(frame: &mut Frame, hop: &Hop, ethertype: u16) -> bool {
+fn write<T: Header>(frame: &mut Frame, hop: &Hop, ethertype: u16, next: T) -> bool {
     if hop.vlan_id == 0 {
-        return frame.write(0, EthernetHeader::new(hop.destination, hop.source, ethertype));
+        let link = EthernetHeader::new(hop.destination, hop.source, ethertype);
+        return frame.write(0, Untagged(link, next));
     }
-    frame.write(0, EthernetHeader::new(hop.destination, hop.source, ETHERTYPE_VLAN))
-        && frame.write(EthernetHeader::LEN, VlanTag::new(hop.vlan_id, ethertype))
+    let link = EthernetHeader::new(hop.destination, hop.source, ETHERTYPE_VLAN);
+    frame.write(0, Tagged(link, VlanTag::new(hop.vlan_id, ethertype), next))
 }

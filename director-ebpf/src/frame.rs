@@ -33,6 +33,12 @@ impl Frame {
         self.end() - self.start()
     }
 
+    /// Whether it is at least so many bytes long.
+    #[inline(always)]
+    pub fn reaches(&self, length: usize) -> bool {
+        self.start() + length <= self.end()
+    }
+
     /// Index of the interface it arrived on.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {

@@ -1,4 +1,5 @@
-//! The director's XDP program: entry and exit. The packet's path is `pipeline.rs`.
+//! The director's XDP programs: entry and exit. The packet's path is `pipeline.rs`, and for nearly
+//! every packet `shortcut.rs`.
 #![no_std]
 #![no_main]
 #![expect(
@@ -6,8 +7,10 @@
     reason = "a program has no outside: `pub` marks what a stage offers the others"
 )]
 
+mod admission;
 mod constants;
 mod count;
+mod filter;
 mod flow_table;
 mod forward;
 mod frame;
@@ -18,6 +21,7 @@ mod pipeline;
 mod reply;
 mod schedule;
 mod service;
+mod shortcut;
 mod transmit;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -25,18 +29,41 @@ use director_common::{decision::Decision, verdict::Verdict};
 
 use crate::frame::Frame;
 
-/// Decides one packet, counts what became of it, and tells the driver.
+/// Decides one packet: by the shortcut, or the long way.
+#[xdp]
+fn director(ctx: XdpContext) -> u32 {
+    let mut frame = Frame::new(XdpContext::new(ctx.ctx));
+    let mut decision = count::undecided();
+    if let Some(verdict) = shortcut::run(&mut frame, &mut decision) {
+        return finish(verdict, &mut decision);
+    }
+    // A program of its own and no function: it needs all of the 512 bytes of stack that Linux 6.1
+    // allows for any chain of calls, and a return costs as much as a cache miss where the CPU's bugs
+    // are worked around.
+    // SAFETY: the program takes an XDP context, as this one does. Returns only if it is not there,
+    // which userspace sees to before it attaches this one; then the host gets the packet.
+    let _ = unsafe { maps::LONG_WAY.tail_call(&ctx, constants::interface_slot()) };
+    xdp_action::XDP_PASS
+}
+
+/// The whole pipeline.
+#[xdp]
+fn long_way(ctx: XdpContext) -> u32 {
+    let mut frame = Frame::new(ctx);
+    let mut decision = count::undecided();
+    let verdict = pipeline::run(&mut frame, &mut decision);
+    finish(verdict, &mut decision)
+}
+
+/// Counts what became of a packet, and tells the driver.
 ///
 /// The only place that knows `XDP_*`. A redirect has been set up by `transmit` already: the
 /// driver carries it out when it sees `XDP_REDIRECT`.
-#[xdp]
-fn director(ctx: XdpContext) -> u32 {
-    let mut frame = Frame::new(ctx);
-    let mut decision = Decision::default();
-    let verdict = pipeline::run(&mut frame, &mut decision);
+#[inline(always)]
+fn finish(verdict: Verdict, decision: &mut Decision) -> u32 {
     count::verdict(verdict);
     if constants::simulate() {
-        count::decision(verdict, &mut decision);
+        count::decision(verdict, decision);
     }
     match verdict {
         Verdict::Tx | Verdict::Reply(_) => xdp_action::XDP_TX,

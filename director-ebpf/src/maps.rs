@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray},
 };
 use director_common::{
     abi::Meta,
@@ -15,7 +15,7 @@ use director_common::{
     flow_table::FlowSet,
     interface::{Interface, MAX_INTERFACES},
     runtime::Runtime,
-    service::{MAX_SERVICES, RingChunk, Service, ServiceKey, ServiceNote},
+    service::{MAX_SERVICES, RingChunk, Service, ServiceKey, ServiceNote, VIP_FILTER_WORDS},
     stats::{BackendStats, ServiceStats},
     verdict::VERDICT_CODES,
 };
@@ -39,6 +39,10 @@ pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::with_max_entries(2 
 #[map]
 pub static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
 
+/// Which addresses may be VIPs: see `filter`. Written by userspace, read by packets.
+#[map]
+pub static VIP_FILTER: Array<u64> = Array::with_max_entries(VIP_FILTER_WORDS, MMAPABLE);
+
 /// Names of services, by slot. Only for userspace.
 #[map]
 pub static SERVICE_NOTES: Array<ServiceNote> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
@@ -58,6 +62,10 @@ pub static INTERFACES: Array<Interface> = Array::with_max_entries(MAX_INTERFACES
 /// Interfaces that packets may leave by, by index. Written by userspace, read by the driver.
 #[map]
 pub static TX_PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
+
+/// The program `long_way`, by the interface slot that it was made for. Written by userspace.
+#[map]
+pub static LONG_WAY: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
 
 /// The knobs. Written by userspace, read by packets.
 #[map]
@@ -80,6 +88,10 @@ pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
 #[map]
 pub static REPLY_LIMIT: PerCpuArray<ReplyLimit> = PerCpuArray::with_max_entries(1, 0);
 
+/// New TCP flows admitted to the flow table of late. Written by packets.
+#[map]
+pub static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(1, 0);
+
 /// What a later process must know to adopt these maps. Only for userspace.
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
@@ -95,4 +107,13 @@ pub struct ReplyLimit {
     pub tick: u32,
     /// Errors sent in it.
     pub sent: u32,
+}
+
+/// New TCP flows that this CPU admitted to the flow table in the tick `tick`.
+#[repr(C)]
+pub struct Admitted {
+    /// [`director_common::runtime::Ticks`].
+    pub tick: u32,
+    /// Flows admitted in it, and those that were not.
+    pub count: u32,
 }

@@ -14,11 +14,7 @@ use aya_ebpf::{
     helpers::bpf_fib_lookup,
 };
 use director_common::{
-    address::Address,
-    backend::NextHop,
-    runtime::HEARTBEAT_STALE_NS,
-    verdict::DropReason,
-    wire::ethernet::{Mac, mac_from_u64},
+    address::Address, backend::NextHop, runtime::HEARTBEAT_STALE_NS, verdict::DropReason,
 };
 
 use crate::{constants, frame::Frame, maps, parse::Packet, pipeline::Now, schedule::Assigned};
@@ -28,13 +24,14 @@ const AF_INET6: u8 = 10;
 
 /// The way to the backend.
 pub struct Hop {
-    /// Destination MAC of the frame that leaves.
-    pub destination: Mac,
-    /// Its source MAC.
-    pub source: Mac,
+    /// Destination MAC of the frame that leaves, as `mac_to_u64` makes it; the upper bits are not
+    /// looked at.
+    pub destination: u64,
+    /// Its source MAC, likewise.
+    pub source: u64,
     /// Its VLAN id; 0: untagged.
     pub vlan_id: u16,
-    /// Index of the interface that it leaves by.
+    /// Index of the interface that it leaves by; not set if it is the one it came from.
     pub ifindex: u32,
     /// Whether that is the one it came from.
     pub same_interface: bool,
@@ -51,39 +48,54 @@ pub fn find(
     assigned: &Assigned,
     now: &Now,
 ) -> Result<Hop, DropReason> {
-    // SAFETY: a field of a map value that outlives the program's run; replaced while we look.
-    let cached = NextHop(unsafe { read_volatile(&raw const assigned.backend.next_hop.0) });
-    let fresh = assigned.word.has_fixed_next_hop()
-        || now.ns.saturating_sub(now.runtime.heartbeat_ns) < HEARTBEAT_STALE_NS;
-    if cached.is_resolved() && fresh {
-        return from_cache(frame, packet, assigned, cached);
+    let known = read(assigned);
+    if known.is_resolved() && is_fresh(assigned, now) {
+        return from_cache(packet, assigned, known);
     }
     match from_fib(frame, assigned) {
         Ok(hop) => Ok(hop),
-        Err(_) if cached.is_resolved() => from_cache(frame, packet, assigned, cached),
+        Err(_) if known.is_resolved() => from_cache(packet, assigned, known),
         Err(reason) => Err(reason),
     }
 }
 
+/// The way that userspace keeps fresh, if it does.
 #[inline(always)]
-fn from_cache(
-    frame: &Frame,
-    packet: &Packet,
-    assigned: &Assigned,
-    cached: NextHop,
-) -> Result<Hop, DropReason> {
-    let interface = maps::INTERFACES.get(cached.interface()).ok_or(DropReason::NoInterface)?;
-    // A simulation has no interfaces; whom a frame was sent to is who sends it on.
-    let (source, same_interface) = if constants::simulate() {
-        (mac_from_u64(packet.destination_mac), cached.interface() == constants::interface_slot())
+pub fn cached(packet: &Packet, assigned: &Assigned, now: &Now) -> Option<Hop> {
+    let known = read(assigned);
+    if !known.is_resolved() || !is_fresh(assigned, now) {
+        return None;
+    }
+    from_cache(packet, assigned, known).ok()
+}
+
+#[inline(always)]
+fn read(assigned: &Assigned) -> NextHop {
+    // SAFETY: a field of a map value that outlives the program's run; replaced while we look.
+    NextHop(unsafe { read_volatile(&raw const assigned.backend.next_hop.0) })
+}
+
+#[inline(always)]
+fn is_fresh(assigned: &Assigned, now: &Now) -> bool {
+    assigned.word.has_fixed_next_hop()
+        || now.ns < now.runtime.heartbeat_ns.saturating_add(HEARTBEAT_STALE_NS)
+}
+
+#[inline(always)]
+fn from_cache(packet: &Packet, assigned: &Assigned, known: NextHop) -> Result<Hop, DropReason> {
+    let same_interface = known.interface() == constants::interface_slot();
+    // Whom a frame was sent to is who sends it on, by the same interface. A simulation has no other.
+    let (source, ifindex) = if same_interface || constants::simulate() {
+        (packet.destination_mac, 0)
     } else {
-        (interface.mac(), interface.ifindex == frame.ingress_ifindex())
+        let out = maps::INTERFACES.get(known.interface()).ok_or(DropReason::NoInterface)?;
+        (out.mac(), out.ifindex)
     };
     Ok(Hop {
-        destination: cached.mac(),
+        destination: known.0,
         source,
-        vlan_id: cached.vlan_id(),
-        ifindex: interface.ifindex,
+        vlan_id: known.vlan_id(),
+        ifindex,
         same_interface,
         mtu: assigned.word.mtu(),
     })
@@ -91,7 +103,7 @@ fn from_cache(
 
 #[inline(always)]
 fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
-    let mut answer = Answer { ifindex: 0, source: [0; 6], destination: [0; 6] };
+    let mut answer = Answer { ifindex: 0, source: 0, destination: 0 };
     // A tunnel from nowhere: userspace never learned a way that would have told its source.
     let source = assigned.backend.sources[assigned.word.source() & 1];
     if !assigned.word.is_direct() && source.first == 0 && source.second == 0 {
@@ -120,13 +132,20 @@ const ANSWERED: u32 = BPF_FIB_LKUP_RET_SUCCESS;
 /// What the FIB knows of a way.
 struct Answer {
     ifindex: u32,
-    source: Mac,
-    destination: Mac,
+    source: u64,
+    destination: u64,
 }
 
 /// Addresses are written eight bytes at a time, and the verifier wants that aligned on the stack.
 #[repr(C, align(8))]
 struct Aligned(FibLookup);
+
+// Where `ask` reads the answer.
+const _: () = assert!(
+    core::mem::offset_of!(FibLookup, ifindex) == 8
+        && core::mem::offset_of!(FibLookup, smac) == 52
+        && core::mem::offset_of!(FibLookup, dmac) == 58
+);
 
 /// Asks the kernel's FIB; its return code. A function of its own, so that the pipeline's stack need
 /// not hold the request, and one that returns a number, since the verifier takes a returned
@@ -139,7 +158,7 @@ fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
     // SAFETY: zeros are a valid request, and every word of it is written, which its size (a multiple
     // of eight) and alignment allow; the union fields written are those that the address family
     // selects, the one read is the largest, and the kernel writes no more than the size it is given.
-    let (code, request, reached) = unsafe {
+    let (code, [ifindex, macs, more_macs], reached) = unsafe {
         // Volatile, or LLVM calls memset, and a third frame is more stack than 6.1 allows, where each
         // takes a multiple of 32 bytes ("combined stack size of 3 calls is 544. Too large").
         for word in 0..size_of::<Aligned>() / size_of::<u64>() {
@@ -152,16 +171,23 @@ fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
         request.__bindgen_anon_3.ipv6_src = source;
         let size = size_of::<FibLookup>() as i32;
         let code = bpf_fib_lookup(frame.as_ptr(), request, size, 0);
-        (code as u32, *request, request.__bindgen_anon_4.ipv6_dst)
+        let reached = request.__bindgen_anon_4.ipv6_dst;
+        // By words: the MACs lie where the verifier allows no load of a word of theirs.
+        let words = aligned.as_ptr().cast::<u64>();
+        (
+            code as u32,
+            [read_volatile(words.add(1)), read_volatile(words.add(6)), read_volatile(words.add(7))],
+            reached,
+        )
     };
     // The answer's destination is the gateway's where there is one; sent to a gateway, a packet for
     // the VIP would come back.
     if code == ANSWERED && assigned.word.is_direct() && reached != address {
         return BPF_FIB_LKUP_RET_UNREACHABLE;
     }
-    answer.ifindex = request.ifindex;
-    answer.source = request.smac;
-    answer.destination = request.dmac;
+    answer.ifindex = ifindex as u32;
+    answer.source = macs >> 32 | more_macs << 32;
+    answer.destination = more_macs >> 16;
     code
 }
 

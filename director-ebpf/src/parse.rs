@@ -5,6 +5,7 @@
 
 mod icmp;
 mod ipv6;
+pub mod plain;
 mod transport;
 
 use director_common::{
@@ -15,8 +16,7 @@ use director_common::{
     wire::{
         Header as _,
         ethernet::{
-            ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader,
-            VlanTag, mac_to_u64,
+            ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, VlanTag,
         },
         icmp::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
         ipv4::Ipv4Header,
@@ -54,7 +54,7 @@ pub struct Packet {
     pub tos: u32,
     /// TCP control bits; 0 for anything else.
     pub tcp_flags: u32,
-    /// The MAC it was sent to, as [`mac_to_u64`] makes it.
+    /// The MAC it was sent to, as `mac_to_u64` makes it.
     pub destination_mac: u64,
 }
 
@@ -62,22 +62,25 @@ impl Packet {
     /// A packet of which nothing is known yet.
     #[inline(always)]
     pub fn unread() -> Self {
+        let zero = constants::zero();
+        let nothing = Address { first: zero, second: zero };
+        let port = (zero as u16).to_ne_bytes();
         Self {
             flow: FlowKey {
-                source: Address::default(),
-                destination: Address::default(),
-                source_port: [0; 2],
-                destination_port: [0; 2],
-                protocol: 0,
-                family: 0,
-                _pad: [0; 2],
+                source: nothing,
+                destination: nothing,
+                source_port: port,
+                destination_port: port,
+                protocol: zero as u8,
+                family: zero as u8,
+                _pad: port,
             },
             content: Content::Whole,
-            l3_offset: 0,
-            l3_length: 0,
-            tos: 0,
-            tcp_flags: 0,
-            destination_mac: 0,
+            l3_offset: zero as usize,
+            l3_length: zero as u32,
+            tos: zero as u32,
+            tcp_flags: zero as u32,
+            destination_mac: zero,
         }
     }
 
@@ -93,7 +96,7 @@ impl Packet {
 #[inline(always)]
 pub fn parse(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     let ethernet = frame.header::<EthernetHeader>(0).ok_or(PassReason::Truncated)?;
-    packet.destination_mac = mac_to_u64(ethernet.destination);
+    packet.destination_mac = ethernet.destination();
     let (ethertype, l3_offset) = untag(frame, ethernet.ethertype())?;
     if ethertype != ETHERTYPE_IPV4 && ethertype != ETHERTYPE_IPV6 {
         return Err(PassReason::NotIp);

@@ -5,7 +5,7 @@
 //!              | hit ------------------------------------------------^
 //! ```
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::bpf_jiffies64;
 use director_common::{
     decision::{Connection, Decision},
     flow::FlowHash,
@@ -87,15 +87,19 @@ fn stages(
         .inspect(|_| count::forwarded(packet, &assigned))
 }
 
+/// What there is to know; `None` only before userspace has written it.
 #[inline(always)]
-fn now() -> Option<Now> {
+pub fn now() -> Option<Now> {
     let runtime = maps::RUNTIME.get(0)?;
     let ns = if constants::simulate() {
         runtime.simulated_ns
     } else {
-        // SAFETY: a helper without arguments. The coarse clock costs a load; flows idle for
-        // seconds, so its few milliseconds of lag do not matter.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        // The timer's count is a load, as the JIT compiles it; a clock is a call, and with the
+        // CPU's bugs worked around each return from one costs as much as a cache miss. The count
+        // keeps pace with CLOCK_MONOTONIC, a few milliseconds behind; flows idle for seconds.
+        // SAFETY: a helper without arguments.
+        let jiffies = unsafe { bpf_jiffies64() };
+        jiffies.wrapping_sub(constants::first_jiffy()).wrapping_mul(constants::jiffy_ns())
     };
     Some(Now { ns, ticks: Ticks::from_ns(ns), runtime })
 }
@@ -117,7 +121,9 @@ fn new(
     decision: &mut Decision,
 ) -> Result<Assigned, Verdict> {
     let matched = service::find(&packet.flow).ok_or(Verdict::Pass(PassReason::NoService))?;
-    decision.service = u32::from(matched.slot) + 1;
+    if constants::simulate() {
+        decision.service = u32::from(matched.slot) + 1;
+    }
     let Some(assigned) = schedule::pick(&matched, hash) else {
         return Err(service::empty(packet, &matched, now));
     };
@@ -132,11 +138,12 @@ fn new(
     Ok(assigned)
 }
 
+/// Tells a simulation where the packet went.
 #[inline(always)]
-fn note(decision: &mut Decision, assigned: &Assigned, connection: Connection) {
+pub fn note(decision: &mut Decision, assigned: &Assigned, connection: Connection) {
     if constants::simulate() {
         decision.backend = assigned.reference;
         decision.service = u32::from(assigned.word.service()) + 1;
-        decision.connection = connection as u8;
+        decision.connection = connection as u32;
     }
 }

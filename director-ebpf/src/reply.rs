@@ -88,7 +88,7 @@ fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted:
 
     // Back the way it came: same tags, MACs swapped. What this writes too far, `write_packet`
     // overwrites.
-    let link = EthernetHeader::new(ethernet.source, ethernet.destination, ethernet.ethertype());
+    let link = EthernetHeader::new(ethernet.source(), ethernet.destination(), ethernet.ethertype());
     let Some(tags) = tags else { return false };
     frame.write(0, link)
         && frame.write(EthernetHeader::LEN, tags)

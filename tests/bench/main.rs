@@ -5,6 +5,7 @@
 
 mod host;
 mod measurement;
+mod packet;
 mod session;
 mod vm;
 
@@ -41,6 +42,9 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Part {
+    /// One packet's cost, by `BPF_PROG_TEST_RUN`: Director, the same on conventional maps, and
+    /// programs that are pinned
+    Packet(packet::Options),
     /// Instructions per packet in virtual machines, beside the kernel's own balancers
     Vm,
     /// What a virtual machine runs
@@ -61,7 +65,11 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let mut session = Session::new(args.options.repeats, args.options.quick);
     match args.part {
-        None => vm::run(&mut session)?,
+        Some(Part::Packet(options)) => packet::run(&mut session, &options)?,
+        None => {
+            packet::run(&mut session, &packet::Options::default())?;
+            vm::run(&mut session)?;
+        }
         Some(Part::Vm) => vm::run(&mut session)?,
         Some(Part::InsideVm(args)) => return vm::inside(&args),
     }

@@ -17,3 +17,11 @@ pub fn tools() -> PathBuf {
 pub fn vm() -> PathBuf {
     root().join("target/vm")
 }
+
+/// The object that the program `name` of director-ebpf is compiled to.
+pub fn bpf_object(name: &str) -> PathBuf {
+    crate::bpf_toolchain::target_dir(&root())
+        .join(crate::bpf_toolchain::TARGET)
+        .join(crate::bpf_toolchain::PROFILE)
+        .join(name)
+}

@@ -13,34 +13,54 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// Tag protocol id of a service VLAN tag (802.1ad).
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// The 48 bits that a MAC address takes of a word.
+pub const MAC_MASK: u64 = (1 << 48) - 1;
 /// The 12 bits of a tag control field that name the VLAN.
 pub const VLAN_ID_MASK: u16 = 0x0fff;
 
-/// An Ethernet II header.
-#[repr(C)]
+/// An Ethernet II header. Words and not byte arrays: the program writes one for every packet, and
+/// LLVM takes twelve bytes of two addresses apart one by one.
+#[repr(C, packed)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EthernetHeader {
-    /// Destination MAC.
-    pub destination: Mac,
-    /// Source MAC.
-    pub source: Mac,
-    ethertype: [u8; 2],
+    /// Destination MAC, and the first two bytes of the source; little-endian.
+    first: u64,
+    /// The rest of the source.
+    second: u32,
+    /// Big-endian.
+    ethertype: u16,
 }
 
-// SAFETY: repr(C) over byte arrays.
+// SAFETY: packed words: alignment 1, no padding, any bytes.
 unsafe impl Header for EthernetHeader {}
 
 impl EthernetHeader {
-    /// A header of these fields; `ethertype` in host order.
+    /// A header of these fields: MACs as [`mac_to_u64`] makes them, `ethertype` in host order.
     #[inline(always)]
-    pub const fn new(destination: Mac, source: Mac, ethertype: u16) -> Self {
-        Self { destination, source, ethertype: ethertype.to_be_bytes() }
+    pub const fn new(destination: u64, source: u64, ethertype: u16) -> Self {
+        Self {
+            first: (destination & MAC_MASK | source << 48).to_le(),
+            second: ((source >> 16) as u32).to_le(),
+            ethertype: ethertype.to_be(),
+        }
+    }
+
+    /// Destination MAC, as [`mac_to_u64`] makes it.
+    #[inline(always)]
+    pub const fn destination(&self) -> u64 {
+        u64::from_le(self.first) & MAC_MASK
+    }
+
+    /// Source MAC, likewise.
+    #[inline(always)]
+    pub const fn source(&self) -> u64 {
+        u64::from_le(self.first) >> 48 | (u32::from_le(self.second) as u64) << 16
     }
 
     /// EtherType, host order.
     #[inline(always)]
     pub const fn ethertype(&self) -> u16 {
-        u16::from_be_bytes(self.ethertype)
+        u16::from_be(self.ethertype)
     }
 }
 
@@ -101,8 +121,13 @@ mod tests {
 
     #[test]
     fn fields_lie_where_802_1q_puts_them() {
-        let header = EthernetHeader::new([1; 6], [2; 6], ETHERTYPE_IPV6);
-        assert_eq!(header.ethertype, [0x86, 0xdd]);
+        let (to, from) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+        let header = EthernetHeader::new(mac_to_u64(to), mac_to_u64(from), ETHERTYPE_IPV6);
+        // SAFETY: a Header is bytes.
+        let bytes: [u8; 14] = unsafe { core::mem::transmute(header) };
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x86, 0xdd]);
+        assert_eq!((header.destination(), header.source()), (mac_to_u64(to), mac_to_u64(from)));
+        assert_eq!(header.ethertype(), ETHERTYPE_IPV6);
         let tag = VlanTag::new(0x1123, ETHERTYPE_IPV4);
         assert_eq!((tag.control, tag.ethertype), ([0x01, 0x23], [0x08, 0x00]));
         assert_eq!(tag.vlan_id(), 0x123);

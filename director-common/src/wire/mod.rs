@@ -1,7 +1,7 @@
-//! Headers as they lie on the wire: one file per protocol, byte arrays only.
+//! Headers as they lie on the wire: one file per protocol, byte arrays or packed words.
 //!
-//! Every header is `#[repr(C)]` over byte arrays, so it has alignment 1 and may be laid over any
-//! packet offset that has been checked against the packet's end. Accessors return host order.
+//! Every header has alignment 1 and no padding and may be laid over any packet
+//! offset that has been checked against the packet's end. Accessors return host order.
 
 pub mod ethernet;
 pub mod icmp;

@@ -6,7 +6,7 @@ use director_common::{
     wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
-use super::{link_length, write_link};
+use super::{link_length, write};
 use crate::{frame::Frame, next_hop::Hop, parse::Packet};
 
 /// Readdresses the frame.
@@ -17,5 +17,5 @@ pub fn rewrite(frame: &mut Frame, packet: &Packet, hop: &Hop) -> Result<(), Drop
         return Err(DropReason::NoHeadroom);
     }
     let ethertype = if packet.is_v6() { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    if write_link(frame, hop, ethertype) { Ok(()) } else { Err(DropReason::NoHeadroom) }
+    if write::<[u8; 0]>(frame, hop, ethertype, []) { Ok(()) } else { Err(DropReason::NoHeadroom) }
 }

@@ -15,7 +15,7 @@ use director_common::{
     },
 };
 
-use super::{link_length, write_link};
+use super::{link_length, write};
 use crate::{frame::Frame, next_hop::Hop, parse::Packet, schedule::Assigned};
 
 /// Protocol number of an IPv4 packet in another.
@@ -51,7 +51,7 @@ pub fn rewrite(
             source.bytes(),
             address.bytes(),
         );
-        write_link(frame, hop, ETHERTYPE_IPV6) && frame.write(link, outer)
+        write(frame, hop, ETHERTYPE_IPV6, outer)
     } else {
         if !frame.grow_head((link + Ipv4Header::LEN) as i32 - packet.l3_offset as i32) {
             return Err(DropReason::NoHeadroom);
@@ -64,7 +64,7 @@ pub fn rewrite(
             source.v4_bytes(),
             address.v4_bytes(),
         );
-        write_link(frame, hop, ETHERTYPE_IPV4) && frame.write(link, outer)
+        write(frame, hop, ETHERTYPE_IPV4, outer)
     };
     if written { Ok(()) } else { Err(DropReason::NoHeadroom) }
 }

@@ -47,6 +47,9 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
         }
         step(tables, op)
     });
+    if plan.ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
+        super::filter::tidy(tables);
+    }
     if !plan.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
         grace::wait();
@@ -89,6 +92,7 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
             tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
         }
         Op::ShowService { slot, key } => {
+            super::filter::admit(tables, key);
             // The service counts as shown by its own key, so that comes last.
             if tables.keys.get(&AsPod(key.presence()), 0).is_err() {
                 insert_key(tables, key.presence(), *slot)?;

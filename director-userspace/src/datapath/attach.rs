@@ -191,6 +191,7 @@ impl Datapath {
             table_salt: meta.table_salt,
             table_bits: meta.table_bits,
             interface_slot,
+            own_mac: self.tables.interfaces.get(interface_slot).macs[0],
             simulate: false,
         }
     }
@@ -203,13 +204,13 @@ impl Datapath {
     ) -> Result<Before, DatapathError> {
         let meta = self.tables.meta();
         let sizes = super::Sizes { table_bits: meta.table_bits, backends: 1, rings: 1 };
-        let constants = self.constants(attachments.slot(interface.ifindex).unwrap_or(0));
+        let interface_slot = attachments.slot(interface.ifindex).unwrap_or(0);
+        let constants = self.constants(interface_slot);
         let mut ebpf = load::load(sizes, &constants, Some(&|name| self.instance.map_pin(name)))?;
-        let name = match interface.role {
-            Role::Both => object::PROGRAM,
-            Role::Egress => object::EGRESS_PROGRAM,
+        let program = match interface.role {
+            Role::Both => load::verify_both(&mut ebpf, interface_slot)?,
+            Role::Egress => load::verify(&mut ebpf, object::EGRESS_PROGRAM)?,
         };
-        let program = load::verify(&mut ebpf, name)?;
         let directory = self.instance.link_pins();
         let pin = LinkPin::of(interface);
         let mut replaced = None;

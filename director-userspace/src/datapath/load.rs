@@ -2,16 +2,25 @@
 
 use std::path::PathBuf;
 
-use aya::{Ebpf, EbpfLoader, maps::MapData, programs::Xdp};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, ProgramArray},
+    programs::{ProgramFd, Xdp},
+};
 use director_common::{
     abi::{constant, map},
     flow::HashKey,
     flow_table::SET_WAYS,
     service::{MAX_SERVICES, RING_CHUNKS},
 };
+use nix::time::{ClockId, clock_getres};
 
 use super::{DatapathError, Instance, object};
 use crate::{config::model::Config, plan::Capacity};
+
+/// Places of the flow table for each flow that it is made for, as a binary logarithm: with two, 3 %
+/// of that many flows find their set full (Poisson, sets of four), with one 20 %.
+pub(super) const SPARE_BITS: u32 = 1;
 
 /// How large the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +45,7 @@ impl Sizes {
         let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
         let backends = u32::try_from(backends).unwrap_or(u32::MAX / 4);
         Self {
-            table_bits: (config.flows.size / SET_WAYS as u32).trailing_zeros(),
+            table_bits: (config.flows.size / SET_WAYS as u32).trailing_zeros() + SPARE_BITS,
             backends: (backends + backends / 8 + 64).clamp(4096, Self::LARGEST.backends),
             rings: (services + services / 8 + 64).min(Self::LARGEST.rings),
         }
@@ -57,6 +66,7 @@ pub(super) struct Constants {
     pub(super) table_salt: u64,
     pub(super) table_bits: u32,
     pub(super) interface_slot: u32,
+    pub(super) own_mac: u64,
     pub(super) simulate: bool,
 }
 
@@ -68,6 +78,7 @@ pub(super) fn load(
     pins: Option<&dyn Fn(&str) -> PathBuf>,
 ) -> Result<Ebpf, DatapathError> {
     let simulate = u32::from(constants.simulate);
+    let (jiffy_ns, first_jiffy) = timer();
     let mut loader = EbpfLoader::new();
     // The program looks at nothing of the kernel's whose place would have to be found out; reading
     // the kernel's types for that takes longer than all else.
@@ -77,6 +88,9 @@ pub(super) fn load(
         .override_global(constant::TABLE_SALT, &constants.table_salt, true)
         .override_global(constant::TABLE_BITS, &constants.table_bits, true)
         .override_global(constant::INTERFACE_SLOT, &constants.interface_slot, true)
+        .override_global(constant::OWN_MAC, &constants.own_mac, true)
+        .override_global(constant::JIFFY_NS, &jiffy_ns, true)
+        .override_global(constant::FIRST_JIFFY, &first_jiffy, true)
         .override_global(constant::SIMULATE, &simulate, true)
         .map_max_entries(map::FLOWS, 1 << sizes.table_bits)
         .map_max_entries(map::BACKENDS, sizes.backends)
@@ -91,17 +105,59 @@ pub(super) fn load(
     Ok(loader.load(object::DIRECTOR)?)
 }
 
+/// How the kernel counts time: nanoseconds between two ticks of its timer, and the count it started
+/// with (since 2.5, minus five minutes as a 32-bit number, so that overflows show early).
+fn timer() -> (u64, u64) {
+    // The clock exists on every Linux.
+    let jiffy_ns = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(4_000_000, |resolution| resolution.tv_nsec().max(1) as u64);
+    let hertz = (1_000_000_000 + jiffy_ns / 2) / jiffy_ns;
+    (jiffy_ns, u64::from((300 * hertz as u32).wrapping_neg()))
+}
+
 /// Has the verifier look at a program of the object.
 pub(super) fn verify<'a>(
     ebpf: &'a mut Ebpf,
     program: &'static str,
 ) -> Result<&'a mut Xdp, DatapathError> {
-    let failed = |error| DatapathError::Program { program, error };
-    let not_found = || aya::programs::ProgramError::InvalidName { name: program.into() };
-    let found = ebpf.program_mut(program).ok_or_else(not_found).map_err(failed)?;
-    let xdp: &mut Xdp = found.try_into().map_err(failed)?;
-    xdp.load().map_err(failed)?;
+    let xdp = program_of(ebpf, program)?;
+    xdp.load().map_err(|error| DatapathError::Program { program, error })?;
     Ok(xdp)
+}
+
+/// A program of the object.
+fn program_of<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut Xdp, DatapathError> {
+    let not_found = || aya::programs::ProgramError::InvalidName { name: program.into() };
+    let found = ebpf.program_mut(program).ok_or_else(not_found).and_then(TryInto::try_into);
+    found.map_err(|error| DatapathError::Program { program, error })
+}
+
+/// Has the verifier look at the program that forwards, and at the one that it calls, which is put
+/// where it looks for it: from then on it is used by whatever program has the same interface slot.
+pub(super) fn verify_both(ebpf: &mut Ebpf, interface_slot: u32) -> Result<&mut Xdp, DatapathError> {
+    verify(ebpf, object::PROGRAM)?;
+    verify(ebpf, object::LONG_WAY)?;
+    let long_way = descriptor(ebpf, object::LONG_WAY)?;
+    let failed = |error| DatapathError::Map { name: map::LONG_WAY, error };
+    let not_found = || aya::maps::MapError::InvalidName { name: map::LONG_WAY.into() };
+    let mut calls: ProgramArray<_> = ebpf
+        .map_mut(map::LONG_WAY)
+        .ok_or_else(not_found)
+        .and_then(TryInto::try_into)
+        .map_err(failed)?;
+    calls.set(interface_slot, &long_way, 0).map_err(failed)?;
+    program_of(ebpf, object::PROGRAM)
+}
+
+/// A descriptor of a program that was loaded before.
+pub(super) fn descriptor(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+) -> Result<ProgramFd, DatapathError> {
+    let failed = |error| DatapathError::Program { program, error };
+    let xdp = program_of(ebpf, program)?;
+    let fd = xdp.fd().map_err(failed)?;
+    fd.try_clone().map_err(|error| failed(aya::programs::ProgramError::IOError(error)))
 }
 
 /// The pinned map `name`.

@@ -5,12 +5,14 @@
 //!   carries out a [`crate::plan::Plan`];
 //! - `grow` makes them larger while packets pass;
 //! - [`Attachments`] puts the program on interfaces and takes it off;
-//! - [`Simulation`] runs the same program over frames, with maps of its own.
+//! - [`Simulation`] runs the same program over frames, [`Standalone`] lends it to whoever measures
+//!   it; both with maps of their own.
 
 mod apply;
 mod attach;
 mod batch;
 mod error;
+mod filter;
 mod grace;
 mod grow;
 mod instance;
@@ -22,6 +24,7 @@ mod observe;
 mod open;
 mod rings;
 mod simulation;
+mod standalone;
 mod stats;
 mod tables;
 
@@ -33,5 +36,6 @@ pub use load::Sizes;
 pub use observe::{observe, observe_some};
 pub use open::{Datapath, clock_ns};
 pub use simulation::{Outcome, Simulation};
+pub use standalone::Standalone;
 pub use stats::{BackendCounters, Counters, ServiceCounters, counters};
 pub use tables::Tables;

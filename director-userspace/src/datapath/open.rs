@@ -116,6 +116,7 @@ impl Datapath {
             table_salt: random_odd()?,
             table_bits: sizes.table_bits,
             interface_slot: 0,
+            own_mac: 0,
             simulate: false,
         };
         load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;

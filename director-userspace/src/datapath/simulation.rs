@@ -7,19 +7,13 @@ use aya::{
 use director_common::{
     abi::map,
     decision::{Connection, Decision},
-    flow::HashKey,
     interface::Interface,
     runtime::Runtime,
     verdict::{PassReason, Verdict},
     wire::ethernet::mac_to_u64,
 };
 
-use super::{
-    DatapathError, Sizes, Tables, clock_ns,
-    load::{self, Constants},
-    mmap::MappedArray,
-    object, open,
-};
+use super::{DatapathError, Standalone, Tables, load, mmap::MappedArray, object};
 use crate::{
     config::model::Config,
     plan::{Desired, diff},
@@ -72,42 +66,15 @@ impl Simulation {
     ///
     /// What the kernel refuses: needs the privilege to load BPF programs.
     pub fn new(config: &Config, desired: &Desired) -> Result<Self, DatapathError> {
-        let mut sizes = Sizes::for_config(config);
-        sizes.rings = u32::try_from(desired.services.len()).unwrap_or(0).max(1) * 2;
-        let constants = Constants {
-            hash_key: HashKey::expand(config.hash_key.0),
-            table_salt: open::random_odd()?,
-            table_bits: sizes.table_bits,
-            interface_slot: 1,
-            simulate: true,
-        };
-        Self::load(sizes, &constants, config, desired)
-    }
-
-    fn load(
-        sizes: Sizes,
-        constants: &Constants,
-        config: &Config,
-        desired: &Desired,
-    ) -> Result<Self, DatapathError> {
-        let mut ebpf = load::load(sizes, constants, None)?;
-        load::verify(&mut ebpf, object::PROGRAM)?;
-        let data = |ebpf: &mut Ebpf, name| load::taken(ebpf, name);
-        let mut tables = Tables::open(|name| data(&mut ebpf, name))?;
-        let decision = data(&mut ebpf, map::DECISION)?;
+        let Standalone { mut ebpf, tables } = Standalone::load(config, desired, None)?;
+        let decision = load::taken(&mut ebpf, map::DECISION)?;
         let decision = MappedArray::new(super::tables::Fd(&decision), 1)
             .map_err(|error| DatapathError::Mmap { name: map::DECISION, error })?;
-        open::set_timeouts(&tables, &config.flows);
-        // Next hops are as fresh as they will ever be.
-        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
-        tables.runtime.publish(0, at, u64::MAX);
         for slot in 1..=15 {
             let mac = mac_to_u64([2, 0, 0, 0, 0, slot as u8]);
             let macs = [mac, 0, 0, 0, 0, 0, 0];
             tables.interfaces.set(slot, Interface { macs, ifindex: slot, _pad: 0 });
         }
-        let plan = diff(&super::observe(&tables), desired, clock_ns())?;
-        super::apply(&mut tables, &plan)?;
         Ok(Self { ebpf, tables, decision, frames: 0, metadata: 0 })
     }
 
@@ -186,7 +153,7 @@ impl Simulation {
             verdict,
             service: decision.service.checked_sub(1),
             backend: Some(decision.backend.slot()).filter(|slot| *slot != 0),
-            connection: Connection::from_u8(decision.connection),
+            connection: Connection::from_u32(decision.connection),
             frame,
         }
     }
@@ -199,7 +166,6 @@ fn decision(words: [u64; 2]) -> Decision {
         verdict: a as u32,
         backend: director_common::backend::BackendRef((a >> 32) as u32),
         service: b as u32,
-        connection: (b >> 32) as u8,
-        _pad: [0; 3],
+        connection: (b >> 32) as u32,
     }
 }

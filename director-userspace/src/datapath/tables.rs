@@ -42,6 +42,7 @@ pub struct Tables {
     pub(super) backend_notes: MappedArray<BackendNote>,
     pub(super) keys: HashMap<MapData, AsPod<ServiceKey>, u32>,
     pub(super) services: MappedArray<Service>,
+    pub(super) vip_filter: MappedArray<u64>,
     pub(super) service_notes: MappedArray<ServiceNote>,
     pub(super) rings: MappedArray<RingChunk>,
     pub(super) interfaces: MappedArray<Interface>,
@@ -78,6 +79,7 @@ impl Tables {
             backend_notes: mapped!(map::BACKEND_NOTES, BackendNote),
             keys: typed!(map::SERVICE_KEYS, HashMap, HashMap),
             services: mapped!(map::SERVICES, Service),
+            vip_filter: mapped!(map::VIP_FILTER, u64),
             service_notes: mapped!(map::SERVICE_NOTES, ServiceNote),
             rings: mapped!(map::RINGS, RingChunk),
             interfaces: mapped!(map::INTERFACES, Interface),
@@ -119,9 +121,10 @@ impl Tables {
         })
     }
 
-    /// Entries of the flow table.
+    /// Flows that the flow table is made for.
     pub fn flow_capacity(&self) -> u64 {
-        u64::from(self.flows.len()) * director_common::flow_table::SET_WAYS as u64
+        let places = u64::from(self.flows.len()) * director_common::flow_table::SET_WAYS as u64;
+        places >> super::load::SPARE_BITS
     }
 
     /// What the maps' creator noted.

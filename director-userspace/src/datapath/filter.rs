@@ -1,0 +1,36 @@
+//! The filter that tells VIPs from other addresses: a bit too many costs a look-up, a bit too few
+//! an outage. So bits are set before their service is shown, and cleared after it is hidden.
+
+use std::sync::atomic::Ordering;
+
+use director_common::{
+    flow::Family,
+    service::{ServiceKey, VIP_FILTER_WORDS, vip_bit},
+};
+
+use super::Tables;
+
+fn bit_of(key: &ServiceKey) -> (u32, u64) {
+    let (word, bit) = vip_bit(key.address, key.family == Family::V6 as u8);
+    (word, 1 << bit)
+}
+
+/// Lets packets for `key`'s address through to the look-up of services.
+pub(super) fn admit(tables: &Tables, key: &ServiceKey) {
+    let (word, bit) = bit_of(key);
+    tables.vip_filter.word(word, 0).fetch_or(bit, Ordering::Release);
+}
+
+/// Clears what no service needs any more.
+pub(super) fn tidy(tables: &Tables) {
+    let mut words = vec![0; VIP_FILTER_WORDS as usize];
+    for service in (0..tables.services.len()).map(|slot| tables.services.get(slot)) {
+        if service.word.in_use() {
+            let (word, bit) = bit_of(&service.key);
+            words[word as usize] |= bit;
+        }
+    }
+    for (at, word) in words.into_iter().enumerate() {
+        tables.vip_filter.publish(at as u32, 0, word);
+    }
+}

@@ -1,0 +1,89 @@
+//! The real program with maps of its own: nothing pinned, no interface.
+
+use aya::{Ebpf, programs::ProgramFd};
+use director_common::{flow::HashKey, interface::Interface, runtime::Runtime};
+
+use super::{
+    DatapathError, Sizes, Tables, clock_ns,
+    load::{self, Constants},
+    object, open,
+};
+use crate::{
+    config::model::Config,
+    plan::{Desired, diff},
+};
+
+/// The slot of the interface that frames come from.
+const INTERFACE_SLOT: u32 = 1;
+
+/// The program, loaded for a configuration.
+pub struct Standalone {
+    pub(super) ebpf: Ebpf,
+    /// The maps.
+    pub tables: Tables,
+}
+
+impl Standalone {
+    /// Loads the program as a director would attach it, and fills its maps with what `desired`
+    /// says. Frames come from interface slot 1, which has these values.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses: needs the privilege to load BPF programs.
+    pub fn new(
+        config: &Config,
+        desired: &Desired,
+        interface: Interface,
+    ) -> Result<Self, DatapathError> {
+        let standalone = Self::load(config, desired, Some(interface.macs[0]))?;
+        standalone.tables.interfaces.set(INTERFACE_SLOT, interface);
+        Ok(standalone)
+    }
+
+    /// The same, of an interface with this MAC, or for a simulation.
+    pub(super) fn load(
+        config: &Config,
+        desired: &Desired,
+        own_mac: Option<u64>,
+    ) -> Result<Self, DatapathError> {
+        let mut sizes = Sizes::for_config(config);
+        sizes.rings = u32::try_from(desired.services.len()).unwrap_or(0).max(1) * 2;
+        let constants = Constants {
+            hash_key: HashKey::expand(config.hash_key.0),
+            table_salt: open::random_odd()?,
+            table_bits: sizes.table_bits,
+            interface_slot: INTERFACE_SLOT,
+            own_mac: own_mac.unwrap_or(0),
+            simulate: own_mac.is_none(),
+        };
+        let mut ebpf = load::load(sizes, &constants, None)?;
+        load::verify_both(&mut ebpf, INTERFACE_SLOT)?;
+        let mut tables = Tables::open(|name| load::taken(&mut ebpf, name))?;
+        open::set_timeouts(&tables, &config.flows);
+        // Next hops are as fresh as they will ever be.
+        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
+        tables.runtime.publish(0, at, u64::MAX);
+        let plan = diff(&super::observe(&tables), desired, clock_ns())?;
+        super::apply(&mut tables, &plan)?;
+        Ok(Self { ebpf, tables })
+    }
+
+    /// Brings the maps to what `desired` says, as a running director would.
+    ///
+    /// # Errors
+    ///
+    /// If a map is full or cannot be written.
+    pub fn reconcile(&mut self, desired: &Desired) -> Result<(), DatapathError> {
+        let plan = diff(&super::observe(&self.tables), desired, clock_ns())?;
+        super::apply(&mut self.tables, &plan)
+    }
+
+    /// The loaded program, for whoever calls it.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor cannot be duplicated.
+    pub fn program(&mut self) -> Result<ProgramFd, DatapathError> {
+        load::descriptor(&mut self.ebpf, object::PROGRAM)
+    }
+}

@@ -1,0 +1,358 @@
+//! One packet's cost: programs side by side, each over the same packets, net of a program that does
+//! nothing.
+
+pub(crate) mod frame;
+pub(crate) mod harness;
+pub(crate) mod subject;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, bail};
+use frame::{Frame, Protocol};
+use harness::{Action, Harness};
+use subject::{Mode, Setup, Subject};
+
+use crate::{
+    measurement::{Measurement, Part, Spread},
+    session::Session,
+};
+
+/// Where frames go unless told otherwise.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1);
+const PORT: u16 = 80;
+
+/// What the part `packet` is told.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Options {
+    /// A pinned XDP program to measure beside the others; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = parse_pinned)]
+    pinned: Vec<(String, PathBuf)>,
+    /// Where IPv4 frames go
+    #[arg(long, value_name = "ADDRESS", default_value_t = VIP)]
+    vip: Ipv4Addr,
+    /// Where IPv6 frames go
+    #[arg(long, value_name = "ADDRESS", default_value_t = VIP6)]
+    vip6: Ipv6Addr,
+    /// To which port
+    #[arg(long, default_value_t = PORT)]
+    port: u16,
+    /// By which protocol
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    protocol: Protocol,
+    /// Only workloads whose name contains this: `v4 tunnel known`, for example
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+fn parse_pinned(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.into()))
+        }
+        _ => Err("not of the form NAME=PATH".to_owned()),
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pinned: Vec::new(),
+            vip: VIP,
+            vip6: VIP6,
+            port: PORT,
+            protocol: Protocol::Tcp,
+            only: None,
+        }
+    }
+}
+
+/// Which flows a workload's packets are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flows {
+    /// So many, seen before.
+    Known(u64),
+    /// Each packet opens one that was never seen.
+    New,
+    /// For nobody.
+    Nobody,
+}
+
+/// Packets of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Workload {
+    v6: bool,
+    mode: Mode,
+    flows: Flows,
+    size: usize,
+    cpus: u32,
+}
+
+/// What a director's flow table is made for unless configured otherwise.
+const DEFAULT_FLOWS: u64 = 1 << 20;
+/// The least that a flow table is made for here. Its size should follow the flows that are expected.
+const LEAST_FLOWS: u64 = 64 * KI;
+const KI: u64 = 1 << 10;
+const MI: u64 = 1 << 20;
+/// Addresses and ports of nobody's packets: so many flows.
+const NOBODYS_FLOWS: u64 = 64 * KI;
+/// Backends of the service that is measured.
+const BACKENDS: u32 = 100;
+
+fn workloads(quick: bool) -> Vec<Workload> {
+    let base =
+        Workload { v6: false, mode: Mode::Tunnel, flows: Flows::Known(1), size: 64, cpus: 1 };
+    let mut all = Vec::new();
+    for v6 in [false, true] {
+        let size = if v6 { 80 } else { 64 };
+        for mode in [Mode::Tunnel, Mode::Direct] {
+            for flows in [1, 64 * KI, MI] {
+                all.push(Workload { v6, mode, flows: Flows::Known(flows), size, ..base });
+            }
+        }
+        for flows in [Flows::New, Flows::Nobody] {
+            all.push(Workload { v6, flows, size, ..base });
+        }
+    }
+    if !quick {
+        all.push(Workload { flows: Flows::Known(8 * MI), ..base });
+        for flows in [1, 64 * KI] {
+            all.push(Workload { flows: Flows::Known(flows), size: 1400, ..base });
+        }
+    }
+    for flows in [64 * KI, MI] {
+        all.push(Workload { flows: Flows::Known(flows), cpus: 2, ..base });
+    }
+    all
+}
+
+impl Workload {
+    fn name(&self) -> String {
+        let flows = match self.flows {
+            Flows::Known(flows) => format!("known, {flows} flows"),
+            Flows::New => "new flows".to_owned(),
+            Flows::Nobody => "nobody's".to_owned(),
+        };
+        let family = if self.v6 { "v6" } else { "v4" };
+        let cpus = if self.cpus == 1 { String::new() } else { format!(", {} CPUs", self.cpus) };
+        format!("{family} {} {flows}, {} bytes{cpus}", self.mode.name(), self.size)
+    }
+
+    /// Packets of a sample: every flow's, and some tens of milliseconds of them.
+    fn packets(&self, quick: bool) -> u64 {
+        let least = if quick { 1 << 17 } else { 1 << 19 };
+        match self.flows {
+            Flows::Known(flows) => flows.max(least),
+            Flows::New | Flows::Nobody => least,
+        }
+    }
+
+    fn flow_capacity(&self) -> u64 {
+        match self.flows {
+            Flows::Known(flows) => (flows * u64::from(self.cpus)).max(LEAST_FLOWS),
+            Flows::New | Flows::Nobody => DEFAULT_FLOWS,
+        }
+    }
+
+    /// What a balancer does with these packets.
+    fn expected(&self) -> Action {
+        if self.flows == Flows::Nobody { Action::Pass } else { Action::Tx }
+    }
+}
+
+/// Runs the part.
+///
+/// # Errors
+///
+/// If a program of ours cannot be loaded, or does not do what a balancer does; a pinned one that
+/// cannot be measured.
+pub(crate) fn run(session: &mut Session, options: &Options) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        session.skip("packet: loading BPF programs needs root");
+        return Ok(());
+    }
+    let pinned = options
+        .pinned
+        .iter()
+        .map(|(name, path)| subject::pinned(name, path))
+        .collect::<Result<Vec<_>>>()?;
+    check_itself(session, options)?;
+    for workload in workloads(session.quick) {
+        let name = workload.name();
+        if options.only.as_ref().is_none_or(|text| name.contains(text.as_str())) {
+            measure(session, options, &workload, &pinned)
+                .with_context(|| format!("workload {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn frame(options: &Options, workload: &Workload) -> Frame {
+    let vip = if workload.v6 { IpAddr::V6(options.vip6) } else { IpAddr::V4(options.vip) };
+    Frame {
+        vip,
+        port: options.port,
+        protocol: options.protocol,
+        opens: workload.flows == Flows::New,
+        size: workload.size,
+    }
+}
+
+/// The floor against itself, and against itself with a waste: what differs by less than the first
+/// is noise, and the second must be seen.
+fn check_itself(session: &mut Session, options: &Options) -> Result<()> {
+    let workload =
+        Workload { v6: false, mode: Mode::Tunnel, flows: Flows::Known(1), size: 64, cpus: 1 };
+    let mut harness = Harness::new(&frame(options, &workload), 1, 1)?;
+    let subjects = [subject::floor()?, subject::floor()?, subject::slowed()?];
+    let mut samples = [const { Vec::new() }; 3];
+    for _ in 0..session.repeats {
+        for (subject, samples) in subjects.iter().zip(&mut samples) {
+            harness.put(&subject.program)?;
+            samples.push(harness.run(workload.packets(session.quick))?.ns);
+        }
+    }
+    let [first, second, slowed] = samples.each_ref().map(|samples| Spread::of(samples).median);
+    let differs = (first - second).abs() / first;
+    session.check(
+        &format!("the floor, measured twice, differs by under 5 % ({first:.1} and {second:.1} ns)"),
+        differs < 0.05,
+    );
+    session.check(
+        &format!("a slowed program is seen to be slower ({slowed:.1} against {first:.1} ns)"),
+        slowed > first * (1.0 + 2.0 * differs) && slowed - first > 10.0,
+    );
+    for (name, samples) in ["floor", "floor", "slowed"].iter().zip(&samples) {
+        let mut result = session.blank(Part::Packet, name, "ns/packet", samples);
+        describe(&mut result, &workload);
+        result.workload = "self-check".to_owned();
+        result.net = Some(result.median - first);
+        session.record(result);
+    }
+    Ok(())
+}
+
+fn describe(result: &mut Measurement, workload: &Workload) {
+    result.mode = workload.mode.name().to_owned();
+    result.family = if workload.v6 { "v6" } else { "v4" }.to_owned();
+    (result.workload, result.flows) = match workload.flows {
+        Flows::Known(flows) => ("known".to_owned(), flows),
+        Flows::New => ("new".to_owned(), 0),
+        Flows::Nobody => ("nobody".to_owned(), NOBODYS_FLOWS),
+    };
+    result.size = workload.size as u32;
+    result.cpus = workload.cpus;
+    (result.services, result.backends) = (1, BACKENDS);
+}
+
+fn measure(
+    session: &mut Session,
+    options: &Options,
+    workload: &Workload,
+    pinned: &[Subject],
+) -> Result<()> {
+    session.say(&workload.name());
+    let frame = frame(options, workload);
+    let setup = Setup {
+        frame,
+        mode: workload.mode,
+        services: 1,
+        backends: BACKENDS,
+        flow_capacity: workload.flow_capacity(),
+    };
+    let flows = match workload.flows {
+        Flows::Known(flows) => flows,
+        Flows::New => 0,
+        Flows::Nobody => NOBODYS_FLOWS,
+    };
+    // Nobody's packets are for the address in front of the VIP.
+    let sent = match (workload.flows, frame.vip) {
+        (Flows::Nobody, IpAddr::V4(vip)) => {
+            Frame { vip: IpAddr::V4((u32::from(vip) - 1).into()), ..frame }
+        }
+        (Flows::Nobody, IpAddr::V6(vip)) => {
+            Frame { vip: IpAddr::V6((u128::from(vip) - 1).into()), ..frame }
+        }
+        _ => frame,
+    };
+    let mut harness = Harness::new(&sent, flows, 1)?;
+    let own = [subject::floor()?, subject::conventional(&setup)?, subject::director(&setup)?];
+    let mut subjects: Vec<&Subject> = own.iter().collect();
+    let packets = workload.packets(session.quick);
+    for subject in pinned {
+        harness.put(&subject.program).with_context(|| {
+            format!("{}: cannot be called from another XDP program", subject.name)
+        })?;
+        let sample = harness.run(2)?;
+        if sample.action == workload.expected() {
+            subjects.push(subject);
+        } else {
+            session.skip(format!(
+                "{}, {}: it answers {:?}; its tables are not filled for this frame",
+                workload.name(),
+                subject.name,
+                sample.action
+            ));
+        }
+    }
+    // Once through all flows, twice for those that prove themselves with a second packet.
+    for subject in &subjects {
+        harness.put(&subject.program)?;
+        for _ in 0..2 {
+            let samples = harness.run_on(workload.cpus, packets)?;
+            check_action(subject, workload, &samples)?;
+        }
+    }
+    let mut samples = vec![Vec::new(); subjects.len()];
+    for _ in 0..repeats(session, workload) {
+        for (subject, samples) in subjects.iter().zip(&mut samples) {
+            harness.put(&subject.program)?;
+            let run = harness.run_on(workload.cpus, packets)?;
+            samples.push(run.iter().map(|sample| sample.ns).sum::<f64>() / run.len() as f64);
+        }
+    }
+    let floor = Spread::of(&samples[0]).median;
+    for (subject, samples) in subjects.iter().zip(&samples) {
+        let mut result = session.blank(Part::Packet, &subject.name, "ns/packet", samples);
+        describe(&mut result, workload);
+        result.net = Some(result.median - floor);
+        session.say(&format!(
+            "  {:14} {:7.1} ns/packet ({:.1} to {:.1}), net {:7.1}",
+            result.program,
+            result.median,
+            result.min,
+            result.max,
+            result.median - floor
+        ));
+        session.record(result);
+    }
+    Ok(())
+}
+
+/// A pass over millions of flows takes seconds.
+fn repeats(session: &Session, workload: &Workload) -> u32 {
+    match workload.flows {
+        Flows::Known(flows) if flows > MI => session.repeats.min(3),
+        _ => session.repeats,
+    }
+}
+
+/// A balancer that does not forward is quick.
+fn check_action(subject: &Subject, workload: &Workload, samples: &[harness::Sample]) -> Result<()> {
+    for sample in samples {
+        if subject.name != "floor" && sample.action != workload.expected() {
+            bail!("{} answers {:?} to {}", subject.name, sample.action, workload.name());
+        }
+        let outer = if workload.v6 { 40 } else { 20 };
+        let grows = workload.mode == Mode::Tunnel && workload.flows != Flows::Nobody;
+        let length = workload.size as u32 + if grows { outer } else { 0 };
+        if ["director", "conventional"].contains(&subject.name.as_str()) && sample.length != length
+        {
+            bail!("{}: {} bytes left, expected {length}", subject.name, sample.length);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The programs that are measured, their tables filled for the frame.
+
+use std::{net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap},
+    programs::{ProgramFd, ProgramInfo},
+};
+use director_common::{interface::Interface, wire::ethernet::mac_to_u64};
+use director_userspace::{config, datapath::Standalone, plan::Desired, simulate::offline};
+
+use super::{
+    frame::{Frame, OWN_MAC},
+    harness,
+};
+
+/// `BPF_PROG_TEST_RUN` says that frames come from the loopback interface.
+const INGRESS: u32 = 1;
+const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const RING_SLOTS: u32 = 65_537;
+/// Any frame of the rig fits.
+const MTU: u32 = 9000;
+
+/// How packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Tunnel,
+    Direct,
+}
+
+impl Mode {
+    /// As the configuration spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// What tables are filled with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) frame: Frame,
+    pub(crate) mode: Mode,
+    /// Services, at VIPs that follow one another.
+    pub(crate) services: u32,
+    /// Backends of each.
+    pub(crate) backends: u32,
+    /// Flows that the flow table is made for.
+    pub(crate) flow_capacity: u64,
+}
+
+/// A program, and what keeps it and its maps alive.
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) program: ProgramFd,
+    _keep: Keep,
+}
+
+#[expect(dead_code, reason = "held, not read")]
+enum Keep {
+    Object(Box<Ebpf>),
+    Director(Box<Standalone>),
+    Nothing,
+}
+
+fn plain(name: &str) -> Result<Subject> {
+    let mut ebpf = Ebpf::load(&harness::object()?)?;
+    let program = harness::load(&mut ebpf, name)?;
+    Ok(Subject { name: name.to_owned(), program, _keep: Keep::Object(Box::new(ebpf)) })
+}
+
+/// A program that sends every frame back.
+///
+/// # Errors
+///
+/// If the kernel refuses it.
+pub(crate) fn floor() -> Result<Subject> {
+    plain("floor")
+}
+
+/// The floor with a known waste.
+///
+/// # Errors
+///
+/// If the kernel refuses it.
+pub(crate) fn slowed() -> Result<Subject> {
+    plain("slowed")
+}
+
+/// Address number `at` of those from `first` on.
+pub(crate) fn address(first: IpAddr, at: u32) -> IpAddr {
+    match first {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + at).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + u128::from(at)).into()),
+    }
+}
+
+fn first_backend(vip: IpAddr) -> IpAddr {
+    if vip.is_ipv4() { IpAddr::from([10, 201, 0, 1]) } else { "fd00:201::1".parse().unwrap_or(vip) }
+}
+
+/// Director, as it is attached: same program, same constants.
+///
+/// # Errors
+///
+/// If the configuration is refused, or the kernel refuses the program.
+pub(crate) fn director(setup: &Setup) -> Result<Subject> {
+    let standalone = standalone(setup)?;
+    finish_director(standalone)
+}
+
+/// Director's maps and program, for who wants to look into them.
+pub(crate) fn standalone(setup: &Setup) -> Result<Standalone> {
+    let yaml = yaml(setup);
+    let loaded =
+        config::parse("bench.yaml", &yaml).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let desired = Desired::new(&loaded.config, &offline(&loaded.config).paths);
+    let macs = [mac_to_u64(OWN_MAC), 0, 0, 0, 0, 0, 0];
+    let interface = Interface { macs, ifindex: INGRESS, _pad: 0 };
+    Ok(Standalone::new(&loaded.config, &desired, interface)?)
+}
+
+fn finish_director(mut standalone: Standalone) -> Result<Subject> {
+    let program = standalone.program()?;
+    let keep = Keep::Director(Box::new(standalone));
+    Ok(Subject { name: "director".to_owned(), program, _keep: keep })
+}
+
+fn yaml(setup: &Setup) -> String {
+    use std::fmt::Write as _;
+    let Setup { frame, mode, services, backends, flow_capacity } = setup;
+    let mut yaml = format!("flows: {{size: {flow_capacity}}}\nservices:\n");
+    for service in 0..*services {
+        let _ = write!(
+            yaml,
+            "  - {{name: s{service}, address: \"{}\", protocol: {}, port: {}, forward: {}, backends: [",
+            address(frame.vip, service),
+            frame.protocol.name(),
+            frame.port,
+            mode.name(),
+        );
+        for backend in 0..*backends {
+            let address = address(first_backend(frame.vip), backend);
+            let _ = write!(yaml, "{{address: \"{address}\"}}, ");
+        }
+        yaml.push_str("]}\n");
+    }
+    yaml
+}
+
+/// The yardstick: `director-ebpf/src/bench/conventional.rs`.
+///
+/// # Errors
+///
+/// If the kernel refuses it, or its maps do not fit.
+pub(crate) fn conventional(setup: &Setup) -> Result<Subject> {
+    let Setup { frame, mode, services, backends, flow_capacity } = *setup;
+    let capacity = u32::try_from(flow_capacity).context("too many flows")?;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("IS_DIRECT", &u32::from(mode == Mode::Direct), true)
+        .map_max_entries("CONNECTIONS", capacity)
+        .map_max_entries("VIPS", (2 * services).max(512))
+        .map_max_entries("SLOTS", RING_SLOTS * services)
+        .map_max_entries("REALS", backends.max(4096))
+        .map_max_entries("REAL_COUNTERS", backends.max(4096))
+        .load(&harness::object()?)?;
+    let program = harness::load(&mut ebpf, "conventional")?;
+    let mut own_mac: Array<_, u64> = map(&mut ebpf, "OWN_MAC")?;
+    own_mac.set(0, mac_to_u64(OWN_MAC), 0)?;
+    let protocol: u32 = if frame.protocol.name() == "tcp" { 6 } else { 17 };
+    let mut vips: HashMap<_, [u32; 6], u32> = map(&mut ebpf, "VIPS")?;
+    for service in 0..services {
+        let [a, b, c, d] = words(address(frame.vip, service));
+        let port = u32::from(frame.port.swap_bytes());
+        vips.insert([a, b, c, d, port, protocol], service, 0)?;
+    }
+    let mut reals: Array<_, [u32; 14]> = map(&mut ebpf, "REALS")?;
+    for backend in 0..backends {
+        let mut entry = [0; 14];
+        entry[..4].copy_from_slice(&words(address(first_backend(frame.vip), backend)));
+        entry[4..8].copy_from_slice(&words(address(first_backend(frame.vip), 0xff00)));
+        entry[8] = mac_to_u64(NEXT_HOP_MAC) as u32;
+        entry[9] = (mac_to_u64(NEXT_HOP_MAC) >> 32) as u32;
+        entry[10] = u32::from(frame.vip.is_ipv6());
+        entry[12] = MTU;
+        reals.set(backend, entry, 0)?;
+    }
+    let mut slots: Array<_, u32> = map(&mut ebpf, "SLOTS")?;
+    for slot in 0..RING_SLOTS * services {
+        // Backends in turn: a ring's quality does not show in a packet's price.
+        slots.set(slot, slot % backends, 0)?;
+    }
+    let keep = Keep::Object(Box::new(ebpf));
+    Ok(Subject { name: "conventional".to_owned(), program, _keep: keep })
+}
+
+fn map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T> {
+    Ok(ebpf.take_map(name).with_context(|| format!("no map {name}"))?.try_into()?)
+}
+
+fn words(address: IpAddr) -> [u32; 4] {
+    match address {
+        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
+        IpAddr::V6(v6) => {
+            let bytes = v6.octets();
+            let at =
+                |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+            [at(0), at(4), at(8), at(12)]
+        }
+    }
+}
+
+/// A program that somebody else pinned. Its tables are theirs to fill.
+///
+/// # Errors
+///
+/// If there is nothing, or something else than an XDP program.
+pub(crate) fn pinned(name: &str, path: &Path) -> Result<Subject> {
+    let found = || format!("--pinned {name}={}", path.display());
+    if !path.exists() {
+        bail!("{}: there is no such file (programs are pinned under /sys/fs/bpf)", found());
+    }
+    let not_one = || format!("{}: not a pinned XDP program", found());
+    let info = ProgramInfo::from_pin(path).with_context(not_one)?;
+    // BPF_PROG_TYPE_XDP, since kernel 4.8.
+    if info.program_type() as u32 != 6 {
+        bail!("{}: a program, but not an XDP one", found());
+    }
+    let program = info.fd().with_context(not_one)?;
+    Ok(Subject { name: name.to_owned(), program, _keep: Keep::Nothing })
+}
