@@ -46,7 +46,7 @@ enum Part {
     /// programs that are pinned
     Packet(packet::Options),
     /// Instructions per packet in virtual machines, beside the kernel's own balancers
-    Vm,
+    Vm(vm::Args),
     /// What a virtual machine runs
     #[command(hide = true)]
     InsideVm(vm::GuestArgs),
@@ -68,9 +68,9 @@ fn run(args: Args) -> Result<ExitCode> {
         Some(Part::Packet(options)) => packet::run(&mut session, &options)?,
         None => {
             packet::run(&mut session, &packet::Options::default())?;
-            vm::run(&mut session)?;
+            vm::run(&mut session, &vm::Args::default())?;
         }
-        Some(Part::Vm) => vm::run(&mut session)?,
+        Some(Part::Vm(args)) => vm::run(&mut session, &args)?,
         Some(Part::InsideVm(args)) => return vm::inside(&args),
     }
     session.finish(args.options.json.as_deref())

@@ -28,8 +28,10 @@ use crate::{
     session::Session,
 };
 
-/// Most that repeats of a figure may differ by, in parts of it. A few tenths of a percent are
-/// seen: the ticks that fall into a run, and where a batch ends.
+/// Most that the median of a floor's repeats may be above the least of them, in parts of it. A few
+/// tenths of a percent are seen: the ticks that fall into a run, and where a batch ends. Once in a
+/// hundred runs the kernel does other work of its own meanwhile, so the most says nothing; and of
+/// the forwarders, IPVS since Linux 7 makes its table larger while it is measured.
 const MAX_SPREAD: f64 = 0.02;
 /// Most that Director's forwarding may cost, net of the floor, in parts of IPVS's in the same mode.
 const MAX_OF_IPVS: [(Wire, f64); 2] = [(Wire::VirtioNet, 0.30), (Wire::Veth, 0.45)];
@@ -41,12 +43,20 @@ pub(crate) fn inside(args: &GuestArgs) -> Result<ExitCode> {
     guest::run(args)
 }
 
+/// What `bench vm` is told.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Only this kernel's series (6.1, 6.12, newest); may be repeated
+    #[arg(long = "kernel", value_name = "SERIES")]
+    kernels: Vec<KernelVersion>,
+}
+
 /// Measures on every kernel that can be had.
-pub(crate) fn run(session: &mut Session) -> Result<()> {
-    let kernels: &[KernelVersion] = if session.quick {
-        &[KernelVersion::V6_1]
-    } else {
-        &[KernelVersion::V6_1, KernelVersion::V6_12, KernelVersion::Newest]
+pub(crate) fn run(session: &mut Session, args: &Args) -> Result<()> {
+    let kernels: &[KernelVersion] = match (&args.kernels[..], session.quick) {
+        ([], true) => &[KernelVersion::V6_1],
+        ([], false) => &[KernelVersion::V6_1, KernelVersion::V6_12, KernelVersion::Newest],
+        (named, _) => named,
     };
     let peers = match Packages::fetch("peers", &["ipvsadm", "nftables"]) {
         Ok(peers) => Some(peers),
@@ -109,9 +119,10 @@ fn judge(session: &mut Session) {
     if results.is_empty() {
         return;
     }
-    let spread = results.iter().map(|m| (m.max - m.min) / m.median).fold(0.0, f64::max);
+    let floors = results.iter().filter(|m| m.program.starts_with("floor"));
+    let spread = floors.map(|m| (m.median - m.min) / m.median).fold(0.0, f64::max);
     let [most, found] = [MAX_SPREAD, spread].map(|part| part * 100.0);
-    let what = format!("repeats in virtual machines differ by at most {most:.0} %: {found:.1} %");
+    let what = format!("floors of virtual machines repeat within {most:.0} %: {found:.1} %");
     let mut checks = vec![(what, spread <= MAX_SPREAD)];
     for (wire, most) in MAX_OF_IPVS {
         let here = results.iter().filter(|m| m.wire == wire.name());

@@ -83,7 +83,7 @@ fn vm(
     let ip = ip.next().context("there is no `ip` on this host: install iproute2")?;
     let mut vm = Vm::new(version)
         .count_instructions()
-        .modules(["pktgen", "veth", "af_packet", "ipv6", "virtio_pci", "virtio_net"])
+        .modules(["pktgen", "veth", "af_packet", "virtio_pci", "virtio_net"])
         .file(programs.rig(), "/host/director-bench")
         .file(programs.director(), "/host/director")
         .file(ip, "/host/ip")
