@@ -121,7 +121,7 @@ pub async fn run(
             Event::Beat => daemon.beat().await,
             Event::Touched => {
                 if daemon.reload(When::AtOnce).await {
-                    events.file_due = None;
+                    events.file_is_done();
                 }
             }
             Event::File => drop(daemon.reload(When::Settled).await),
@@ -294,6 +294,8 @@ struct Events {
     inotify: AsyncFd<Watch>,
     file_name: OsString,
     file_due: Option<(Instant, Instant)>,
+    /// Whether the file was read at once, and could not be applied, since it was touched first.
+    file_tried: bool,
     host: Option<mpsc::Receiver<Change>>,
     host_due: Option<(Instant, Instant)>,
     hangup: tokio::signal::unix::Signal,
@@ -316,12 +318,19 @@ impl Events {
             })?,
             file_name: path.file_name().unwrap_or_default().to_owned(),
             file_due: None,
+            file_tried: false,
             host: None,
             host_due: None,
             hangup: catch(SignalKind::hangup())?,
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,
         })
+    }
+
+    /// The file as it is has been read, and needs no other look.
+    fn file_is_done(&mut self) {
+        self.file_due = None;
+        self.file_tried = false;
     }
 
     fn watch_host(&mut self, changes: mpsc::Receiver<Change>) {
@@ -338,15 +347,16 @@ impl Events {
                 _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
                 _ = self.beat.tick() => return Event::Beat,
                 _ = self.hangup.recv() => return Event::Reload,
-                () = until(file_due) => { self.file_due = None; return Event::File }
+                () = until(file_due) => { self.file_is_done(); return Event::File }
                 () = until(host_due) => { self.host_due = None; return Event::Host }
                 touched = touched(&self.inotify, &self.file_name) => {
                     if touched != Touched::Other {
-                        let is_first = self.file_due.is_none();
                         let now = Instant::now();
                         let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
                         self.file_due = Some((now + FILE_SETTLE, latest));
-                        if is_first && touched == Touched::File {
+                        // Somebody may write it again and again: trying once is enough.
+                        if touched == Touched::File && !self.file_tried {
+                            self.file_tried = true;
                             return Event::Touched;
                         }
                     }

@@ -3,6 +3,7 @@
 //! Programs are measured side by side in one run, each net of a program that does nothing, because
 //! machines differ and are noisy: only ratios within one run travel.
 
+mod control;
 mod host;
 mod measurement;
 mod packet;
@@ -45,6 +46,8 @@ enum Part {
     /// One packet's cost, by `BPF_PROG_TEST_RUN`: Director, the same on conventional maps, and
     /// programs that are pinned
     Packet(packet::Options),
+    /// What changes cost: building rings, a large configuration, a weight
+    Control,
     /// Instructions per packet in virtual machines, beside the kernel's own balancers
     Vm(vm::Args),
     /// What a virtual machine runs
@@ -65,11 +68,13 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let mut session = Session::new(args.options.repeats, args.options.quick);
     match args.part {
-        Some(Part::Packet(options)) => packet::run(&mut session, &options)?,
         None => {
             packet::run(&mut session, &packet::Options::default())?;
+            control::run(&mut session)?;
             vm::run(&mut session, &vm::Args::default())?;
         }
+        Some(Part::Packet(options)) => packet::run(&mut session, &options)?,
+        Some(Part::Control) => control::run(&mut session)?,
         Some(Part::Vm(args)) => vm::run(&mut session, &args)?,
         Some(Part::InsideVm(args)) => return vm::inside(&args),
     }
