@@ -137,7 +137,7 @@ fn yaml(size: Size) -> String {
     for service in 0..size.services {
         let _ = write!(
             yaml,
-            "\n  - name: s{service}\n    address: {}\n    protocol: udp\n    port: 80\n    forward: \
+            "\n  - name: s{service}\n    address: {}\n    protocol: udp\n    port: any\n    forward: \
              tunnel\n    backends:\n",
             vip(service)
         );

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -35,6 +35,8 @@ use nix::{
 
 /// How long a director may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Packets sent by all probes.
+static SENT: AtomicU32 = AtomicU32::new(0);
 /// So long without a packet, in microseconds, and none is on its way.
 const QUIET_US: i64 = 30_000;
 /// Between two packets for a service.
@@ -52,7 +54,7 @@ const SMALL_WEIGHTS: [u16; 2] = [0, 65_535];
 pub(super) fn small(heavy: bool) -> String {
     format!(
         "interfaces:\n  - name: eth0\nservices:\n  - name: small\n    address: {SMALL_VIP}\n    \
-         protocol: udp\n    port: 80\n    forward: tunnel\n    backends:\n      - {{address: {}, \
+         protocol: udp\n    port: any\n    forward: tunnel\n    backends:\n      - {{address: {}, \
          weight: 1}}\n      - {{address: {}, weight: {}}}\n",
         SMALL_BACKENDS[0],
         SMALL_BACKENDS[1],
@@ -268,9 +270,11 @@ impl Probe {
                 return;
             }
             while !ended.load(Ordering::Relaxed) {
-                // Another port each: a flow that nobody knows. What cannot be sent is not missed.
+                // Another pair of ports each, never the same again: a flow that nobody knows. What
+                // cannot be sent is not missed.
+                let number = SENT.fetch_add(1, Ordering::Relaxed);
                 if let Ok(socket) = UdpSocket::bind((FAR, 0)) {
-                    let _ = socket.send_to(b"?", (vip, 80));
+                    let _ = socket.send_to(b"?", (vip, number as u16 | 1));
                 }
                 thread::sleep(PAUSE);
             }
