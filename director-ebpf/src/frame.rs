@@ -36,7 +36,9 @@ impl Frame {
     /// Whether it is at least so many bytes long.
     #[inline(always)]
     pub fn reaches(&self, length: usize) -> bool {
-        self.start() + length <= self.end()
+        // Not the other way round: Linux 6.12 adds no 16-bit number to a packet pointer whose bytes
+        // were swapped ("unbounded min value").
+        length <= self.len()
     }
 
     /// Index of the interface it arrived on.
