@@ -7,10 +7,13 @@ mod control;
 mod host;
 mod measurement;
 mod packet;
+mod plot;
+mod report;
+mod scale;
 mod session;
 mod vm;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -30,9 +33,8 @@ struct Args {
 /// What every part goes by.
 #[derive(clap::Args)]
 struct Options {
-    /// Write the results here as JSON, one object each
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: report::Outputs,
     /// How often each figure is taken; the median counts
     #[arg(long, global = true, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
@@ -46,10 +48,14 @@ enum Part {
     /// One packet's cost, by `BPF_PROG_TEST_RUN`: Director, the same on conventional maps, and
     /// programs that are pinned
     Packet(packet::Options),
+    /// The same as services, backends and the flow table grow, and what each of them weighs
+    Scale,
     /// What changes cost: building rings, a large configuration, a weight
     Control,
     /// Instructions per packet in virtual machines, beside the kernel's own balancers
     Vm(vm::Args),
+    /// Measures nothing: shows results of earlier runs, and writes them as `--report` does
+    Report(report::Args),
     /// What a virtual machine runs
     #[command(hide = true)]
     InsideVm(vm::GuestArgs),
@@ -70,13 +76,16 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.part {
         None => {
             packet::run(&mut session, &packet::Options::default())?;
+            scale::run(&mut session)?;
             control::run(&mut session)?;
             vm::run(&mut session, &vm::Args::default())?;
         }
         Some(Part::Packet(options)) => packet::run(&mut session, &options)?,
+        Some(Part::Scale) => scale::run(&mut session)?,
         Some(Part::Control) => control::run(&mut session)?,
         Some(Part::Vm(args)) => vm::run(&mut session, &args)?,
+        Some(Part::Report(earlier)) => return report::run(&earlier, &args.options.outputs),
         Some(Part::InsideVm(args)) => return vm::inside(&args),
     }
-    session.finish(args.options.json.as_deref())
+    session.finish(&args.options.outputs)
 }

@@ -16,6 +16,11 @@ pub(crate) enum Part {
     Vm,
 }
 
+impl Part {
+    /// All, in the order in which they are run.
+    pub(crate) const ALL: [Self; 4] = [Self::Packet, Self::Scale, Self::Control, Self::Vm];
+}
+
 /// One figure: a JSON object. What does not apply is empty or 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measurement {
@@ -33,7 +38,8 @@ pub(crate) struct Measurement {
     /// What carries the packets in a virtual machine: `veth` or `virtio-net`.
     #[serde(default)]
     pub(crate) wire: String,
-    /// Different flows; 0 if every packet is a new one.
+    /// Different flows; 0 if every packet is a new one. In workload `table` of part `scale`, those
+    /// that the flow table is made for.
     pub(crate) flows: u64,
     /// Bytes of frame.
     pub(crate) size: u32,

@@ -1,12 +1,13 @@
 //! One run of the rig: what was measured, and what could not be.
 
-use std::{fs, path::Path, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
     host::Host,
     measurement::{Measurement, Part, Spread},
+    report::{self, Outputs},
 };
 
 /// One run.
@@ -99,17 +100,15 @@ impl Session {
         }
     }
 
-    /// Writes the results down; fails if a check did.
+    /// Shows the results and writes them down; fails if a check did.
     ///
     /// # Errors
     ///
-    /// If the file cannot be written.
-    pub(crate) fn finish(self, json: Option<&Path>) -> Result<ExitCode> {
-        if let Some(file) = json {
-            let text = serde_json::to_string_pretty(&self.results).context("results as JSON")?;
-            fs::write(file, text + "\n")
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
+    /// If a file cannot be written.
+    pub(crate) fn finish(self, outputs: &Outputs) -> Result<ExitCode> {
+        // Part `vm` has shown its own.
+        report::show(&self.results, |part| part != Part::Vm);
+        report::write(&self.results, outputs)?;
         for what in &self.skipped {
             println!("skipped: {what}");
         }

@@ -1,0 +1,259 @@
+//! One packet's cost as services, backends and the flow table grow, and what each of them weighs.
+
+mod memory;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::memory::{Maps, Need};
+use crate::{
+    measurement::{Measurement, Part, Spread},
+    packet::{
+        frame::{Frame, Protocol},
+        harness::{Action, Harness},
+        subject::{self, Mode, Setup, Subject},
+    },
+    session::Session,
+};
+
+/// The first service's address; the others follow.
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
+const SIZE: u32 = 64;
+/// Of the IPv4 header in front.
+const OUTER: u32 = 20;
+/// Known flows that packets are of.
+const IN_USE: u64 = 1 << 16;
+/// Backends of each of many services.
+const FEW: u32 = 3;
+/// Most that 10,000 services may cost, and 1,000 backends, in parts of the fewest.
+const GROWTH_AT_MOST: f64 = 1.10;
+/// Most that a flow may take of the flow table, bytes.
+const FLOW_AT_MOST: f64 = 96.0;
+
+/// What grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growing {
+    Services,
+    Backends,
+    Table,
+}
+
+impl Growing {
+    const ALL: [Self; 3] = [Self::Services, Self::Backends, Self::Table];
+
+    /// The sizes that are measured, the least first.
+    fn sizes(self, quick: bool) -> &'static [u32] {
+        match (self, quick) {
+            (Self::Services, false) => &[1, 10, 100, 1_000, 10_000],
+            (Self::Services, true) => &[1, 100],
+            (Self::Backends, false) => &[3, 10, 100, 1_000],
+            (Self::Backends, true) => &[3, 100],
+            (Self::Table, false) => &[1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24],
+            (Self::Table, true) => &[1 << 16, 1 << 20],
+        }
+    }
+
+    fn setup(self, size: u32) -> Setup {
+        let frame = Frame {
+            vip: IpAddr::V4(VIP),
+            port: 80,
+            protocol: Protocol::Tcp,
+            opens: false,
+            size: SIZE as usize,
+        };
+        let least =
+            Setup { frame, mode: Mode::Tunnel, services: 1, backends: FEW, flow_capacity: IN_USE };
+        match self {
+            Self::Services => Setup { services: size, ..least },
+            Self::Backends => Setup { backends: size, ..least },
+            Self::Table => Setup { flow_capacity: size.into(), ..least },
+        }
+    }
+
+    /// The workloads of a size, each with how many VIPs its packets are for.
+    fn workloads(self, size: u32) -> Vec<(&'static str, u32)> {
+        match self {
+            Self::Services => vec![("services", 1), ("services-spread", 1 << size.ilog2())],
+            Self::Backends => vec![("backends", 1)],
+            Self::Table => vec![("table", 1)],
+        }
+    }
+
+    /// What one more of them is called.
+    fn one(self) -> &'static str {
+        match self {
+            Self::Services => "service",
+            Self::Backends => "backend",
+            Self::Table => "flow",
+        }
+    }
+
+    /// Bytes that one more of them takes.
+    fn weight(self, maps: &Maps, setup: &Setup) -> Result<f64> {
+        match self {
+            Self::Services => maps.service(),
+            Self::Backends => maps.backend(),
+            Self::Table => maps.flow(setup.flow_capacity),
+        }
+    }
+}
+
+/// Runs the part.
+///
+/// # Errors
+///
+/// If a director cannot be loaded, or does not forward.
+pub(crate) fn run(session: &mut Session) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        session.skip("scale: loading BPF programs needs root");
+        return Ok(());
+    }
+    for growing in Growing::ALL {
+        let mut weight = None;
+        for &size in growing.sizes(session.quick) {
+            let setup = growing.setup(size);
+            let what = format!(
+                "{} services of {} backends, flow table for {} flows",
+                setup.services, setup.backends, setup.flow_capacity
+            );
+            if let Err(why) = Need::of(&setup).and_then(Need::check) {
+                session.skip(format!("scale, {what}: {why}"));
+                continue;
+            }
+            session.say(&what);
+            let (director, maps) =
+                memory::maps_of(|| subject::director(&setup)).with_context(|| what.clone())?;
+            for (workload, vips) in growing.workloads(size) {
+                measure(session, &setup, &director, (workload, vips))
+                    .with_context(|| format!("{workload}: {what}"))?;
+            }
+            match maps.and_then(|maps| growing.weight(&maps, &setup)) {
+                Ok(bytes) => weight = Some((setup, bytes)),
+                Err(error) => session.skip(format!("memory, {what}: {error:#}")),
+            }
+        }
+        if let Some((setup, bytes)) = weight {
+            weigh(session, growing, &setup, bytes);
+        }
+    }
+    judge(session);
+    Ok(())
+}
+
+/// Director and the floor in turns, over known flows.
+fn measure(
+    session: &mut Session,
+    setup: &Setup,
+    director: &Subject,
+    (workload, vips): (&str, u32),
+) -> Result<()> {
+    let mut harness = Harness::new(&setup.frame, IN_USE, vips)?;
+    let floor = subject::floor()?;
+    let subjects = [&floor, director];
+    let packets: u64 = if session.quick { 1 << 17 } else { 1 << 19 };
+    let mut samples = [Vec::new(), Vec::new()];
+    // Twice through all flows first: for those that prove themselves with a second packet.
+    for repeat in 0..session.repeats + 2 {
+        for (subject, samples) in subjects.iter().zip(&mut samples) {
+            harness.put(&subject.program)?;
+            let run = harness.run_on(1, packets)?;
+            let sample = run.first().context("no sample")?;
+            let outer = if subject.name == "director" { OUTER } else { 0 };
+            if sample.action != Action::Tx || sample.length != SIZE + outer {
+                bail!(
+                    "{} answers {:?} and leaves {} bytes",
+                    subject.name,
+                    sample.action,
+                    sample.length
+                );
+            }
+            if repeat >= 2 {
+                samples.push(sample.ns);
+            }
+        }
+    }
+    let floor = Spread::of(&samples[0]).median;
+    for (subject, samples) in subjects.iter().zip(&samples) {
+        let mut result = session.blank(Part::Scale, &subject.name, "ns/packet", samples);
+        describe(&mut result, setup, workload);
+        result.mode = Mode::Tunnel.name().to_owned();
+        result.family = "v4".to_owned();
+        result.size = SIZE;
+        let net = result.median - floor;
+        result.net = Some(net);
+        session.say(&format!(
+            "  {workload:15} {:10} {:7.1} ns/packet ({:.1} to {:.1}), net {net:7.1}",
+            result.program, result.median, result.min, result.max
+        ));
+        session.record(result);
+    }
+    Ok(())
+}
+
+fn describe(result: &mut Measurement, setup: &Setup, workload: &str) {
+    result.workload = workload.to_owned();
+    result.services = setup.services;
+    result.backends = setup.backends;
+    result.flows = setup.flow_capacity;
+}
+
+fn weigh(session: &mut Session, growing: Growing, setup: &Setup, bytes: f64) {
+    let mut result = session.blank(Part::Scale, "director", "bytes", &[bytes]);
+    describe(&mut result, setup, growing.one());
+    result.mode = "memory".to_owned();
+    session.say(&format!("  a {} takes {bytes:.0} bytes", growing.one()));
+    session.record(result);
+    if growing == Growing::Table {
+        let what = format!("a flow takes at most {FLOW_AT_MOST} bytes: {bytes:.0}");
+        session.check(&what, bytes <= FLOW_AT_MOST);
+    }
+}
+
+/// Holds growth against what is promised of it, if all sizes were measured.
+fn judge(session: &mut Session) {
+    if session.quick {
+        return;
+    }
+    for (growing, workload) in [
+        (Growing::Services, "services"),
+        (Growing::Services, "services-spread"),
+        (Growing::Backends, "backends"),
+    ] {
+        let nets: Vec<f64> = session
+            .results()
+            .iter()
+            .filter(|m| m.part == Part::Scale && m.program == "director" && m.workload == workload)
+            .filter_map(|m| m.net)
+            .collect();
+        let [first, .., last] = nets[..] else { continue };
+        if nets.len() != growing.sizes(false).len() {
+            continue;
+        }
+        let ratio = last / first;
+        let what = format!(
+            "{workload}: the most of them cost at most {GROWTH_AT_MOST:.2} of the fewest: {ratio:.2}"
+        );
+        session.check(&what, ratio <= GROWTH_AT_MOST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_spread_over_vips_that_services_have() {
+        for growing in Growing::ALL {
+            for quick in [false, true] {
+                for &size in growing.sizes(quick) {
+                    let setup = growing.setup(size);
+                    for (workload, vips) in growing.workloads(size) {
+                        assert!(vips.is_power_of_two() && vips <= setup.services, "{workload}");
+                    }
+                }
+            }
+        }
+        assert_eq!(Growing::Services.workloads(10_000)[1], ("services-spread", 8192));
+    }
+}
