@@ -42,12 +42,15 @@ fn of_backend(assigned: &Assigned) -> Option<&'static mut BackendStats> {
     Some(unsafe { &mut *stats })
 }
 
-/// Counts a packet on its way to a backend.
+/// Counts a packet on its way to a backend, and the flow that it is the first of.
 #[inline(always)]
-pub fn forwarded(packet: &Packet, assigned: &Assigned) {
+pub fn forwarded(packet: &Packet, assigned: &Assigned, is_new_flow: bool) {
     if let Some(stats) = of_backend(assigned) {
         stats.packets += 1;
         stats.bytes += u64::from(packet.l3_length);
+        if is_new_flow {
+            stats.flows += 1;
+        }
     }
 }
 

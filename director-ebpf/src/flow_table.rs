@@ -84,14 +84,20 @@ pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
     None
 }
 
-/// The backend of an established flow that this packet neither opens nor closes, and that it is seen
-/// by. `None` says nothing: [`find`] does.
+/// What a short look at the table says.
+pub enum Glance {
+    /// An established flow that this packet neither opens nor closes: seen now.
+    Established(Assigned),
+    /// There is no entry of the flow.
+    Unknown,
+    /// There is one, and [`find`] is to look at it.
+    Other,
+}
+
+/// Looks for the flow, as far as that is simple.
 #[inline(always)]
-pub fn find_established(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Assigned> {
-    if flags(packet) & (SYN | FIN | RST) != 0 {
-        return None;
-    }
-    let set = set_of(hash)?;
+pub fn glance(hash: FlowHash, packet: &Packet, now: &Now) -> Glance {
+    let Some(set) = set_of(hash) else { return Glance::Other };
     for at in 0..SET_WAYS {
         let place = place(set, hash, at);
         let entry = read(place);
@@ -99,21 +105,25 @@ pub fn find_established(hash: FlowHash, packet: &Packet, now: &Now) -> Option<As
             continue;
         }
         let touch = entry.touch();
-        if touch.state() as u8 != FlowState::Established as u8 {
-            return None;
+        if flags(packet) & (SYN | FIN | RST) != 0
+            || touch.state() as u8 != FlowState::Established as u8
+        {
+            return Glance::Other;
         }
-        let age = touch.age(now.ticks);
-        if age >= TOUCH_AFTER {
-            if age > timeout(packet, FlowState::Established, now) {
-                return None;
+        if touch.age(now.ticks) >= TOUCH_AFTER {
+            if touch.age(now.ticks) > timeout(packet, FlowState::Established, now) {
+                return Glance::Other;
             }
             let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
             // SAFETY: as in `touch`.
             unsafe { write_volatile(&raw mut (*place).word, entry.word) };
         }
-        return schedule::resolve(entry.backend());
+        return match schedule::resolve(entry.backend()) {
+            Some(assigned) => Glance::Established(assigned),
+            None => Glance::Other,
+        };
     }
-    None
+    Glance::Unknown
 }
 
 /// Writes down that the flow was seen, if that changes anything.

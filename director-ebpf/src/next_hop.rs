@@ -78,7 +78,7 @@ fn read(assigned: &Assigned) -> NextHop {
 #[inline(always)]
 fn is_fresh(assigned: &Assigned, now: &Now) -> bool {
     assigned.word.has_fixed_next_hop()
-        || now.ns < now.runtime.heartbeat_ns.saturating_add(HEARTBEAT_STALE_NS)
+        || now.ns < now.runtime.heartbeat_ns.wrapping_add(HEARTBEAT_STALE_NS)
 }
 
 #[inline(always)]

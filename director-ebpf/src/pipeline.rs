@@ -84,7 +84,7 @@ fn stages(
     forward::rewrite(frame, packet, &assigned, &hop, hash)
         .and_then(|()| transmit::send(&hop))
         .map_err(|reason| service::dropped(assigned.word.service(), reason))
-        .inspect(|_| count::forwarded(packet, &assigned))
+        .inspect(|_| count::forwarded(packet, &assigned, false))
 }
 
 /// What there is to know; `None` only before userspace has written it.

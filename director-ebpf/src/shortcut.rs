@@ -1,8 +1,8 @@
-//! The pipeline's stages for nearly every packet: a plain one, of an established flow, whose
-//! backend's way is known; one for nobody; and, of a flood, one that opens a flow.
+//! The pipeline's stages for nearly every packet: a plain one, of an established or a new flow,
+//! whose backend's way is known, or one for nobody.
 //!
 //! `None` says that nothing has happened, and the packet goes the long way, `pipeline::run`: odd
-//! packets, new flows, replies, ways that the kernel must be asked for. The two never disagree, for
+//! packets, flows that open or close, replies, ways that the kernel must be asked for. The two never disagree, for
 //! they are the same functions (and `tests/tests/properties.rs` sends a million frames through
 //! both). Worth its lines because nothing here has to be kept in memory for a function that is not
 //! inlined, and each family has a straight line of its own.
@@ -15,13 +15,13 @@ use director_common::{
 };
 
 use crate::{
-    admission, constants, count, filter, flow_table, forward,
+    admission, constants, count, filter,
+    flow_table::{self, Glance},
+    forward,
     frame::Frame,
     next_hop,
     parse::{Packet, plain},
-    pipeline::{self, Now},
-    schedule::{self, Assigned},
-    service, transmit,
+    pipeline, schedule, service, transmit,
 };
 
 /// Decides and rewrites the packet, if it is one of those.
@@ -46,10 +46,17 @@ fn stages(frame: &mut Frame, packet: &Packet, decision: &mut Decision) -> Option
     }
     let now = pipeline::now()?;
     let hash = packet.flow.hash(&constants::FleetKey);
-    let (assigned, connection) = if flow_table::opens(packet) {
-        (by_ring_alone(packet, hash, &now)?, Connection::New)
-    } else {
-        (flow_table::find_established(hash, packet, &now)?, Connection::Known)
+    let flood = flow_table::opens(packet) && admission::is_exhausted(&now);
+    let (assigned, connection) = match flood {
+        // Neither looked up nor recorded.
+        true => (schedule::pick(&service::find(&packet.flow)?, hash)?, Connection::New),
+        false => match flow_table::glance(hash, packet, &now) {
+            Glance::Established(assigned) => (assigned, Connection::Known),
+            Glance::Unknown => {
+                (schedule::pick(&service::find(&packet.flow)?, hash)?, Connection::New)
+            }
+            Glance::Other => return None,
+        },
     };
     let hop = next_hop::cached(packet, &assigned, &now)?;
     if next_hop::too_big(packet, &hop, forward::overhead(&assigned)) {
@@ -58,25 +65,13 @@ fn stages(frame: &mut Frame, packet: &Packet, decision: &mut Decision) -> Option
     forward::rewrite(frame, packet, &assigned, &hop, hash).ok()?;
     let verdict = transmit::send(&hop).ok()?;
     if let Connection::New = connection {
-        count::scheduled(&assigned);
-        count::unrecorded(assigned.word.service());
+        if flood {
+            count::unrecorded(assigned.word.service());
+        } else {
+            flow_table::record(hash, packet, &assigned, &now);
+        }
     }
     pipeline::note(decision, &assigned, connection);
-    count::forwarded(packet, &assigned);
+    count::forwarded(packet, &assigned, connection == Connection::New);
     Some(verdict)
-}
-
-/// The backend of a new TCP flow while more are opened than the flow table admits: neither looked up
-/// nor recorded, it costs no more than a known one, and its next packet finds the same backend as
-/// long as the ring stays. `None` if this one is admitted.
-#[inline(always)]
-fn by_ring_alone(
-    packet: &Packet,
-    hash: director_common::flow::FlowHash,
-    now: &Now,
-) -> Option<Assigned> {
-    if !admission::is_exhausted(now) {
-        return None;
-    }
-    schedule::pick(&service::find(&packet.flow)?, hash)
 }

@@ -62,7 +62,7 @@ impl Standalone {
         open::set_timeouts(&tables, &config.flows);
         // Next hops are as fresh as they will ever be.
         let at = std::mem::offset_of!(Runtime, heartbeat_ns);
-        tables.runtime.publish(0, at, u64::MAX);
+        tables.runtime.publish(0, at, u64::MAX / 2);
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
         super::apply(&mut tables, &plan)?;
         Ok(Self { ebpf, tables })
