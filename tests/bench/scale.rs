@@ -94,7 +94,7 @@ impl Growing {
         match self {
             Self::Services => maps.service(),
             Self::Backends => maps.backend(),
-            Self::Table => maps.flow(setup.flow_capacity),
+            Self::Table => maps.flow(setup),
         }
     }
 }
@@ -110,29 +110,24 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
         return Ok(());
     }
     for growing in Growing::ALL {
-        let mut weight = None;
+        let (mut loaded, mut weight) = (Vec::new(), None);
         for &size in growing.sizes(session.quick) {
             let setup = growing.setup(size);
-            let what = format!(
-                "{} services of {} backends, flow table for {} flows",
-                setup.services, setup.backends, setup.flow_capacity
-            );
+            let what = named(&setup);
             if let Err(why) = Need::of(&setup).and_then(Need::check) {
                 session.skip(format!("scale, {what}: {why}"));
                 continue;
             }
-            session.say(&what);
+            session.say(&format!("loading {what}"));
             let (director, maps) =
-                memory::maps_of(|| subject::director(&setup)).with_context(|| what.clone())?;
-            for (workload, vips) in growing.workloads(size) {
-                measure(session, &setup, &director, (workload, vips))
-                    .with_context(|| format!("{workload}: {what}"))?;
-            }
+                memory::maps_of(|| Loaded::new(growing, size)).with_context(|| what.clone())?;
+            loaded.push(director);
             match maps.and_then(|maps| growing.weight(&maps, &setup)) {
                 Ok(bytes) => weight = Some((setup, bytes)),
                 Err(error) => session.skip(format!("memory, {what}: {error:#}")),
             }
         }
+        measure(session, &mut loaded)?;
         if let Some((setup, bytes)) = weight {
             weigh(session, growing, &setup, bytes);
         }
@@ -141,54 +136,92 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Director and the floor in turns, over known flows.
-fn measure(
-    session: &mut Session,
-    setup: &Setup,
-    director: &Subject,
-    (workload, vips): (&str, u32),
-) -> Result<()> {
-    let mut harness = Harness::new(&setup.frame, IN_USE, vips)?;
+fn named(setup: &Setup) -> String {
+    let Setup { services, backends, flow_capacity, .. } = setup;
+    format!("{services} services of {backends} backends, flow table for {flow_capacity} flows")
+}
+
+/// A director, and what is sent to it.
+struct Loaded {
+    setup: Setup,
+    director: Subject,
+    runs: Vec<Run>,
+}
+
+/// One workload of a director.
+struct Run {
+    workload: &'static str,
+    harness: Harness,
+    /// Of the floor and of the director, ns.
+    samples: [Vec<f64>; 2],
+}
+
+impl Loaded {
+    fn new(growing: Growing, size: u32) -> Result<Self> {
+        let setup = growing.setup(size);
+        let run = |(workload, vips)| {
+            let harness = Harness::new(&setup.frame, IN_USE, vips)?;
+            Ok(Run { workload, harness, samples: [Vec::new(), Vec::new()] })
+        };
+        let runs = growing.workloads(size).into_iter().map(run).collect::<Result<_>>()?;
+        Ok(Self { setup, director: subject::director(&setup)?, runs })
+    }
+}
+
+/// All sizes in turns, and the floor before each: what is compared shares the machine's moods.
+fn measure(session: &mut Session, loaded: &mut [Loaded]) -> Result<()> {
     let floor = subject::floor()?;
-    let subjects = [&floor, director];
     let packets: u64 = if session.quick { 1 << 17 } else { 1 << 19 };
-    let mut samples = [Vec::new(), Vec::new()];
     // Twice through all flows first: for those that prove themselves with a second packet.
     for repeat in 0..session.repeats + 2 {
-        for (subject, samples) in subjects.iter().zip(&mut samples) {
-            harness.put(&subject.program)?;
-            let run = harness.run_on(1, packets)?;
-            let sample = run.first().context("no sample")?;
-            let outer = if subject.name == "director" { OUTER } else { 0 };
-            if sample.action != Action::Tx || sample.length != SIZE + outer {
-                bail!(
-                    "{} answers {:?} and leaves {} bytes",
-                    subject.name,
-                    sample.action,
-                    sample.length
-                );
-            }
-            if repeat >= 2 {
-                samples.push(sample.ns);
+        session.say(&format!("  round {} of {}", repeat + 1, session.repeats + 2));
+        for Loaded { setup, director, runs } in loaded.iter_mut() {
+            for Run { workload, harness, samples } in runs {
+                for (subject, samples) in [&floor, &*director].into_iter().zip(samples) {
+                    harness.put(&subject.program)?;
+                    let run = harness.run_on(1, packets)?;
+                    let sample = run.first().context("no sample")?;
+                    let outer = if subject.name == "director" { OUTER } else { 0 };
+                    if sample.action != Action::Tx || sample.length != SIZE + outer {
+                        let Subject { name, .. } = subject;
+                        let (action, length) = (sample.action, sample.length);
+                        let what = named(setup);
+                        bail!(
+                            "{workload}: {what}: {name} answers {action:?}, leaves {length} bytes"
+                        );
+                    }
+                    if repeat >= 2 {
+                        samples.push(sample.ns);
+                    }
+                }
             }
         }
     }
-    let floor = Spread::of(&samples[0]).median;
-    for (subject, samples) in subjects.iter().zip(&samples) {
+    for Loaded { setup, director, runs } in loaded {
+        for run in runs {
+            record(session, setup, [&floor, director], run);
+        }
+    }
+    Ok(())
+}
+
+fn record(session: &mut Session, setup: &Setup, subjects: [&Subject; 2], run: &Run) {
+    session.say(&format!("  {}, {}", run.workload, named(setup)));
+    let floor = Spread::of(&run.samples[0]).median;
+    for (subject, samples) in subjects.iter().zip(&run.samples) {
         let mut result = session.blank(Part::Scale, &subject.name, "ns/packet", samples);
-        describe(&mut result, setup, workload);
+        describe(&mut result, setup, run.workload);
         result.mode = Mode::Tunnel.name().to_owned();
         result.family = "v4".to_owned();
         result.size = SIZE;
         let net = result.median - floor;
         result.net = Some(net);
         session.say(&format!(
-            "  {workload:15} {:10} {:7.1} ns/packet ({:.1} to {:.1}), net {net:7.1}",
+            "    {:10} {:7.1} ns/packet ({:.1} to {:.1}), net {net:7.1}",
             result.program, result.median, result.min, result.max
         ));
         session.record(result);
     }
-    Ok(())
 }
 
 fn describe(result: &mut Measurement, setup: &Setup, workload: &str) {

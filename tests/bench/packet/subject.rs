@@ -9,7 +9,12 @@ use aya::{
     programs::{ProgramFd, ProgramInfo},
 };
 use director_common::{interface::Interface, wire::ethernet::mac_to_u64};
-use director_userspace::{config, datapath::Standalone, plan::Desired, simulate::offline};
+use director_userspace::{
+    config::{self, Config},
+    datapath::Standalone,
+    plan::Desired,
+    simulate::offline,
+};
 
 use super::{
     frame::{Frame, OWN_MAC},
@@ -115,13 +120,27 @@ pub(crate) fn director(setup: &Setup) -> Result<Subject> {
 
 /// Director's maps and program, for who wants to look into them.
 pub(crate) fn standalone(setup: &Setup) -> Result<Standalone> {
+    let config = configuration(setup)?;
+    let desired = Desired::new(&config, &offline(&config).paths);
+    let macs = [mac_to_u64(OWN_MAC), 0, 0, 0, 0, 0, 0];
+    let interface = Interface { macs, ifindex: INGRESS, _pad: 0 };
+    Ok(Standalone::new(&config, &desired, interface)?)
+}
+
+/// One service is read, and the others are made after it: files have fewer than maps can hold.
+pub(crate) fn configuration(setup: &Setup) -> Result<Config> {
     let yaml = yaml(setup);
     let loaded =
         config::parse("bench.yaml", &yaml).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    let desired = Desired::new(&loaded.config, &offline(&loaded.config).paths);
-    let macs = [mac_to_u64(OWN_MAC), 0, 0, 0, 0, 0, 0];
-    let interface = Interface { macs, ifindex: INGRESS, _pad: 0 };
-    Ok(Standalone::new(&loaded.config, &desired, interface)?)
+    let mut config = loaded.config;
+    let first = config.services.pop().context("no service")?;
+    for at in 0..setup.services {
+        let mut service = first.clone();
+        service.name = format!("s{at}").parse().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        service.frontend.address = address(setup.frame.vip, at);
+        config.services.push(service);
+    }
+    Ok(config)
 }
 
 fn finish_director(mut standalone: Standalone) -> Result<Subject> {
@@ -130,25 +149,23 @@ fn finish_director(mut standalone: Standalone) -> Result<Subject> {
     Ok(Subject { name: "director".to_owned(), program, _keep: keep })
 }
 
+/// The first service.
 fn yaml(setup: &Setup) -> String {
     use std::fmt::Write as _;
-    let Setup { frame, mode, services, backends, flow_capacity } = setup;
-    let mut yaml = format!("flows: {{size: {flow_capacity}}}\nservices:\n");
-    for service in 0..*services {
-        let _ = write!(
-            yaml,
-            "  - {{name: s{service}, address: \"{}\", protocol: {}, port: {}, forward: {}, backends: [",
-            address(frame.vip, service),
-            frame.protocol.name(),
-            frame.port,
-            mode.name(),
-        );
-        for backend in 0..*backends {
-            let address = address(first_backend(frame.vip), backend);
-            let _ = write!(yaml, "{{address: \"{address}\"}}, ");
-        }
-        yaml.push_str("]}\n");
+    let Setup { frame, mode, backends, flow_capacity, .. } = setup;
+    let mut yaml = format!(
+        "flows: {{size: {flow_capacity}}}\nservices:\n  - {{name: s0, address: \"{}\", \
+         protocol: {}, port: {}, forward: {}, backends: [",
+        frame.vip,
+        frame.protocol.name(),
+        frame.port,
+        mode.name(),
+    );
+    for backend in 0..*backends {
+        let address = address(first_backend(frame.vip), backend);
+        let _ = write!(yaml, "{{address: \"{address}\"}}, ");
     }
+    yaml.push_str("]}\n");
     yaml
 }
 

@@ -123,7 +123,8 @@ const SCALE: &str = "\
 The harness is that of one packet; 64 Ki known flows, IPv4 tunnel, 64 bytes. `services` have 3 \
 backends each and all packets are for one of them; in `services-spread` packets are for as many of \
 them as the largest power of two that there are. `backends` are those of one service. In `table`, \
-`flows` is what the flow table is made for, of which 64 Ki are in use. `of first` is the net cost \
+`flows` is what the flow table is made for, of which 64 Ki are in use. The sizes of one kind take \
+turns. `of first` is the net cost \
 in parts of that of the smallest.\n\n\
 Memory is what the kernel says of the maps (`memlock` in a descriptor's fdinfo), for a flow that the \
 table is made for, for a service without its backends, and for a backend, per-CPU counters of all \

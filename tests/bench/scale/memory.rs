@@ -15,9 +15,9 @@ use director_common::{
     service::{RING_CHUNKS, RingChunk},
     stats::BackendStats,
 };
-use director_userspace::{config, datapath::Sizes};
+use director_userspace::datapath::Sizes;
 
-use crate::packet::subject::Setup;
+use crate::packet::subject::{self, Setup};
 
 /// Rings that maps of one's own have for each service: one to build while the other is read.
 const RINGS: u64 = 2;
@@ -38,9 +38,7 @@ impl Need {
     /// If no flow table can be made for so many flows.
     pub(super) fn of(setup: &Setup) -> Result<Self> {
         let cpus = nr_cpus().unwrap_or(1) as u64;
-        let yaml = format!("flows: {{size: {}}}\nservices: []\n", setup.flow_capacity);
-        let config = config::parse("bench.yaml", &yaml).map_err(|why| anyhow::anyhow!("{why}"))?;
-        let sets = 1 << Sizes::for_config(&config.config).table_bits;
+        let sets = sets(setup)?;
         let flows = sets * size_of::<FlowSet>() as u64;
         let ring = u64::from(RING_CHUNKS) * size_of::<RingChunk>() as u64;
         let rings = u64::from(setup.services) * RINGS * ring;
@@ -71,6 +69,12 @@ impl Need {
     }
 }
 
+/// Sets of the flow table.
+fn sets(setup: &Setup) -> Result<u64> {
+    let config = subject::configuration(&Setup { services: 1, ..*setup })?;
+    Ok(1 << Sizes::for_config(&config).table_bits)
+}
+
 /// Bytes of memory that can be had without swapping, from /proc/meminfo.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -85,12 +89,12 @@ struct Weight {
     bytes: u64,
 }
 
-/// The maps of one director, by name.
+/// Maps by name. Several of a name if another process has made some too.
 #[derive(Debug)]
-pub(super) struct Maps(HashMap<String, Weight>);
+pub(super) struct Maps(HashMap<String, Vec<Weight>>);
 
-/// What `make` makes, and the maps that came into being with it. The latter fails by itself: if
-/// another process made maps meanwhile, or the kernel does not say what they weigh.
+/// What `make` makes, and the maps that came into being with it. The latter fails by itself: if the
+/// kernel does not say what they weigh.
 ///
 /// # Errors
 ///
@@ -104,7 +108,7 @@ pub(super) fn maps_of<T>(make: impl FnOnce() -> Result<T>) -> Result<(T, Result<
 impl Maps {
     /// All but those that were there before.
     fn but(before: &[u32]) -> Result<Self> {
-        let mut maps = HashMap::new();
+        let mut maps: HashMap<String, Vec<Weight>> = HashMap::new();
         for info in loaded_maps() {
             // One that another process closes meanwhile is an error here, and none of ours.
             let Ok(info) = info else { continue };
@@ -115,30 +119,38 @@ impl Maps {
             let file = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
             let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
             let weight = weight(&text).with_context(|| format!("{file} is not of a map"))?;
-            if maps.insert(name.to_owned(), weight).is_some() && map::PINNED.contains(&name) {
-                bail!("another process made a map {name} at the same time");
-            }
+            maps.entry(name.to_owned()).or_default().push(weight);
         }
         Ok(Self(maps))
     }
 
-    /// Bytes of an entry of map `name`, with what the kernel keeps beside it.
-    fn entry(&self, name: &str) -> Result<f64> {
-        let Weight { entries, bytes } = self.map(name)?;
-        Ok(bytes as f64 / entries as f64)
+    fn named(&self, name: &str) -> Result<&[Weight]> {
+        Ok(self.0.get(name).with_context(|| format!("no map {name}"))?)
     }
 
-    fn map(&self, name: &str) -> Result<Weight> {
-        self.0.get(name).copied().with_context(|| format!("no map {name}"))
+    /// Bytes of an entry of map `name`, with what the kernel keeps beside it.
+    fn entry(&self, name: &str) -> Result<f64> {
+        let weights = self.named(name)?;
+        let each = |weight: &Weight| weight.bytes as f64 / weight.entries as f64;
+        let least = weights.iter().map(each).fold(f64::INFINITY, f64::min);
+        let most = weights.iter().map(each).fold(0.0, f64::max);
+        // Those of another size differ a little: the kernel counts in pages.
+        if most > least * 1.05 {
+            bail!("another process made a map {name} at the same time, of another kind");
+        }
+        Ok(least)
     }
 
     fn entries(&self, names: &[&str]) -> Result<f64> {
         names.iter().map(|name| self.entry(name)).sum()
     }
 
-    /// Bytes for each of the `capacity` flows that the flow table is made for.
-    pub(super) fn flow(&self, capacity: u64) -> Result<f64> {
-        Ok(self.map(map::FLOWS)?.bytes as f64 / capacity as f64)
+    /// Bytes for each of the flows that the flow table is made for.
+    pub(super) fn flow(&self, setup: &Setup) -> Result<f64> {
+        let sets = sets(setup)?;
+        let found = self.named(map::FLOWS)?.iter().find(|weight| weight.entries == sets);
+        let found = found.with_context(|| format!("no map {} of {sets} sets", map::FLOWS))?;
+        Ok(found.bytes as f64 / setup.flow_capacity as f64)
     }
 
     /// Bytes of a backend, with counters of all CPUs.
@@ -172,6 +184,17 @@ mod tests {
         subject::Mode,
     };
 
+    fn setup(services: u32, backends: u32, flow_capacity: u64) -> Setup {
+        let frame = Frame {
+            vip: IpAddr::from([10, 200, 1, 1]),
+            port: 80,
+            protocol: Protocol::Tcp,
+            opens: false,
+            size: 64,
+        };
+        Setup { frame, mode: Mode::Tunnel, services, backends, flow_capacity }
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_with_both_sizes() {
         let text = "MemTotal:       24683520 kB\nMemAvailable:    2048 kB\n";
@@ -184,17 +207,8 @@ mod tests {
 
     #[test]
     fn need_grows_with_what_is_measured() {
-        let frame = Frame {
-            vip: IpAddr::from([10, 200, 1, 1]),
-            port: 80,
-            protocol: Protocol::Tcp,
-            opens: false,
-            size: 64,
-        };
-        let mode = Mode::Tunnel;
         let need = |services, backends, flow_capacity| {
-            let setup = Setup { frame, mode, services, backends, flow_capacity };
-            Need::of(&setup).unwrap().0
+            Need::of(&setup(services, backends, flow_capacity)).unwrap().0
         };
         let least = need(1, 3, 1 << 16);
         // A ring is 256 KiB; the smallest place for a flow 16 bytes.
@@ -209,15 +223,23 @@ mod tests {
                     map_flags:\t0x400\nmemlock:\t69632\nmap_id:\t7\n";
         assert_eq!(weight(text), Some(Weight { entries: 1024, bytes: 69_632 }));
         assert_eq!(weight("pos:\t0\n"), None);
+        let setup = setup(1, 3, 1 << 16);
+        let sets = sets(&setup).unwrap();
         let weights = [
-            (map::FLOWS, Weight { entries: 2, bytes: 128 }),
-            (map::BACKENDS, Weight { entries: 4, bytes: 256 }),
-            (map::BACKEND_NOTES, Weight { entries: 4, bytes: 64 }),
-            (map::BACKEND_STATS, Weight { entries: 2, bytes: 64 }),
+            // Another process's first.
+            (map::FLOWS, vec![(2 * sets, 5), (sets, 64 << 16)]),
+            (map::BACKENDS, vec![(4, 256)]),
+            (map::BACKEND_NOTES, vec![(4, 64), (400, 6_500)]),
+            (map::BACKEND_STATS, vec![(2, 64)]),
+            (map::RINGS, vec![(1, 64), (1, 128)]),
         ];
-        let maps = Maps(weights.map(|(name, weight)| (name.to_owned(), weight)).into());
-        assert_eq!(maps.flow(4).unwrap(), 32.0);
+        let of = |(entries, bytes)| Weight { entries, bytes };
+        let maps = weights
+            .map(|(name, all)| (name.to_owned(), all.into_iter().map(of).collect::<Vec<_>>()));
+        let maps = Maps(maps.into());
+        assert_eq!(maps.flow(&setup).unwrap(), 64.0);
         assert_eq!(maps.backend().unwrap(), 64.0 + 16.0 + 32.0);
         assert!(maps.service().unwrap_err().to_string().contains("RINGS"));
+        assert!(maps.entry("MINE").unwrap_err().to_string().contains("MINE"));
     }
 }
