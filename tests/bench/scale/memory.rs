@@ -213,7 +213,7 @@ mod tests {
         let least = need(1, 3, 1 << 16);
         // A ring is 256 KiB; the smallest place for a flow 16 bytes.
         assert!(need(10_000, 3, 1 << 16) - least > 10_000 * (256 << 10));
-        assert!(need(1, 3, 1 << 24) - least > 15 * 16 << 20);
+        assert!(need(1, 3, 1 << 24) - least > (15 * 16) << 20);
         assert!(need(1, 1_000, 1 << 16) - least > 997 * 64);
     }
 
