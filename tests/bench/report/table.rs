@@ -127,9 +127,9 @@ impl Table<'_> {
             let mut line = String::new();
             for ((cell, width), (_, right)) in row.iter().zip(&widths).zip(&heads) {
                 let _ = if *right {
-                    write!(line, "  {cell:>width$}")
+                    write!(line, "{cell:>width$}  ")
                 } else {
-                    write!(line, "  {cell:width$}")
+                    write!(line, "{cell:width$}  ")
                 };
             }
             text.push_str(line.trim_end());
