@@ -1,6 +1,7 @@
 //! One packet's cost: programs side by side, each over the same packets, net of a program that does
 //! nothing.
 
+mod flood;
 pub(crate) mod frame;
 pub(crate) mod harness;
 pub(crate) mod subject;
@@ -97,6 +98,9 @@ const DEFAULT_FLOWS: u64 = 1 << 20;
 const LEAST_FLOWS: u64 = 64 * KI;
 const KI: u64 = 1 << 10;
 const MI: u64 = 1 << 20;
+/// The rig's check of itself: so many turns of so many packets.
+const SELF_CHECKS: u32 = 101;
+const SELF_CHECK_PACKETS: u64 = 1 << 16;
 /// Addresses and ports of nobody's packets: so many flows.
 const NOBODYS_FLOWS: u64 = 64 * KI;
 /// Backends of the service that is measured.
@@ -187,6 +191,9 @@ pub(crate) fn run(session: &mut Session, options: &Options) -> Result<()> {
                 .with_context(|| format!("workload {name}"))?;
         }
     }
+    if options.only.as_ref().is_none_or(|text| "flood".contains(text.as_str())) {
+        flood::run(session, options)?;
+    }
     Ok(())
 }
 
@@ -209,10 +216,11 @@ fn check_itself(session: &mut Session, options: &Options) -> Result<()> {
     let mut harness = Harness::new(&frame(options, &workload), 1, 1)?;
     let subjects = [subject::floor()?, subject::floor()?, subject::slowed()?];
     let mut samples = [const { Vec::new() }; 3];
-    for _ in 0..session.repeats {
+    // Many short turns: what disturbs one disturbs its neighbours as much.
+    for _ in 0..SELF_CHECKS {
         for (subject, samples) in subjects.iter().zip(&mut samples) {
             harness.put(&subject.program)?;
-            samples.push(harness.run(workload.packets(session.quick))?.ns);
+            samples.push(harness.run(SELF_CHECK_PACKETS)?.ns);
         }
     }
     let [first, second, slowed] = samples.each_ref().map(|samples| Spread::of(samples).median);

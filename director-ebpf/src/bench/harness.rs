@@ -97,8 +97,9 @@ fn next(ctx: &XdpContext) -> Option<()> {
     let sent = SENT.get_ptr_mut(0)?;
     // SAFETY: this CPU's copy.
     let number = unsafe {
+        let number = *sent;
         *sent += 1;
-        *sent
+        number
     };
     let flow = number & FLOWS_MASK.load() | number & !(u64::MAX >> CPU_BITS);
     let template = TEMPLATE.get(0)?;

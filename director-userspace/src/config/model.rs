@@ -19,7 +19,7 @@ use super::{units, words::words};
 /// Most interfaces a configuration may name.
 pub const MAX_INTERFACES: usize = 15;
 /// Most services a configuration may have, counted after protocol lists are split.
-pub const MAX_SERVICES: usize = 4096;
+pub const MAX_SERVICES: usize = director_common::service::MAX_SERVICES as usize;
 /// Most backends one service may have.
 pub const MAX_BACKENDS: usize = 4096;
 /// Most backends all services may have together, counted after protocol lists are split.

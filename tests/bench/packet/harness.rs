@@ -101,13 +101,41 @@ impl Harness {
         let mut template: Array<_, [u64; 11]> =
             ebpf.map_mut("TEMPLATE").context("no map TEMPLATE")?.try_into()?;
         template.set(0, template_of(frame), 0)?;
-        let mut sent: PerCpuArray<_, u64> =
-            ebpf.map_mut("SENT").context("no map SENT")?.try_into()?;
-        let cpus = nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-        let starts = (0..cpus as u64).map(|cpu| cpu << 56).collect::<Vec<_>>();
-        sent.set(0, PerCpuValues::try_from(starts)?, 0)?;
         let under_test = ebpf.take_map("UNDER_TEST").context("no map UNDER_TEST")?.try_into()?;
-        Ok(Self { ebpf, under_test, frame: bytes })
+        let mut harness = Self { ebpf, under_test, frame: bytes };
+        harness.start_at(0)?;
+        Ok(harness)
+    }
+
+    /// Each CPU's next flow is `number`, of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub(crate) fn start_at(&mut self, number: u64) -> Result<()> {
+        let mut sent: PerCpuArray<_, u64> =
+            self.ebpf.map_mut("SENT").context("no map SENT")?.try_into()?;
+        let cpus = nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        let starts = (0..cpus as u64).map(|cpu| cpu << 56 | number).collect::<Vec<_>>();
+        sent.set(0, PerCpuValues::try_from(starts)?, 0)?;
+        Ok(())
+    }
+
+    /// Sends one packet, of flow `number`; the frame that leaves.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the run.
+    pub(crate) fn send(&mut self, number: u64) -> Result<Vec<u8>> {
+        self.start_at(number)?;
+        let mut out = vec![0; self.frame.len() + GROWTH];
+        let program: &Xdp = self.ebpf.program("harness").context("no harness")?.try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&self.frame);
+        options.data_out = Some(&mut out);
+        let length = program.test_run(options).context("BPF_PROG_TEST_RUN")?.data_size_out;
+        out.truncate(length as usize);
+        Ok(out)
     }
 
     /// The program to be run from now on.
@@ -191,7 +219,12 @@ fn template_of(frame: &Frame) -> [u64; 11] {
     template
 }
 
-fn pin(cpu: usize) -> Result<()> {
+/// Keeps this thread on one CPU.
+///
+/// # Errors
+///
+/// If there is no such CPU.
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("there is no CPU {cpu}"))

@@ -119,9 +119,12 @@ pub(crate) fn director(setup: &Setup) -> Result<Subject> {
 }
 
 /// Director's maps and program, for who wants to look into them.
+///
+/// # Errors
+///
+/// If the configuration is refused, or the kernel refuses the program.
 pub(crate) fn standalone(setup: &Setup) -> Result<Standalone> {
-    let config = configuration(setup)?;
-    let desired = Desired::new(&config, &offline(&config).paths);
+    let (config, desired) = desired(setup)?;
     let macs = [mac_to_u64(OWN_MAC), 0, 0, 0, 0, 0, 0];
     let interface = Interface { macs, ifindex: INGRESS, _pad: 0 };
     Ok(Standalone::new(&config, &desired, interface)?)
@@ -141,6 +144,17 @@ pub(crate) fn configuration(setup: &Setup) -> Result<Config> {
         config.services.push(service);
     }
     Ok(config)
+}
+
+/// What Director's maps are filled with.
+///
+/// # Errors
+///
+/// If the configuration is refused.
+pub(crate) fn desired(setup: &Setup) -> Result<(Config, Desired)> {
+    let config = configuration(setup)?;
+    let desired = Desired::new(&config, &offline(&config).paths);
+    Ok((config, desired))
 }
 
 fn finish_director(mut standalone: Standalone) -> Result<Subject> {
