@@ -394,7 +394,7 @@ fn flow_table_warning(datapath: &Datapath, config: &Config) -> Option<String> {
     let (has, wants) = (datapath.tables.flow_capacity(), u64::from(config.flows.size));
     (has != wants).then(|| {
         format!(
-            "flows.size is {wants}, but the running flow table has {has} entries: the new size \
+            "flows.size is {wants}, but the running flow table has room for {has}: the new size \
              takes effect after `director detach`"
         )
     })

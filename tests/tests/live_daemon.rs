@@ -562,7 +562,7 @@ async fn what_takes_a_new_start_is_said() {
     let live = Live::new("sizes").await;
     let daemon = live.run();
     live.write(&format!("flows: {{size: 4Ki}}\n{DEFAULT_CONFIG}"));
-    daemon.wait_for("flows.size is 4096, but the running flow table has 1048576 entries", SOON);
+    daemon.wait_for("flows.size is 4096, but the running flow table has room for 1048576", SOON);
     daemon.clear_log();
     let rekeyed = format!("hash_key: 000102030405060708090a0b0c0d0e0f\n{DEFAULT_CONFIG}");
     let links = live.bpf().await.links;
