@@ -30,6 +30,7 @@ use director_common::{decision::Decision, verdict::Verdict};
 use crate::frame::Frame;
 
 /// Decides one packet: by the shortcut, or the long way.
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it so")]
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(XdpContext::new(ctx.ctx));
@@ -42,7 +43,7 @@ fn director(ctx: XdpContext) -> u32 {
     // are worked around.
     // SAFETY: the program takes an XDP context, as this one does. Returns only if it is not there,
     // which userspace sees to before it attaches this one; then the host gets the packet.
-    let _ = unsafe { maps::LONG_WAY.tail_call(&ctx, constants::interface_slot()) };
+    unsafe { maps::LONG_WAY.tail_call(&ctx, constants::interface_slot()) };
     xdp_action::XDP_PASS
 }
 
