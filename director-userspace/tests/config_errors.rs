@@ -241,7 +241,7 @@ fn rows() -> Vec<Row> {
     row("frontend twice by a list of protocols", text(&format!("services:\n- {WEB}\n- {}\n", change_all(&change_all(WEB, "web", "web2"), "tcp", "[udp, tcp]"))), Kind::DuplicateFrontend, (3, 3), "services[1]", "tcp 192.0.2.10:443");
     row("frontend twice, spelled differently", change("  - name: dns", "  - {name: d2, address: \"2001:DB8:0::53\", protocol: udp, port: 53, forward: tunnel, backends: []}\n  - name: dns"), Kind::DuplicateFrontend, (26, 5), "services[2]", "udp [2001:db8::53]:53");
     row("16385 services", text(&services(16385, "tcp")), Kind::TooManyServices, (1, 11), "services", "at most 16384");
-    row("4098 services of two protocols", text(&services(2049, "[tcp, udp]")), Kind::TooManyServices, (1, 11), "services", "each protocol");
+    row("16386 services of two protocols", text(&services(8193, "[tcp, udp]")), Kind::TooManyServices, (1, 11), "services", "each protocol");
     // Backends.
     row("backend twice", change("address: 10.0.0.12", "address: 10.0.0.11"), Kind::DuplicateBackend, (23, 18), "services[0].backends[1].address", "line 21");
     row("backend twice, spelled differently", change("      - address: 2001:db8::11", "      - address: 2001:db8::11\n      - address: 2001:DB8:0:0::11"), Kind::DuplicateBackend, (32, 18), "services[1].backends[1].address", "line 31");
