@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     num::NonZeroU16,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -518,7 +519,15 @@ fn a_config() -> impl Strategy<Value = Config> {
                 };
             }
             let tunnel = Tunnel { source, encapsulation: Encapsulation::Ipip };
-            Config { interfaces, tunnel, flows, hash_key: HashKey(key), services }
+            Config {
+                interfaces,
+                tunnel,
+                flows,
+                hash_key: HashKey(key),
+                api: Api::default(),
+                alarms: Alarms::default(),
+                services,
+            }
         },
     )
 }
@@ -549,6 +558,8 @@ fn a_service() -> impl Strategy<Value = Service> {
             forward: if direct { Forward::Direct } else { Forward::Tunnel },
             when_empty,
             drain_timeout: Duration::from_millis(drain_millis),
+            health: Arc::default(),
+            sorry: None,
             backends: backends
                 .into_iter()
                 .enumerate()
@@ -560,6 +571,7 @@ fn a_service() -> impl Strategy<Value = Service> {
                     },
                     weight,
                     mac: mac.map(|[a, b, c, d, e]| MacAddr([2, a, b, c, d, e])),
+                    is_down: false,
                 })
                 .collect(),
         })
@@ -573,7 +585,7 @@ fn exact(port: u16) -> Port {
 fn the_smallest_file_has_the_defaults() {
     let loaded = parse(MINIMAL);
     assert_eq!(loaded.warnings, []);
-    let backend = Backend { address: [10, 0, 0, 11].into(), weight: 1, mac: None };
+    let backend = Backend { address: [10, 0, 0, 11].into(), weight: 1, mac: None, is_down: false };
     let service = Service {
         name: "web".parse().unwrap(),
         frontend: Frontend {
@@ -585,6 +597,8 @@ fn the_smallest_file_has_the_defaults() {
         forward: Forward::Tunnel,
         when_empty: WhenEmpty::Reject,
         drain_timeout: Duration::from_secs(300),
+        health: Arc::default(),
+        sorry: None,
         backends: vec![backend],
     };
     let expected = Config {
@@ -597,6 +611,8 @@ fn the_smallest_file_has_the_defaults() {
             udp: Duration::from_secs(300),
         },
         hash_key: "6469726563746f722e686173686b6579".parse().unwrap(),
+        api: Api::default(),
+        alarms: Alarms::default(),
         services: vec![service],
     };
     assert_eq!(loaded.config, expected);
@@ -652,11 +668,17 @@ fn the_largest_file_is_read_whole() {
     assert_eq!(
         dns_tcp.backends,
         [
-            Backend { address: "2001:db8::11".parse().unwrap(), weight: 0, mac: None },
+            Backend {
+                address: "2001:db8::11".parse().unwrap(),
+                weight: 0,
+                mac: None,
+                is_down: false
+            },
             Backend {
                 address: "2001:db8::12".parse().unwrap(),
                 weight: 65535,
                 mac: Some(MacAddr([2, 0, 0x5e, 0x10, 0, 1])),
+                is_down: false,
             },
         ]
     );

@@ -4,16 +4,27 @@
 //! [`Config`] may rely on what the field docs promise. It serializes to the keys and words of
 //! the file, all defaults spelled out; an entry with several protocols comes out once for each.
 
+mod daemon;
+mod health;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use serde::{Serialize, Serializer};
 
+pub use self::{
+    daemon::{Alarms, Api, Mail},
+    health::{
+        Agent, AgentSource, DnsProbe, ExecProbe, GrpcProbe, Health, HealthCheck, HttpProbe,
+        HttpVersion, OnDown, Percent, Probe, Start, UdpProbe, Via,
+    },
+};
 use super::{units, words::words};
 
 /// Most interfaces a configuration may name.
@@ -40,6 +51,10 @@ pub struct Config {
     pub flows: Flows,
     /// Key of the hash that picks ring positions.
     pub hash_key: HashKey,
+    /// Where the daemon can be asked.
+    pub api: Api,
+    /// Whom the daemon tells.
+    pub alarms: Alarms,
     /// What is balanced, at most [`MAX_SERVICES`], in file order, no [`Frontend`] twice. They have at
     /// most [`MAX_BACKENDS_IN_ALL`] backends.
     pub services: Vec<Service>,
@@ -165,6 +180,13 @@ pub struct Service {
     /// How long the known flows of a backend that was removed stay with it; may be zero.
     #[serde(serialize_with = "units::serialize_duration")]
     pub drain_timeout: Duration,
+    /// How the backends are checked.
+    #[serde(flatten)]
+    pub health: Arc<Health>,
+    /// Who gets new flows while no other backend can, with weight 1: any address that is not among
+    /// the backends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sorry: Option<Backend>,
     /// At most [`MAX_BACKENDS`], in file order, no address twice; may be empty.
     pub backends: Vec<Backend>,
 }
@@ -227,6 +249,10 @@ pub struct Backend {
     /// The next hop's MAC address, if it is not to be found out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// Whether its known flows are to go elsewhere. Never said by a file: see
+    /// [`conditions`](crate::conditions).
+    #[serde(skip)]
+    pub is_down: bool,
 }
 
 /// A unicast Ethernet address, not all zeroes.

@@ -145,7 +145,7 @@ fn backend(
         None => Some(None),
     };
     Some(Read {
-        backend: Backend { address: address?, weight: weight?, mac: mac? },
+        backend: Backend { address: address?, weight: weight?, mac: mac?, is_down: false },
         has_weight: weight_item.is_some(),
         index,
         address_at: address_item?.node.at,

@@ -15,8 +15,8 @@ use self::mapping::{Keys, Mapping, items};
 use super::{
     error::ConfigErrorKind as Kind,
     model::{
-        AttachMode, Config, Encapsulation, Flows, Forward, Interface, MAX_FLOWS, MAX_INTERFACES,
-        MIN_FLOWS, Role, Service, Tunnel, TunnelSource,
+        Alarms, Api, AttachMode, Config, Encapsulation, Flows, Forward, Interface, MAX_FLOWS,
+        MAX_INTERFACES, MIN_FLOWS, Role, Service, Tunnel, TunnelSource,
     },
     raw::{Node, Value},
     report::{Item, Path, Report},
@@ -64,6 +64,8 @@ pub(super) fn lower(root: &Node<'_>, report: &mut Report<'_>) -> Option<Config> 
         tunnel: tunnel?,
         flows: flows?,
         hash_key: hash_key?,
+        api: Api::default(),
+        alarms: Alarms::default(),
         services: services?,
     })
 }

@@ -1,6 +1,6 @@
 //! Services, their defaults and their backends.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     backend::Backends,
@@ -283,6 +283,8 @@ impl<'a> Entry<'a> {
             forward,
             when_empty,
             drain_timeout,
+            health: Arc::default(),
+            sorry: None,
             backends: backends.clone(),
         };
         Some(frontends.into_iter().map(service).collect())

@@ -1,0 +1,285 @@
+//! How a service's backends are checked, and what follows from the outcome.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use super::{super::words::words, NonZeroU16, units};
+
+/// Everything of a service that has to do with its backends' health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// A backend is up if all of these say so. None: always up.
+    #[serde(rename = "health", skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<HealthCheck>,
+    /// Who tells a backend's load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// Least sum of the weights of backends that are up; below it the service is down: its `sorry`
+    /// backend, or `when_empty`, gets the new flows.
+    pub quorum: u32,
+    /// The quorum is lost below `quorum - hysteresis` and back at `quorum + hysteresis`; less than
+    /// `quorum`.
+    pub hysteresis: u32,
+    /// What becomes of the known flows of a backend that is down.
+    pub on_down: OnDown,
+    /// How long the weight of a backend that came up takes to grow to what it should be; may be zero.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub slow_start: Duration,
+    /// When more than this share of the backends, percent, is down at once, the checker is the
+    /// likelier fault, and all are kept. 100: never.
+    pub panic: Percent,
+}
+
+impl Default for Health {
+    /// Nothing is checked.
+    fn default() -> Self {
+        Self {
+            checks: Vec::new(),
+            agent: None,
+            quorum: 1,
+            hysteresis: 0,
+            on_down: OnDown::Reschedule,
+            slow_start: Duration::ZERO,
+            panic: Percent(100),
+        }
+    }
+}
+
+/// A share from 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl Serialize for Percent {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{}%", self.0))
+    }
+}
+
+/// One check. Two that are equal, of one address, are one probe, whichever services want it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct HealthCheck {
+    /// What is asked, and what the right answer is.
+    #[serde(flatten)]
+    pub probe: Probe,
+    /// From the start of one probe to that of the next; at least 100 ms.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub interval: Duration,
+    /// A probe without the right answer after this time has failed; at most the interval.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub timeout: Duration,
+    /// So many right answers in a row make a backend up; at least 1.
+    pub rise: u16,
+    /// So many failures in a row make it down; at least 1.
+    pub fall: u16,
+    /// Each interval is longer or shorter by up to this, so that probes of many directors spread.
+    pub jitter: Percent,
+    /// What a backend is taken for before it has been asked.
+    pub start: Start,
+    /// The port that is asked, where that is not the service's. Never missing where the service has
+    /// any port and the probe needs one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
+    /// Which way the probe goes.
+    pub via: Via,
+}
+
+/// What is asked, and what the right answer is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Probe {
+    /// A connection can be opened.
+    Tcp,
+    /// An HTTP request is answered well.
+    Http(HttpProbe),
+    /// The same over TLS.
+    Https(HttpProbe),
+    /// A DNS question over UDP is answered.
+    Dns(DnsProbe),
+    /// A datagram draws no ICMP error, and the right answer if one is wanted.
+    Udp(UdpProbe),
+    /// An echo request is answered.
+    Icmp,
+    /// A program of this host says so with status 0.
+    Exec(ExecProbe),
+    /// gRPC's health service (grpc.health.v1) says SERVING, over HTTP/2 without TLS.
+    Grpc(GrpcProbe),
+}
+
+impl Probe {
+    /// Its word in the configuration.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http(_) => "http",
+            Self::Https(_) => "https",
+            Self::Dns(_) => "dns",
+            Self::Udp(_) => "udp",
+            Self::Icmp => "icmp",
+            Self::Exec(_) => "exec",
+            Self::Grpc(_) => "grpc",
+        }
+    }
+}
+
+/// An HTTP request and what makes its answer a good one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct HttpProbe {
+    /// `GET`, `HEAD`, ...: an HTTP token.
+    pub method: String,
+    /// Starts with `/`.
+    pub path: String,
+    /// The Host header; the backend's address if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// More headers of the request, valid ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    /// Good status codes; not empty.
+    #[serde(serialize_with = "serialize_ranges")]
+    pub status: Vec<RangeInclusive<u16>>,
+    /// A regular expression (`regex` crate) that matches somewhere in the first 64 KiB of a good
+    /// body. Valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Which HTTP is spoken.
+    pub version: HttpVersion,
+    /// TLS only: the name asked for; `host` if missing, and none if that is missing or an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// TLS only: whether the certificate must be good, for that name, by this host's roots.
+    pub verify: bool,
+}
+
+/// A DNS question.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct DnsProbe {
+    /// The name asked for, a valid one; `.` is the root.
+    pub name: String,
+    /// The record type's name: `A`, `SOA`, ...
+    pub record: String,
+    /// The answer must have a record of that type, beside NOERROR.
+    pub answer: bool,
+}
+
+/// A datagram, and maybe an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct UdpProbe {
+    /// What is sent; may be empty.
+    pub send: String,
+    /// A regular expression that the answer's bytes match. Without it, silence is good, and an ICMP
+    /// error is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+}
+
+/// A program of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct ExecProbe {
+    /// The program's absolute path, and its arguments. The environment has DIRECTOR_ADDRESS and
+    /// DIRECTOR_PORT (empty if the service has any), nothing else but PATH.
+    pub command: Vec<String>,
+    /// Who runs it; never root.
+    pub user: String,
+}
+
+/// A question to gRPC's health service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct GrpcProbe {
+    /// The service's name; empty: the server as a whole.
+    pub service: String,
+}
+
+/// Who tells a backend's load.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Agent {
+    /// How it is asked.
+    #[serde(flatten)]
+    pub source: AgentSource,
+    /// How often; at least 100 ms.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub interval: Duration,
+    /// How long an answer may take; at most the interval.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub timeout: Duration,
+    /// The share of its weight that a backend never goes below, `drain` and `down` aside.
+    pub min: Percent,
+    /// How much of the way from the last share to the reported one is gone at once; 1 to 100.
+    pub smoothing: Percent,
+}
+
+/// How a backend is asked for its load.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum AgentSource {
+    /// HAProxy's agent-check: connect, and read a line such as `75%`, `drain`, `up 50%`.
+    Agent {
+        /// The agent's port.
+        port: NonZeroU16,
+    },
+    /// The same text in a header of an HTTP answer.
+    Http {
+        /// The port; the service's if missing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        port: Option<NonZeroU16>,
+        /// Starts with `/`.
+        path: String,
+        /// The header's name.
+        header: String,
+    },
+    /// The same text on the standard output of a program of this host.
+    Exec(ExecProbe),
+}
+
+fn serialize_ranges<S: Serializer>(
+    ranges: &[RangeInclusive<u16>],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(ranges.iter().map(|range| {
+        if range.start() == range.end() {
+            range.start().to_string()
+        } else {
+            format!("{}-{}", range.start(), range.end())
+        }
+    }))
+}
+
+words! {
+    /// What a backend is taken for before it has been asked.
+    Start {
+        /// Up, until checks fail.
+        Up = "up",
+        /// Down, until checks succeed.
+        Down = "down",
+    }
+}
+
+words! {
+    /// Which way a probe goes.
+    Via {
+        /// To the backend's own address.
+        Direct = "direct",
+        /// To the VIP, as the service's packets go to this backend.
+        Path = "path",
+    }
+}
+
+words! {
+    /// What becomes of the known flows of a backend that is down.
+    OnDown {
+        /// They go to another backend.
+        Reschedule = "reschedule",
+        /// They stay.
+        Keep = "keep",
+    }
+}
+
+words! {
+    /// Which HTTP is spoken.
+    HttpVersion {
+        /// HTTP/1.1.
+        Http1 = "1.1",
+        /// HTTP/2: by ALPN over TLS, with prior knowledge without.
+        Http2 = "2",
+    }
+}
