@@ -64,6 +64,9 @@ pub enum BackendState {
     Active = 1,
     /// Removed from the configuration: known flows are forwarded until the drain timeout.
     Draining = 2,
+    /// Configured, but given up: to packets it reads as [`BackendState::Free`], so that known flows
+    /// are scheduled anew. Those that send nothing meanwhile find it again when it is back.
+    Down = 4,
 }
 
 /// How packets travel to the backend.
@@ -86,7 +89,8 @@ pub enum ForwardMode {
 /// | 17 | the backend's address is IPv6 |
 /// | 18 | next hop fixed by the configuration |
 /// | 19 | which of the two tunnel sources holds |
-/// | 20-31 | zero |
+/// | 20 | [`BackendState::Down`]; then 12-13 are zero |
+/// | 21-31 | zero |
 /// | 32-47 | service slot |
 /// | 48-63 | MTU towards the backend, bytes of L3 packet; 0: not known |
 #[repr(transparent)]
@@ -119,7 +123,8 @@ impl BackendWord {
     pub const fn pack(f: BackendFields) -> Self {
         Self(
             (f.generation & (GENERATIONS - 1)) as u64
-                | (f.state as u64) << 12
+                | (f.state as u64 & 3) << 12
+                | (f.state as u64 >> 2) << 20
                 | (f.forward as u64) << 14
                 | (f.is_v6 as u64) << 17
                 | (f.fixed_next_hop as u64) << 18
@@ -133,9 +138,10 @@ impl BackendWord {
     pub const fn unpack(self) -> BackendFields {
         BackendFields {
             generation: self.generation(),
-            state: match (self.0 >> 12) & 3 {
-                0 => BackendState::Free,
-                1 => BackendState::Active,
+            state: match ((self.0 >> 12) & 3, (self.0 >> 20) & 1) {
+                (0, 0) => BackendState::Free,
+                (0, _) => BackendState::Down,
+                (1, _) => BackendState::Active,
                 _ => BackendState::Draining,
             },
             forward: if self.is_direct() { ForwardMode::Direct } else { ForwardMode::Tunnel },
@@ -147,7 +153,7 @@ impl BackendWord {
         }
     }
 
-    /// Whether the slot is in use by the backend that `reference` means.
+    /// Whether the slot is in use by the backend that `reference` means, and packets may go there.
     #[inline(always)]
     pub const fn is(self, reference: BackendRef) -> bool {
         self.generation() == reference.generation() && (self.0 >> 12) & 3 != 0
@@ -300,6 +306,14 @@ mod tests {
         });
         assert!(!word.is(BackendRef::new(1, 5)));
         assert!(!BackendWord::default().is(BackendRef::NONE));
+    }
+
+    #[test]
+    fn a_backend_that_is_down_is_nobody_to_packets_and_known_to_userspace() {
+        let fields = BackendFields { state: BackendState::Down, ..BackendWord(5).unpack() };
+        let word = BackendWord::pack(fields);
+        assert!(!word.is(BackendRef::new(1, 5)));
+        assert_eq!(word.unpack(), fields);
     }
 
     #[test]

@@ -23,7 +23,8 @@ fn empty() -> Observed {
     Observed::empty(Capacity { services: 3, backends: 7, rings: 4 })
 }
 
-/// Services as `name port: backend*weight ...`, all TCP on 192.0.2.1, drained for a minute.
+/// Services as `name port: backend*weight ...`, all TCP on 192.0.2.1, drained for a minute; `3!` is a
+/// backend that is down.
 fn desired(services: &[&str]) -> Desired {
     let mut yaml = "services:\n".to_owned();
     for line in services {
@@ -34,6 +35,7 @@ fn desired(services: &[&str]) -> Desired {
              drain_timeout: 1m, backends: ["
         );
         for backend in backends.split_whitespace() {
+            let backend = backend.trim_end_matches('!');
             let (address, weight) = backend.split_once('*').unwrap_or((backend, "1"));
             yaml += &format!("{{address: 10.0.0.{address}, weight: {weight}}}, ");
         }
@@ -42,10 +44,16 @@ fn desired(services: &[&str]) -> Desired {
     if services.is_empty() {
         yaml = "services: []".into();
     }
-    let config = match config::parse("plan.yaml", &yaml) {
+    let mut config = match config::parse("plan.yaml", &yaml) {
         Ok(loaded) => loaded.config,
         Err(errors) => panic!("{errors}"),
     };
+    for (service, line) in config.services.iter_mut().zip(services) {
+        let words = line.split_once(':').expect("name port: backends").1.split_whitespace();
+        for (backend, word) in service.backends.iter_mut().zip(words) {
+            backend.is_down = word.ends_with('!');
+        }
+    }
     Desired::new(&config, &ways(1))
 }
 
@@ -87,10 +95,15 @@ fn step(observed: &mut Observed, op: &Op) {
         }
         Op::AddBackend { reference, service, spec }
         | Op::SetBackend { reference, service, spec, .. } => {
+            let state = match op {
+                Op::SetBackend { state, .. } => *state,
+                _ if spec.is_down => BackendState::Down,
+                _ => BackendState::Active,
+            };
             let backend = ObservedBackend {
                 service: *service,
                 reference: *reference,
-                state: BackendState::Active,
+                state,
                 address: spec.address,
                 weight: spec.weight,
                 forward: spec.forward,
@@ -126,6 +139,10 @@ fn step(observed: &mut Observed, op: &Op) {
             backend.state = BackendState::Draining;
             backend.drain_deadline_ns = *deadline_ns;
             backend.weight = 0;
+        }
+        Op::StopBackend { reference, .. } => {
+            let backend = observed.backends.get_mut(&reference.slot()).expect("there");
+            backend.state = BackendState::Down;
         }
         Op::MoveBackend { reference, next_hop, .. } => {
             observed.backends.get_mut(&reference.slot()).expect("there").next_hop = *next_hop;
@@ -337,6 +354,33 @@ fn debris_is_cleared_away() {
 
 fn first(maps: &Observed) -> u32 {
     *maps.services.keys().next().expect("one")
+}
+
+#[test]
+fn a_backend_that_goes_down_leaves_the_ring_first_and_comes_back_before_it() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    let plan = reach(&mut maps, &desired(&["web 80: 1 2!"]), 0);
+    assert_eq!(
+        plan,
+        "~ service web (tcp 192.0.2.1:80): ring over 1 backend\n\
+         ~   backend 10.0.0.2: down, its flows go elsewhere"
+    );
+    // What else changes meanwhile does not bring it back.
+    let plan = reach(&mut maps, &desired(&["web 80: 1 2*7!"]), 0);
+    assert_eq!(plan, "~   backend 10.0.0.2: weight 1 -> 7");
+    let plan = reach(&mut maps, &desired(&["web 80: 1 2*7"]), 0);
+    assert_eq!(
+        plan,
+        "~   backend 10.0.0.2: takes packets again\n\
+         ~ service web (tcp 192.0.2.1:80): ring over 2 backends"
+    );
+    // One that is down and removed has no flows to drain.
+    reach(&mut maps, &desired(&["web 80: 1 2!"]), 0);
+    assert_eq!(reach(&mut maps, &desired(&["web 80: 1"]), 0), "-   backend 10.0.0.2");
+    // And one may be down from the start.
+    let plan = reach(&mut maps, &desired(&["web 80: 1 3!"]), 0);
+    assert_eq!(plan, "+   backend 10.0.0.3 weight 1");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct BackendView {
     pub(super) weight: u16,
     /// Share of new flows that the weight gives, percent.
     pub(super) share: f64,
-    /// `active` or `draining`.
+    /// `active`, `down` or `draining`.
     pub(super) state: &'static str,
     /// Seconds until a draining backend's flows are given up.
     pub(super) drain_left_s: Option<u64>,
@@ -123,7 +123,7 @@ fn service_view(
 
 fn backend_view(backend: &ObservedBackend, total: u64, stats: BackendStats) -> BackendView {
     let is_draining = backend.state == BackendState::Draining;
-    let share = if is_draining || total == 0 {
+    let share = if backend.state != BackendState::Active || total == 0 {
         0.0
     } else {
         (f64::from(backend.weight) * 1000.0 / total as f64).round() / 10.0
@@ -133,7 +133,11 @@ fn backend_view(backend: &ObservedBackend, total: u64, stats: BackendStats) -> B
         address: backend.address,
         weight: backend.weight,
         share,
-        state: if is_draining { "draining" } else { "active" },
+        state: match backend.state {
+            BackendState::Draining => "draining",
+            BackendState::Down => "down",
+            BackendState::Active | BackendState::Free => "active",
+        },
         drain_left_s: is_draining.then_some(left / 1_000_000_000),
         forward: match backend.forward {
             ForwardMode::Tunnel => "tunnel",

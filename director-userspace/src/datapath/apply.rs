@@ -39,7 +39,7 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
         match op {
             Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
             // A packet that read the old ring, or found the service, is still on its way.
-            Op::FreeBackend { .. } if unlinked => {
+            Op::FreeBackend { .. } | Op::StopBackend { .. } if unlinked => {
                 grace::wait();
                 unlinked = false;
             }
@@ -77,8 +77,8 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         Op::AddBackend { reference, service, spec } => {
             add_backend(tables, *reference, *service, spec)?;
         }
-        Op::SetBackend { reference, service, spec, source_place, .. } => {
-            set_backend(tables, *reference, *service, spec, *source_place);
+        Op::SetBackend { reference, service, spec, source_place, state, .. } => {
+            set_backend(tables, *reference, *service, spec, *source_place, *state);
         }
         Op::SetRing { service, ring, members, when_empty, .. } => {
             let word = match ring {
@@ -104,9 +104,10 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
             let note =
                 BackendNote { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
             tables.backend_notes.set(slot, BackendNote { weight: 0, ..note });
-            let fields = tables.backends.get(slot).word.unpack();
-            let fields = BackendFields { state: BackendState::Draining, ..fields };
-            publish_backend(tables, slot, BackendWord::pack(fields));
+            publish_state(tables, slot, BackendState::Draining);
+        }
+        Op::StopBackend { reference, .. } => {
+            publish_state(tables, reference.slot(), BackendState::Down);
         }
         Op::MoveBackend { reference, next_hop, .. } => {
             let at = offset_of!(Backend, next_hop);
@@ -141,14 +142,25 @@ fn publish_backend(tables: &Tables, slot: u32, word: BackendWord) {
     tables.backends.publish(slot, offset_of!(Backend, word), word.0);
 }
 
+fn publish_state(tables: &Tables, slot: u32, state: BackendState) {
+    let fields = tables.backends.get(slot).word.unpack();
+    publish_backend(tables, slot, BackendWord::pack(BackendFields { state, ..fields }));
+}
+
 fn source_address(spec: &BackendSpec) -> Address {
     spec.path.source.map_or_else(Address::default, Address::from)
 }
 
-fn word(reference: BackendRef, service: u32, spec: &BackendSpec, source_place: u8) -> BackendWord {
+fn word(
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+    source_place: u8,
+    state: BackendState,
+) -> BackendWord {
     BackendWord::pack(BackendFields {
         generation: reference.generation(),
-        state: BackendState::Active,
+        state,
         forward: spec.forward,
         is_v6: matches!(spec.address, IpAddr::V6(_)),
         fixed_next_hop: spec.fixed_next_hop,
@@ -183,7 +195,8 @@ fn add_backend(
             sources: [source_address(spec), Address::default()],
         },
     );
-    publish_backend(tables, slot, word(reference, service, spec, 0));
+    let state = if spec.is_down { BackendState::Down } else { BackendState::Active };
+    publish_backend(tables, slot, word(reference, service, spec, 0, state));
     Ok(())
 }
 
@@ -193,6 +206,7 @@ fn set_backend(
     service: u32,
     spec: &BackendSpec,
     source_place: u8,
+    state: BackendState,
 ) {
     let slot = reference.slot();
     let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
@@ -203,7 +217,7 @@ fn set_backend(
     tables.backends.publish(slot, at, source.first);
     tables.backends.publish(slot, at + 8, source.second);
     tables.backends.publish(slot, offset_of!(Backend, next_hop), spec.path.next_hop.0);
-    publish_backend(tables, slot, word(reference, service, spec, source_place));
+    publish_backend(tables, slot, word(reference, service, spec, source_place, state));
 }
 
 fn free_backend(

@@ -44,6 +44,8 @@ pub struct BackendSpec {
     pub fixed_next_hop: bool,
     /// The way to it.
     pub path: Path,
+    /// Whether it gets no packets at all: known flows go elsewhere.
+    pub is_down: bool,
 }
 
 /// A service as it should be.
@@ -104,6 +106,7 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
             forward,
             fixed_next_hop: backend.mac.is_some(),
             path: Path { next_hop, ..path },
+            is_down: backend.is_down,
         }
     };
     DesiredService {

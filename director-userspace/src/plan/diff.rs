@@ -249,6 +249,14 @@ impl Differ<'_> {
         if observed.ring_fingerprint != ring_fingerprint(&takers, service.when_empty) {
             self.set_ring(slot, service, &members)?;
         }
+        // Only when no ring names them any more.
+        for (spec, member) in service.backends.iter().zip(&members).filter(|(s, _)| s.is_down) {
+            let reference = member.reference;
+            let present = self.observed.backends.get(&reference.slot());
+            if present.is_some_and(|present| present.state != BackendState::Down) {
+                self.plan.ops.push(Op::StopBackend { reference, address: spec.address });
+            }
+        }
         if !observed.is_shown {
             self.plan.ops.push(Op::ShowService { slot, key: service.key });
         }
@@ -267,7 +275,8 @@ impl Differ<'_> {
         let timeout_ns = u64::try_from(service.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
         let expired =
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
-        if expired || timeout_ns == 0 {
+        // One that is down has no flows.
+        if expired || timeout_ns == 0 || backend.state == BackendState::Down {
             self.last.push(free_backend(backend));
             return;
         }
@@ -297,7 +306,7 @@ impl Differ<'_> {
         let slot = free.pop().ok_or(PlanError::Full { what: "backends", capacity })?;
         let reference = BackendRef::new(slot, self.observed.words[slot as usize].generation());
         self.plan.ops.push(Op::AddBackend { reference, service, spec: spec.clone() });
-        Ok(Member { reference, address: spec.address, weight: spec.weight })
+        Ok(member(reference, spec))
     }
 
     fn set_backend(
@@ -316,6 +325,10 @@ impl Differ<'_> {
         let mut changes = Vec::new();
         if present.state == BackendState::Draining {
             changes.push("drains no longer".to_owned());
+        }
+        let stays_down = present.state == BackendState::Down && spec.is_down;
+        if present.state == BackendState::Down && !spec.is_down {
+            changes.push("takes packets again".to_owned());
         }
         if present.weight != spec.weight {
             changes.push(format!("weight {} -> {}", present.weight, spec.weight));
@@ -345,10 +358,11 @@ impl Differ<'_> {
                 service,
                 spec,
                 source_place: present.source_place ^ u8::from(new_source),
+                state: if stays_down { BackendState::Down } else { BackendState::Active },
                 changes: changes.join(", "),
             });
         }
-        Member { reference, address: spec.address, weight: spec.weight }
+        member(reference, spec)
     }
 
     fn set_ring(
@@ -374,4 +388,10 @@ impl Differ<'_> {
         });
         Ok(())
     }
+}
+
+/// A backend's place in the ring; one that is down has none.
+fn member(reference: BackendRef, spec: &BackendSpec) -> Member {
+    let weight = if spec.is_down { 0 } else { spec.weight };
+    Member { reference, address: spec.address, weight }
 }

@@ -45,7 +45,7 @@ pub struct ObservedBackend {
     pub service: u32,
     /// Slot and generation.
     pub reference: BackendRef,
-    /// Active or draining.
+    /// Active, draining or down.
     pub state: BackendState,
     /// Its address.
     pub address: IpAddr,

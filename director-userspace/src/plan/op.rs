@@ -7,7 +7,7 @@
 use std::{fmt, net::IpAddr};
 
 use director_common::{
-    backend::{BackendRef, NextHop},
+    backend::{BackendRef, BackendState, NextHop},
     flow::Family,
     service::{PRESENCE, ServiceKey, WhenEmpty},
     wire::tcp::PROTOCOL_TCP,
@@ -85,6 +85,8 @@ pub enum Op {
         spec: BackendSpec,
         /// Where the source of the outer header goes: the place not in use, if it changes.
         source_place: u8,
+        /// Active, or down if it is and stays so.
+        state: BackendState,
         /// What changes, for people.
         changes: String,
     },
@@ -118,6 +120,13 @@ pub enum Op {
         address: IpAddr,
         /// When its flows are given up: CLOCK_MONOTONIC, nanoseconds.
         deadline_ns: u64,
+    },
+    /// Gives up a backend's flows: they are scheduled anew. No ring names it any more.
+    StopBackend {
+        /// Its slot and generation.
+        reference: BackendRef,
+        /// Its address, for people.
+        address: IpAddr,
     },
     /// Follows the next hop of a backend that drains.
     MoveBackend {
@@ -262,6 +271,9 @@ impl fmt::Display for Op {
                 write!(f, "+ service at {} takes packets", Front(*key))
             }
             Self::DrainBackend { address, .. } => write!(f, "-   backend {address} drains"),
+            Self::StopBackend { address, .. } => {
+                write!(f, "~   backend {address}: down, its flows go elsewhere")
+            }
             Self::MoveBackend { address, .. } => write!(f, "~   backend {address}: next hop"),
             Self::FreeBackend { address, .. } => write!(f, "-   backend {address}"),
             Self::HideService { key, name, .. } => write!(f, "- service {name} ({})", Front(*key)),
