@@ -8,7 +8,7 @@
 //! - [`datapath`]: BPF maps, programs and links; nothing else names aya's director;
 //! - [`director`]: these in their order, and [`daemon`]: again whenever something changes.
 //!
-//! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands,
+//! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
 //! [`realserver`] the backend's side, and [`lab`] a network to try all of it in.
 
@@ -25,3 +25,4 @@ pub mod net;
 pub mod plan;
 pub mod realserver;
 pub mod simulate;
+pub mod view;
