@@ -10,7 +10,8 @@
 //!
 //! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
-//! [`realserver`] the backend's side, and [`lab`] a network to try all of it in.
+//! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
+//! runs the operator's programs.
 
 pub mod by_address;
 pub mod cli;
@@ -25,4 +26,5 @@ pub mod net;
 pub mod plan;
 pub mod realserver;
 pub mod simulate;
+pub mod unprivileged;
 pub mod view;
