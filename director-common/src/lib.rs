@@ -11,6 +11,7 @@
 //! - [`maglev`]: the ring a new flow is placed on: built in userspace, read by the program;
 //! - [`verdict`], [`stats`], [`decision`]: what became of a packet, and how that is counted;
 //! - [`realserver`]: the same for the program on a backend's host;
+//! - [`probe`]: the same for the programs that carry path probes;
 //! - [`abi`]: names, limits and the version of all that is pinned.
 //!
 //! Nothing here knows a map, a clock, an allocator or I/O.
@@ -25,6 +26,7 @@ pub mod flow;
 pub mod flow_table;
 pub mod interface;
 pub mod maglev;
+pub mod probe;
 pub mod realserver;
 pub mod runtime;
 pub mod service;

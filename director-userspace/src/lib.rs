@@ -10,6 +10,7 @@
 //!
 //! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
+//! [`path_probe`] checks that go the way of the traffic,
 //! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
 //! runs the operator's programs.
 
@@ -23,6 +24,7 @@ pub mod doctor;
 pub mod host;
 pub mod lab;
 pub mod net;
+pub mod path_probe;
 pub mod plan;
 pub mod realserver;
 pub mod simulate;
