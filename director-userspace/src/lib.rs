@@ -8,7 +8,7 @@
 //! - [`datapath`]: BPF maps, programs and links; nothing else names aya's director;
 //! - [`director`]: these in their order, and [`daemon`]: again whenever something changes.
 //!
-//! Beside it: [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
+//! Beside it: [`health`] asks the backends how they are, [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
 //! [`path_probe`] checks that go the way of the traffic,
 //! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod director;
 pub mod doctor;
+pub mod health;
 pub mod host;
 pub mod lab;
 pub mod net;

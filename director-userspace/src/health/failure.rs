@@ -1,0 +1,106 @@
+//! Why a probe was no success, in words for whoever reads them at night.
+
+use std::{fmt::Write as _, io, time::Duration};
+
+use nix::errno::Errno;
+
+/// Longest reason, in characters.
+const LONGEST: usize = 200;
+
+/// Why a probe was no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The backend's fault, or that of the way to it: it counts.
+    Backend(String),
+    /// This host could not carry the probe out, so nothing is known of the backend.
+    Host(String),
+}
+
+impl Failure {
+    /// The backend's fault.
+    pub(super) fn backend(reason: impl Into<String>) -> Self {
+        Self::Backend(reason.into())
+    }
+
+    /// This host's.
+    pub(super) fn host(reason: impl Into<String>) -> Self {
+        Self::Host(reason.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+            return Self::Backend(match error.kind() {
+                io::ErrorKind::UnexpectedEof => "closed the connection too early".into(),
+                _ => one_line(&error.to_string()),
+            });
+        };
+        match errno {
+            Errno::ECONNREFUSED => Self::backend("connection refused"),
+            Errno::ECONNRESET | Errno::ECONNABORTED => Self::backend("connection reset"),
+            Errno::EPIPE => Self::backend("connection closed"),
+            Errno::EHOSTUNREACH => {
+                Self::backend("no route to the host, or it does not answer ARP/ND")
+            }
+            Errno::ENETUNREACH => Self::backend("network unreachable"),
+            Errno::EHOSTDOWN => Self::backend("host is down"),
+            Errno::ETIMEDOUT => Self::backend("no connection: timed out"),
+            Errno::EMFILE => {
+                Self::host("not probed: the daemon is out of file descriptors (raise LimitNOFILE=)")
+            }
+            Errno::ENFILE => {
+                Self::host("not probed: this host is out of file descriptors (raise fs.file-max)")
+            }
+            Errno::ENOMEM | Errno::ENOBUFS => Self::host("not probed: this host is out of memory"),
+            Errno::EAGAIN => {
+                Self::host("not probed: this host is out of a resource, try ulimit -a")
+            }
+            Errno::EADDRNOTAVAIL => Self::host(
+                "not probed: this host has no free port, or no address of that family to send from",
+            ),
+            Errno::EPERM | Errno::EACCES => {
+                Self::host("not probed: this host's firewall or missing privileges forbid it")
+            }
+            errno => Self::backend(one_line(errno.desc())),
+        }
+    }
+}
+
+/// Text from elsewhere as one line of bounded length that no terminal acts upon.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut left = LONGEST;
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for character in word.chars() {
+            if left == 0 {
+                line.push_str("...");
+                return line;
+            }
+            left -= 1;
+            line.push(if is_plain(character) { character } else { '?' });
+        }
+    }
+    line
+}
+
+/// Whether a terminal shows it and does nothing else.
+fn is_plain(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A time as the configuration writes it: `1s`, `250ms`, `1.5s`.
+pub(super) fn shown(time: Duration) -> String {
+    if time.subsec_nanos() == 0 {
+        return format!("{}s", time.as_secs());
+    }
+    let mut text = String::new();
+    let millis = time.as_secs_f64() * 1e3;
+    let _ =
+        if millis < 1e3 { write!(text, "{millis}ms") } else { write!(text, "{}s", millis / 1e3) };
+    text
+}

@@ -1,0 +1,95 @@
+//! When to probe.
+//!
+//! The first probes come soon, so that a start knows its backends soon, but not at once: thousands
+//! would be a storm. The second comes at any time within the interval, so that from then on the
+//! probes of one check spread over all of it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::model::Percent;
+
+/// First probes that start in a second, at most.
+const STARTS_PER_SECOND: u32 = 2000;
+
+/// The time within which the first probes of `count` new targets start.
+pub(super) fn start_window(count: usize) -> Duration {
+    // One alone starts at once.
+    let count = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX);
+    Duration::from_secs(1) * count / STARTS_PER_SECOND
+}
+
+/// The times of one target's probes.
+pub(super) struct Beats {
+    interval: Duration,
+    jitter: Percent,
+    next: Instant,
+    spread: bool,
+}
+
+impl Beats {
+    /// The first is at any time within `window`, or the interval if that is shorter.
+    pub(super) fn new(interval: Duration, jitter: Percent, window: Duration) -> Self {
+        let next = Instant::now() + window.min(interval).mul_f64(fastrand::f64());
+        Self { interval, jitter, next, spread: false }
+    }
+
+    /// Waits for the next.
+    pub(super) async fn wait(&mut self) {
+        tokio::time::sleep_until(self.next).await;
+        self.begin(Instant::now(), fastrand::f64());
+    }
+
+    /// A probe begins at `now`; `random` is from 0 to 1.
+    fn begin(&mut self, now: Instant, random: f64) {
+        let after = if self.spread { self.jittered(random) } else { self.interval.mul_f64(random) };
+        self.spread = true;
+        // A little late, as timers are, is made up for; missed probes are not.
+        let base = if now - self.next < self.interval { self.next } else { now };
+        self.next = base + after;
+    }
+
+    /// An interval; `random` is from 0 to 1.
+    fn jittered(&self, random: f64) -> Duration {
+        let part = f64::from(self.jitter.0) / 100.0;
+        self.interval.mul_f64(1.0 + part * (2.0 * random - 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beats(jitter: u8) -> Beats {
+        Beats::new(Duration::from_secs(10), Percent(jitter), Duration::ZERO)
+    }
+
+    #[test]
+    fn an_interval_is_longer_or_shorter_by_the_jitter() {
+        let seconds = |jitter, random| beats(jitter).jittered(random).as_secs_f64();
+        assert_eq!([seconds(0, 0.0), seconds(0, 1.0)], [10.0, 10.0]);
+        assert_eq!([seconds(20, 0.0), seconds(20, 0.5), seconds(20, 1.0)], [8.0, 10.0, 12.0]);
+        assert_eq!([seconds(100, 0.0), seconds(100, 1.0)], [0.0, 20.0]);
+    }
+
+    #[test]
+    fn first_probes_of_many_take_their_time() {
+        assert_eq!(start_window(0), Duration::ZERO);
+        assert_eq!(start_window(1), Duration::ZERO);
+        assert_eq!(start_window(2001), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn probes_keep_their_interval_and_missed_ones_are_not_made_up_for() {
+        let mut beats = beats(0);
+        let at = |beats: &Beats, start: Instant| (beats.next - start).as_secs_f64();
+        let start = beats.next;
+        beats.begin(start, 0.25);
+        assert_eq!(at(&beats, start), 2.5, "the second is anywhere within the interval");
+        beats.begin(start + Duration::from_millis(2501), 0.25);
+        assert_eq!(at(&beats, start), 12.5, "from then on it is kept, a late timer or not");
+        beats.begin(start + Duration::from_secs(45), 0.25);
+        assert_eq!(at(&beats, start), 55.0, "after a stall, one at once, and none to make up");
+    }
+}
