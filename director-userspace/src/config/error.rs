@@ -38,6 +38,8 @@ words! {
         UnknownKey = "unknown-key",
         /// A key that a later version may have.
         UnsupportedKey = "unsupported-key",
+        /// A key that another type of check or agent has.
+        MisplacedKey = "misplaced-key",
         /// A key twice in one mapping.
         DuplicateKey = "duplicate-key",
         /// A key that must be there is not.
@@ -97,6 +99,46 @@ words! {
         FamilyMix = "family-mix",
         /// A backend that is itself a VIP: packets would come back.
         BackendIsVip = "backend-is-vip",
+        /// Something that is no whole number.
+        BadNumber = "bad-number",
+        /// A whole number too small or too large for its purpose.
+        NumberOutOfRange = "number-out-of-range",
+        /// Something that is no share in percent.
+        BadPercent = "bad-percent",
+        /// A share too small or too large for its purpose.
+        PercentOutOfRange = "percent-out-of-range",
+        /// A text that is longer than it may be.
+        TooLong = "too-long",
+        /// A regular expression that is malformed, or too large.
+        BadRegex = "bad-regex",
+        /// Something that is no HTTP method, or none for a check.
+        BadMethod = "bad-method",
+        /// Something that is no path of a URL.
+        BadPath = "bad-path",
+        /// Something that is neither a status code of HTTP nor a range of them.
+        BadStatus = "bad-status",
+        /// A header's name or value that cannot be sent, or is not the file's to set.
+        BadHeader = "bad-header",
+        /// Something that is no host name, or no `host:port`.
+        BadHost = "bad-host",
+        /// A malformed DNS name.
+        BadDnsName = "bad-dns-name",
+        /// A command that does not start with an absolute path.
+        BadCommand = "bad-command",
+        /// A user or group that cannot be, or root where that is refused.
+        BadAccount = "bad-account",
+        /// Something that is no URL, or none for a webhook.
+        BadUrl = "bad-url",
+        /// A malformed mail address.
+        BadMailAddress = "bad-mail-address",
+        /// A malformed path of a socket, or address with port.
+        BadSocket = "bad-socket",
+        /// Two things served at one address and port.
+        DuplicateListener = "duplicate-listener",
+        /// A check that needs a port, in a service that has any.
+        NoPort = "no-port",
+        /// A check that cannot go the way the service's packets go.
+        PathCheck = "path-check",
     }
 }
 
@@ -111,6 +153,10 @@ words! {
         AllWeightsZero = "all-weights-zero",
         /// A service in which some backends have a weight written down, and some don't.
         SomeWeights = "some-weights",
+        /// A quorum that all backends together do not reach.
+        QuorumTooHigh = "quorum-too-high",
+        /// Metrics or the status page are served to other hosts.
+        NotLoopback = "not-loopback",
     }
 }
 

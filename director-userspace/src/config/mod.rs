@@ -10,6 +10,7 @@
 mod error;
 mod lower;
 pub mod model;
+pub mod pattern;
 mod plain;
 mod raw;
 mod report;

@@ -185,7 +185,7 @@ pub struct Service {
     pub health: Arc<Health>,
     /// Who gets new flows while no other backend can, with weight 1: any address that is not among
     /// the backends.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "serialize_sorry", skip_serializing_if = "Option::is_none")]
     pub sorry: Option<Backend>,
     /// At most [`MAX_BACKENDS`], in file order, no address twice; may be empty.
     pub backends: Vec<Backend>,
@@ -405,6 +405,17 @@ macro_rules! serialize_as_text {
 }
 
 serialize_as_text!(HashKey, MacAddr);
+
+/// Without the weight: it has no other to be held against.
+fn serialize_sorry<S: Serializer>(sorry: &Option<Backend>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Sorry {
+        address: IpAddr,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mac: Option<MacAddr>,
+    }
+    sorry.as_ref().map(|backend| Sorry { address: backend.address, mac: backend.mac }).serialize(to)
+}
 
 impl Serialize for TunnelSource {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

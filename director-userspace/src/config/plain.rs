@@ -63,7 +63,7 @@ impl<'s> Line<'s> {
     fn word(&self) -> usize {
         let is_plain = |(n, byte): (usize, u8)| {
             matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' | b'/')
-                || (byte == b'-' && n > 0)
+                || (matches!(byte, b'-' | b'%' | b'@') && n > 0)
         };
         self.rest.bytes().enumerate().take_while(|one| is_plain(*one)).count()
     }
@@ -349,7 +349,7 @@ mod tests {
         #[test]
         fn whatever_is_plain_is_the_same(
             pieces in prop::collection::vec(prop::sample::select(vec![
-                "a", "b-c", "name", "1", "0x1", "10.0.0.1", "null", "true", "\"q: r\"", "\"\"", ": ", ":",
+                "a", "b-c", "name", "1", "0x1", "10.0.0.1", "null", "true", "10%", "a@b", "%", "@", "\"q: r\"", "\"\"", ": ", ":",
                 "- ", "-", "{", "}", "[", "]", ", ", ",", "\n", "\n", "\n  ", "\n  ", "\n    ", "\n  - ",
                 "\n- ", " ", "#", " # c", "a: 1", "a: {b: 1, c: [2]}", "x:\n  ", "...", "---", ".",
             ]), 0..14)

@@ -20,6 +20,8 @@ const BACKEND: Keys = Keys {
     unsupported: &[("port", "rewrites no ports: a backend is sent the port the client asked for")],
 };
 
+const SORRY: Keys = Keys { known: &["address", "mac"], unsupported: BACKEND.unsupported };
+
 /// The backends of one list that are right.
 pub(super) struct Backends<'a> {
     list: &'a Item<'a>,
@@ -56,12 +58,7 @@ impl<'a> Backends<'a> {
     /// back, or is balanced once more.
     pub(super) fn check_loops(&self, vips: &ByAddress<u32>, report: &mut Report<'_>) {
         for read in &self.read {
-            let address = read.backend.address;
-            if let Some(line) = vips.get(&address) {
-                let message = format!("{address} is a VIP itself: packets would loop");
-                let hint = format!(
-                    "write the real server's own address; the VIP's service is in line {line}"
-                );
+            if let Some((message, hint)) = loops(read.backend.address, vips) {
                 self.error(Kind::BackendIsVip, read, message, hint, report);
             }
         }
@@ -69,15 +66,10 @@ impl<'a> Backends<'a> {
 
     /// Refuses backends whose address family the way of forwarding cannot carry.
     pub(super) fn check_families(&self, vip: IpAddr, forward: Forward, report: &mut Report<'_>) {
-        let fits = |address: IpAddr| match forward {
-            Forward::Tunnel => true,
-            Forward::Direct => address.is_ipv4() == vip.is_ipv4(),
-        };
-        for read in self.read.iter().filter(|read| !fits(read.backend.address)) {
-            let address = read.backend.address;
-            let message = format!("forward: direct cannot send packets for {vip} to {address}");
-            let hint = "write the backend's address of the VIP's family, or use forward: tunnel";
-            self.error(Kind::FamilyMix, read, message, hint, report);
+        for read in &self.read {
+            if let Some((message, hint)) = family_mix(read.backend.address, vip, forward) {
+                self.error(Kind::FamilyMix, read, message, hint, report);
+            }
         }
     }
 
@@ -113,6 +105,78 @@ impl<'a> Backends<'a> {
         let item = Path::Index(&self.list.path, read.index);
         let path = Path::Key(&item, "address");
         report.error_at::<()>(kind, read.address_at, &path, message, hint);
+    }
+}
+
+/// What is wrong with a backend's address and what to do, if it is a VIP.
+fn loops(address: IpAddr, vips: &ByAddress<u32>) -> Option<(String, String)> {
+    let line = vips.get(&address)?;
+    let message = format!("{address} is a VIP itself: packets would loop");
+    let hint = format!("write the real server's own address; the VIP's service is in line {line}");
+    Some((message, hint))
+}
+
+/// The same, if it is of a family that the way of forwarding cannot carry.
+fn family_mix(address: IpAddr, vip: IpAddr, forward: Forward) -> Option<(String, &'static str)> {
+    let fits = match forward {
+        Forward::Tunnel => true,
+        Forward::Direct => address.is_ipv4() == vip.is_ipv4(),
+    };
+    if fits {
+        return None;
+    }
+    let message = format!("forward: direct cannot send packets for {vip} to {address}");
+    Some((message, "write the backend's address of the VIP's family, or use forward: tunnel"))
+}
+
+/// The backend that gets new flows while no other can.
+pub(super) struct Sorry<'a> {
+    backend: Backend,
+    address_item: Item<'a>,
+}
+
+impl<'a> Sorry<'a> {
+    /// Reads it, looking at it alone.
+    pub(super) fn read(item: &'a Item<'a>, report: &mut Report<'_>) -> Option<Sorry<'a>> {
+        let mapping = Mapping::open(item, "the sorry backend", &SORRY, report)?;
+        let address_item = mapping.require("address", "write `address:` and an IP address", report);
+        let address = address_item.and_then(|item| scalar::address(&item, None, report));
+        let mac = mapping.optional("mac", report, scalar::mac);
+        let backend = Backend { address: address?, weight: 1, mac: mac?, is_down: false };
+        Some(Self { backend, address_item: address_item? })
+    }
+
+    /// Looks at it among the VIPs and backends.
+    pub(super) fn check(
+        &self,
+        vips: &ByAddress<u32>,
+        backends: Option<&Backends<'_>>,
+        vip: Option<IpAddr>,
+        forward: Option<Forward>,
+        report: &mut Report<'_>,
+    ) {
+        let (address, item) = (self.backend.address, &self.address_item);
+        if let Some((message, hint)) = loops(address, vips) {
+            report.error::<()>(Kind::BackendIsVip, item, message, hint);
+        }
+        if let (Some(vip), Some(forward)) = (vip, forward)
+            && let Some((message, hint)) = family_mix(address, vip, forward)
+        {
+            report.error::<()>(Kind::FamilyMix, item, message, hint);
+        }
+        let mut others = backends.into_iter().flat_map(|backends| &backends.read);
+        if let Some(same) = others.find(|read| read.backend.address == address) {
+            let message = format!("{address} is among the backends");
+            let line = same.address_at.line;
+            let hint =
+                format!("write another real server's address; the backend is in line {line}");
+            report.error::<()>(Kind::DuplicateBackend, item, message, hint);
+        }
+    }
+
+    /// The backend.
+    pub(super) fn into_backend(self) -> Backend {
+        self.backend
     }
 }
 

@@ -88,6 +88,43 @@ impl<'a> Mapping<'a> {
         Some(Item { node, path: Path::Key(&self.item.path, key) })
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.has_before(self.entries.len(), key)
+    }
+
+    /// What `read` makes of the value of a key, `Some(None)` if the key is not there.
+    pub(super) fn optional<'r, T>(
+        &self,
+        key: &'a str,
+        report: &mut Report<'r>,
+        read: impl FnOnce(&Item<'_>, &mut Report<'r>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.get(key) {
+            Some(item) => read(&item, report).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Reports keys that are known, but not in `belonging`: `what` has those only.
+    pub(super) fn check_belonging(
+        &self,
+        what: &str,
+        keys: &Keys,
+        belonging: &[&str],
+        report: &mut Report<'_>,
+    ) {
+        for (key, _) in self.entries {
+            let Some(text) = key.text.as_deref() else { continue };
+            if keys.known.contains(&text) && !belonging.contains(&text) {
+                let path = Path::Key(&self.item.path, text);
+                let message = format!("{text} is no key of {what}");
+                let hint = format!("remove it; the keys of {what} are {}", list(belonging));
+                report.error_at::<()>(Kind::MisplacedKey, key.at, &path, message, hint);
+            }
+        }
+    }
+
     /// Reports that a key is missing. `hint` says what to write.
     pub(super) fn missing<T>(&self, key: &str, hint: &str, report: &mut Report<'_>) -> Option<T> {
         let path = Path::Key(&self.item.path, key);
@@ -118,6 +155,27 @@ pub(super) fn items<'a>(
     };
     let path = &item.path;
     Some(nodes.iter().enumerate().map(|(i, node)| Item { node, path: Path::Index(path, i) }))
+}
+
+/// The entries of a mapping with free keys, in file order. A key that is no plain word is reported.
+pub(super) fn entries<'a>(
+    item: &'a Item<'a>,
+    hint: &str,
+    report: &mut Report<'_>,
+) -> Option<Vec<(&'a str, Item<'a>)>> {
+    let Value::Map(entries) = untagged(item, report) else {
+        let message = format!("expected a mapping, found {}", describe(item.node));
+        return report.error(Kind::WrongType, item, message, hint);
+    };
+    let mut found = Vec::with_capacity(entries.len());
+    for (key, node) in entries {
+        let Some(text) = key.text.as_deref() else {
+            let message = "a key must be a plain word";
+            return report.error_at(Kind::WrongType, key.at, &item.path, message, hint);
+        };
+        found.push((text, Item { node, path: Path::Key(&item.path, text) }));
+    }
+    Some(found)
 }
 
 /// The value of a node, and an error if it has a tag.

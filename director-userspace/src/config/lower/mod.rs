@@ -5,9 +5,14 @@
 //! all else is looked at.
 
 mod backend;
+mod check;
+mod daemon;
+mod health;
 mod mapping;
+mod probe;
 mod scalar;
 mod service;
+mod text;
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -15,16 +20,16 @@ use self::mapping::{Keys, Mapping, items};
 use super::{
     error::ConfigErrorKind as Kind,
     model::{
-        Alarms, Api, AttachMode, Config, Encapsulation, Flows, Forward, Interface, MAX_FLOWS,
-        MAX_INTERFACES, MIN_FLOWS, Role, Service, Tunnel, TunnelSource,
+        AttachMode, Config, Encapsulation, Flows, Forward, Interface, MAX_FLOWS, MAX_INTERFACES,
+        MIN_FLOWS, Role, Service, Tunnel, TunnelSource,
     },
     raw::{Node, Value},
     report::{Item, Path, Report},
 };
 
 const DOCUMENT: Keys = Keys {
-    known: &["interfaces", "tunnel", "flows", "hash_key", "defaults", "services"],
-    unsupported: &[("api", "has no settings for its API, and no metrics")],
+    known: &["interfaces", "tunnel", "flows", "hash_key", "api", "alarms", "defaults", "services"],
+    unsupported: &[],
 };
 
 const INTERFACE: Keys = Keys { known: &["name", "mode", "role", "assign_vips"], unsupported: &[] };
@@ -55,6 +60,8 @@ pub(super) fn lower(root: &Node<'_>, report: &mut Report<'_>) -> Option<Config> 
         Some(item) => scalar::hash_key(&item, report),
         None => Some(Default::default()),
     };
+    let api = document.optional("api", report, daemon::api);
+    let alarms = document.optional("alarms", report, daemon::alarms);
     let services = service::services(&document, report);
     if let (Some(item), Some(tunnel), Some(services)) = (&tunnel_item, &tunnel, &services) {
         check_tunnel_source(item, tunnel, services, report);
@@ -64,8 +71,8 @@ pub(super) fn lower(root: &Node<'_>, report: &mut Report<'_>) -> Option<Config> 
         tunnel: tunnel?,
         flows: flows?,
         hash_key: hash_key?,
-        api: Api::default(),
-        alarms: Alarms::default(),
+        api: api?.unwrap_or_default(),
+        alarms: alarms?.unwrap_or_default(),
         services: services?,
     })
 }
@@ -185,7 +192,10 @@ fn check_tunnel_source(
     for (family, missing, is_v4) in [("IPv4", v4.is_none(), true), ("IPv6", v6.is_none(), false)] {
         let tunnelled = services.iter().filter(|service| service.forward == Forward::Tunnel);
         let needing = tunnelled
-            .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
+            .flat_map(|service| {
+                let all = service.backends.iter().chain(&service.sorry);
+                all.map(move |backend| (service, backend))
+            })
             .find(|(_, backend)| missing && backend.address.is_ipv4() == is_v4);
         if let Some((service, backend)) = needing {
             let path = Path::Key(&tunnel_item.path, "source");

@@ -3,13 +3,14 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use super::mapping::{describe, list, nearest, untagged};
 use crate::config::{
     error::ConfigErrorKind as Kind,
-    model::{HashKey, MacAddr, Port, ServiceName},
+    model::{HashKey, MacAddr, Percent, Port, ServiceName},
     raw::Value,
     report::{Item, Report, quote},
     units::{self, UnitError},
@@ -177,6 +178,15 @@ pub(super) fn port(item: &Item<'_>, report: &mut Report<'_>) -> Option<Port> {
     report.error(Kind::BadPort, item, message, hint)
 }
 
+/// 1 to 65535, of something that has one port.
+pub(super) fn exact_port(item: &Item<'_>, report: &mut Report<'_>) -> Option<NonZeroU16> {
+    let text = scalar(item, "a port from 1 to 65535", report)?;
+    number(text).or_else(|| {
+        let message = format!("{} is no port", quote(text));
+        report.error(Kind::BadPort, item, message, "write a number from 1 to 65535")
+    })
+}
+
 /// 0 to 65535.
 pub(super) fn weight(item: &Item<'_>, report: &mut Report<'_>) -> Option<u16> {
     let text = scalar(item, "a weight from 0 to 65535", report)?;
@@ -190,6 +200,61 @@ pub(super) fn weight(item: &Item<'_>, report: &mut Report<'_>) -> Option<u16> {
     };
     let hint = "weights are whole numbers from 0 (no new flows) to 65535";
     report.error(Kind::BadWeight, item, message, hint)
+}
+
+/// A whole number within `range`; `what` names it in errors.
+pub(super) fn whole<N>(
+    item: &Item<'_>,
+    what: &str,
+    range: RangeInclusive<N>,
+    report: &mut Report<'_>,
+) -> Option<N>
+where
+    N: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    let text = scalar(item, &format!("a whole number for {what}"), report)?;
+    let hint = format!("a whole number from {} to {}", range.start(), range.end());
+    match number::<N>(text) {
+        Some(number) if range.contains(&number) => Some(number),
+        None if !is_digits(text) => {
+            let message = format!("{} is no whole number", quote(text));
+            report.error(Kind::BadNumber, item, message, hint)
+        }
+        _ => {
+            let message = format!("{what} cannot be {}", cut(text));
+            report.error(Kind::NumberOutOfRange, item, message, hint)
+        }
+    }
+}
+
+/// A share within `range`, in percent: `50%`.
+pub(super) fn percent(
+    item: &Item<'_>,
+    range: RangeInclusive<u8>,
+    report: &mut Report<'_>,
+) -> Option<Percent> {
+    let text = scalar(item, "a share such as 50%", report)?;
+    let Some(digits) = text.strip_suffix('%').filter(|digits| is_digits(digits)) else {
+        let message = format!("{} is no share in percent", quote(text));
+        let hint = if is_digits(text) {
+            format!("write the sign too: {}%", cut(text))
+        } else {
+            "write a whole number and a percent sign: 50%".to_owned()
+        };
+        return report.error(Kind::BadPercent, item, message, hint);
+    };
+    match number(digits) {
+        Some(share) if range.contains(&share) => Some(Percent(share)),
+        _ => {
+            let message = format!("{}% is out of range", cut(digits));
+            let hint = format!("from {}% to {}%", range.start(), range.end());
+            report.error(Kind::PercentOutOfRange, item, message, hint)
+        }
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Decimal digits only: `FromStr` would take a plus sign too.

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    backend::Backends,
+    backend::{Backends, Sorry},
+    health::{self, Usual},
     mapping::{Keys, Mapping, items},
     scalar,
 };
@@ -20,12 +21,8 @@ use crate::{
     },
 };
 
-const LATER: &[(&str, &str)] = &[
-    ("health", "checks no health: every backend with a weight gets flows"),
-    ("persistence", "schedules every flow for itself"),
-    ("on_down", "checks no health: no backend is ever down"),
-    ("allow", "lets everyone in"),
-];
+const LATER: &[(&str, &str)] =
+    &[("persistence", "schedules every flow for itself"), ("allow", "lets everyone in")];
 
 const SERVICE: Keys = Keys {
     known: &[
@@ -37,6 +34,14 @@ const SERVICE: Keys = Keys {
         "forward",
         "when_empty",
         "drain_timeout",
+        "health",
+        "agent",
+        "quorum",
+        "hysteresis",
+        "on_down",
+        "slow_start",
+        "panic",
+        "sorry",
         "backends",
     ],
     unsupported: LATER,
@@ -92,10 +97,12 @@ pub(super) fn services(document: &Mapping<'_>, report: &mut Report<'_>) -> Optio
     let defaults_item = document.get("defaults");
     let defaults =
         defaults_item.as_ref().and_then(|item| Mapping::open(item, "defaults", &DEFAULTS, report));
-    if let Some(own) = defaults {
+    let defaults_entry = defaults.map(|own| Entry { own, defaults: None });
+    if let Some(entry) = defaults_entry {
         // Said here, an error in them is said even if every service has its own value.
-        Entry { own, defaults: None }.check_values(report);
+        entry.check_values(report);
     }
+    let usual = Usual::read(defaults_entry.as_ref(), report);
     let services_item =
         document.require("services", "write `services:`, and a list below", report)?;
     let hint = "write a list, one `- name: ...` per service, or `services: []`";
@@ -130,8 +137,8 @@ pub(super) fn services(document: &Mapping<'_>, report: &mut Report<'_>) -> Optio
     let mut services = Vec::new();
     let mut n_backends = 0;
     for ((item, entry), address) in entries.iter().zip(addresses) {
-        for service in entry.lower(item, address, &mut taken, report) {
-            n_backends += service.backends.len();
+        for service in entry.lower(item, address, &usual, &mut taken, report) {
+            n_backends += service.backends.len() + usize::from(service.sorry.is_some());
             services.push(service);
         }
         if n_backends > MAX_BACKENDS_IN_ALL {
@@ -148,14 +155,20 @@ pub(super) fn services(document: &Mapping<'_>, report: &mut Report<'_>) -> Optio
 
 /// One entry of `services`: its own keys, and the defaults behind them.
 #[derive(Clone, Copy)]
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     own: Mapping<'a>,
     defaults: Option<Mapping<'a>>,
 }
 
 impl<'a> Entry<'a> {
-    fn get(&self, key: &'a str) -> Option<Item<'a>> {
+    /// The value of a key: the entry's own, or that of the defaults.
+    pub(super) fn get(&self, key: &'a str) -> Option<Item<'a>> {
         self.own.get(key).or_else(|| self.defaults?.get(key))
+    }
+
+    /// Whether the entry itself has a key.
+    pub(super) fn has_own(&self, key: &str) -> bool {
+        self.own.has(key)
     }
 
     fn require(&self, key: &'a str, hint: &str, report: &mut Report<'_>) -> Option<Item<'a>> {
@@ -179,6 +192,9 @@ impl<'a> Entry<'a> {
         if let Some(item) = self.get("backends") {
             Backends::read(&item, report);
         }
+        if let Some(item) = self.get("sorry") {
+            Sorry::read(&item, report);
+        }
         self.scheduler(report);
         self.when_empty(report);
         self.drain_timeout(report);
@@ -196,7 +212,13 @@ impl<'a> Entry<'a> {
 
     fn when_empty(&self, report: &mut Report<'_>) -> Option<WhenEmpty> {
         let Some(item) = self.get("when_empty") else { return Some(WhenEmpty::Reject) };
-        scalar::word(&item, &["sorry"], report)
+        if matches!(&item.node.value, Value::Scalar(text) if text == "sorry") {
+            let message = "a sorry backend has a key of its own";
+            let hint = "remove `when_empty:` and write `sorry: {address: ...}`, the backend that gets \
+                        new flows then";
+            return report.error(Kind::UnknownValue, &item, message, hint);
+        }
+        scalar::word(&item, &[], report)
     }
 
     fn drain_timeout(&self, report: &mut Report<'_>) -> Option<Duration> {
@@ -221,16 +243,18 @@ impl<'a> Entry<'a> {
         &self,
         item: &Item<'_>,
         address: Option<IpAddr>,
+        usual: &Usual,
         taken: &mut Taken,
         report: &mut Report<'_>,
     ) -> Vec<Service> {
-        self.try_lower(item, address, taken, report).unwrap_or_default()
+        self.try_lower(item, address, usual, taken, report).unwrap_or_default()
     }
 
     fn try_lower(
         &self,
         item: &Item<'_>,
         address: Option<IpAddr>,
+        usual: &Usual,
         taken: &mut Taken,
         report: &mut Report<'_>,
     ) -> Option<Vec<Service>> {
@@ -257,6 +281,18 @@ impl<'a> Entry<'a> {
             }
             backends.check_weights(report);
         }
+        let sorry_item = self.get("sorry");
+        let sorry = match &sorry_item {
+            Some(item) => Sorry::read(item, report).map(Some),
+            None => Some(None),
+        };
+        if let Some(Some(sorry)) = &sorry {
+            sorry.check(&taken.vips, backends.as_ref(), address, forward, report);
+        }
+        let health = usual.of(self, report);
+        if let (Some(health), Some(port), Some(protocols)) = (&health, port, &protocols) {
+            health::check_fit(self, health, port, protocols, report);
+        }
         let (address, port) = (address?, port?);
         let mut frontends = Vec::new();
         for protocol in protocols? {
@@ -276,6 +312,8 @@ impl<'a> Entry<'a> {
         let backends = backends?.into_vec();
         let (name, forward) = (name?, forward?);
         let (scheduler, when_empty, drain_timeout) = (scheduler?, when_empty?, drain_timeout?);
+        let (health, sorry) = (health?, sorry?.map(Sorry::into_backend));
+        health::check_quorum(self, &health, &backends, report);
         let service = |frontend| Service {
             name: name.clone(),
             frontend,
@@ -283,8 +321,8 @@ impl<'a> Entry<'a> {
             forward,
             when_empty,
             drain_timeout,
-            health: Arc::default(),
-            sorry: None,
+            health: Arc::clone(&health),
+            sorry: sorry.clone(),
             backends: backends.clone(),
         };
         Some(frontends.into_iter().map(service).collect())

@@ -133,7 +133,7 @@ pub struct HttpProbe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// More headers of the request, valid ones.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(serialize_with = "serialize_headers", skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
     /// Good status codes; not empty.
     #[serde(serialize_with = "serialize_ranges")]
@@ -148,6 +148,7 @@ pub struct HttpProbe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// TLS only: whether the certificate must be good, for that name, by this host's roots.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
 }
 
@@ -242,6 +243,13 @@ fn serialize_ranges<S: Serializer>(
             format!("{}-{}", range.start(), range.end())
         }
     }))
+}
+
+fn serialize_headers<S: Serializer>(
+    headers: &[(String, String)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(headers.iter().map(|(name, value)| (name, value)))
 }
 
 words! {
