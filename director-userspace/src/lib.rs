@@ -14,6 +14,7 @@
 //! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
 //! runs the operator's programs.
 
+pub mod alarm;
 pub mod by_address;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,282 @@
+//! What a channel delivers: one transition, or what many come to.
+
+use std::{net::IpAddr, time::SystemTime};
+
+use serde::Serialize;
+
+use super::transition::{Severity, Transition, seconds};
+
+/// Version of [`Payload`]: grows when a key goes away or changes its meaning.
+const PAYLOAD_VERSION: u32 = 1;
+
+/// What a message is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A subject's state has changed.
+    Transition(Transition),
+    /// A subject changes its state so often that it is not told each time.
+    Flapping {
+        /// Its last transition.
+        last: Transition,
+        /// How many there were since this was told last.
+        transitions: u64,
+        /// In how many seconds.
+        within: u64,
+    },
+    /// A subject that was flapping has kept its state for a while.
+    Quiet {
+        /// Its last transition.
+        last: Transition,
+        /// How many there were since this was told last.
+        transitions: u64,
+    },
+    /// So many transitions that they are told together.
+    Summary(Summary),
+}
+
+/// Many transitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// What they come to, the most important first.
+    pub(super) groups: Vec<Group>,
+    /// Some of them, the most important first.
+    pub(super) examples: Vec<Transition>,
+    /// How urgent the most urgent of them is.
+    pub(super) severity: Severity,
+    /// How many there were.
+    pub(super) transitions: u64,
+}
+
+impl Event {
+    /// How urgent it is.
+    pub(super) fn severity(&self) -> Severity {
+        match self {
+            Self::Transition(last) | Self::Quiet { last, .. } => last.severity(),
+            Self::Flapping { .. } => Severity::Warning,
+            Self::Summary(summary) => summary.severity,
+        }
+    }
+}
+
+/// Subjects of one kind that came into one state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Group {
+    /// `director`, `service`, `quorum` or `backend`.
+    pub(super) kind: &'static str,
+    /// The state.
+    pub(super) to: String,
+    /// How many subjects.
+    pub(super) subjects: u64,
+    /// Of how many services.
+    pub(super) services: u64,
+}
+
+impl Group {
+    fn describe(&self) -> String {
+        let Self { kind, to, subjects, services } = self;
+        let plural = |n: u64, one: &str, many: &str| {
+            if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+        };
+        match *kind {
+            "director" => format!("director {to}"),
+            "backend" => format!(
+                "{} of {} {to}",
+                plural(*subjects, "backend", "backends"),
+                plural(*services, "service", "services")
+            ),
+            "quorum" => format!("{} {to}", plural(*subjects, "quorum", "quorums")),
+            _ => format!("{} {to}", plural(*subjects, "service", "services")),
+        }
+    }
+}
+
+/// A message: the same for every channel, but for what that channel lost before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Grows with every message.
+    pub(super) number: u64,
+    /// When it was made.
+    pub(super) at: SystemTime,
+    /// What it is about.
+    pub(super) event: Event,
+    /// How many transitions were lost before, because there were too many to take in.
+    pub(super) missed: u64,
+}
+
+impl Message {
+    /// `transition`, `flapping`, `quiet` or `summary`.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self.event {
+            Event::Transition(_) => "transition",
+            Event::Flapping { .. } => "flapping",
+            Event::Quiet { .. } => "quiet",
+            Event::Summary(_) => "summary",
+        }
+    }
+
+    /// The transition it is about, or the last of them; none in a summary.
+    pub(super) const fn transition(&self) -> Option<&Transition> {
+        match &self.event {
+            Event::Transition(transition)
+            | Event::Flapping { last: transition, .. }
+            | Event::Quiet { last: transition, .. } => Some(transition),
+            Event::Summary(_) => None,
+        }
+    }
+
+    /// How many transitions it tells of.
+    pub(super) const fn transitions(&self) -> u64 {
+        match &self.event {
+            Event::Transition(_) => 1,
+            Event::Flapping { transitions, .. } | Event::Quiet { transitions, .. } => *transitions,
+            Event::Summary(summary) => summary.transitions,
+        }
+    }
+
+    /// All of it in one sentence.
+    pub(super) fn text(&self) -> String {
+        let mut text = match &self.event {
+            Event::Transition(transition) => transition.describe(),
+            Event::Flapping { last, transitions, within } => format!(
+                "{} is flapping: {transitions} transitions within {within} s, {} now; not told one \
+                 by one until it is quiet",
+                last.subject.describe(),
+                last.to
+            ),
+            Event::Quiet { last, transitions } => format!(
+                "{} is quiet again: {} after {transitions} more transitions",
+                last.subject.describe(),
+                last.to
+            ),
+            Event::Summary(summary) => {
+                let groups: Vec<_> = summary.groups.iter().map(Group::describe).collect();
+                format!("{} ({} transitions)", groups.join(", "), summary.transitions)
+            }
+        };
+        if self.missed > 0 {
+            text += &format!("; {} transitions before were too many to take in", self.missed);
+        }
+        text
+    }
+}
+
+/// Where messages come from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// The director's instance.
+    pub(super) instance: String,
+    /// This host's name.
+    pub(super) host: String,
+    /// Tells this process's messages from those of others: its start, and its number.
+    pub(super) run: String,
+}
+
+/// A message as JSON. docs/operations.md has the schema.
+#[derive(Debug, Serialize)]
+pub(super) struct Payload<'a> {
+    version: u32,
+    id: String,
+    instance: &'a str,
+    host: &'a str,
+    event: &'static str,
+    severity: Severity,
+    at: u64,
+    text: String,
+    transitions: u64,
+    lost: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    missed: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    one: Option<One<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<&'a [Group]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    examples: Option<Vec<One<'a>>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's interface")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// One transition as JSON.
+#[derive(Debug, Serialize)]
+struct One<'a> {
+    kind: &'static str,
+    service: &'a str,
+    frontend: &'a str,
+    backend: Option<IpAddr>,
+    from: &'a str,
+    to: &'a str,
+    reason: &'a str,
+}
+
+impl<'a> One<'a> {
+    fn new(Transition { subject, from, to, reason, .. }: &'a Transition) -> Self {
+        Self {
+            kind: subject.kind(),
+            service: subject.service(),
+            frontend: subject.frontend(),
+            backend: subject.backend(),
+            from,
+            to,
+            reason,
+        }
+    }
+}
+
+impl<'a> Payload<'a> {
+    /// Of a message; `lost` are the messages that its channel lost before it.
+    pub(super) fn new(origin: &'a Origin, message: &'a Message, lost: u64) -> Self {
+        let summary = match &message.event {
+            Event::Summary(summary) => Some(summary),
+            _ => None,
+        };
+        Self {
+            version: PAYLOAD_VERSION,
+            id: format!("{}-{}", origin.run, message.number),
+            instance: &origin.instance,
+            host: &origin.host,
+            event: message.kind(),
+            severity: message.event.severity(),
+            at: seconds(message.at),
+            text: message.text(),
+            transitions: message.transitions(),
+            lost,
+            missed: message.missed,
+            one: message.transition().map(One::new),
+            groups: summary.map(|summary| summary.groups.as_slice()),
+            examples: summary.map(|summary| summary.examples.iter().map(One::new).collect()),
+        }
+    }
+
+    /// As text.
+    pub(super) fn json(&self) -> String {
+        // Strings, numbers and lists: nothing that JSON could not hold.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// A message as a hook's environment; what does not apply is empty.
+pub(super) fn environment<'a>(
+    origin: &'a Origin,
+    message: &Message,
+    text: &'a str,
+) -> Vec<(&'static str, String)> {
+    let transition = message.transition();
+    let of = |part: fn(&Transition) -> String| transition.map(part).unwrap_or_default();
+    let backend = |t: &Transition| t.subject.backend().map(|b| b.to_string()).unwrap_or_default();
+    vec![
+        ("DIRECTOR_INSTANCE", origin.instance.clone()),
+        ("DIRECTOR_EVENT", message.kind().to_owned()),
+        ("DIRECTOR_SEVERITY", message.event.severity().label().to_owned()),
+        ("DIRECTOR_KIND", of(|t| t.subject.kind().to_owned())),
+        ("DIRECTOR_SERVICE", of(|t| t.subject.service().to_owned())),
+        ("DIRECTOR_FRONTEND", of(|t| t.subject.frontend().to_owned())),
+        ("DIRECTOR_BACKEND", of(backend)),
+        ("DIRECTOR_FROM", of(|t| t.from.clone())),
+        ("DIRECTOR_TO", of(|t| t.to.clone())),
+        ("DIRECTOR_REASON", of(|t| t.reason.clone())),
+        ("DIRECTOR_TEXT", text.to_owned()),
+    ]
+}

@@ -1,0 +1,116 @@
+use super::{
+    sink::{MailServer, Smtp},
+    *,
+};
+
+fn config(server: &MailServer, starttls: bool) -> model::Alarms {
+    let mail = model::Mail {
+        server: server.address.to_string(),
+        starttls,
+        from: "director@lb1.example".into(),
+        to: vec!["ops@example.com".into(), "Night Watch <night@example.com>".into()],
+    };
+    model::Alarms { mail: Some(mail), ..model::Alarms::default() }
+}
+
+#[tokio::test]
+async fn what_happens_within_seconds_is_one_mail() {
+    let server = MailServer::start(|_| Smtp::Takes).await;
+    let mut alarmist = Alarmist::with("edge", &config(&server, false), quick());
+    alarmist.tell(backend(12, "web", "up"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    alarmist.tell(backend(11, "web", "down"));
+    eventually("a mail", || (!server.mails().is_empty()).then_some(())).await;
+    alarmist.flush(Duration::from_secs(5)).await;
+    let mails = server.mails();
+    assert_eq!(mails.len(), 1, "{mails:#?}");
+    let mail = &mails[0];
+    assert_eq!(mail.from, "MAIL FROM:<director@lb1.example>");
+    assert_eq!(mail.to, ["RCPT TO:<ops@example.com>", "RCPT TO:<night@example.com>"]);
+    let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
+    assert_eq!(mail.hello, format!("EHLO {host}"));
+    let (head, body) = mail.data.split_once("\r\n\r\n").expect("a head and a body");
+    let head = head.replace("\r\n ", " ");
+    for line in [
+        "From: director@lb1.example",
+        "Subject: [director edge] 2 alarms, one of them: backend 10.0.0.11 of web: up -> down \
+         (connection refused)",
+        "To: ops@example.com, \"Night Watch\" <night@example.com>",
+        "Auto-Submitted: auto-generated",
+        "Content-Type: text/plain; charset=utf-8",
+        "Message-ID: <director-",
+        "Date: ",
+    ] {
+        assert!(head.lines().any(|l| l.starts_with(line)), "no {line:?} in\n{head}");
+    }
+    let body = body.replace("=\r\n", "").replace("=3D", "=");
+    assert!(body.starts_with(&format!("Director edge on {host}:\r\n")), "{body}");
+    for line in [
+        "Z info    backend 10.0.0.12 of web: down -> up (connected)\r\n",
+        "Z warning backend 10.0.0.11 of web: up -> down (connection refused)\r\n",
+    ] {
+        assert!(body.contains(line), "no {line:?} in\n{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_storm_is_one_mail_with_the_most_important() {
+    let server = MailServer::start(|_| Smtp::Takes).await;
+    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
+    for n in 0..500 {
+        alarmist.tell(backend(n, "web", "down"));
+    }
+    let name = "web".to_owned();
+    let service = Subject::Service { name, frontend: "tcp 192.0.2.10:80".into() };
+    alarmist.tell(Transition::now(service, "degraded", "down", "quorum lost"));
+    alarmist.flush(Duration::from_secs(5)).await;
+    let mails = server.mails();
+    assert_eq!(mails.len(), 1);
+    let data = mails[0].data.replace("=\r\n", "");
+    for words in [
+        "1 service down, 500 backends of 1 service down (501 transitions)",
+        "service web: degraded -> down",
+        "and 481 more transitions",
+    ] {
+        assert!(data.contains(words), "no {words:?} in\n{data}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_is_tried_again() {
+    let server = MailServer::start(|n| match n {
+        0 => Smtp::Later,
+        1 => Smtp::Silent,
+        _ => Smtp::Takes,
+    })
+    .await;
+    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
+    alarmist.tell(backend(1, "web", "down"));
+    eventually("a mail", || (!server.mails().is_empty()).then_some(())).await;
+    alarmist.flush(Duration::from_secs(1)).await;
+    assert_eq!((server.tries(), server.mails().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn a_refused_mail_is_not_sent_again_and_the_next_one_says_so() {
+    let server = MailServer::start(|n| if n == 0 { Smtp::Refuses } else { Smtp::Takes }).await;
+    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
+    alarmist.tell(backend(1, "web", "down"));
+    alarmist.flush(Duration::from_secs(5)).await;
+    assert_eq!(server.tries(), 1);
+    alarmist.tell(backend(2, "web", "down"));
+    alarmist.flush(Duration::from_secs(5)).await;
+    let mails = server.mails();
+    assert_eq!((server.tries(), mails.len()), (2, 1));
+    assert!(mails[0].data.contains("Before these, 1 alarms could not be sent"), "{mails:?}");
+}
+
+#[tokio::test]
+async fn without_the_encryption_that_was_asked_for_nothing_is_sent() {
+    let server = MailServer::start(|_| Smtp::Takes).await;
+    let mut alarmist = Alarmist::with("main", &config(&server, true), quick());
+    alarmist.tell(backend(1, "web", "down"));
+    eventually("a try", || (server.tries() > 0).then_some(())).await;
+    alarmist.flush(Duration::from_millis(500)).await;
+    assert!(server.mails().is_empty());
+}
