@@ -8,7 +8,9 @@
 //! - [`datapath`]: BPF maps, programs and links; nothing else names aya's director;
 //! - [`director`]: these in their order, and [`daemon`]: again whenever something changes.
 //!
-//! Beside it: [`health`] asks the backends how they are, [`by_address`] is what tables of addresses are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands, [`view`] what they show,
+//! Beside it: [`health`] asks the backends how they are, [`by_address`] is what tables of addresses
+//! are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands,
+//! [`view`] what they show, [`metrics`] and [`page`] the same over HTTP,
 //! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
 //! [`path_probe`] checks that go the way of the traffic,
 //! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
@@ -25,7 +27,9 @@ pub mod doctor;
 pub mod health;
 pub mod host;
 pub mod lab;
+pub mod metrics;
 pub mod net;
+pub mod page;
 pub mod path_probe;
 pub mod plan;
 pub mod realserver;

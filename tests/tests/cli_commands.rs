@@ -40,16 +40,23 @@ fn fields(value: &serde_json::Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
-const COMMANDS: [(&str, &[&str]); 9] = [
+const COMMANDS: [(&str, &[&str]); 10] = [
     ("run", &["--config <FILE>", "-f", "--instance <NAME>", "SIGHUP", "/etc/director"]),
     ("attach", &["--config <FILE>", "-f", "--instance <NAME>", "/etc/director"]),
     ("detach", &["[INTERFACE]...", "--instance <NAME>"]),
     ("check", &["--config <FILE>", "-f", "--output", "table", "json", "yaml", "Exits 2"]),
     ("plan", &["--config <FILE>", "-f", "--instance <NAME>"]),
     ("status", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
-    ("services", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
-    ("backends", &["[SERVICE]", "--instance <NAME>", "--output", "table", "json", "yaml"]),
-    ("stats", &["--instance <NAME>", "--output", "table", "json", "yaml"]),
+    ("services", &["--wide", "--instance <NAME>", "--output", "table", "json", "yaml"]),
+    (
+        "backends",
+        &["[SERVICE]", "--wide", "--instance <NAME>", "--output", "table", "json", "yaml"],
+    ),
+    (
+        "stats",
+        &["--interval <TIME>", "--count <N>", "--instance <NAME>", "--output", "json", "yaml"],
+    ),
+    ("top", &["--interval <TIME>", "--once", "--instance <NAME>"]),
 ];
 
 #[test]
@@ -160,7 +167,7 @@ fn files_that_cannot_be_read_exit_2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_look_need_something_to_look_at() {
     let live = Live::with("cli-none", DEFAULT_CONFIG).await;
-    for line in ["status", "services", "backends", "stats", "detach", "detach eth0"] {
+    for line in ["status", "services", "backends", "stats", "top", "detach", "detach eth0"] {
         let name = live.instance().name();
         live.director(line).refused(1).says(&["is not attached", name, "director attach"]);
     }
@@ -210,7 +217,8 @@ async fn looking_commands_print_tables_json_and_yaml() {
         "attached   eth0 (native, up)\n",
         "daemon     not running",
         "services   2, backends 6\n",
-        "flows      room for 1048576\n",
+        "flows      room for 1048576, ",
+        " established\n",
         " forwarded, 0 answered, ",
         " 0 dropped\n",
     ]);
@@ -221,13 +229,16 @@ async fn looking_commands_print_tables_json_and_yaml() {
             "backends",
             "daemon",
             "dropped",
+            "established",
             "flow_capacity",
             "forwarded",
             "instance",
             "interfaces",
             "passed",
             "replied",
-            "services"
+            "running",
+            "services",
+            "troubles"
         ]
     );
     assert_eq!(fields(&status["interfaces"][0]), ["mode", "name", "state"]);
@@ -237,12 +248,14 @@ async fn looking_commands_print_tables_json_and_yaml() {
     let traffic = ["bytes", "flows", "packets"];
     let table = live.director("services").succeeded();
     let heading = table.stdout.lines().next().expect("a heading");
-    let columns =
-        ["SERVICE", "ADDRESS", "SCHEDULER", "BACKENDS", "FLOWS", "PACKETS", "BYTES", "DROPPED"];
-    assert_eq!(heading.split_whitespace().collect::<Vec<_>>(), columns);
-    table.prints(&["web      tcp 192.0.2.10:80", "web-v6   tcp [2001:db8::10]:80", "maglev"]);
+    let columns = "SERVICE ADDRESS STATE UP CONNS FLOWS PACKETS BYTES DROPPED";
+    assert_eq!(heading.split_whitespace().collect::<Vec<_>>().join(" "), columns);
+    assert!(table.stdout.lines().all(|line| line.len() <= 80), "{table:?}");
+    table.prints(&["web      tcp 192.0.2.10:80", "web-v6   tcp [2001:db8::10]:80", "3/3"]);
+    live.director("services --wide").succeeded().prints(&["SCHEDULER", "maglev"]);
     let services = live.json("services");
     let mut names = ["backends", "dropped", "frontend", "name", "scheduler", "unrecorded"].to_vec();
+    names.extend(["condition", "dropped_rate", "established", "rate"]);
     names.extend(traffic);
     names.sort_unstable();
     assert_eq!(fields(&services[0]), names);
@@ -250,12 +263,15 @@ async fn looking_commands_print_tables_json_and_yaml() {
     live.director("services --output yaml").succeeded().prints(&["- name: web\n", "flows: 30"]);
 
     let table = live.director("backends").succeeded();
-    table.prints(&["10.0.0.11", "2001:db8:1::13", "16.7", "tunnel", "direct", "active"]);
+    table.prints(&["10.0.0.11", "2001:db8:1::13", "16.7", "active"]);
+    let wide = live.director("backends --wide").succeeded();
+    wide.prints(&["tunnel", "direct", "02:00:00:00:00:02"]);
     let backends = live.json("backends");
     assert_eq!(backends.as_array().map(Vec::len), Some(6));
     let mut names =
         ["address", "drain_left_s", "forward", "frontend", "next_hop", "service"].to_vec();
     names.extend(["share", "state", "weight"]);
+    names.extend(["condition", "established", "is_sorry", "rate"]);
     names.extend(traffic);
     names.sort_unstable();
     assert_eq!(fields(&backends[0]), names);

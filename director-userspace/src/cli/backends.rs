@@ -1,21 +1,25 @@
-//! `director backends`: who gets the packets.
+//! `director backends`: who gets the packets, how they are, and why.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{
-    InstanceName,
-    output::Output,
-    view::{self, BackendView},
+use super::{InstanceName, look::look, output::Output};
+use crate::view::{
+    BackendView, Mood,
+    condition::{BackendCondition, CheckCondition},
+    text::{ago, count, span, table},
 };
 
-/// List backends with their weight, share, state and traffic
+/// List backends with their state and why, weight, share, connections and traffic
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only this service's
     #[arg(value_name = "SERVICE")]
     service: Option<String>,
+    /// More columns than 80 characters hold, and what each check says
+    #[arg(long)]
+    wide: bool,
     #[command(flatten)]
     instance: InstanceName,
     /// How to print
@@ -32,7 +36,7 @@ struct Row {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let services = view::read(&args.instance.instance)?.services;
+    let services = look(&args.instance.instance).await?.services;
     if let Some(wanted) = &args.service
         && !services.iter().any(|service| service.name == *wanted)
     {
@@ -51,33 +55,156 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             })
         })
         .collect();
-    args.output.print(&rows, || {
-        let cells: Vec<_> = rows.iter().map(cells).collect();
-        let headings = [
-            "SERVICE", "BACKEND", "FORWARD", "WEIGHT", "SHARE", "STATE", "NEXT HOP", "FLOWS",
-            "PACKETS", "BYTES",
-        ];
-        view::table(&headings, &cells)
-    })?;
+    args.output.print(&rows, || text(&rows, args.wide))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn text(rows: &[Row], wide: bool) -> String {
+    let mut headings =
+        vec!["SERVICE", "BACKEND", "STATE", "WEIGHT", "SHARE", "CONNS", "FLOWS", "PACKETS"];
+    headings.push("BYTES");
+    if wide {
+        headings.extend(["FORWARD", "NEXT HOP", "SINCE"]);
+    }
+    let cells: Vec<_> = rows.iter().map(|row| cells(row, wide)).collect();
+    let mut text = table(&headings, &cells);
+    let notes: Vec<String> = rows.iter().filter_map(|row| note(row, wide)).collect();
+    if !notes.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&notes.join("\n"));
+    }
+    text
+}
+
+fn cells(row: &Row, wide: bool) -> Vec<String> {
     let backend = &row.backend;
-    let state = match backend.drain_left_s {
-        Some(left) => format!("draining, {left}s left"),
-        None => backend.state.into(),
+    let weight = match &backend.condition {
+        Some(condition) if condition.configured_weight != backend.weight => {
+            format!("{}/{}", backend.weight, condition.configured_weight)
+        }
+        _ => backend.weight.to_string(),
     };
-    vec![
+    let mut cells = vec![
         row.service.clone(),
         backend.address.to_string(),
-        backend.forward.into(),
-        backend.weight.to_string(),
+        backend.label().into(),
+        weight,
         format!("{:.1}%", backend.share),
-        state,
-        backend.next_hop.clone().unwrap_or_else(|| "unknown".into()),
-        backend.traffic.flows.to_string(),
-        backend.traffic.packets.to_string(),
-        backend.traffic.bytes.to_string(),
-    ]
+        count(backend.established),
+        count(backend.traffic.flows),
+        count(backend.traffic.packets),
+        count(backend.traffic.bytes),
+    ];
+    if wide {
+        let since = backend.condition.as_ref().map(|condition| ago(condition.since));
+        cells.extend([
+            backend.forward.into(),
+            backend.next_hop.clone().unwrap_or_else(|| "unknown".into()),
+            since.unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    cells
+}
+
+/// What does not fit the table: why a backend is as it is, and what was set by hand.
+fn note(row: &Row, wide: bool) -> Option<String> {
+    let backend = &row.backend;
+    let mut parts = Vec::new();
+    if let Some(left) = backend.drain_left_s {
+        parts.push(format!("draining, {left}s left"));
+    }
+    let has_next_hop = backend.next_hop.is_some();
+    if !has_next_hop && !wide {
+        parts.push("next hop unknown".into());
+    }
+    if let Some(condition) = &backend.condition {
+        if backend.drain_left_s.is_none() && backend.mood() < Mood::Neutral {
+            let colon = if condition.reason.is_empty() { "" } else { ": " };
+            let (state, reason) = (condition.state.label(), &condition.reason);
+            parts.push(format!("{state} since {}{colon}{reason}", ago(condition.since)));
+        }
+        parts.extend(by_hand(condition));
+    }
+    let mut note = String::new();
+    if !parts.is_empty() || wide && has_checks(backend) {
+        // Writing to a String cannot fail.
+        let _ = write!(note, "{} {}: {}", row.service, backend.address, parts.join("; "));
+    }
+    if wide {
+        for check in backend.condition.iter().flat_map(|condition| &condition.checks) {
+            let _ = write!(note, "\n  {}", check_text(check));
+        }
+    }
+    (!note.is_empty()).then(|| note.replace(": \n", ":\n"))
+}
+
+fn has_checks(backend: &BackendView) -> bool {
+    backend.condition.as_ref().is_some_and(|condition| !condition.checks.is_empty())
+}
+
+/// What somebody or something but the file says about a backend.
+pub(super) fn by_hand(condition: &BackendCondition) -> Vec<String> {
+    let mut parts = Vec::new();
+    let set = condition.override_.unwrap_or_default();
+    if let Some(drain) = set.drain {
+        let until = drain.deadline.map(|at| at.saturating_sub(crate::view::text::now()));
+        let left = until.map_or_else(String::new, |left| format!(", {} left", span(left)));
+        parts.push(format!("drained by hand {} ago{left}", ago(drain.since)));
+    }
+    if let Some(weight) = set.weight {
+        parts.push(format!("weight {} set by hand {} ago", weight.weight, ago(weight.since)));
+    }
+    if let Some(agent) = &condition.agent {
+        parts.push(format!("agent says {agent}"));
+    }
+    parts
+}
+
+/// One check in a line.
+pub(super) fn check_text(check: &CheckCondition) -> String {
+    let state = match check.up {
+        Some(true) => "up",
+        Some(false) => "down",
+        None => "not known yet",
+    };
+    let way = if check.via == "path" { " through the path" } else { "" };
+    let took = check.latency_ms.map_or_else(String::new, |took| format!(", {took:.1} ms"));
+    let colon = if check.reason.is_empty() { "" } else { ": " };
+    let since = ago(check.since);
+    format!("{}{way}: {state} for {since}{took}{colon}{}", check.kind, check.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::fixture::{conditions, snapshot};
+
+    fn rows(down: &[&str]) -> Vec<Row> {
+        let snapshot = snapshot(1_000_000).with(Some(conditions(down)));
+        let web = snapshot.services.into_iter().nth(1).unwrap();
+        let (service, frontend) = (web.name, web.frontend);
+        let row = |backend| Row { service: service.clone(), frontend: frontend.clone(), backend };
+        web.backends.into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_table_fits_80_columns_and_says_why_something_is_down() {
+        let text = text(&rows(&["10.0.0.12"]), false);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("web 10.0.0.12: down since 12s: connection refused"), "{text}");
+        assert!(text.contains("1.00M"), "{text}");
+    }
+
+    #[test]
+    fn a_wide_one_has_every_check() {
+        let text = text(&rows(&["10.0.0.12"]), true);
+        assert!(text.contains("  tcp: down for 12s: connection refused"), "{text}");
+        assert!(text.contains("  tcp: up for 12s, 0.4 ms: connected"), "{text}");
+        assert!(text.contains("02:00:00:00:00:02"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_added_where_all_is_well() {
+        assert_eq!(text(&rows(&[]), false).lines().count(), 4);
+    }
 }

@@ -6,6 +6,7 @@ mod check;
 mod detach;
 pub mod doctor;
 pub mod lab;
+mod look;
 pub mod output;
 mod plan;
 pub mod realserver;
@@ -14,7 +15,7 @@ mod services;
 mod simulate;
 mod stats;
 mod status;
-mod view;
+mod top;
 
 use std::{
     io::Write as _,
@@ -49,6 +50,7 @@ enum Command {
     Services(services::Args),
     Backends(backends::Args),
     Stats(stats::Args),
+    Top(top::Args),
     Simulate(simulate::Args),
     Lab(lab::Args),
     Doctor(doctor::Args),
@@ -95,9 +97,10 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(args).await,
         Command::Status(args) => status::run(args).await,
-        Command::Services(args) => services::run(&args),
+        Command::Services(args) => services::run(args).await,
         Command::Backends(args) => backends::run(args).await,
-        Command::Stats(args) => stats::run(&args),
+        Command::Stats(args) => stats::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Simulate(args) => simulate::run(&args),
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,

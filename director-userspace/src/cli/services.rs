@@ -2,11 +2,18 @@
 
 use std::process::ExitCode;
 
-use super::{InstanceName, output::Output, view};
+use super::{InstanceName, look::look, output::Output};
+use crate::view::{
+    ServiceView,
+    text::{ago, count, table},
+};
 
-/// List services with their traffic
+/// List services with their state, connections and traffic
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// More columns than 80 characters hold
+    #[arg(long)]
+    wide: bool,
     #[command(flatten)]
     instance: InstanceName,
     /// How to print
@@ -14,28 +21,43 @@ pub(super) struct Args {
     output: Output,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let services = view::read(&args.instance.instance)?.services;
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let services = look(&args.instance.instance).await?.services;
     args.output.print(&services, || {
-        let rows: Vec<_> = services
-            .iter()
-            .map(|service| {
-                let active = service.backends.iter().filter(|b| b.state == "active").count();
-                vec![
-                    service.name.clone(),
-                    service.frontend.clone(),
-                    service.scheduler.into(),
-                    active.to_string(),
-                    service.traffic.flows.to_string(),
-                    service.traffic.packets.to_string(),
-                    service.traffic.bytes.to_string(),
-                    service.dropped.to_string(),
-                ]
-            })
-            .collect();
-        let headings =
-            ["SERVICE", "ADDRESS", "SCHEDULER", "BACKENDS", "FLOWS", "PACKETS", "BYTES", "DROPPED"];
-        view::table(&headings, &rows)
+        let mut headings =
+            vec!["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "FLOWS", "PACKETS", "BYTES"];
+        headings.push("DROPPED");
+        if args.wide {
+            headings.extend(["SCHEDULER", "SINCE", "QUORUM", "UNRECORDED"]);
+        }
+        let rows: Vec<_> = services.iter().map(|service| cells(service, args.wide)).collect();
+        table(&headings, &rows)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
+    let (up, configured) = service.usable();
+    let health = service.condition;
+    let mut cells = vec![
+        service.name.clone(),
+        service.frontend.clone(),
+        health.map_or("-", |health| health.state.label()).into(),
+        format!("{up}/{configured}"),
+        count(service.established),
+        count(service.traffic.flows),
+        count(service.traffic.packets),
+        count(service.traffic.bytes),
+        count(service.dropped),
+    ];
+    if wide {
+        let quorum = |q: crate::view::ServiceHealth| format!("{}/{}", q.quorum.up, q.quorum.needed);
+        cells.extend([
+            service.scheduler.into(),
+            health.map_or_else(|| "-".into(), |health| ago(health.since)),
+            health.map_or_else(|| "-".into(), quorum),
+            count(service.unrecorded),
+        ]);
+    }
+    cells
 }

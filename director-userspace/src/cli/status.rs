@@ -2,13 +2,19 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use director_common::{runtime::HEARTBEAT_STALE_NS, verdict::Verdict};
+use director_common::verdict::Verdict;
 use serde::Serialize;
 
-use super::{InstanceName, output::Output, view};
-use crate::{datapath, net::Netlink};
+use super::{InstanceName, look::Looker, output::Output};
+use crate::{
+    net::Netlink,
+    view::{
+        Mood, Snapshot,
+        text::{ago, count},
+    },
+};
 
-/// Show whether Director forwards, on which interfaces, and how much
+/// Show whether Director forwards, on which interfaces, how much, and what is not well
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -23,15 +29,36 @@ struct Status {
     instance: String,
     /// Whether a daemon keeps next hops fresh.
     daemon: bool,
+    /// What the daemon says of itself; null without one.
+    running: Option<Running>,
     interfaces: Vec<Interface>,
     services: usize,
     backends: usize,
+    /// What is not as it should be, for people.
+    troubles: Vec<String>,
     /// Entries of the flow table.
     flow_capacity: u64,
+    /// Established flows in it.
+    established: u64,
     forwarded: u64,
     replied: u64,
     passed: u64,
     dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Running {
+    pid: u32,
+    version: String,
+    /// Seconds since 1970.
+    started: u64,
+    config_path: String,
+    revision: u64,
+    /// Seconds since 1970.
+    applied: u64,
+    /// Why the file is not what is in effect.
+    refused: Option<String>,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -43,53 +70,106 @@ struct Interface {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let instance = args.instance.instance;
-    let view = view::read(&instance)?;
+    let (snapshot, missing) = Looker::new(&args.instance.instance).look().await?;
     let links = Netlink::connect()?.links().await?;
-    let interfaces = datapath::attached(&instance)?
-        .into_iter()
-        .map(|pin| Interface {
+    let interfaces = snapshot
+        .interfaces
+        .iter()
+        .map(|interface| Interface {
             state: links
                 .iter()
-                .find(|link| link.index == pin.ifindex && link.name == pin.interface)
+                .find(|link| link.index == interface.index && link.name == interface.name)
                 .map_or("elsewhere", |link| if link.running { "up" } else { "down" }),
-            mode: pin.mode.as_str(),
-            name: pin.interface,
+            mode: interface.mode,
+            name: interface.name.clone(),
         })
         .collect();
-    let sum = |which: fn(Verdict) -> bool| {
-        view.counters.verdicts.iter().filter(|(v, _)| which(*v)).map(|(_, n)| n).sum()
-    };
     let status = Status {
-        instance: instance.name().into(),
-        daemon: view.datapath.heartbeat_age_ns().is_some_and(|age| age < HEARTBEAT_STALE_NS),
+        instance: snapshot.instance.clone(),
+        daemon: snapshot.has_daemon(),
+        running: snapshot.conditions.as_ref().map(|conditions| Running {
+            pid: conditions.pid,
+            version: conditions.version.clone(),
+            started: conditions.started,
+            config_path: conditions.config_path.clone(),
+            revision: conditions.revision,
+            applied: conditions.applied,
+            refused: conditions.refused.clone(),
+            warnings: conditions.warnings.clone(),
+        }),
         interfaces,
-        services: view.services.len(),
-        backends: view.services.iter().map(|service| service.backends.len()).sum(),
-        flow_capacity: view.datapath.tables.flow_capacity(),
-        forwarded: sum(|v| matches!(v, Verdict::Tx | Verdict::Redirect)),
-        replied: sum(|v| matches!(v, Verdict::Reply(_))),
-        passed: sum(|v| matches!(v, Verdict::Pass(_))),
-        dropped: sum(|v| matches!(v, Verdict::Drop(_))),
+        services: snapshot.services.len(),
+        backends: snapshot.services.iter().map(|service| service.backends.len()).sum(),
+        troubles: troubles(&snapshot),
+        flow_capacity: snapshot.flow_capacity,
+        established: snapshot.established,
+        forwarded: snapshot.packets(|v| matches!(v, Verdict::Tx | Verdict::Redirect)),
+        replied: snapshot.packets(|v| matches!(v, Verdict::Reply(_))),
+        passed: snapshot.packets(|v| matches!(v, Verdict::Pass(_))),
+        dropped: snapshot.packets(|v| matches!(v, Verdict::Drop(_))),
     };
-    args.output.print(&status, || table(&status))?;
+    // Where its heart beats, a silent daemon is worth a word; where it does not, the table says so.
+    let silent = missing.filter(|_| status.daemon);
+    args.output.print(&status, || table(&status, silent.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(status: &Status) -> String {
+/// Services that are not as they should be, one line each.
+fn troubles(snapshot: &Snapshot) -> Vec<String> {
+    let services = snapshot.services.iter();
+    services
+        .filter_map(|service| {
+            let health = service.condition.filter(|health| health.mood() < Mood::Neutral)?;
+            let (up, configured) = service.usable();
+            let (name, state) = (&service.name, health.state.label());
+            Some(format!("{name} {state} since {}: {up} of {configured} up", ago(health.since)))
+        })
+        .collect()
+}
+
+fn table(status: &Status, silent: Option<&str>) -> String {
     let mut text = String::new();
     let interfaces: Vec<_> =
         status.interfaces.iter().map(|i| format!("{} ({}, {})", i.name, i.mode, i.state)).collect();
-    let daemon = if status.daemon {
-        "running"
-    } else {
-        "not running: forwarding goes on, changes of file and host are not followed"
+    let daemon = match &status.running {
+        Some(running) => {
+            format!("running for {}, process {}", ago(running.started), running.pid)
+        }
+        None if status.daemon => {
+            let silent = silent.map_or_else(String::new, |silent| format!(" ({silent})"));
+            format!("running{silent}")
+        }
+        None => "not running: forwarding goes on, changes of file and host are not followed".into(),
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "attached   {}", interfaces.join(", "));
     let _ = writeln!(text, "daemon     {daemon}");
+    if let Some(running) = &status.running {
+        let (path, revision) = (&running.config_path, running.revision);
+        let applied = ago(running.applied);
+        let _ = writeln!(text, "config     {path}, revision {revision}, applied {applied} ago");
+        if let Some(refused) = &running.refused {
+            let mut lines = refused.lines();
+            let first = lines.next().unwrap_or_default();
+            let _ = writeln!(text, "refused    the file as it is now: {first}");
+            for line in lines {
+                let _ = writeln!(text, "           {line}");
+            }
+        }
+        for warning in &running.warnings {
+            let _ = writeln!(text, "warning    {warning}");
+        }
+    }
     let _ = writeln!(text, "services   {}, backends {}", status.services, status.backends);
-    let _ = writeln!(text, "flows      room for {}", status.flow_capacity);
+    for trouble in &status.troubles {
+        let _ = writeln!(text, "trouble    {trouble}");
+    }
+    let _ = writeln!(
+        text,
+        "flows      room for {}, {} established",
+        status.flow_capacity,
+        count(status.established)
+    );
     let _ = writeln!(
         text,
         "packets    {} forwarded, {} answered, {} passed to the host, {} dropped",

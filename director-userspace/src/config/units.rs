@@ -73,6 +73,15 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_nanos(total))
 }
 
+/// The same for command lines: an error is a sentence.
+///
+/// # Errors
+///
+/// What is wrong with the text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{text:?} {error}, such as 500ms, 1s or 2h5m"))
+}
+
 /// `1Mi`: one whole number with a binary unit, or a plain number.
 pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
     let (number, unit, rest) = number_and_unit(text)?;

@@ -11,6 +11,7 @@
 mod apply;
 mod attach;
 mod batch;
+mod census;
 mod error;
 mod filter;
 mod grace;
@@ -30,6 +31,7 @@ mod tables;
 
 pub use apply::{apply, apply_built};
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};
+pub use census::{Census, census};
 pub use error::DatapathError;
 pub use instance::{Instance, Lock, mount_bpffs};
 pub use load::Sizes;

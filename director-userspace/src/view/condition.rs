@@ -121,6 +121,20 @@ pub struct BackendCondition {
     pub checks: Vec<CheckCondition>,
 }
 
+impl BackendCondition {
+    /// Whether its checks say that it works, or nobody checks it; whoever drains it.
+    pub fn works(&self) -> bool {
+        match self.state {
+            BackendHealth::Up | BackendHealth::Unchecked => true,
+            BackendHealth::Down => false,
+            BackendHealth::Starting => self.weight > 0,
+            BackendHealth::Draining | BackendHealth::Removed => {
+                self.checks.iter().all(|check| check.up != Some(false))
+            }
+        }
+    }
+}
+
 /// How a backend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -18,7 +18,7 @@ pub enum Need {
     Build,
     /// The demo: namespaces and web servers.
     Demo,
-    /// The tests: namespaces, web servers, captures.
+    /// The tests: namespaces, web servers, captures, a browser, a terminal.
     Test,
     /// Clippy for the XDP programs.
     Lint,
@@ -41,6 +41,9 @@ pub(super) struct Tool {
 const NGINX: Tool = Tool { command: "nginx", package: "nginx-light" };
 const IP: Tool = Tool { command: "ip", package: "iproute2" };
 const TCPDUMP: Tool = Tool { command: "tcpdump", package: "tcpdump" };
+const CHROMIUM: Tool = Tool { command: "chromium", package: "chromium" };
+const CHROMEDRIVER: Tool = Tool { command: "chromedriver", package: "chromium-driver" };
+const TMUX: Tool = Tool { command: "tmux", package: "tmux" };
 
 /// The programs behind `needs`. The compiler is a matter of its own.
 pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
@@ -49,7 +52,7 @@ pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
         .flat_map(|need| match need {
             Need::Build | Need::Lint | Need::Vm => [].as_slice(),
             Need::Demo => &[NGINX, IP],
-            Need::Test => &[NGINX, IP, TCPDUMP],
+            Need::Test => &[NGINX, IP, TCPDUMP, CHROMIUM, CHROMEDRIVER, TMUX],
         })
         .copied()
 }
@@ -346,13 +349,13 @@ mod tests {
 
     #[test]
     fn each_verb_asks_for_its_own_tools_once() {
-        let names = ["nginx-light", "iproute2", "tcpdump"];
+        let names = ["nginx-light", "iproute2", "tcpdump", "chromium", "chromium-driver", "tmux"];
         let facts = Facts { apt: apt(&names, None), ..Facts::default() };
         let plan = |needs: &[Need]| plan(needs, &facts);
         assert_eq!(plan(&[Need::Demo]).packages, ["iproute2", "nginx-light"]);
         assert_eq!(
             plan(&[Need::Demo, Need::Test]).packages,
-            ["iproute2", "nginx-light", "tcpdump"]
+            ["chromium", "chromium-driver", "iproute2", "nginx-light", "tcpdump", "tmux"]
         );
         let facts = Facts { apt: apt(&[], None), ..Facts::default() };
         let text = super::plan(&[Need::Demo], &facts).manual.unwrap();

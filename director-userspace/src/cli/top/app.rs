@@ -1,0 +1,329 @@
+//! What is shown, and what keys do to it.
+
+use ratatui::{
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+    widgets::TableState,
+};
+
+use super::grid::{self, Grid};
+use crate::view::Snapshot;
+
+/// What the screen is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// All services.
+    Services,
+    /// The backends of one service, by its frontend.
+    Service(String),
+    /// All backends.
+    Backends,
+    /// What became of packets.
+    Reasons,
+}
+
+/// By which column rows are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) column: usize,
+    pub(super) falls: bool,
+}
+
+/// Whether it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    GoOn,
+    Quit,
+}
+
+/// Rows that a page up or down moves by.
+const LEAP: isize = 10;
+
+/// The state of the screen.
+pub(super) struct App {
+    /// The last look.
+    pub(super) snapshot: Option<Snapshot>,
+    /// Why the daemon's knowledge is missing in it.
+    pub(super) missing: Option<String>,
+    /// Why there was no later one.
+    pub(super) error: Option<String>,
+    pub(super) page: Page,
+    /// Rows that do not have this in their text are left out.
+    pub(super) filter: String,
+    /// Whether keys go into the filter.
+    pub(super) is_typing: bool,
+    pub(super) shows_help: bool,
+    pub(super) has_colour: bool,
+    /// Which row is marked, by its key.
+    marked: Option<String>,
+    /// Where one comes back to.
+    marked_before: Option<String>,
+    /// The order on each page.
+    orders: [Option<Order>; 4],
+    pub(super) table: TableState,
+}
+
+impl App {
+    pub(super) fn new() -> Self {
+        Self {
+            snapshot: None,
+            missing: None,
+            error: None,
+            page: Page::Services,
+            filter: String::new(),
+            is_typing: false,
+            shows_help: false,
+            // https://no-color.org
+            has_colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            marked: None,
+            marked_before: None,
+            orders: [None; 4],
+            table: TableState::new(),
+        }
+    }
+
+    /// Shows a new look.
+    pub(super) fn show(&mut self, snapshot: Snapshot, missing: Option<String>) {
+        if let Page::Service(frontend) = &self.page
+            && !snapshot.services.iter().any(|service| service.frontend == *frontend)
+        {
+            self.page = Page::Services;
+        }
+        self.snapshot = Some(snapshot);
+        self.missing = missing;
+        self.error = None;
+    }
+
+    /// There was nothing to see; what was seen last stays.
+    pub(super) fn fail(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
+    /// The rows and columns of the page, filtered and in order.
+    pub(super) fn grid(&self) -> Grid {
+        let Some(snapshot) = &self.snapshot else { return Grid::default() };
+        let mut grid = grid::of(&self.page, snapshot);
+        if !self.filter.is_empty() {
+            let wanted = self.filter.to_lowercase();
+            grid.rows.retain(|row| row.matches(&wanted));
+        }
+        if let Some(order) = self.order() {
+            grid.sort(order);
+        }
+        grid
+    }
+
+    /// The order of this page, unless it is the natural one.
+    pub(super) fn order(&self) -> Option<Order> {
+        self.orders[self.place()]
+    }
+
+    fn place(&self) -> usize {
+        match self.page {
+            Page::Services => 0,
+            Page::Service(_) => 1,
+            Page::Backends => 2,
+            Page::Reasons => 3,
+        }
+    }
+
+    /// The row that is marked; the first one if what was marked is gone.
+    pub(super) fn marked(&self, grid: &Grid) -> Option<usize> {
+        let of = |key: &String| grid.rows.iter().position(|row| row.key == *key);
+        let first = (!grid.rows.is_empty()).then_some(0);
+        self.marked.as_ref().and_then(of).or(first)
+    }
+
+    /// Takes a key.
+    pub(super) fn key(&mut self, key: KeyEvent) -> Outcome {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return if key.code == KeyCode::Char('c') { Outcome::Quit } else { Outcome::GoOn };
+        }
+        if self.is_typing {
+            self.type_filter(key.code);
+            return Outcome::GoOn;
+        }
+        if std::mem::take(&mut self.shows_help) {
+            return Outcome::GoOn;
+        }
+        match key.code {
+            KeyCode::Char('q') => return Outcome::Quit,
+            KeyCode::Char('?' | 'h') => self.shows_help = true,
+            KeyCode::Char('/') => self.is_typing = true,
+            KeyCode::Char('b') => self.turn_to(Page::Backends),
+            KeyCode::Char('d') => self.turn_to(Page::Reasons),
+            KeyCode::Char('s') => self.order_by_next(1),
+            KeyCode::Char('S') => self.order_by_next(-1),
+            KeyCode::Char('r') => self.turn_order(),
+            KeyCode::Enter | KeyCode::Right | KeyCode::Char('l') => self.open(),
+            KeyCode::Esc | KeyCode::Backspace | KeyCode::Left => self.back(),
+            KeyCode::Down | KeyCode::Char('j') => self.step(1),
+            KeyCode::Up | KeyCode::Char('k') => self.step(-1),
+            KeyCode::PageDown => self.step(LEAP),
+            KeyCode::PageUp => self.step(-LEAP),
+            KeyCode::Home | KeyCode::Char('g') => self.step(isize::MIN),
+            KeyCode::End | KeyCode::Char('G') => self.step(isize::MAX),
+            _ => {}
+        }
+        Outcome::GoOn
+    }
+
+    fn type_filter(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Char(c) if self.filter.len() < 64 => self.filter.push(c),
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Enter => self.is_typing = false,
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.is_typing = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn turn_to(&mut self, page: Page) {
+        let page = if self.page == page { Page::Services } else { page };
+        self.page = page;
+        self.marked = None;
+        self.filter.clear();
+        *self.table.offset_mut() = 0;
+    }
+
+    fn open(&mut self) {
+        let grid = self.grid();
+        let Some(marked) = self.marked(&grid) else { return };
+        let row = &grid.rows[marked];
+        if let (Page::Services | Page::Backends, Some(frontend)) = (&self.page, &row.frontend) {
+            self.marked_before = (self.page == Page::Services).then(|| row.key.clone());
+            let marked = (self.page == Page::Backends).then(|| row.key.clone());
+            self.turn_to(Page::Service(frontend.clone()));
+            self.marked = marked;
+        }
+    }
+
+    fn back(&mut self) {
+        if !self.filter.is_empty() {
+            self.filter.clear();
+        } else if self.page != Page::Services {
+            self.turn_to(Page::Services);
+            self.marked = self.marked_before.take();
+        }
+    }
+
+    fn step(&mut self, by: isize) {
+        let grid = self.grid();
+        let Some(marked) = self.marked(&grid) else { return };
+        let last = grid.rows.len() - 1;
+        let to = marked.saturating_add_signed(by).min(last);
+        self.marked = Some(grid.rows[to].key.clone());
+    }
+
+    fn order_by_next(&mut self, by: isize) {
+        let columns = self.grid().columns;
+        let places = columns.len() as isize;
+        if places == 0 {
+            return;
+        }
+        let from = self.order().map_or(if by > 0 { -1 } else { 0 }, |order| order.column as isize);
+        let column = (from + by).rem_euclid(places) as usize;
+        // Names from A on, numbers from the largest on.
+        let falls = columns[column].is_number;
+        self.orders[self.place()] = Some(Order { column, falls });
+    }
+
+    fn turn_order(&mut self) {
+        let order = self.order().unwrap_or(Order { column: 0, falls: false });
+        self.orders[self.place()] = Some(Order { falls: !order.falls, ..order });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::fixture::{conditions, snapshot};
+
+    fn press(app: &mut App, keys: &str) -> Outcome {
+        let mut outcome = Outcome::GoOn;
+        for key in keys.chars() {
+            let code = match key {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                'v' => KeyCode::Down,
+                key => KeyCode::Char(key),
+            };
+            outcome = app.key(KeyEvent::from(code));
+        }
+        outcome
+    }
+
+    fn app() -> App {
+        let mut app = App::new();
+        app.show(snapshot(1000).with(Some(conditions(&["10.0.0.12"]))), None);
+        app
+    }
+
+    fn firsts(app: &App) -> Vec<String> {
+        app.grid().rows.iter().map(|row| row.cells[0].clone()).collect()
+    }
+
+    #[test]
+    fn one_goes_into_a_service_and_comes_back_to_it() {
+        let mut app = app();
+        assert_eq!(firsts(&app), ["dns", "web"]);
+        press(&mut app, "v\n");
+        assert_eq!(app.page, Page::Service("tcp 192.0.2.10:80".into()));
+        assert_eq!(firsts(&app), ["10.0.0.11", "10.0.0.12", "10.0.0.13"]);
+        press(&mut app, "\u{1b}");
+        assert_eq!(app.page, Page::Services);
+        assert_eq!(app.marked(&app.grid()), Some(1), "web is still marked");
+        press(&mut app, "b");
+        assert_eq!(app.grid().rows.len(), 4);
+        assert_eq!(press(&mut app, "q"), Outcome::Quit);
+    }
+
+    #[test]
+    fn what_is_typed_filters() {
+        let mut app = app();
+        press(&mut app, "b/DOWN\n");
+        assert_eq!(firsts(&app), ["10.0.0.12"]);
+        assert_eq!(app.page, Page::Backends, "d, b and q are letters while typing");
+        press(&mut app, "\u{1b}");
+        assert_eq!(app.grid().rows.len(), 4);
+        press(&mut app, "/q\u{1b}");
+        assert_eq!((app.filter.as_str(), app.is_typing), ("", false));
+    }
+
+    #[test]
+    fn every_column_orders() {
+        let mut app = app();
+        let columns = app.grid().columns.len();
+        for column in 0..columns {
+            press(&mut app, "s");
+            assert_eq!(app.order().unwrap().column, column);
+            let falling = firsts(&app);
+            press(&mut app, "rr");
+            assert_eq!(firsts(&app), falling);
+        }
+        press(&mut app, "s");
+        assert_eq!(app.order(), Some(Order { column: 0, falls: false }));
+        press(&mut app, "r");
+        assert_eq!(firsts(&app), ["web", "dns"]);
+        press(&mut app, "sr");
+        assert_eq!(firsts(&app).len(), 2);
+    }
+
+    #[test]
+    fn a_service_that_goes_takes_its_page_along() {
+        let mut app = app();
+        press(&mut app, "\n");
+        assert_eq!(app.page, Page::Service("udp [2001:db8::53]:53".into()));
+        let mut later = snapshot(2000);
+        later.services.remove(0);
+        app.show(later, None);
+        assert_eq!(app.page, Page::Services);
+        let mut nothing = snapshot(2000);
+        nothing.services.clear();
+        app.show(nothing, None);
+        press(&mut app, "v\nvbd\ns\n");
+        assert!(app.snapshot.is_some());
+    }
+}

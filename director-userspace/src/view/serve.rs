@@ -1,0 +1,177 @@
+//! HTTP for those who only look: metrics and the status page. Whoever connects, and however slowly
+//! they talk, costs a bounded amount of memory and no other client anything.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Sleep, sleep},
+};
+
+/// Most connections at once; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take, and a connection idle between two.
+const HEAD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long a client may take none of what it is sent.
+const STALLED: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// Largest request head, bytes.
+const BUFFER: usize = 16 << 10;
+
+/// Serves `router` on `listener` until dropped; then every connection ends.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // Never closed.
+        let Ok(seat) = seats.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                // Out of descriptors, most likely: others will give some back.
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let _seat = seat;
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+            // What goes wrong with a client is the client's to see.
+            let _ = builder.serve_connection(TokioIo::new(Patient::new(stream)), service).await;
+        });
+    }
+}
+
+/// A stream that fails when its peer takes nothing for [`STALLED`].
+struct Patient {
+    stream: TcpStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, stalled: None }
+    }
+
+    /// The outcome of a write, unless that has been pending for too long.
+    fn judge<T>(
+        &mut self,
+        outcome: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(outcome, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.judge(outcome, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.judge(outcome, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, response::IntoResponse as _, routing::get};
+    use bytes::Bytes;
+    use futures_util::stream;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    /// A server whose `/flood` never ends.
+    async fn server() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let flood = || async {
+            let piece = Bytes::from(vec![b'x'; 1 << 16]);
+            let endless = stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()));
+            Body::from_stream(endless).into_response()
+        };
+        let router = Router::new().route("/", get(|| async { "well" })).route("/flood", get(flood));
+        (address, tokio::spawn(serve(listener, router)))
+    }
+
+    async fn well(address: std::net::SocketAddr) -> bool {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(30), stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("well")
+    }
+
+    #[tokio::test]
+    async fn clients_that_stall_lose_their_place() {
+        let (address, server) = server().await;
+        assert!(well(address).await);
+        let mut stalled = Vec::new();
+        for number in 0..CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Half never finish their request, half never read the answer.
+            let head: &[u8] = if number % 2 == 0 {
+                b"GET / HTTP/1.1\r\nHo"
+            } else {
+                b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n"
+            };
+            stream.write_all(head).await.unwrap();
+            stalled.push(stream);
+        }
+        let began = Instant::now();
+        assert!(well(address).await);
+        assert!(began.elapsed() < 5 * STALLED, "{:?}", began.elapsed());
+        server.abort();
+    }
+}
