@@ -248,7 +248,7 @@ async fn looking_commands_print_tables_json_and_yaml() {
     let traffic = ["bytes", "flows", "packets"];
     let table = live.director("services").succeeded();
     let heading = table.stdout.lines().next().expect("a heading");
-    let columns = "SERVICE ADDRESS STATE UP CONNS FLOWS PACKETS BYTES DROPPED";
+    let columns = "SERVICE ADDRESS STATE UP CONNS PACKETS BYTES DROPPED";
     assert_eq!(heading.split_whitespace().collect::<Vec<_>>().join(" "), columns);
     assert!(table.stdout.lines().all(|line| line.len() <= 80), "{table:?}");
     table.prints(&["web      tcp 192.0.2.10:80", "web-v6   tcp [2001:db8::10]:80", "3/3"]);

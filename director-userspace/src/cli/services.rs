@@ -25,10 +25,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let services = look(&args.instance.instance).await?.services;
     args.output.print(&services, || {
         let mut headings =
-            vec!["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "FLOWS", "PACKETS", "BYTES"];
-        headings.push("DROPPED");
+            vec!["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "PACKETS", "BYTES", "DROPPED"];
         if args.wide {
-            headings.extend(["SCHEDULER", "SINCE", "QUORUM", "UNRECORDED"]);
+            headings.extend(["SCHEDULER", "SINCE", "QUORUM", "FLOWS", "UNRECORDED"]);
         }
         let rows: Vec<_> = services.iter().map(|service| cells(service, args.wide)).collect();
         table(&headings, &rows)
@@ -45,7 +44,6 @@ fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
         health.map_or("-", |health| health.state.label()).into(),
         format!("{up}/{configured}"),
         count(service.established),
-        count(service.traffic.flows),
         count(service.traffic.packets),
         count(service.traffic.bytes),
         count(service.dropped),
@@ -56,6 +54,7 @@ fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
             service.scheduler.into(),
             health.map_or_else(|| "-".into(), |health| ago(health.since)),
             health.map_or_else(|| "-".into(), quorum),
+            count(service.traffic.flows),
             count(service.unrecorded),
         ]);
     }

@@ -39,13 +39,10 @@ pub async fn serve(listener: TcpListener, router: Router) {
     loop {
         // Never closed.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Out of descriptors, most likely: others will give some back.
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: others will give some back.
+            sleep(Duration::from_millis(100)).await;
+            continue;
         };
         while connections.try_join_next().is_some() {}
         let service = TowerToHyperService::new(router.clone());

@@ -262,7 +262,7 @@ fn service_view(
         })
         .collect();
     let is_draining = |backend: &BackendView| backend.state == "draining";
-    backends.sort_by(|a, b| (is_draining(a), a.address).cmp(&(is_draining(b), b.address)));
+    backends.sort_by_key(|backend| (is_draining(backend), backend.address));
     ServiceView {
         name: service.name.clone(),
         frontend: front(service.key),

@@ -41,7 +41,7 @@ pub fn count(number: u64) -> String {
 pub fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "-".into(),
-        Some(rate) if rate == 0.0 => "0".into(),
+        Some(0.0) => "0".into(),
         Some(rate) if rate < 9.95 => format!("{rate:.1}"),
         Some(rate) if rate < 9_999.5 => format!("{rate:.0}"),
         Some(rate) => scaled(rate),
