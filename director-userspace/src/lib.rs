@@ -19,6 +19,7 @@
 pub mod alarm;
 pub mod by_address;
 pub mod cli;
+pub mod conditions;
 pub mod config;
 pub mod daemon;
 pub mod datapath;

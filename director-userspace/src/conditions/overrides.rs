@@ -1,0 +1,210 @@
+//! What was said by hand about backends: drains and weights. It outlives reloads and restarts.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What was said by hand about one backend of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// It takes no new flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Its weight, whatever the file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+}
+
+impl Override {
+    fn is_empty(&self) -> bool {
+        self.drain.is_none() && self.weight.is_none()
+    }
+}
+
+/// A drain by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When it began, seconds since 1970.
+    pub since: u64,
+    /// When what is left is scheduled anew: CLOCK_MONOTONIC, nanoseconds, of the boot in which it was
+    /// said. After another boot there is nothing left of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ns: Option<u64>,
+}
+
+/// All of them, by service (its front: `tcp 192.0.2.10:443`) and backend.
+#[derive(Debug)]
+pub struct Overrides {
+    path: PathBuf,
+    boot: String,
+    all: BTreeMap<String, BTreeMap<IpAddr, Override>>,
+}
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    /// The kernel's boot id, for `deadline_ns`.
+    boot: String,
+    overrides: BTreeMap<String, BTreeMap<IpAddr, Override>>,
+}
+
+/// Of [`Stored`].
+const VERSION: u32 = 1;
+
+impl Overrides {
+    /// Reads what an earlier process left at `path`, if it left anything.
+    ///
+    /// # Errors
+    ///
+    /// If the file is there and cannot be read or understood.
+    pub fn load(path: &Path) -> io::Result<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = boot.trim().to_owned();
+        let mut overrides = Self { path: path.to_path_buf(), boot, all: BTreeMap::new() };
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(overrides),
+            Err(error) => return Err(error),
+        };
+        let stored: Stored = serde_json::from_slice(&text)?;
+        if stored.version != VERSION {
+            let message = format!("is of version {}, not {VERSION}", stored.version);
+            return Err(io::Error::new(ErrorKind::InvalidData, message));
+        }
+        overrides.all = stored.overrides;
+        if stored.boot != overrides.boot {
+            let drains = overrides.all.values_mut().flat_map(BTreeMap::values_mut);
+            // The clock has begun anew; what was to be given up by then is gone.
+            drains.filter_map(|one| one.drain.as_mut()).for_each(|drain| drain.deadline_ns = None);
+        }
+        Ok(overrides)
+    }
+
+    /// What was said about a backend.
+    pub fn of(&self, front: &str, backend: IpAddr) -> Override {
+        self.all.get(front).and_then(|one| one.get(&backend)).cloned().unwrap_or_default()
+    }
+
+    /// Every backend about which something was said.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, IpAddr, &Override)> {
+        self.all.iter().flat_map(|(front, backends)| {
+            backends.iter().map(|(address, said)| (front.as_str(), *address, said))
+        })
+    }
+
+    /// Says something about backends, and keeps it: first on disk, so that nothing is in effect that
+    /// a restart would forget.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; then nothing has changed.
+    pub fn set(
+        &mut self,
+        changes: impl IntoIterator<Item = (String, IpAddr, Override)>,
+    ) -> io::Result<()> {
+        let mut all = self.all.clone();
+        for (front, backend, said) in changes {
+            let backends = all.entry(front.clone()).or_default();
+            if said.is_empty() {
+                backends.remove(&backend);
+            } else {
+                backends.insert(backend, said);
+            }
+            if backends.is_empty() {
+                all.remove(&front);
+            }
+        }
+        let stored = Stored { version: VERSION, boot: self.boot.clone(), overrides: all };
+        write_whole(&self.path, &serde_json::to_vec_pretty(&stored)?)?;
+        self.all = stored.overrides;
+        Ok(())
+    }
+}
+
+/// Replaces a file by one with this content, which is on the disk before it takes the place.
+///
+/// # Errors
+///
+/// What the system says; then the file is as it was.
+pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        if let Ok(metadata) = fs::metadata(path) {
+            file.set_permissions(metadata.permissions())?;
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("director-overrides-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn what_was_said_is_there_after_a_restart() {
+        let path = path("restart").join("state.json");
+        let address: IpAddr = "10.0.0.11".parse().expect("an address");
+        let front = "tcp 192.0.2.10:80";
+        let said =
+            Override { drain: Some(Drain { since: 1, deadline_ns: Some(2) }), weight: Some(7) };
+        let mut overrides = Overrides::load(&path).expect("nothing there yet");
+        overrides.set([(front.to_owned(), address, said.clone())]).expect("written");
+        let again = Overrides::load(&path).expect("read");
+        assert_eq!(again.of(front, address), said);
+        assert_eq!(again.iter().count(), 1);
+        let mut other_boot = fs::read_to_string(&path).expect("there");
+        other_boot = other_boot.replace(&again.boot, "another");
+        fs::write(&path, other_boot).expect("written");
+        let later = Overrides::load(&path).expect("read").of(front, address);
+        assert_eq!(later.drain, Some(Drain { since: 1, deadline_ns: None }));
+        overrides.set([(front.to_owned(), address, Override::default())]).expect("written");
+        assert_eq!(Overrides::load(&path).expect("read").iter().count(), 0);
+        fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
+    }
+
+    #[test]
+    fn nothing_is_said_that_cannot_be_kept() {
+        let directory = path("unwritable");
+        fs::write(&directory, "a file").expect("written");
+        let mut overrides = Overrides {
+            path: directory.join("state.json"),
+            boot: String::new(),
+            all: BTreeMap::new(),
+        };
+        let address: IpAddr = "10.0.0.11".parse().expect("an address");
+        let said = Override { weight: Some(1), ..Override::default() };
+        assert!(overrides.set([("a".to_owned(), address, said)]).is_err());
+        assert_eq!(overrides.of("a", address), Override::default());
+        fs::remove_file(directory).expect("removed");
+    }
+
+    #[test]
+    fn a_broken_file_is_told() {
+        let path = path("broken");
+        fs::write(&path, "{").expect("written");
+        assert!(Overrides::load(&path).is_err());
+        fs::remove_file(path).expect("removed");
+    }
+}
