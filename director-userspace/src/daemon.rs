@@ -1,48 +1,67 @@
 //! `director run`: one loop over everything that can happen.
+//!
+//! - `events`: what can happen;
+//! - `file`: the configuration file and its changes;
+//! - `care`: backends' health, and what follows from it;
+//! - `commands`: what the API is asked for;
+//! - `history`: configurations that were in effect;
+//! - `conditions`: what there is to tell.
+//!
+//! Whatever happens ends in a configuration *in effect* (the file's, with weights and backends as
+//! health and operators have them), and [`Director`] brings the maps there.
 
+mod care;
+mod commands;
+mod conditions;
+mod events;
+mod file;
+mod history;
+mod notify;
+mod paths;
+mod remember;
 mod watch;
+mod web;
 
 use std::{
-    collections::{HashMap, HashSet},
-    ffi::OsString,
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
+use tokio::{sync::watch as latest, time::Instant};
 use tracing::{error, info, warn};
 
-use self::watch::{Touched, Watch, touched, watch_file};
+use self::{
+    care::{Care, Marks, News},
+    events::{Event, Events},
+    file::When,
+    history::History,
+    web::Web,
+};
 use crate::{
-    config::{
-        self, Config, ConfigErrors, Loaded,
-        model::{Frontend, Service},
-    },
-    datapath::Instance,
-    director::{Changed, Director, DirectorError},
-    net::{Change, NetError, Netlink},
+    alarm::{Alarmist, Subject, Transition},
+    api::{Request, server::Server},
+    conditions::{Change as HealthChange, Overrides},
+    config::{self, Config, ConfigErrors},
+    datapath::{Instance, clock_ns},
+    director::{Changed, Director, DirectorError, Repaired},
+    health::{Checker, Event as HealthEvent},
+    net::{NetError, Netlink},
+    path_probe::PathProbes,
+    view::Conditions,
 };
 
-/// Changes of the host come in bursts; this long after the last one they are looked at.
-const SETTLE: Duration = Duration::from_millis(20);
-/// A burst that does not end is looked at this long after its first change.
-const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
-/// Some write a file in several steps: one that is refused is read again this long after the last of
-/// them, and only then complained about.
-const FILE_SETTLE: Duration = Duration::from_millis(100);
-/// A directory in which something changes all the time is looked at this long after the first.
-const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+/// How long what is to be told may take when the daemon ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Most steps of a change that are written into the log.
 const STEPS_LOGGED: usize = 200;
-/// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
-const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
+/// How often the maps are compared with what they should hold, at the most.
+const REPAIR: Duration = Duration::from_secs(5);
+/// Comparing takes at most one part in so many of the time.
+const REPAIR_SHARE: u32 = 100;
+/// How long the first round of probes is waited for before the daemon calls itself ready.
+const FIRST_ROUND: Duration = Duration::from_secs(10);
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +75,10 @@ pub enum DaemonError {
     /// The network configuration cannot be followed.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The file cannot be watched, or signals not be taken.
+    /// The API cannot be served.
+    #[error("{0}")]
+    Api(String),
+    /// The file cannot be watched, signals not be taken, or no thread be started.
     #[error("{what}: {error}")]
     System {
         /// What was tried.
@@ -64,24 +86,6 @@ pub enum DaemonError {
         /// What the system said.
         error: io::Error,
     },
-}
-
-/// Everything that can happen to a daemon.
-enum Event {
-    /// Time for a heartbeat.
-    Beat,
-    /// The file may have changed, just now: it may not be complete yet.
-    Touched,
-    /// The same, and nothing has happened to it for a while.
-    File,
-    /// The host's interfaces, routes or neighbours changed.
-    Host,
-    /// There will be no more news of the host.
-    Blind,
-    /// SIGHUP: read the file again, changed or not.
-    Reload,
-    /// SIGTERM or SIGINT.
-    Stop(&'static str),
 }
 
 /// Runs a director by the file at `path` until it is told to stop. Forwarding goes on then.
@@ -94,86 +98,187 @@ pub async fn run(
     instance: &Instance,
     mut started: impl FnMut(),
 ) -> Result<(), DaemonError> {
-    let Loaded { config, warnings } = config::load(path)?;
-    for warning in warnings {
+    let (text, loaded) = config::load_with_text(path)?;
+    for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let mut events = Events::new(path)?;
+    let config = loaded.config;
+    let system = |what: &str| {
+        let what = what.to_owned();
+        move |error| DaemonError::System { what, error }
+    };
+    let (checker, health) = Checker::new().map_err(system("the health checks"))?;
+    let (mut events, commands) = Events::new(path, health)?;
+    let state = history::state_directory(instance);
+    let overrides_at = state.join("state.json");
+    let overrides = Overrides::load(&overrides_at)
+        .map_err(system(&format!("{}: remove it to start without", overrides_at.display())))?;
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
-    let (director, changed) = Director::start(netlink, instance, &config).await?;
-    report("started", &changed);
+    let remembered = remember::read(instance, &config);
+    let mut care = Care::new(checker, overrides, remembered);
+    care.watch(&config, &Marks::new());
+    let (effective, news) = care.judge_all(&config);
+    let (history, unread) = History::open(&state);
+    if let Some(error) = unread {
+        warn!("{}: {error}: there is nothing to roll back to", state.display());
+    }
+    let is_off = remember::is_detached(instance);
+    let (director, changed) = if is_off {
+        info!("detached by `director detach`: `director attach` begins forwarding again");
+        (None, None)
+    } else {
+        let (director, changed) = Director::start(netlink.clone(), instance, &effective).await?;
+        report("started", &changed);
+        (Some(director), Some(changed))
+    };
+    let server =
+        Server::start(&config.api, instance, commands.clone()).map_err(DaemonError::Api)?;
     let mut daemon = Daemon {
+        instance: instance.clone(),
         director,
+        care,
+        marks: Marks::new(),
+        effective,
+        history,
+        alarms: Alarmist::start(instance.name(), &config.alarms),
+        ways: PathProbes::new(netlink.clone(), instance),
+        netlink,
+        ways_lost: None,
+        server: Some(server),
+        web: Web::default(),
+        commands,
         config,
+        published: latest::channel(Arc::new(Conditions::default())).0,
+        is_stale: true,
         path: path.to_path_buf(),
-        refused: false,
-        warned: changed.warnings,
+        refused: None,
+        warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        warned: changed.map(|changed| changed.warnings).unwrap_or_default(),
         lost: None,
         blind: false,
+        began: care::unix(),
+        repair_at: Instant::now() + REPAIR,
+        is_ready: false,
     };
-    daemon.director.datapath().beat();
+    daemon.note(text, "file");
+    daemon.tell(&news);
+    daemon.web.listen(&daemon.config.api, instance, &daemon.published).await;
+    daemon.watch_health().await;
+    if let Some(director) = &daemon.director {
+        director.datapath().beat();
+    }
     started();
     // Whatever was written between the first reading and the watch.
-    daemon.reload(When::Settled).await;
+    daemon.reload(When::Settled).await.ok();
+    let ready_at_most = Instant::now() + FIRST_ROUND;
     loop {
-        match events.next(&mut daemon).await {
+        if !daemon.is_ready && (daemon.care.is_settled() || Instant::now() >= ready_at_most) {
+            daemon.is_ready = true;
+            notify::ready(&daemon.status());
+            info!("ready");
+        }
+        match events.next(daemon.due(), |neighbour| daemon.sends_to(neighbour.ip)).await {
             Event::Beat => daemon.beat().await,
             Event::Touched => {
-                if daemon.reload(When::AtOnce).await {
+                if daemon.reload(When::AtOnce).await.is_ok() {
                     events.file_is_done();
                 }
             }
             Event::File => drop(daemon.reload(When::Settled).await),
             Event::Reload => {
-                daemon.director.forget_ways();
-                daemon.reload(When::Asked).await;
+                notify::reloading();
+                daemon.forget_ways();
+                drop(daemon.reload(When::Asked).await);
+                notify::ready(&daemon.status());
             }
             Event::Host => daemon.refresh().await,
             Event::Blind => daemon.blind = true,
-            Event::Stop(signal) => break daemon.stop(signal),
+            Event::Health(news) => daemon.hear(&news).await,
+            Event::Due => daemon.look_again().await,
+            Event::Command(request) => daemon.command(request).await,
+            Event::Stop(signal) => break daemon.stop(signal).await,
         }
     }
     Ok(())
 }
 
-/// When the file is read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
-    /// As soon as it was touched. What is wrong with it may be right in a moment, and is left unsaid.
-    AtOnce,
-    /// When nothing has happened to it for a while.
-    Settled,
-    /// By the operator's wish: also what has not changed is done again.
-    Asked,
-}
-
 struct Daemon {
-    director: Director,
+    netlink: Netlink,
+    instance: Instance,
+    /// None while it is detached.
+    director: Option<Director>,
+    care: Care,
+    marks: Marks,
+    /// As the file says.
     config: Config,
+    /// As the maps have it.
+    effective: Config,
+    history: History,
+    alarms: Alarmist,
+    ways: PathProbes,
+    /// Why probes cannot go the way that traffic goes.
+    ways_lost: Option<String>,
+    server: Option<Server>,
+    web: Web,
+    /// For another server.
+    commands: tokio::sync::mpsc::Sender<Request>,
+    /// For whoever shows them.
+    published: latest::Sender<Arc<Conditions>>,
+    /// Whether there is more to tell than was published.
+    is_stale: bool,
     path: PathBuf,
-    /// Whether the file as it was last read is not what is in effect.
-    refused: bool,
+    /// Why the file as it was last read is not what is in effect.
+    refused: Option<String>,
+    /// What is odd about the file.
+    warnings: Vec<String>,
     /// What was said to be odd on this host.
     warned: Vec<String>,
     /// Why the host cannot be followed.
     lost: Option<String>,
     /// Whether the kernel's news of the host have ended.
     blind: bool,
+    /// Seconds since 1970.
+    began: u64,
+    repair_at: Instant,
+    is_ready: bool,
 }
 
 impl Daemon {
     async fn beat(&mut self) {
+        notify::alive();
+        let Some(director) = &self.director else { return self.publish() };
         // Without the kernel's news, or as long as they cannot be followed, one looks for oneself.
-        if self.blind || self.lost.is_some() || self.director.drain_is_over() {
+        if self.blind || self.lost.is_some() || director.drain_is_over() {
             self.refresh().await;
         } else {
-            self.director.datapath().beat();
+            director.datapath().beat();
+        }
+        if Instant::now() >= self.repair_at {
+            self.repair().await;
+        }
+        self.publish();
+    }
+
+    /// When [`Event::Due`] is due.
+    fn due(&self) -> Option<Instant> {
+        let ns = self.care.next_due()?.saturating_sub(clock_ns());
+        Some(Instant::now() + Duration::from_nanos(ns))
+    }
+
+    fn sends_to(&self, neighbour: std::net::IpAddr) -> bool {
+        self.director.as_ref().is_some_and(|director| director.sends_to(neighbour))
+    }
+
+    fn forget_ways(&mut self) {
+        if let Some(director) = &mut self.director {
+            director.forget_ways();
         }
     }
 
     async fn refresh(&mut self) {
-        match self.director.refresh(&self.config).await {
+        let Some(director) = &mut self.director else { return };
+        match director.refresh(&self.effective).await {
             Ok(Changed { plan, warnings }) => {
                 if self.lost.take().is_some() {
                     info!("the host carries the configuration again");
@@ -185,97 +290,161 @@ impl Daemon {
                 if !plan.is_empty() {
                     info!("followed the host:\n{}", plan.brief(STEPS_LOGGED));
                 }
+                self.watch_health().await;
             }
             Err(error) => {
                 // The host's changes come in numbers; once said is enough.
                 let error = error.to_string();
                 if self.lost.as_ref() != Some(&error) {
                     error!("cannot follow the host, what was in effect stays: {error}");
+                    self.tell_own("in effect", "stuck", &error);
                 }
                 self.lost = Some(error);
+                self.is_stale = true;
                 // Next hops may be out of date: the program asks the kernel about each packet.
-                self.director.datapath().stop_beating();
+                if let Some(director) = &self.director {
+                    director.datapath().stop_beating();
+                }
                 return;
             }
         }
-        self.director.datapath().beat();
+        self.is_stale = true;
+        if let Some(director) = &self.director {
+            director.datapath().beat();
+        }
     }
 
-    /// Brings the file into effect; whether it was right.
-    async fn reload(&mut self, when: When) -> bool {
-        let at_once = when == When::AtOnce;
-        let Loaded { config, warnings } = match config::load(&self.path) {
-            Ok(loaded) => loaded,
-            Err(_) if at_once => return false,
-            Err(errors) => {
-                self.refused = true;
-                error!("{} refused, what was in effect stays:\n{errors}", self.path.display());
-                return false;
+    /// Has the maps hold what they should, whoever wrote into them.
+    async fn repair(&mut self) {
+        let began = Instant::now();
+        if let Some(director) = &mut self.director {
+            match director.repair(&self.effective).await {
+                Ok(Repaired { pins, plan }) if pins.is_empty() && plan.is_empty() => {}
+                Ok(repaired) => {
+                    let what = repaired.to_string();
+                    warn!("somebody else changed this director's maps or pins; repaired:\n{what}");
+                    self.tell_own("changed by somebody else", "repaired", &what);
+                }
+                Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
-        };
-        if config == self.config && when != When::Asked {
-            if !at_once && std::mem::take(&mut self.refused) {
-                info!("{} is again what is in effect", self.path.display());
-            }
-            return !self.refused;
         }
-        if config.services.is_empty() && !self.config.services.is_empty() {
-            if !at_once {
-                self.refused = true;
-                error!(
-                    "{} has no services any more: refused, what was in effect stays (`director \
-                     detach` ends forwarding)",
-                    self.path.display()
-                );
-            }
-            return false;
+        self.repair_at = Instant::now() + REPAIR.max(began.elapsed() * REPAIR_SHARE);
+    }
+
+    /// Backends or agents have news.
+    async fn hear(&mut self, events: &[HealthEvent]) {
+        self.is_stale = true;
+        let services = self.care.concerned(events);
+        drop(self.judge(&services).await);
+    }
+
+    /// Slow starts go a step further, and drains end.
+    async fn look_again(&mut self) {
+        let services = self.care.due(clock_ns());
+        drop(self.judge(&services).await);
+    }
+
+    /// Judges some services anew, and brings what follows into effect.
+    async fn judge(&mut self, services: &[usize]) -> Result<Vec<String>, String> {
+        if services.is_empty() {
+            return Ok(Vec::new());
         }
-        // The beginning of a file may be a valid one, and what is taken away loses connections.
-        let is_risky = config.interfaces != self.config.interfaces;
-        if at_once && (is_risky || takes_away(&self.config, &config)) {
-            return false;
+        let (news, is_other) = self.care.judge_some(&self.config, services, &mut self.effective);
+        self.tell(&news);
+        if !news.is_empty() {
+            remember::write(&self.instance, self.care.down(&self.config));
         }
-        let changed = self.director.change(&config).await;
-        self.director.datapath().beat();
+        self.is_stale = true;
+        let Some(director) = &mut self.director else { return Ok(Vec::new()) };
+        if !is_other {
+            return Ok(Vec::new());
+        }
+        let changed = director.change(&self.effective).await;
+        director.datapath().beat();
         match changed {
             Ok(changed) => {
-                self.refused = false;
-                for warning in warnings {
-                    warn!("{warning}");
+                let steps = changed.plan.brief(STEPS_LOGGED);
+                if !changed.plan.is_empty() {
+                    info!("in effect now:\n{steps}");
                 }
-                self.config = config;
-                report("configuration applied", &changed);
-                self.warned = changed.warnings;
-                self.lost = None;
-                true
+                Ok(steps.lines().map(ToOwned::to_owned).collect())
             }
-            Err(_) if at_once => false,
             Err(error) => {
-                self.refused = true;
-                error!("{} refused, what was in effect stays:\n{error}", self.path.display());
-                false
+                // The next look at the host tries again.
+                let message = format!("what follows from backends' health cannot be done: {error}");
+                error!("{message}");
+                Err(message)
             }
         }
     }
 
-    fn stop(&self, signal: &str) {
-        self.director.datapath().stop_beating();
-        info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
-    }
-}
-
-/// Whether some service or backend of `before` is not in `after`.
-fn takes_away(before: &Config, after: &Config) -> bool {
-    let services: HashMap<Frontend, &Service> =
-        after.services.iter().map(|service| (service.frontend, service)).collect();
-    before.services.iter().any(|old| {
-        let Some(new) = services.get(&old.frontend) else { return true };
-        if old.backends.iter().map(|b| b.address).eq(new.backends.iter().map(|b| b.address)) {
-            return false;
+    /// Says what is new about services.
+    fn tell(&self, news: &[News]) {
+        for News { name, frontend, change } in news {
+            let (name, frontend) = (name.clone(), frontend.to_string());
+            let transition = match change {
+                HealthChange::Backend { address, up, reason } => {
+                    let subject = Subject::Backend { service: name, frontend, address: *address };
+                    let (from, to) = if *up { ("down", "up") } else { ("up", "down") };
+                    Transition::now(subject, from, to, reason)
+                }
+                HealthChange::Quorum { is_there, weight } => {
+                    let (from, to) = if *is_there { ("lost", "held") } else { ("held", "lost") };
+                    let reason = format!("backends of weight {weight} are up");
+                    Transition::now(Subject::Quorum { name, frontend }, from, to, &reason)
+                }
+                HealthChange::Panic { panics: true, down, of } => {
+                    warn!(
+                        "{down} of {of} backends of {name} ({frontend}) are down at once: rather \
+                         the checks are wrong, so all are kept"
+                    );
+                    continue;
+                }
+                HealthChange::Panic { panics: false, .. } => continue,
+                HealthChange::Standing { from, to } => {
+                    let subject = Subject::Service { name, frontend };
+                    Transition::now(subject, from.label(), to.label(), "")
+                }
+            };
+            self.alarms.tell(transition);
         }
-        let there: HashSet<IpAddr> = new.backends.iter().map(|b| b.address).collect();
-        old.backends.iter().any(|backend| !there.contains(&backend.address))
-    })
+    }
+
+    /// Says what is new about the director itself.
+    fn tell_own(&self, from: &str, to: &str, reason: &str) {
+        self.alarms.tell(Transition::now(Subject::Director, from, to, reason));
+    }
+
+    /// A configuration is in effect: its text is kept.
+    fn note(&mut self, text: String, by: &str) {
+        if let Err(error) = self.history.add(text, &self.config, by, care::unix()) {
+            warn!("{}: {error}: this configuration cannot be rolled back to", self.path.display());
+        }
+        self.is_stale = true;
+    }
+
+    async fn stop(&mut self, signal: &str) {
+        notify::stopping();
+        self.alarms.flush(LAST_WORDS).await;
+        self.server = None;
+        if let Some(director) = &self.director {
+            director.datapath().stop_beating();
+            info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
+        } else {
+            info!("{signal}: stopping");
+        }
+    }
+
+    /// For `systemctl status`.
+    fn status(&self) -> String {
+        match &self.director {
+            None => "detached".into(),
+            Some(director) => {
+                let names: Vec<_> = director.interfaces().iter().map(|i| i.name.as_str()).collect();
+                format!("{} services on {}", self.config.services.len(), names.join(", "))
+            }
+        }
+    }
 }
 
 fn report(what: &str, changed: &Changed) {
@@ -287,119 +456,4 @@ fn report(what: &str, changed: &Changed) {
     } else {
         info!("{what}:\n{}", changed.plan.brief(STEPS_LOGGED));
     }
-}
-
-struct Events {
-    beat: tokio::time::Interval,
-    inotify: AsyncFd<Watch>,
-    file_name: OsString,
-    file_due: Option<(Instant, Instant)>,
-    /// Whether the file was read at once, and could not be applied, since it was touched first.
-    file_tried: bool,
-    host: Option<mpsc::Receiver<Change>>,
-    host_due: Option<(Instant, Instant)>,
-    hangup: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Events {
-    fn new(path: &Path) -> Result<Self, DaemonError> {
-        let mut beat = interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let catch = |kind| {
-            signal(kind).map_err(|error| DaemonError::System { what: "signals".into(), error })
-        };
-        Ok(Self {
-            beat,
-            inotify: watch_file(path).map_err(|error| DaemonError::System {
-                what: format!("cannot watch {}", path.display()),
-                error,
-            })?,
-            file_name: path.file_name().unwrap_or_default().to_owned(),
-            file_due: None,
-            file_tried: false,
-            host: None,
-            host_due: None,
-            hangup: catch(SignalKind::hangup())?,
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The file as it is has been read, and needs no other look.
-    fn file_is_done(&mut self) {
-        self.file_due = None;
-        self.file_tried = false;
-    }
-
-    fn watch_host(&mut self, changes: mpsc::Receiver<Change>) {
-        self.host = Some(changes);
-    }
-
-    async fn next(&mut self, daemon: &mut Daemon) -> Event {
-        loop {
-            let file_due = self.file_due.map(|(soon, latest)| soon.min(latest));
-            let host_due = self.host_due.map(|(soon, latest)| soon.min(latest));
-            tokio::select! {
-                biased;
-                _ = self.terminate.recv() => return Event::Stop("SIGTERM"),
-                _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
-                _ = self.beat.tick() => return Event::Beat,
-                _ = self.hangup.recv() => return Event::Reload,
-                () = until(file_due) => { self.file_is_done(); return Event::File }
-                () = until(host_due) => { self.host_due = None; return Event::Host }
-                touched = touched(&self.inotify, &self.file_name) => {
-                    if touched != Touched::Other {
-                        let now = Instant::now();
-                        let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
-                        self.file_due = Some((now + FILE_SETTLE, latest));
-                        // Somebody may write it again and again: trying once is enough.
-                        if touched == Touched::File && !self.file_tried {
-                            self.file_tried = true;
-                            return Event::Touched;
-                        }
-                    }
-                }
-                change = next_change(&mut self.host) => {
-                    let Some(change) = change else { return Event::Blind };
-                    if matters(&change, daemon) {
-                        let now = Instant::now();
-                        let latest = self.host_due.map_or(now + SETTLE_AT_MOST, |(_, at)| at);
-                        self.host_due = Some((now + SETTLE, latest));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether a change of the host can change where packets go. Neighbours of others come and go all
-/// the time.
-fn matters(change: &Change, daemon: &Daemon) -> bool {
-    match change {
-        Change::Neighbour { neighbour, .. } => daemon.director.sends_to(neighbour.ip),
-        Change::Link { .. } | Change::Address { .. } | Change::Route | Change::Resync => true,
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next change; `None`, once, when there will be no more.
-async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
-    let Some(receiver) = changes else { return std::future::pending().await };
-    let change = receiver.recv().await;
-    if change.is_none() {
-        error!(
-            "the kernel's news of interfaces, routes and neighbours have ended: they are looked at \
-             every half second instead; restart `director run`"
-        );
-        *changes = None;
-    }
-    change
 }

@@ -5,17 +5,21 @@ mod prepare;
 
 use std::{
     collections::{BTreeSet, HashSet},
+    fmt,
     net::IpAddr,
+    path::PathBuf,
     time::Duration,
 };
 
 use self::prepare::Prepared;
 use crate::{
     config::{Config, model::Service},
-    datapath::{self, Attached, Attachments, Datapath, DatapathError, Instance, clock_ns},
+    datapath::{
+        self, Attached, Attachments, Datapath, DatapathError, Instance, LinkPin, Pins, clock_ns,
+    },
     host::{self, Hops, HostErrors, kernel, privileges},
     net::{NetError, Netlink},
-    plan::{Capacity, Plan, key_of},
+    plan::{Capacity, Observed, Plan, key_of},
 };
 
 /// How long a start waits for neighbours that do not answer at once.
@@ -23,6 +27,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(1500);
 /// The same of a change: whoever answers on a LAN has by then, and nobody else is to wait for a
 /// backend that is switched off.
 const CHANGE_WAIT: Duration = Duration::from_millis(250);
+
+/// Most steps of a repair that are shown.
+const REPAIRS_SHOWN: usize = 50;
 
 /// Why a director did not start or change.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,24 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
+/// What somebody else had done, and was put right.
+#[derive(Debug)]
+pub struct Repaired {
+    /// Pins that were gone.
+    pub pins: Vec<PathBuf>,
+    /// What the maps did not hold.
+    pub plan: Plan,
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for pin in &self.pins {
+            writeln!(f, "+ pin {}", pin.display())?;
+        }
+        f.write_str(&self.plan.brief(REPAIRS_SHOWN))
+    }
+}
+
 /// A running director: its maps, and what it knows of the host.
 pub struct Director {
     netlink: Netlink,
@@ -64,6 +89,8 @@ pub struct Director {
     neighbours: Neighbours,
     /// What the maps are known to hold. `None` after an error: then everything is looked at again.
     effective: Option<Effective>,
+    /// Whatever is pinned, held open.
+    pins: Pins,
     _lock: datapath::Lock,
 }
 
@@ -112,7 +139,9 @@ impl Director {
         changed.warnings.extend(flow_table_warning(&datapath, config));
         assign_vips(&netlink, instance, config, &mut changed).await;
         let effective = Some(effective);
-        let director = Self { netlink, datapath, interfaces, neighbours, effective, _lock: lock };
+        let pins = Pins::hold(instance)?;
+        let director =
+            Self { netlink, datapath, interfaces, neighbours, effective, pins, _lock: lock };
         Ok((director, changed))
     }
 
@@ -248,6 +277,7 @@ impl Director {
         let (growth, plan) = (prepared.growth(&self.datapath), &prepared.changed.plan);
         if let Some(capacity) = growth {
             self.datapath.grow(capacity, interfaces, &prepared.attachments, plan)?;
+            self.pins = Pins::hold(&self.datapath.instance)?;
         }
         carry_out(&mut self.datapath, plan, growth)?;
         let mut changed = prepared.changed;
@@ -257,6 +287,79 @@ impl Director {
         self.neighbours.extend(fresh);
         self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
         Ok(changed)
+    }
+
+    /// What [`Director::change`] would do; nothing is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::start`].
+    pub async fn plan(&self, config: &Config) -> Result<Changed, DirectorError> {
+        let interfaces = host::interfaces(&self.netlink, config).await?;
+        Ok(self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?.changed)
+    }
+
+    /// Puts right what somebody else did to the maps: `config` is in effect, and they are to hold
+    /// just that. Asks nothing about the host.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be written, or a pin not be made.
+    pub async fn repair(&mut self, config: &Config) -> Result<Repaired, DirectorError> {
+        let pins = self.pins.restore()?;
+        let Some(Effective { hops, warnings, .. }) = self.effective.take() else {
+            // The next look at the host does as much.
+            return Ok(Repaired { pins, plan: Plan::default() });
+        };
+        let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
+        let observed = datapath::observe(&self.datapath.tables);
+        let all: Vec<&Service> = config.services.iter().collect();
+        let (netlink, interfaces) = (&self.netlink, &self.interfaces);
+        let prepared =
+            Prepared::of(netlink, observed, config, &all, interfaces, attachments, hops, false)
+                .await?;
+        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
+        self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
+        Ok(Repaired { pins, plan: prepared.changed.plan })
+    }
+
+    /// Takes the program off these interfaces, or off all, and with the last one everything that was
+    /// pinned. Returns the interfaces it was on.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be removed.
+    pub async fn detach(
+        netlink: &Netlink,
+        instance: &Instance,
+        interfaces: &[String],
+    ) -> Result<Vec<String>, DirectorError> {
+        // Maps of another version are removed all the same; only their neighbours are not known.
+        let observed =
+            Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
+        let named = |pin: &LinkPin| interfaces.is_empty() || interfaces.contains(&pin.interface);
+        if datapath::attached(instance)?.iter().all(named) {
+            // Before the pins go: without them a second try would find nothing to do.
+            host::withdraw_vips(netlink, &instance.run_dir()).await?;
+        }
+        let gone = datapath::detach(instance, interfaces)?;
+        if datapath::attached(instance)?.is_empty()
+            && let Some(observed) = observed
+        {
+            host::release_neighbours(netlink, &observed).await?;
+        }
+        Ok(gone)
+    }
+
+    /// The interfaces that it works on.
+    pub fn interfaces(&self) -> &[Attached] {
+        &self.interfaces
+    }
+
+    /// What the maps hold of some services.
+    pub fn observe(&self, services: &[&Service]) -> Observed {
+        let keys = services.iter().map(|service| key_of(&service.frontend)).collect();
+        datapath::observe_some(&self.datapath.tables, &keys)
     }
 
     /// Forgets what is known of the ways to backends: the next change asks about all of them.
@@ -310,6 +413,9 @@ impl Director {
         } else if again || programs_differ(&self.interfaces, &interfaces) {
             // Also where an interface was made anew under its old name.
             self.datapath.attach(&interfaces, &prepared.attachments)?;
+        }
+        if growth.is_some() || again || programs_differ(&self.interfaces, &interfaces) {
+            self.pins = Pins::hold(&self.datapath.instance)?;
         }
         carry_out(&mut self.datapath, plan, growth)?;
         prepared.attachments.prune(&mut self.datapath.tables);

@@ -17,6 +17,7 @@
 //! runs the operator's programs.
 
 pub mod alarm;
+pub mod api;
 pub mod by_address;
 pub mod cli;
 pub mod conditions;

@@ -4,11 +4,15 @@ use tracing::{info, warn};
 
 use super::{
     message::{Event, Message},
-    transition::{Severity, Transition},
+    transition::{Severity, Subject, Transition},
 };
 
-/// Writes a message into the log: one line, and fields for programs.
+/// Writes a message into the log: one line, and fields for programs. What happens to the daemon itself
+/// it has said already, at more length.
 pub(super) fn write(message: &Message) {
+    if message.transition().is_some_and(|about| about.subject == Subject::Director) {
+        return;
+    }
     let text = message.text();
     let (event, transitions) = (message.kind(), message.transitions());
     // Levels are part of a call's place, hence a macro.

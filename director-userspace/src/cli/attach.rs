@@ -2,8 +2,8 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use super::{ConfigFile, InstanceName, load_config, say};
-use crate::{director::Director, net::Netlink};
+use super::{ConfigFile, DaemonOf, InstanceName, load_config, say};
+use crate::{api::types::Applied, director::Director, net::Netlink};
 
 /// Attach from a file, without a daemon: forwarding goes on after this command
 ///
@@ -15,9 +15,22 @@ pub(super) struct Args {
     file: ConfigFile,
     #[command(flatten)]
     instance: InstanceName,
+    #[command(flatten)]
+    daemon: DaemonOf,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = args.daemon.of(&args.instance);
+    if client.is_there().await {
+        let applied: Applied = client.post("/v1/attach", &()).await?;
+        for warning in &applied.warnings {
+            say("warning", warning);
+        }
+        let done = if applied.steps.is_empty() { "is attached" } else { "attached" };
+        writeln!(std::io::stdout(), "{done}\n{}", applied.steps.join("\n"))?;
+        writeln!(std::io::stdout(), "the running daemon forwards by its own file")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let loaded = load_config(&args.file.config)?;
     let instance = args.instance.instance;
     let (director, changed) =

@@ -1,10 +1,12 @@
 //! The command line: one module per command.
 
+mod apply;
 mod attach;
 mod backends;
 mod check;
 mod detach;
 pub mod doctor;
+mod drain;
 pub mod lab;
 mod look;
 pub mod output;
@@ -26,6 +28,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
+    api::client::{Client, ClientError},
     config::{ConfigErrors, Loaded, load},
     datapath::{DatapathError, Instance},
     host::privileges,
@@ -46,6 +49,11 @@ enum Command {
     Detach(detach::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Apply(apply::Args),
+    Rollback(apply::RollbackArgs),
+    Drain(drain::DrainArgs),
+    Undrain(drain::UndrainArgs),
+    Weight(drain::WeightArgs),
     Status(status::Args),
     Services(services::Args),
     Backends(backends::Args),
@@ -74,6 +82,9 @@ struct ConfigFile {
 /// Names the instance where `--instance` does not: in a lab, the lab's own.
 const INSTANCE_VARIABLE: &str = "DIRECTOR_INSTANCE";
 
+/// Names the daemon's socket where `--socket` does not.
+const SOCKET_VARIABLE: &str = "DIRECTOR_SOCKET";
+
 /// Which director of this host is meant.
 #[derive(Debug, clap::Args)]
 struct InstanceName {
@@ -88,6 +99,20 @@ struct InstanceName {
     instance: Instance,
 }
 
+/// How the daemon is reached.
+#[derive(Debug, clap::Args)]
+struct DaemonOf {
+    /// The daemon's socket; the instance's own, if missing
+    #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE)]
+    socket: Option<PathBuf>,
+}
+
+impl DaemonOf {
+    fn of(&self, instance: &InstanceName) -> Client {
+        Client::new(&instance.instance, self.socket.clone())
+    }
+}
+
 /// Runs the program's command line. 0: done, 1: failed, 2: wrong usage or invalid configuration.
 pub async fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
@@ -96,6 +121,11 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Detach(args) => detach::run(args).await,
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Rollback(args) => apply::rollback(args).await,
+        Command::Drain(args) => drain::drain(args).await,
+        Command::Undrain(args) => drain::undrain(args).await,
+        Command::Weight(args) => drain::weight(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Services(args) => services::run(args).await,
         Command::Backends(args) => backends::run(args).await,
@@ -108,7 +138,7 @@ pub async fn main(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) if error.is::<ConfigErrors>() => {
+        Err(error) if is_refused_input(&error) => {
             say("error", &format!("{error}"));
             ExitCode::from(2)
         }
@@ -117,6 +147,13 @@ pub async fn main(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether what was given is wrong, rather than something failed.
+fn is_refused_input(error: &anyhow::Error) -> bool {
+    error.is::<ConfigErrors>()
+        || error.is::<drain::Usage>()
+        || error.downcast_ref::<ClientError>().is_some_and(ClientError::is_invalid)
 }
 
 /// Prints to stderr, every paragraph under its own `error:` or `warning:`.

@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, InstanceName, explained, lacking, load_config, output::Output, say};
+use super::{
+    ConfigFile, DaemonOf, InstanceName, explained, lacking, load_config, output::Output, say,
+};
 use crate::{
+    api::{client::Client, types::Planned},
     datapath::{self, Datapath, DatapathError, Sizes},
     host,
     net::Netlink,
@@ -19,6 +22,8 @@ pub(super) struct Args {
     file: ConfigFile,
     #[command(flatten)]
     instance: InstanceName,
+    #[command(flatten)]
+    daemon: DaemonOf,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -31,9 +36,15 @@ struct Shown {
     changes: bool,
     /// The steps in order, as people read them.
     steps: Vec<String>,
+    /// Number of the configuration in effect, for `apply --if-revision`; null without a daemon.
+    revision: Option<u64>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = args.daemon.of(&args.instance);
+    if client.is_there().await {
+        return by_daemon(&args, &client).await;
+    }
     let loaded = load_config(&args.file.config)?;
     let netlink = Netlink::connect()?;
     host::interfaces(&netlink, &loaded.config).await?;
@@ -61,6 +72,24 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         say("note", "the running director does what the file says");
     }
     let steps = plan.ops.iter().map(ToString::to_string).collect();
-    args.output.print(&Shown { changes: !plan.is_empty(), steps }, || plan.to_string())?;
+    args.output
+        .print(&Shown { changes: !plan.is_empty(), steps, revision: None }, || plan.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon knows more than the maps: health, what was set by hand, and how large maps may grow.
+async fn by_daemon(args: &Args, client: &Client) -> anyhow::Result<ExitCode> {
+    let text = super::apply::read(&args.file.config)?;
+    let answer = client.post_yaml("/v1/plan", text).await;
+    let planned: Planned = answer.map_err(|error| super::apply::named(error, &args.file.config))?;
+    for warning in &planned.warnings {
+        say("warning", warning);
+    }
+    if !planned.changes {
+        say("note", "the running director does what the file says");
+    }
+    let Planned { changes, steps, revision, .. } = planned;
+    let text = format!("{}\n(against revision {revision})", steps.join("\n"));
+    args.output.print(&Shown { changes, steps, revision: Some(revision) }, || text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,9 @@ pub fn judge(
     for (backend, facts) in service.backends.iter().zip(&facts) {
         backends.push(standing(backend, facts, memory, now, &mut changes));
     }
-    memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
+    if memory.backends.len() > service.backends.len() {
+        memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
+    }
     let panics = panics(service, &backends, memory, &mut changes);
     let usable = |b: &BackendStanding| panics || b.up != Some(false);
     let is_lost = loses_quorum(service, &backends, &usable, memory, &mut changes);
@@ -95,8 +97,8 @@ fn standing(
         },
     };
     memory.backends.insert(backend.address, after);
-    // One that was never heard of and is up is no news.
-    if before.map_or(!is_up, |before| before.up != is_up) {
+    // One that was never heard of is no news.
+    if before.is_some_and(|before| before.up != is_up) {
         let reason = reason.clone();
         changes.push(Change::Backend { address: backend.address, up: is_up, reason });
     }

@@ -147,8 +147,11 @@ fn a_drain_by_hand_keeps_flows_until_its_deadline() {
         judge(&service, &mut memory, Now { ns, unix: 0 }, |backend| {
             let drain = Some(Drain { since: 0, deadline_ns: Some(100) });
             let is_first = backend.address == service.backends[0].address;
-            let by_hand =
-                if is_first { Override { drain, weight: None } } else { Override::default() };
+            let by_hand = if is_first {
+                Override { drain, ..Override::default() }
+            } else {
+                Override::default()
+            };
             Facts { by_hand, ..Facts::default() }
         })
     };
@@ -163,7 +166,7 @@ fn a_drain_by_hand_keeps_flows_until_its_deadline() {
 fn weights_by_hand_go_before_the_files() {
     let service = service(&[1, 1], Health::default());
     let judgement = judge(&service, &mut Memory::default(), Now::default(), |_| Facts {
-        by_hand: Override { drain: None, weight: Some(9) },
+        by_hand: Override { weight: Some(9), ..Override::default() },
         ..Facts::default()
     });
     assert_eq!(weights(&judgement), "9 9");
@@ -171,7 +174,7 @@ fn weights_by_hand_go_before_the_files() {
 }
 
 /// The agent of the first backend says this.
-fn with_load(service: &Service, load: Load) -> Judgement {
+fn with_load(service: &Service, load: &Load) -> Judgement {
     judge(service, &mut Memory::default(), Now::default(), |backend| Facts {
         load: (backend.address == service.backends[0].address).then(|| load.clone()),
         ..Facts::default()
@@ -182,18 +185,18 @@ fn with_load(service: &Service, load: Load) -> Judgement {
 fn a_loaded_backend_gets_its_share_of_its_weight() {
     let load = |share| Load { share, drains: false, down: None };
     let three = service(&[1, 1, 1], Health::default());
-    assert_eq!(weights(&with_load(&three, load(25))), "25 100 100");
-    assert_eq!(with_load(&three, load(25)).backends[0].weight, 0.25);
+    assert_eq!(weights(&with_load(&three, &load(25))), "25 100 100");
+    assert_eq!(with_load(&three, &load(25)).backends[0].weight, 0.25);
     // As fine as a weight can be.
     let heavy = service(&[40_000, 65_535], Health::default());
-    assert_eq!(weights(&with_load(&heavy, load(50))), "20000 65535");
+    assert_eq!(weights(&with_load(&heavy, &load(50))), "20000 65535");
     // What has any share keeps some.
     let light = service(&[1, 65_535], Health::default());
-    assert_eq!(weights(&with_load(&light, load(1))), "1 65535");
+    assert_eq!(weights(&with_load(&light, &load(1))), "1 65535");
     let drains = Load { share: 50, drains: true, down: None };
-    assert_eq!(weights(&with_load(&three, drains)), "0 100 100");
+    assert_eq!(weights(&with_load(&three, &drains)), "0 100 100");
     let down = Load { share: 100, drains: false, down: Some("down".into()) };
-    let judgement = with_load(&three, down);
+    let judgement = with_load(&three, &down);
     assert_eq!(weights(&judgement), "0! 1 1");
     assert_eq!(judgement.backends[0].reason, "its agent says down");
 }

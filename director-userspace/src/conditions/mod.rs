@@ -12,7 +12,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 pub use self::{
     judge::judge,
-    overrides::{Drain, Override, Overrides},
+    overrides::{Drain, Override, Overrides, write_whole},
 };
 use crate::config::model::Service;
 
@@ -111,6 +111,20 @@ pub enum Standing {
     Panic,
 }
 
+impl Standing {
+    /// As it is printed.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+            Self::Sorry => "sorry",
+            Self::Panic => "panic",
+        }
+    }
+}
+
 /// How a backend stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendStanding {
@@ -135,6 +149,13 @@ pub struct BackendStanding {
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// The service as a whole stands otherwise.
+    Standing {
+        /// As it stood.
+        from: Standing,
+        /// As it stands.
+        to: Standing,
+    },
     /// A backend came up or went down.
     Backend {
         /// Which.

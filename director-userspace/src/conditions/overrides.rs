@@ -19,6 +19,9 @@ pub struct Override {
     /// Its weight, whatever the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// When that was said, seconds since 1970.
+    #[serde(default)]
+    pub since: u64,
 }
 
 impl Override {
@@ -90,6 +93,11 @@ impl Overrides {
     /// What was said about a backend.
     pub fn of(&self, front: &str, backend: IpAddr) -> Override {
         self.all.get(front).and_then(|one| one.get(&backend)).cloned().unwrap_or_default()
+    }
+
+    /// What was said about backends of a service, if anything.
+    pub fn of_service(&self, front: &str) -> Option<&BTreeMap<IpAddr, Override>> {
+        self.all.get(front)
     }
 
     /// Every backend about which something was said.
@@ -167,8 +175,11 @@ mod tests {
         let path = path("restart").join("state.json");
         let address: IpAddr = "10.0.0.11".parse().expect("an address");
         let front = "tcp 192.0.2.10:80";
-        let said =
-            Override { drain: Some(Drain { since: 1, deadline_ns: Some(2) }), weight: Some(7) };
+        let said = Override {
+            drain: Some(Drain { since: 1, deadline_ns: Some(2) }),
+            weight: Some(7),
+            since: 1,
+        };
         let mut overrides = Overrides::load(&path).expect("nothing there yet");
         overrides.set([(front.to_owned(), address, said.clone())]).expect("written");
         let again = Overrides::load(&path).expect("read");

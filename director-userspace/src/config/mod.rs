@@ -48,6 +48,14 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with the file; a single error if it cannot be read or is no YAML.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_with_text(path).map(|(_, loaded)| loaded)
+}
+
+/// As [`load`], with the file's text.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_text(path: &Path) -> Result<(String, Loaded), ConfigErrors> {
     let source_name = path.display().to_string();
     let bytes = read(path).map_err(|error| {
         let (kind, hint) = match error.kind() {
@@ -79,7 +87,8 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
         let hint = "save the file as UTF-8; a configuration needs no other than ASCII letters";
         ConfigErrors::of_file(&source_name, ConfigErrorKind::NotUtf8, position, message, hint)
     })?;
-    parse(&source_name, &text)
+    let loaded = parse(&source_name, &text)?;
+    Ok((text, loaded))
 }
 
 /// At most one byte more than [`MAX_BYTES`].

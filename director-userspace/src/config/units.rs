@@ -20,7 +20,7 @@ const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("Ki", 1 << 10), ("Mi", 1 << 20),
 
 /// Why a text is no duration or size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum UnitError {
+pub enum UnitError {
     /// No unit after the number.
     MissingUnit,
     /// A unit that does not exist.
@@ -46,7 +46,7 @@ impl fmt::Display for UnitError {
 }
 
 /// `2h5m`: whole numbers, each with a unit, the largest first. A plain `0` needs none.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

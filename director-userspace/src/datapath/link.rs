@@ -45,7 +45,8 @@ pub(super) fn end(path: &Path) -> Result<(), DatapathError> {
     fs::remove_file(path).map_err(|error| DatapathError::File { path: path.to_path_buf(), error })
 }
 
-fn open(path: &Path) -> io::Result<OwnedFd> {
+/// Opens what is pinned at `path`.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     let fd = bpf(OBJ_GET, &attr)?;

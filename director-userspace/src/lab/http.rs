@@ -1,6 +1,7 @@
 //! Real HTTP servers on the backends: nginx, each in a directory of its own.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     net::{SocketAddr, TcpStream},
@@ -45,7 +46,12 @@ impl HttpServer {
             move |error| LabError::system(doing, error)
         };
         fs::create_dir_all(directory.join("temp")).map_err(system("create"))?;
-        fs::write(directory.join("nginx.conf"), configuration(node.name(), listen))
+        // Also at its own addresses, as a server does: health checks ask there.
+        let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
+        let own = node.addresses().iter();
+        let own = own.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)));
+        let everywhere: Vec<_> = listen.iter().copied().chain(own).collect();
+        fs::write(directory.join("nginx.conf"), configuration(node.name(), &everywhere))
             .map_err(system("write nginx.conf in"))?;
         let mut command = Command::new("nginx");
         command.arg("-p").arg(&directory).args(["-c", "nginx.conf", "-e", "error.log"]);

@@ -90,6 +90,16 @@ impl Live {
         self.servers.extend(nodes.iter().map(|node| self.lab.serve_http(node).expect(node)));
     }
 
+    /// Ends the web server on a backend.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn end_server(&mut self, node: &str) {
+        let before = self.servers.len();
+        self.servers.retain(|server| server.node() != node);
+        assert_eq!(self.servers.len() + 1, before, "a server on {node}");
+    }
+
     /// The director's instance.
     pub fn instance(&self) -> &Instance {
         &self.instance
@@ -156,6 +166,7 @@ impl Live {
         let words: Vec<&str> = line.split_whitespace().collect();
         let mut command = command(&words);
         command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
+        command.env("STATE_DIRECTORY", self.directory.join("state"));
         self.node(node).place(&mut command).expect("placed");
         finish(command)
     }
@@ -193,6 +204,7 @@ impl Live {
     pub fn spawn_run(&self) -> Daemon {
         let mut command = command(&["run", "-c", "director.yaml"]);
         command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
+        command.env("STATE_DIRECTORY", self.directory.join("state"));
         self.node("director").place(&mut command).expect("placed");
         Daemon::spawn(command, &self.directory)
     }

@@ -1,0 +1,142 @@
+//! `director apply`, `director rollback`: another configuration for the running daemon.
+
+use std::{fs, io::Read as _, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::{ConfigFile, DaemonOf, InstanceName, output::Output, say};
+use crate::{
+    api::types::{Applied, ApplyOptions, History, RollbackRequest},
+    api::{TEXT, client::ClientError},
+    config::MAX_BYTES,
+};
+
+/// Put a configuration into effect in the running daemon, and into its file: all of it or nothing
+///
+/// The file named here may be the daemon's own or another. A configuration that came into effect
+/// between looking and applying is not overwritten: the second of two is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Also if no service is left
+    #[arg(long)]
+    force: bool,
+    /// Only if this is still the revision in effect, as `director plan` told it
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    #[command(flatten)]
+    instance: InstanceName,
+    #[command(flatten)]
+    daemon: DaemonOf,
+    /// How to print
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let text = read(&args.file.config)?;
+    let options =
+        ApplyOptions { dry_run: args.dry_run, force: args.force, if_revision: args.if_revision };
+    let query = [
+        format!("dry_run={}", options.dry_run),
+        format!("force={}", options.force),
+        options.if_revision.map_or(String::new(), |revision| format!("if_revision={revision}")),
+    ];
+    let query: Vec<_> = query.into_iter().filter(|part| !part.is_empty()).collect();
+    let path = format!("/v1/apply?{}", query.join("&"));
+    let answer = args.daemon.of(&args.instance).post_yaml(&path, text).await;
+    let applied: Applied = answer.map_err(|error| named(error, &args.file.config))?;
+    show(&applied, args.output)
+}
+
+/// Put the configuration before this one into effect again, or the one that is named
+#[derive(Debug, clap::Args)]
+pub(super) struct RollbackArgs {
+    /// Its number: see --list
+    #[arg(long, value_name = "REVISION")]
+    to: Option<u64>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Show the configurations that are kept
+    #[arg(long, conflicts_with_all = ["to", "dry_run"])]
+    list: bool,
+    #[command(flatten)]
+    instance: InstanceName,
+    #[command(flatten)]
+    daemon: DaemonOf,
+    /// How to print
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
+    let client = args.daemon.of(&args.instance);
+    if args.list {
+        let history: History = client.get("/v1/history").await?;
+        args.output.print(&history, || listing(&history))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = RollbackRequest { to: args.to, dry_run: args.dry_run };
+    let applied: Applied = client.post("/v1/rollback", &request).await?;
+    show(&applied, args.output)
+}
+
+fn listing(history: &History) -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let rows: Vec<_> = history
+        .revisions
+        .iter()
+        .map(|one| {
+            let ago = format!("{} s ago", now.saturating_sub(one.at));
+            let (services, backends) = (one.services.to_string(), one.backends.to_string());
+            vec![one.revision.to_string(), ago, services, backends, one.by.clone()]
+        })
+        .collect();
+    crate::view::text::table(&["REVISION", "APPLIED", "SERVICES", "BACKENDS", "BY"], &rows)
+}
+
+fn show(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
+    for warning in &applied.warnings {
+        say("warning", warning);
+    }
+    output.print(applied, || {
+        let last = if applied.dry_run {
+            "nothing was changed (--dry-run)".to_owned()
+        } else {
+            format!("in effect as revision {}", applied.revision)
+        };
+        format!("{}\n{last}", applied.steps.join("\n"))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon has seen a text; its errors are the file's.
+pub(super) fn named(mut error: ClientError, file: &Path) -> ClientError {
+    if let ClientError::Refused(problem) = &mut error
+        && problem.kind == "invalid"
+    {
+        let name = format!("{}:", file.display());
+        problem.error = problem.error.replace(&format!("{TEXT}:"), &name);
+    }
+    error
+}
+
+/// A configuration's text; `-` is stdin.
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
+    let limit = MAX_BYTES as u64 + 1;
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_string(&mut text).context("stdin")?;
+    } else {
+        let file = fs::File::open(path).with_context(|| path.display().to_string())?;
+        file.take(limit).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,337 @@
+//! What the API is asked for.
+
+use std::net::IpAddr;
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Daemon, care, file, file::When, remember};
+use crate::{
+    api::{
+        Command, Refused, Reply, Request, TEXT,
+        types::{
+            Acted, Applied, ApplyOptions, Backend, DetachRequest, Detached, DrainRequest, History,
+            Planned, RollbackRequest, WeightRequest,
+        },
+    },
+    conditions::{Drain, Override, write_whole},
+    config::{self, Config, Loaded},
+    datapath::clock_ns,
+    director::{Changed, Director, DirectorError},
+};
+
+/// Most steps that an answer lists.
+const STEPS: usize = 10_000;
+
+impl Daemon {
+    /// Does what was asked for, and answers. Whoever asked may be gone.
+    pub(super) async fn command(&mut self, Request { command, by }: Request) {
+        match command {
+            Command::Conditions(reply) => answer(reply, Ok(self.conditions())),
+            Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
+            Command::Plan(text, reply) => {
+                let planned = self.plan(&text).await;
+                answer(reply, planned);
+            }
+            Command::Apply(text, options, reply) => {
+                let applied = self.apply(text, options, &by).await;
+                answer(reply, applied);
+            }
+            Command::History(reply) => {
+                answer(reply, Ok(History { revisions: self.history.revisions().to_vec() }));
+            }
+            Command::Rollback(request, reply) => {
+                let applied = self.rollback(request, &by).await;
+                answer(reply, applied);
+            }
+            Command::Drain(request, reply) => {
+                let acted = self.drain(request, &by).await;
+                answer(reply, acted);
+            }
+            Command::Undrain(request, reply) => {
+                let what = |said: Override| Override { drain: None, ..said };
+                let acted =
+                    self.by_hand(request.service, &request.backend, "undrain", &by, what).await;
+                answer(reply, acted);
+            }
+            Command::Weight(request, reply) => {
+                let WeightRequest { service, backend, weight } = request;
+                let what = |said: Override| Override { weight, since: care::unix(), ..said };
+                let acted = self.by_hand(service, &backend, "weight", &by, what).await;
+                answer(reply, acted);
+            }
+            Command::Reload(reply) => {
+                self.forget_ways();
+                let result = self.reload(When::Asked).await;
+                let result = result.map_err(|why| Refused::Invalid(why.0));
+                let result = result.map(|changed| self.applied(&changed, Vec::new(), false));
+                answer(reply, result);
+            }
+            Command::Detach(request, reply) => {
+                let detached = self.detach(&request, &by).await;
+                answer(reply, detached);
+            }
+            Command::Attach(reply) => {
+                let applied = self.attach(&by).await;
+                answer(reply, applied);
+            }
+        }
+    }
+
+    async fn plan(&self, text: &str) -> Result<Planned, Refused> {
+        let Loaded { config, warnings } = parse(text)?;
+        let changed = self.planned(&config).await.map_err(failed)?;
+        let warnings = warnings.iter().map(ToString::to_string).chain(changed.warnings);
+        Ok(Planned {
+            changes: !changed.plan.is_empty() || config != self.config,
+            steps: steps(&changed.plan),
+            warnings: warnings.collect(),
+            revision: self.history.revision(),
+        })
+    }
+
+    fn applied(&self, changed: &Changed, warnings: Vec<String>, dry_run: bool) -> Applied {
+        Applied {
+            revision: self.history.revision(),
+            steps: steps(&changed.plan),
+            warnings: warnings.into_iter().chain(changed.warnings.iter().cloned()).collect(),
+            dry_run,
+        }
+    }
+
+    /// All of it or nothing: the file is written beside its place first, so that a full disk is
+    /// noticed before anything has changed, and takes its place when the maps are right.
+    async fn apply(
+        &mut self,
+        text: String,
+        options: ApplyOptions,
+        by: &str,
+    ) -> Result<Applied, Refused> {
+        let Loaded { config, warnings } = parse(&text)?;
+        let revision = self.history.revision();
+        if options.if_revision.is_some_and(|expected| expected != revision) {
+            return Err(Refused::Conflict(format!(
+                "another configuration came into effect meanwhile: revision {revision}. Look at \
+                 what yours would change now (`director plan`), and apply it again"
+            )));
+        }
+        if file::loses_all(&self.config, &config) && !options.force {
+            return Err(Refused::NeedsForce(
+                "this configuration has no services, and the one in effect has: --force applies it \
+                 all the same"
+                    .into(),
+            ));
+        }
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        if options.dry_run {
+            let changed = self.planned(&config).await.map_err(failed)?;
+            return Ok(self.applied(&changed, warnings, true));
+        }
+        let path = self.path.clone();
+        let beside = Beside::write(&path, &text)
+            .map_err(|error| Refused::Failed(format!("{}: {error}", path.display())))?;
+        let changed = self.put(config).await.map_err(failed)?;
+        if let Err(error) = beside.take_place() {
+            let message = format!(
+                "in effect, but {} could not be replaced: {error}. A restart would bring back what \
+                 it says",
+                path.display()
+            );
+            error!("{message}");
+            self.note(text, by);
+            return Err(Refused::Failed(message));
+        }
+        self.refused = None;
+        self.warnings.clone_from(&warnings);
+        super::report(&format!("configuration applied ({by})"), &changed);
+        self.note(text, by);
+        Ok(self.applied(&changed, warnings, false))
+    }
+
+    async fn rollback(
+        &mut self,
+        RollbackRequest { to, dry_run }: RollbackRequest,
+        by: &str,
+    ) -> Result<Applied, Refused> {
+        let nothing = || {
+            Refused::Unknown("there is no former configuration that differs from this one".into())
+        };
+        let to = to.or_else(|| self.history.last_other()).ok_or_else(nothing)?;
+        let text = self.history.text(to).map_err(|error| Refused::Unknown(error.to_string()))?;
+        let options = ApplyOptions { dry_run, force: true, if_revision: None };
+        self.apply(text, options, &format!("rollback to {to}, {by}")).await
+    }
+
+    async fn drain(
+        &mut self,
+        DrainRequest { service, backend, deadline_s }: DrainRequest,
+        by: &str,
+    ) -> Result<Acted, Refused> {
+        let deadline_ns = deadline_s
+            .map(|seconds| clock_ns().saturating_add(seconds.saturating_mul(1_000_000_000)));
+        let since = care::unix();
+        let what = |said: Override| {
+            // Drained again, it goes on draining: with another deadline.
+            let since = said.drain.as_ref().map_or(since, |drain| drain.since);
+            Override { drain: Some(Drain { since, deadline_ns }), ..said }
+        };
+        self.by_hand(service, &backend, "drain", by, what).await
+    }
+
+    /// Says something by hand about every backend that is meant.
+    async fn by_hand(
+        &mut self,
+        service: Option<String>,
+        backend: &str,
+        verb: &str,
+        by: &str,
+        what: impl Fn(Override) -> Override,
+    ) -> Result<Acted, Refused> {
+        let meant = meant(&self.config, service.as_deref(), backend)?;
+        let mut changes = Vec::new();
+        let mut backends = Vec::new();
+        for (at, address) in &meant {
+            let service = &self.config.services[*at];
+            let frontend = service.frontend.to_string();
+            changes.push((
+                frontend.clone(),
+                *address,
+                what(self.care.overrides.of(&frontend, *address)),
+            ));
+            let (service, address) = (service.name.to_string(), address.to_string());
+            backends.push(Backend { service, frontend, address });
+        }
+        self.care.overrides.set(changes).map_err(|error| {
+            Refused::Failed(format!(
+                "this could not be written down, so nothing was done: {error}. Is the state \
+                 directory's disk full?"
+            ))
+        })?;
+        let of: Vec<_> =
+            backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
+        info!("{verb} {} ({by})", of.join(", "));
+        let services: Vec<usize> = meant.into_iter().map(|(at, _)| at).collect();
+        let steps = self.judge(&services).await.map_err(Refused::Failed)?;
+        Ok(Acted { backends, steps })
+    }
+
+    async fn detach(&mut self, request: &DetachRequest, by: &str) -> Result<Detached, Refused> {
+        let failed = |error: DirectorError| Refused::Failed(error.to_string());
+        let is_all = request.interfaces.is_empty();
+        if !is_all {
+            return Err(Refused::Failed(
+                "single interfaces are taken off by removing them from the configuration, else this \
+                 daemon would attach to them again"
+                    .into(),
+            ));
+        }
+        remember::set_detached(&self.instance, true)
+            .map_err(|error| Refused::Failed(format!("cannot note that it is off: {error}")))?;
+        // Its maps are closed first, and its lock is free.
+        self.director = None;
+        let gone = Director::detach(&self.netlink, &self.instance, &request.interfaces).await;
+        let gone = gone.map_err(failed)?;
+        warn!("detached from {} ({by}): packets are not forwarded any more", gone.join(", "));
+        self.is_stale = true;
+        Ok(Detached { interfaces: gone })
+    }
+
+    async fn attach(&mut self, by: &str) -> Result<Applied, Refused> {
+        if self.director.is_some() {
+            let nothing = Changed { plan: Default::default(), warnings: Vec::new() };
+            return Ok(self.applied(&nothing, Vec::new(), false));
+        }
+        let (director, changed) =
+            Director::start(self.netlink.clone(), &self.instance, &self.effective)
+                .await
+                .map_err(failed)?;
+        director.datapath().beat();
+        self.director = Some(director);
+        if let Err(error) = remember::set_detached(&self.instance, false) {
+            warn!("a restart would leave it detached: {error}");
+        }
+        super::report(&format!("attached ({by})"), &changed);
+        self.watch_health().await;
+        self.is_stale = true;
+        Ok(self.applied(&changed, Vec::new(), false))
+    }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Refused>) {
+    let reply: oneshot::Sender<_> = reply;
+    let _ = reply.send(result);
+}
+
+fn parse(text: &str) -> Result<Loaded, Refused> {
+    config::parse(TEXT, text).map_err(|errors| Refused::Invalid(errors.to_string()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: DirectorError) -> Refused {
+    Refused::Failed(error.to_string())
+}
+
+fn steps(plan: &crate::plan::Plan) -> Vec<String> {
+    plan.brief(STEPS).lines().map(ToOwned::to_owned).collect()
+}
+
+/// The backends that are meant: by place of their service, and address.
+fn meant(
+    config: &Config,
+    service: Option<&str>,
+    backend: &str,
+) -> Result<Vec<(usize, IpAddr)>, Refused> {
+    let unknown = |message: String| Err(Refused::Unknown(message));
+    let Ok(address) = backend.parse::<IpAddr>() else {
+        return unknown(format!("{backend:?} is no IP address: name a backend by its address"));
+    };
+    let named = |at: &usize| service.is_none_or(|name| config.services[*at].name.as_str() == name);
+    let services: Vec<usize> = (0..config.services.len()).filter(named).collect();
+    if services.is_empty() {
+        let name = service.unwrap_or_default();
+        return unknown(format!("there is no service {name:?}: see `director services`"));
+    }
+    let has = |at: &usize| config.services[*at].backends.iter().any(|b| b.address == address);
+    let of: Vec<usize> = services.into_iter().filter(has).collect();
+    if of.is_empty() {
+        let whose = service.map_or("no service".to_owned(), |name| format!("not {name}"));
+        return unknown(format!("{address} is a backend of {whose}: see `director backends`"));
+    }
+    Ok(of.into_iter().map(|at| (at, address)).collect())
+}
+
+/// A file that is to take another's place.
+struct Beside {
+    temporary: std::path::PathBuf,
+    path: std::path::PathBuf,
+}
+
+impl Beside {
+    /// Writes it, onto the disk. Behind a symbolic link, it is the link's target that is replaced.
+    fn write(path: &std::path::Path, text: &str) -> std::io::Result<Self> {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.apply"));
+        write_whole(&temporary, text.as_bytes())?;
+        if let Ok(metadata) = std::fs::metadata(&path) {
+            std::fs::set_permissions(&temporary, metadata.permissions())?;
+            std::os::unix::fs::chown(
+                &temporary,
+                Some(std::os::unix::fs::MetadataExt::uid(&metadata)),
+                Some(std::os::unix::fs::MetadataExt::gid(&metadata)),
+            )?;
+        }
+        Ok(Self { temporary, path })
+    }
+
+    fn take_place(self) -> std::io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Gone if it took its place.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}

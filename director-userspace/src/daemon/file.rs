@@ -1,0 +1,159 @@
+//! The configuration file: what it says comes into effect when it changes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use tracing::{error, info, warn};
+
+use super::{Daemon, report};
+use crate::{
+    config::{
+        self, Config, Loaded,
+        model::{Frontend, Service},
+    },
+    director::{Changed, DirectorError},
+};
+
+/// When the file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// As soon as it was touched. What is wrong with it may be right in a moment, and is left unsaid.
+    AtOnce,
+    /// When nothing has happened to it for a while.
+    Settled,
+    /// By the operator's wish: also what has not changed is done again.
+    Asked,
+}
+
+/// Why the file is not in effect. Said already, where it is to be said.
+pub(super) struct NotInEffect(pub(super) String);
+
+impl Daemon {
+    /// Brings the file into effect.
+    pub(super) async fn reload(&mut self, when: When) -> Result<Changed, NotInEffect> {
+        let at_once = when == When::AtOnce;
+        let refuse = |daemon: &mut Self, why: String| {
+            if !at_once {
+                error!("{} refused, what was in effect stays{why}", daemon.path.display());
+                daemon.tell_own("in effect", "refused", &why);
+                daemon.refused = Some(why.trim_start_matches([':', '\n', ' ']).to_owned());
+                daemon.is_stale = true;
+            }
+            Err(NotInEffect(why))
+        };
+        let (text, Loaded { config, warnings }) = match config::load_with_text(&self.path) {
+            Ok(read) => read,
+            Err(errors) => return refuse(self, format!(":\n{errors}")),
+        };
+        if config == self.config && when != When::Asked {
+            if !at_once && self.refused.take().is_some() {
+                self.is_stale = true;
+                info!("{} is again what is in effect", self.path.display());
+            }
+            // A file that was refused, written back: said when it has settled.
+            return match &self.refused {
+                Some(_) => Err(NotInEffect(String::new())),
+                None => Ok(Changed { plan: Default::default(), warnings: Vec::new() }),
+            };
+        }
+        if loses_all(&self.config, &config) {
+            let why = ": it has no services any more (`director apply --force` insists, `director \
+                       detach` ends forwarding)";
+            return refuse(self, why.into());
+        }
+        // The beginning of a file may be a valid one, and what is taken away loses connections.
+        let is_risky = config.interfaces != self.config.interfaces;
+        if at_once && (is_risky || takes_away(&self.config, &config)) {
+            return Err(NotInEffect(String::new()));
+        }
+        match self.put(config).await {
+            Ok(changed) => {
+                self.refused = None;
+                for warning in &warnings {
+                    warn!("{warning}");
+                }
+                self.warnings = warnings.iter().map(ToString::to_string).collect();
+                report("configuration applied", &changed);
+                self.warned.clone_from(&changed.warnings);
+                self.note(text, "file");
+                Ok(changed)
+            }
+            Err(error) => refuse(self, format!(":\n{error}")),
+        }
+    }
+
+    /// Brings a configuration into effect. On an error, the one before stays.
+    pub(super) async fn put(&mut self, config: Config) -> Result<Changed, DirectorError> {
+        // Judged with what is known; what is new is probed when it is in effect.
+        let effective = self.care.preview(&config);
+        let changed = match &mut self.director {
+            Some(director) => {
+                let changed = director.change(&effective).await;
+                director.datapath().beat();
+                changed?
+            }
+            None => Changed { plan: Default::default(), warnings: Vec::new() },
+        };
+        self.config = config;
+        self.effective = effective;
+        self.lost = None;
+        self.alarms.configure(&self.config.alarms);
+        self.watch_health().await;
+        self.listen().await;
+        self.judge_all().await;
+        Ok(changed)
+    }
+
+    /// Judges everything, and brings what follows into effect.
+    async fn judge_all(&mut self) {
+        let all: Vec<usize> = (0..self.config.services.len()).collect();
+        drop(self.judge(&all).await);
+    }
+
+    /// What `config` would change.
+    pub(super) async fn planned(&self, config: &Config) -> Result<Changed, DirectorError> {
+        match &self.director {
+            Some(director) => director.plan(&self.care.preview(config)).await,
+            None => Ok(Changed { plan: Default::default(), warnings: Vec::new() }),
+        }
+    }
+
+    /// Serves the API where the configuration says.
+    async fn listen(&mut self) {
+        self.web.listen(&self.config.api, &self.instance, &self.published).await;
+        if self.server.as_ref().is_some_and(|server| server.is_for(&self.config.api)) {
+            return;
+        }
+        // The old socket goes first: the new one may be at the same place, for another group.
+        self.server = None;
+        match crate::api::server::Server::start(
+            &self.config.api,
+            &self.instance,
+            self.commands.clone(),
+        ) {
+            Ok(server) => self.server = Some(server),
+            Err(error) => error!("{error}"),
+        }
+    }
+}
+
+/// Whether nothing would be left.
+pub(super) fn loses_all(before: &Config, after: &Config) -> bool {
+    after.services.is_empty() && !before.services.is_empty()
+}
+
+/// Whether some service or backend of `before` is not in `after`.
+fn takes_away(before: &Config, after: &Config) -> bool {
+    let services: HashMap<Frontend, &Service> =
+        after.services.iter().map(|service| (service.frontend, service)).collect();
+    before.services.iter().any(|old| {
+        let Some(new) = services.get(&old.frontend) else { return true };
+        if old.backends.iter().map(|b| b.address).eq(new.backends.iter().map(|b| b.address)) {
+            return false;
+        }
+        let there: HashSet<IpAddr> = new.backends.iter().map(|b| b.address).collect();
+        old.backends.iter().any(|backend| !there.contains(&backend.address))
+    })
+}

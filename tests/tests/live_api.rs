@@ -1,0 +1,180 @@
+//! The daemon's API and the commands that use it: planning, applying, going back, detaching; and what
+//! it does with nonsense.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    time::{Duration, Instant},
+};
+
+use director_tests::live::{Live, PATIENCE, VIPS};
+use director_userspace::{api, lab::DEFAULT_CONFIG};
+use nix::sys::signal::Signal;
+
+const SOON: Duration = Duration::from_secs(1);
+
+/// Sends bytes to the API; whatever comes back until it closes.
+fn send(live: &Live, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(api::socket_of(live.instance())).expect("listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    // It may close before everything is sent.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn post(live: &Live, path: &str, content: &str, body: &str) -> String {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    send(live, format!("{head}{body}").as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_planned_applied_and_taken_back() {
+    let live = Live::new("apply").await;
+    let daemon = live.run();
+    let new = live.directory().join("new.yaml");
+    fs::write(&new, DEFAULT_CONFIG.replace("weight: 3", "weight: 30")).expect("written");
+    let planned = live.json("plan -f new.yaml");
+    assert_eq!((&planned["changes"], &planned["revision"]), (&true.into(), &1.into()), "{planned}");
+    let steps = planned["steps"].to_string();
+    assert!(steps.contains("backend 10.0.0.13: weight 3 -> 30"), "{steps}");
+    live.director("apply -f new.yaml --dry-run").succeeded().prints(&["nothing was changed"]);
+    assert_eq!(live.json("backends web")[2]["weight"], 3);
+
+    let applied = live.director("apply -f new.yaml --if-revision 1").succeeded();
+    applied.prints(&["weight 3 -> 30", "in effect as revision 2"]);
+    assert_eq!(live.json("backends web")[2]["weight"], 30);
+    let file = fs::read_to_string(live.file()).expect("there");
+    assert_eq!(file, fs::read_to_string(&new).expect("there"), "the daemon's file says so too");
+    // Whoever looked before is told.
+    let late = live.director("apply -f new.yaml --if-revision 1").refused(1);
+    late.says(&["another configuration came into effect meanwhile: revision 2"]);
+
+    let bad = DEFAULT_CONFIG.replacen("weight: 3", "weight: 70000", 1);
+    fs::write(&new, &bad).expect("written");
+    live.director("apply -f new.yaml")
+        .refused(2)
+        .says(&["70000 is more than 65535", "new.yaml:15:"]);
+    fs::write(&new, "services: []\n").expect("written");
+    live.director("apply -f new.yaml").refused(1).says(&["--force applies it all the same"]);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+
+    live.director("rollback --dry-run").succeeded().prints(&["weight 30 -> 3"]);
+    live.director("rollback").succeeded().prints(&["in effect as revision 3"]);
+    assert_eq!(live.json("backends web")[2]["weight"], 3);
+    assert_eq!(fs::read_to_string(live.file()).expect("there"), DEFAULT_CONFIG);
+    let list = live.json("rollback --list");
+    assert_eq!(list["revisions"].as_array().expect("a list").len(), 3, "{list}");
+    live.director("rollback --to 99").refused(1).says(&["there is no revision 99"]);
+    // The history outlives the daemon.
+    daemon.end(Signal::SIGKILL);
+    let daemon = live.run();
+    live.director("rollback --to 2").succeeded().prints(&["weight 3 -> 30"]);
+    daemon.end(Signal::SIGTERM);
+    live.director("apply -f new.yaml").refused(1).says(&["is `director run` running?"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detached_through_the_daemon_it_stays_off_until_attached() {
+    let live = Live::new("off").await;
+    let daemon = live.run();
+    live.director("detach").succeeded().prints(&["detached from eth0"]);
+    live.assert_nothing_attached().await;
+    assert!(live.get(VIPS[0]).is_err());
+    // Neither a changed file nor a restart brings it back.
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 4"));
+    daemon.wait_for("configuration applied", SOON);
+    daemon.end(Signal::SIGTERM);
+    let daemon = live.run();
+    daemon.wait_for("`director attach` begins forwarding again", SOON);
+    live.assert_nothing_attached().await;
+    live.director("attach -c director.yaml").succeeded();
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    assert_eq!(live.json("backends web")[2]["weight"], 4);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_describes_itself_and_is_for_its_group_only() {
+    let live = Live::new("describes").await;
+    let daemon = live.run();
+    let answer = send(&live, b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let document: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(document, serde_json::from_str::<serde_json::Value>(&api::openapi()).expect("JSON"));
+    let metadata = fs::metadata(api::socket_of(live.instance())).expect("there");
+    let mode = metadata.permissions().mode() & 0o777;
+    assert!(mode == 0o600 || mode == 0o660, "{mode:o}");
+    // Every path that it describes answers, and not with 404.
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        if methods.get("get").is_some() {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let answer = send(&live, request.as_bytes());
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        }
+    }
+    daemon.end(Signal::SIGTERM);
+    assert!(!api::socket_of(live.instance()).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_refused_and_harms_nobody() {
+    let live = Live::new("nonsense").await;
+    let daemon = live.run();
+    // They say nothing, and hold their places.
+    let silent: Vec<_> = (0..100)
+        .map(|_| UnixStream::connect(api::socket_of(live.instance())).expect("listens"))
+        .collect();
+    let mut half = UnixStream::connect(api::socket_of(live.instance())).expect("listens");
+    half.write_all(b"POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nserv")
+        .expect("sent");
+    let began = Instant::now();
+    assert_eq!(live.json("plan -f director.yaml")["changes"], false);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    let rows = [
+        ("/v1/drain", "application/json", "{", "400"),
+        ("/v1/drain", "application/json", "{\"backend\": 7}", "422"),
+        ("/v1/drain", "application/json", "{\"backend\": \"10.0.0.11\", \"x\": 1}", "422"),
+        ("/v1/drain", "text/plain", "{}", "415"),
+        (
+            "/v1/weight",
+            "application/json",
+            "{\"backend\": \"10.0.0.11\", \"weight\": 70000}",
+            "422",
+        ),
+        ("/v1/apply", "application/yaml", "", "422"),
+        ("/v1/apply", "application/yaml", "\u{0}\u{1}", "422"),
+        ("/v1/apply?dry_run=maybe", "application/yaml", "services: []", "400"),
+        ("/v1/apply?surprise=1", "application/yaml", "services: []", "400"),
+        ("/v2/apply", "application/yaml", "services: []", "404"),
+        ("/v1/conditions", "application/json", "{}", "405"),
+    ];
+    for (path, content, body, status) in rows {
+        let answer = post(&live, path, content, body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {body}: {answer}");
+    }
+    let deep = format!("{{\"backend\": {}", "[".repeat(30_000));
+    assert!(post(&live, "/v1/drain", "application/json", &deep).starts_with("HTTP/1.1 422"));
+    let long = format!("{{\"backend\": \"{}\"}}", "a".repeat(100_000));
+    assert!(post(&live, "/v1/drain", "application/json", &long).starts_with("HTTP/1.1 413"));
+    let huge = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Type: application/yaml\r\n\
+                Content-Length: 99999999999\r\n\r\nservices:";
+    assert!(send(&live, huge.as_bytes()).starts_with("HTTP/1.1 413"));
+    let mut random = fastrand::Rng::with_seed(4);
+    for _ in 0..50 {
+        let bytes: Vec<u8> = (0..random.usize(1..2000)).map(|_| random.u8(..)).collect();
+        send(&live, &bytes);
+    }
+    drop((silent, half));
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    assert_eq!(live.json("plan -f director.yaml")["changes"], false);
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    daemon.end(Signal::SIGTERM);
+}

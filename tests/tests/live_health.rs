@@ -1,0 +1,168 @@
+//! Health under traffic: backends that die and come back, drains, weights by hand, agents, and what a
+//! restart remembers.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_userspace::lab::DEFAULT_CONFIG;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const INTERVAL: Duration = Duration::from_millis(400);
+const TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a change takes from knowing to doing, on a busy machine.
+const DOING: Duration = Duration::from_millis(300);
+
+/// The built-in configuration with these defaults for its services.
+fn with(defaults: &str) -> String {
+    DEFAULT_CONFIG.replace("services:", &format!("defaults: {{{defaults}}}\nservices:"))
+}
+
+/// Checked every 400 ms, down after two failures, up after two answers.
+fn checked(more: &str) -> String {
+    with(&format!(
+        "health: {{type: tcp, interval: 400ms, timeout: 300ms, rise: 2, fall: 2, jitter: 0%}}{more}"
+    ))
+}
+
+/// What the daemon says about a backend of the first service.
+fn backend(live: &Live, last: u8) -> Value {
+    let services = live.json("services");
+    let web = services.as_array().expect("a list").iter().find(|s| s["name"] == "web");
+    let address = format!("10.0.0.{last}");
+    let backends = web.expect("there")["backends"].as_array().expect("a list").clone();
+    backends.into_iter().find(|b| b["address"] == address.as_str()).expect("there")
+}
+
+fn state(live: &Live, last: u8) -> String {
+    backend(live, last)["condition"]["state"].as_str().expect("a daemon").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_dies_under_load_is_left_in_time_and_taken_back() {
+    let mut live = Live::new("dies").await;
+    live.write(&checked(""));
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+    live.end_server("b3");
+    let left =
+        wait_until("it has left", 2 * INTERVAL + TIMEOUT + DOING, || state(&live, 13) == "down");
+    // One request may be under way.
+    thread::sleep(Duration::from_millis(50));
+    let before = load.so_far();
+    thread::sleep(Duration::from_secs(1));
+    let after = load.so_far();
+    assert_eq!(after.errors[before.errors.len()..], [] as [String; 0], "none failed after that");
+    assert_eq!(after.answers["b3"], before.answers["b3"]);
+    assert!(after.answered() > before.answered() + 20);
+    daemon.clear_log();
+    let back = Instant::now();
+    live.serve(&["b3"]);
+    wait_until("it is back", 3 * INTERVAL + DOING, || state(&live, 13) != "down");
+    println!("left after {left:?}, back after {:?}", back.elapsed());
+    wait_until("it answers", PATIENCE, || load.so_far().answers["b3"] > after.answers["b3"]);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_remembers_who_is_down_and_what_was_drained() {
+    let mut live = Live::new("remembers").await;
+    live.write(&checked(""));
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    live.end_server("b3");
+    wait_until("it is down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
+    live.director("drain web 10.0.0.11").succeeded();
+    live.director("weight web-v6 2001:db8:1::12 7").succeeded();
+    daemon.end(Signal::SIGKILL);
+    // Without a daemon, as before.
+    let alone = live.spread(VIPS[0], 200);
+    assert_eq!(alone.keys().collect::<Vec<_>>(), ["b2"], "{alone:?}");
+    // From the first moment on: every connection while the next one starts.
+    let daemon = live.spawn_run();
+    let restarted = live.spread(VIPS[0], 2000);
+    assert_eq!(restarted.keys().collect::<Vec<_>>(), ["b2"], "{restarted:?}");
+    daemon.wait_for("started: nothing to change", PATIENCE);
+    let weights: Vec<_> = live
+        .json("backends web-v6")
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|b| b["weight"].clone())
+        .collect();
+    assert!(weights.contains(&Value::from(7)), "{weights:?}");
+    live.director("undrain --all 10.0.0.11").succeeded();
+    live.director("weight web-v6 2001:db8:1::12 reset").succeeded();
+    live.serve(&["b3"]);
+    wait_until("all are back", PATIENCE, || live.spread(VIPS[0], 60).len() == 3);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_keeps_connections_and_waits_for_them() {
+    let live = Live::new("drains").await;
+    let daemon = live.run();
+    let mut connection = live.connect(VIPS[0]);
+    let name = connection.ask().expect("answers");
+    let backend = format!("10.0.0.1{}", name.trim_start_matches('b'));
+    // It does not end while the connection is there, and gives it up at the deadline.
+    let waited = Instant::now();
+    let drained = live.director(&format!("drain web {backend} --wait --deadline 2s")).succeeded();
+    drained.prints(&["1 connections left", "the deadline is over"]);
+    assert!(waited.elapsed() >= Duration::from_secs(2));
+    assert!(!live.spread(VIPS[0], 100).contains_key(&name));
+    wait_until("what was left is given up", PATIENCE, || connection.ask().is_err());
+    live.director(&format!("undrain web {backend}")).succeeded();
+    assert!(live.spread(VIPS[0], 100).contains_key(&name));
+    for (line, why) in [
+        ("drain nobody 10.0.0.11", "there is no service \"nobody\""),
+        ("drain web 10.9.9.9", "10.9.9.9 is a backend of not web"),
+        ("drain web somewhere", "is no IP address"),
+    ] {
+        live.director(line).refused(1).says(&[why]);
+    }
+    live.director("drain web").refused(2).says(&["name the service too, or say --all"]);
+    live.director("weight web 10.0.0.11 heavy").refused(2).says(&["write 0 to 65535, or reset"]);
+    daemon.end(Signal::SIGTERM);
+    live.director("drain web 10.0.0.11").refused(1).says(&["is `director run` running?"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sorry_server_serves_while_nobody_else_can() {
+    let mut live = Live::new("sorry").await;
+    let yaml = checked(", sorry: {address: 10.0.0.13}, panic: never")
+        .replace("      - {address: 10.0.0.13, weight: 3}\n", "");
+    // The second service has backends of the other family.
+    let end = yaml.find("  - name: web-v6").expect("there");
+    live.write(&yaml[..end]);
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    assert_eq!(live.spread(VIPS[0], 40).keys().collect::<Vec<_>>(), ["b1", "b2"]);
+    live.end_server("b1");
+    live.end_server("b2");
+    wait_until("sorry", 4 * INTERVAL + DOING, || live.get(VIPS[0]).is_ok_and(|name| name == "b3"));
+    live.serve(&["b1", "b2"]);
+    wait_until("back", 6 * INTERVAL + DOING, || !live.spread(VIPS[0], 20).contains_key("b3"));
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_are_down_at_once_the_checker_is_the_likelier_fault() {
+    let mut live = Live::new("panic").await;
+    let wrong = checked(", panic: 50%").replace("type: tcp,", "type: tcp, port: 81,");
+    live.write(&wrong);
+    let daemon = live.run();
+    daemon.wait_for("rather the checks are wrong, so all are kept", 4 * INTERVAL + PATIENCE);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    // One alone that is really down is not noticed then: that is the price.
+    live.end_server("b1");
+    live.serve(&["b1"]);
+    live.write(&checked(", panic: 50%"));
+    wait_until("up", PATIENCE, || state(&live, 11) == "up");
+    daemon.end(Signal::SIGTERM);
+}
