@@ -2,6 +2,7 @@
 //! restart remembers.
 
 use std::{
+    net::TcpStream,
     thread,
     time::{Duration, Instant},
 };
@@ -100,6 +101,45 @@ async fn a_restart_remembers_who_is_down_and_what_was_drained() {
     live.director("weight web-v6 2001:db8:1::12 reset").succeeded();
     live.serve(&["b3"]);
     wait_until("all are back", PATIENCE, || live.spread(VIPS[0], 60).len() == 3);
+    daemon.end(Signal::SIGTERM);
+}
+
+/// Nobody is home: the daemon is dead, and the network goes on changing.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_daemon_the_dead_stay_out_and_moved_next_hops_are_found() {
+    let mut live = Live::new("nobody").await;
+    let netlink = live.netlink("director");
+    netlink.set_sysctl("net/ipv4/ip_forward", "1").expect("sysctl");
+    live.write(&checked(""));
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    live.end_server("b3");
+    wait_until("it is down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
+    live.director("drain web 10.0.0.12").succeeded();
+    daemon.end(Signal::SIGKILL);
+    assert_eq!(live.spread(VIPS[0], 50).keys().collect::<Vec<_>>(), ["b1"]);
+    // The next hop of the one that is left gets another MAC, and tells the link.
+    let b1 = live.netlink("b1");
+    let eth0 = b1.link_by_name("eth0").await.expect("eth0");
+    let mut mac = eth0.mac;
+    mac[1] = 0xee;
+    b1.set_mac(eth0.index, mac).await.expect("another MAC");
+    for &own in live.node("b1").addresses() {
+        b1.announce(eth0.index, own).await.expect("announced");
+    }
+    // Shorter than a SYN's repetition, which would be what is measured.
+    let connects = || TcpStream::connect_timeout(&address(VIPS[0]), Duration::from_millis(100));
+    let took = wait_until("recovered", Duration::from_secs(2), || {
+        live.node("client1").run(connects).expect("enters").is_ok()
+    });
+    println!("recovered within {took:?}");
+    assert_eq!(live.spread(VIPS[0], 200).keys().collect::<Vec<_>>(), ["b1"]);
+    let daemon = live.spawn_run();
+    // Neither the dead one nor the drained one, from the first connection on.
+    let spread = live.spread(VIPS[0], 2000);
+    assert_eq!(spread.keys().collect::<Vec<_>>(), ["b1"], "{spread:?}");
+    daemon.wait_for("ready", PATIENCE);
+    assert_eq!(state(&live, 12), "draining");
     daemon.end(Signal::SIGTERM);
 }
 

@@ -64,6 +64,8 @@ pub struct Request {
     pub command: Command,
     /// The peer: `uid 0, pid 4711`.
     pub by: String,
+    /// Whether it is root, who might as well edit the file.
+    pub is_root: bool,
 }
 
 /// Why something was not done.
@@ -78,6 +80,9 @@ pub enum Refused {
     /// Somebody else was faster.
     #[error("{0}")]
     Conflict(String),
+    /// Not this peer's to do.
+    #[error("{0}")]
+    Denied(String),
     /// Allowed only if it is insisted on.
     #[error("{0}")]
     NeedsForce(String),

@@ -96,6 +96,7 @@ impl IntoResponse for Refused {
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Denied(_) => (StatusCode::FORBIDDEN, "denied"),
             Self::NeedsForce(_) => (StatusCode::CONFLICT, "needs_force"),
             Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
@@ -130,7 +131,8 @@ impl Api {
     /// Has the daemon's loop do something.
     async fn ask<T>(&self, peer: &Peer, command: impl FnOnce(Reply<T>) -> Command) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { command: command(reply), by: peer.to_string() };
+        let request =
+            Request { command: command(reply), by: peer.to_string(), is_root: peer.is_root() };
         let busy = || {
             let seconds = PATIENCE.as_secs();
             Refused::Failed(format!("the daemon did not get round to it within {seconds} s"))

@@ -46,6 +46,12 @@ pub(super) struct Peer {
     pid: Option<i32>,
 }
 
+impl Peer {
+    pub(super) fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "uid {}", self.uid)?;

@@ -188,7 +188,7 @@ pub struct BackendConnections {
 /// Why something was not done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// `invalid`, `unknown`, `conflict`, `needs_force`, `failed` or `bad_request`.
+    /// `invalid`, `unknown`, `conflict`, `denied`, `needs_force`, `failed` or `bad_request`.
     pub kind: String,
     /// For people; of a configuration all of its errors, a line or more each.
     pub error: String,

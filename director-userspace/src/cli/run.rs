@@ -2,6 +2,10 @@
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
 use super::{ConfigFile, InstanceName};
 use crate::daemon::{self, DaemonError};
 
@@ -15,14 +19,48 @@ pub(super) struct Args {
     file: ConfigFile,
     #[command(flatten)]
     instance: InstanceName,
+    /// How to log: with fields into the journal, as text or JSON lines to stderr
+    #[arg(long, value_enum, default_value = "auto")]
+    log: Log,
+}
+
+/// The formats of `--log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Log {
+    /// `journal` where stderr is the journal's, else `text`.
+    Auto,
+    /// journald's own protocol: fields can be searched for (`journalctl SERVICE=web`).
+    Journal,
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Sets up where the daemon's log goes. `RUST_LOG` says how much (`info`, `debug`, ...).
+fn log(how: Log) {
+    let filter =
+        || EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    // systemd's sign that stderr is the journal's (systemd.exec(5)).
+    let is_journals = std::env::var_os("JOURNAL_STREAM").is_some();
+    let wants_journal = how == Log::Journal || how == Log::Auto && is_journals;
+    let journal = wants_journal.then(|| tracing_journald::layer().ok()).flatten();
+    if let Some(journal) = journal {
+        let journal = journal.with_field_prefix(None).with_syslog_identifier("director".into());
+        tracing_subscriber::registry().with(filter()).with(journal).init();
+        return;
+    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter());
+    if how == Log::Json {
+        registry.with(lines.json()).init();
+    } else {
+        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log(args.log);
     let path = args.file.config;
     let started = || {
         tracing::info!("running by {}; forwarding outlives this process", path.display());

@@ -71,6 +71,8 @@ struct Probes {
     agent: Option<Arc<AgentTarget>>,
     /// Checks that would go the way the traffic goes, were that way there.
     impossible: usize,
+    /// Whether one of those takes a backend for down at first.
+    starts_down: bool,
 }
 
 /// A change of a service's health.
@@ -167,7 +169,7 @@ impl Care {
     }
 
     /// The services of the configuration that `events` are about.
-    pub(super) fn concerned(&self, events: &[Event]) -> Vec<usize> {
+    pub(super) fn concerned(&mut self, events: &[Event]) -> Vec<usize> {
         let mut services: Vec<usize> = Vec::new();
         for event in events {
             let about = match event {
@@ -178,6 +180,14 @@ impl Care {
         }
         services.sort_unstable();
         services.dedup();
+        // Who answers is remembered no longer for having been down.
+        for event in events {
+            if let Event::Check { target, health } = event
+                && health.up
+            {
+                self.remembered.retain(|(_, address)| *address != target.address);
+            }
+        }
         services
     }
 
@@ -243,15 +253,14 @@ impl Care {
     }
 
     /// How services would be if `config` were in effect. Nothing is remembered.
-    pub(super) fn preview(&self, config: &Config) -> Config {
+    pub(super) fn preview(&self, config: &Config, marks: &Marks) -> Config {
         let mut effective = config.clone();
         let mut checks = Interned::default();
         for (service, effective) in config.services.iter().zip(&mut effective.services) {
             let mut memory = self.memories.get(&service.frontend).cloned().unwrap_or_default();
             let front = service.frontend.to_string();
             *effective = judge(service, &mut memory, now(), |backend| {
-                // As if without marks: what goes the traffic's way is found by its other probes.
-                let probes = probes(service, backend, &Marks::new(), &mut checks);
+                let probes = probes(service, backend, marks, &mut checks);
                 self.facts(service, backend, &probes, self.overrides.of(&front, backend.address))
             })
             .service;
@@ -295,7 +304,10 @@ impl Care {
         by_hand: Override,
     ) -> Facts {
         let is_remembered = self.remembered.contains(&(service.frontend, backend.address));
-        let mut checked = None::<Checked>;
+        let mut checked = (probes.impossible > 0).then(|| Checked {
+            up: !is_remembered && !probes.starts_down,
+            reason: "not asked yet".to_owned(),
+        });
         for target in &probes.checks {
             let health = self.checker.health(target);
             let (up, reason) = health.map_or_else(
@@ -402,6 +414,7 @@ fn probes(service: &Service, backend: &Backend, marks: &Marks, interned: &mut In
                     Some(mark) => Some(*mark),
                     None => {
                         probes.impossible += 1;
+                        probes.starts_down |= check.start == Start::Down;
                         continue;
                     }
                 }

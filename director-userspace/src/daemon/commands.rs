@@ -1,6 +1,6 @@
 //! What the API is asked for.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -15,7 +15,10 @@ use crate::{
         },
     },
     conditions::{Drain, Override, write_whole},
-    config::{self, Config, Loaded},
+    config::{
+        self, Config, Loaded,
+        model::{AgentSource, Probe},
+    },
     datapath::clock_ns,
     director::{Changed, Director, DirectorError},
 };
@@ -25,7 +28,7 @@ const STEPS: usize = 10_000;
 
 impl Daemon {
     /// Does what was asked for, and answers. Whoever asked may be gone.
-    pub(super) async fn command(&mut self, Request { command, by }: Request) {
+    pub(super) async fn command(&mut self, Request { command, by, is_root }: Request) {
         match command {
             Command::Conditions(reply) => answer(reply, Ok(self.conditions())),
             Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
@@ -34,14 +37,14 @@ impl Daemon {
                 answer(reply, planned);
             }
             Command::Apply(text, options, reply) => {
-                let applied = self.apply(text, options, &by).await;
+                let applied = self.apply(text, options, &by, is_root).await;
                 answer(reply, applied);
             }
             Command::History(reply) => {
                 answer(reply, Ok(History { revisions: self.history.revisions().to_vec() }));
             }
             Command::Rollback(request, reply) => {
-                let applied = self.rollback(request, &by).await;
+                let applied = self.rollback(request, &by, is_root).await;
                 answer(reply, applied);
             }
             Command::Drain(request, reply) => {
@@ -106,8 +109,12 @@ impl Daemon {
         text: String,
         options: ApplyOptions,
         by: &str,
+        is_root: bool,
     ) -> Result<Applied, Refused> {
         let Loaded { config, warnings } = parse(&text)?;
+        if !is_root {
+            no_new_programs(&self.config, &config)?;
+        }
         let revision = self.history.revision();
         if options.if_revision.is_some_and(|expected| expected != revision) {
             return Err(Refused::Conflict(format!(
@@ -152,6 +159,7 @@ impl Daemon {
         &mut self,
         RollbackRequest { to, dry_run }: RollbackRequest,
         by: &str,
+        is_root: bool,
     ) -> Result<Applied, Refused> {
         let nothing = || {
             Refused::Unknown("there is no former configuration that differs from this one".into())
@@ -159,7 +167,7 @@ impl Daemon {
         let to = to.or_else(|| self.history.last_other()).ok_or_else(nothing)?;
         let text = self.history.text(to).map_err(|error| Refused::Unknown(error.to_string()))?;
         let options = ApplyOptions { dry_run, force: true, if_revision: None };
-        self.apply(text, options, &format!("rollback to {to}, {by}")).await
+        self.apply(text, options, &format!("rollback to {to}, {by}"), is_root).await
     }
 
     async fn drain(
@@ -275,6 +283,35 @@ fn steps(plan: &crate::plan::Plan) -> Vec<String> {
     plan.brief(STEPS).lines().map(ToOwned::to_owned).collect()
 }
 
+/// Whoever may use the socket is not thereby allowed to run programs on this host.
+fn no_new_programs(before: &Config, after: &Config) -> Result<(), Refused> {
+    let known: HashSet<&[String]> = programs(before).collect();
+    match programs(after).find(|program| !known.contains(program)) {
+        None => Ok(()),
+        Some(program) => Err(Refused::Denied(format!(
+            "it would run {}, which the configuration in effect does not: programs (of checks, \
+             agents and alarms) are taken from root only, who edits the file or applies it",
+            program.join(" ")
+        ))),
+    }
+}
+
+/// Every program that a configuration names, with its arguments.
+fn programs(config: &Config) -> impl Iterator<Item = &[String]> {
+    let of_services = config.services.iter().flat_map(|service| {
+        let checks = service.health.checks.iter().filter_map(|check| match &check.probe {
+            Probe::Exec(exec) => Some(exec.command.as_slice()),
+            _ => None,
+        });
+        let agent = service.health.agent.iter().filter_map(|agent| match &agent.source {
+            AgentSource::Exec(exec) => Some(exec.command.as_slice()),
+            _ => None,
+        });
+        checks.chain(agent)
+    });
+    of_services.chain(config.alarms.exec.iter().map(Vec::as_slice))
+}
+
 /// The backends that are meant: by place of their service, and address.
 fn meant(
     config: &Config,
@@ -333,5 +370,47 @@ impl Drop for Beside {
     fn drop(&mut self) {
         // Gone if it took its place.
         let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(health: &str) -> Config {
+        let yaml = format!(
+            "services: [{{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: tunnel, \
+             {health} backends: [{{address: 10.0.0.1}}]}}]"
+        );
+        config::parse("test", &yaml).expect("valid").config
+    }
+
+    #[test]
+    fn programs_come_from_the_file_only() {
+        let none = config("");
+        let check = config("health: {type: exec, command: [/bin/true, a]},");
+        let other = config("health: {type: exec, command: [/bin/true, b]},");
+        let agent = config("agent: {type: exec, command: [/bin/echo]},");
+        assert_eq!(no_new_programs(&none, &none), Ok(()));
+        assert_eq!(no_new_programs(&check, &check), Ok(()));
+        assert_eq!(no_new_programs(&check, &none), Ok(()));
+        for (before, after) in [(&none, &check), (&check, &other), (&none, &agent)] {
+            let refused = no_new_programs(before, after).expect_err("refused");
+            assert!(refused.to_string().contains("taken from root only"), "{refused}");
+        }
+        let mut alarm = none.clone();
+        alarm.alarms.exec.push(vec!["/bin/false".into()]);
+        assert!(no_new_programs(&none, &alarm).is_err());
+    }
+
+    #[test]
+    fn backends_are_named_by_service_and_address() {
+        let config = config("");
+        let address: IpAddr = "10.0.0.1".parse().expect("an address");
+        assert_eq!(meant(&config, Some("web"), "10.0.0.1"), Ok(vec![(0, address)]));
+        assert_eq!(meant(&config, None, "10.0.0.1"), Ok(vec![(0, address)]));
+        for (service, backend) in [(Some("x"), "10.0.0.1"), (None, "10.0.0.2"), (None, "web")] {
+            assert!(matches!(meant(&config, service, backend), Err(Refused::Unknown(_))));
+        }
     }
 }

@@ -87,7 +87,7 @@ impl Daemon {
     /// Brings a configuration into effect. On an error, the one before stays.
     pub(super) async fn put(&mut self, config: Config) -> Result<Changed, DirectorError> {
         // Judged with what is known; what is new is probed when it is in effect.
-        let effective = self.care.preview(&config);
+        let effective = self.care.preview(&config, &self.marks);
         let changed = match &mut self.director {
             Some(director) => {
                 let changed = director.change(&effective).await;
@@ -115,7 +115,7 @@ impl Daemon {
     /// What `config` would change.
     pub(super) async fn planned(&self, config: &Config) -> Result<Changed, DirectorError> {
         match &self.director {
-            Some(director) => director.plan(&self.care.preview(config)).await,
+            Some(director) => director.plan(&self.care.preview(config, &self.marks)).await,
             None => Ok(Changed { plan: Default::default(), warnings: Vec::new() }),
         }
     }
