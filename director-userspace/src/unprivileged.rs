@@ -68,9 +68,14 @@ impl User {
 
     fn look_up(name: &str) -> Result<Self, UserError> {
         let system = |error: nix::Error| UserError::System { name: name.into(), error };
-        let user = nix::unistd::User::from_name(name).map_err(system)?;
+        let by_name = nix::unistd::User::from_name(name).map_err(system)?;
+        // A number is a name first, as chown(1) has it.
+        let user = match (by_name, name.parse().map(Uid::from_raw)) {
+            (None, Ok(uid)) => nix::unistd::User::from_uid(uid).map_err(system)?,
+            (found, _) => found,
+        };
         let user = user.ok_or_else(|| UserError::Unknown { name: name.into() })?;
-        let c_name = CString::new(name).map_err(|_| UserError::Unknown { name: name.into() })?;
+        let c_name = CString::new(user.name.as_str()).map_err(|_| UserError::Unknown { name: name.into() })?;
         let groups = getgrouplist(&c_name, user.gid).map_err(system)?;
         if user.uid.is_root() {
             return Err(UserError::Root { name: name.into() });

@@ -1116,7 +1116,7 @@ fn every_key_of_a_check_has_its_default() {
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         min: Percent(1),
-        smoothing: Percent(50),
+        smoothing: Percent(80),
     };
     assert_eq!(agent, Some(expected));
     let health = health_of("panic: never\n    slow_start: 30s\n    quorum: 2\n    hysteresis: 1");

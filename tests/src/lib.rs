@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod case;
 pub mod given;
+pub mod health;
 pub mod live;
 pub mod model;
 pub mod packet;

@@ -1,90 +1,157 @@
-//! The set of probes, and the thread they run on.
+//! The set of probes, and the threads they run on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    hash::Hash,
     io,
-    sync::{Arc, mpsc},
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak, mpsc},
     thread,
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{runtime, sync::oneshot, task::AbortHandle};
 
 use super::{
     AgentReport, AgentTarget, Health, Target,
-    events::{Events, Queue, Source},
-    probe::probe,
+    agent::{AgentCell, PreparedAgent},
+    events::{Events, Place, Queue, Source},
+    failure::Failure,
+    limits::raise_descriptors,
+    probe::{Common, Destination, Prepared},
     schedule::{Beats, start_window},
     streak::CheckCell,
 };
-use crate::config::model::Start;
+use crate::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
 
 /// How long the end of a checker waits for its probes to be gone.
 const END: Duration = Duration::from_secs(2);
+/// Agents have no jitter of their own in the configuration.
+const AGENT_JITTER: Percent = Percent(5);
 
 /// All probes. They end with it.
 pub struct Checker {
     queue: Arc<Queue>,
-    checks: HashMap<Arc<Target>, Running>,
-    thread: ProbeThread,
+    common: Arc<Common>,
+    checks: HashMap<Arc<Target>, Running<CheckCell>>,
+    agents: HashMap<Arc<AgentTarget>, Running<AgentCell>>,
+    prepared: HashMap<Arc<HealthCheck>, Weak<Prepared>>,
+    prepared_agents: HashMap<Arc<Agent>, Weak<PreparedAgent>>,
+    network: ProbeThread,
+    /// Starting a program can hang in the file system; that delays no other kind of probe.
+    programs: ProbeThread,
 }
 
-/// A probe that repeats.
-struct Running {
-    cell: Arc<CheckCell>,
+/// A probe that repeats, until this is dropped.
+struct Running<C: Placed> {
+    cell: Arc<C>,
     task: AbortHandle,
 }
 
-impl Drop for Running {
+/// What has a place in the queue.
+trait Placed {
+    fn place(&self) -> &Place;
+}
+
+impl Placed for CheckCell {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Placed for AgentCell {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl<C: Placed> Drop for Running<C> {
     fn drop(&mut self) {
-        self.cell.place.leave();
+        self.cell.place().leave();
         self.task.abort();
     }
 }
 
+/// What two checks have in common that differ in nothing but their times: they see the same state.
+type SameProbe<'a> = (&'a Probe, IpAddr, Option<u16>, Option<u32>);
+
+fn same_probe(target: &Target) -> SameProbe<'_> {
+    (&target.check.probe, target.address, target.port, target.mark)
+}
+
 impl Checker {
-    /// A checker without targets, and where its news come out. Fails if the system gives no thread or
-    /// no event queue.
+    /// A checker without targets, and where its news come out. Raises this process's limit of file
+    /// descriptors to what it may have.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
     pub fn new() -> io::Result<(Self, Events)> {
+        raise_descriptors();
         let queue = Arc::new(Queue::default());
-        let checker =
-            Self { queue: queue.clone(), checks: HashMap::new(), thread: ProbeThread::start()? };
+        let checker = Self {
+            queue: queue.clone(),
+            common: Arc::default(),
+            checks: HashMap::new(),
+            agents: HashMap::new(),
+            prepared: HashMap::new(),
+            prepared_agents: HashMap::new(),
+            network: ProbeThread::start("health")?,
+            programs: ProbeThread::start("health-exec")?,
+        };
         Ok((checker, Events(queue)))
     }
 
     /// Makes these the targets and agents. Known ones go on undisturbed; others end. A new target is
-    /// taken for what `remembered` says, else for what is known of the same probe at the same place
-    /// where only its times were changed, else for what its check's `start` says.
+    /// taken for what `remembered` says, else for what was known of the same probe at the same place
+    /// where only its times have changed, else for what its check's `start` says.
     pub fn set(
         &mut self,
         targets: impl IntoIterator<Item = Target>,
         agents: impl IntoIterator<Item = AgentTarget>,
         remembered: &dyn Fn(&Target) -> Option<bool>,
     ) {
-        let mut before = std::mem::take(&mut self.checks);
-        let mut new = Vec::new();
-        for target in targets {
-            if self.checks.contains_key(&target) {
-                continue;
-            }
-            match before.remove_entry(&target) {
-                Some((target, running)) => {
-                    self.checks.insert(target, running);
-                }
-                None => new.push(Arc::new(target)),
-            }
-        }
+        let (new, gone) = exchange(&mut self.checks, targets);
         let window = start_window(new.len());
+        let known: HashMap<SameProbe<'_>, bool> = gone
+            .iter()
+            .filter(|(_, running)| running.cell.is_asked())
+            .map(|(target, running)| (same_probe(target), running.cell.health().up))
+            .collect();
         for target in new {
-            if self.checks.contains_key(&target) {
-                continue;
-            }
-            let up = remembered(&target).unwrap_or(target.check.start == Start::Up);
+            let up = remembered(&target)
+                .or_else(|| known.get(&same_probe(&target)).copied())
+                .unwrap_or(target.check.start == Start::Up);
             let cell = Arc::new(CheckCell::new(target.clone(), up));
-            let task = self.thread.spawn(repeat(cell.clone(), self.queue.clone(), window));
+            let prepared = prepare(&mut self.prepared, &target.check, Prepared::new);
+            let thread = match target.check.probe {
+                Probe::Exec(_) => &self.programs,
+                _ => &self.network,
+            };
+            let (queue, common) = (self.queue.clone(), self.common.clone());
+            let task = thread.spawn(repeat(cell.clone(), prepared, common, queue, window));
             self.checks.insert(target, Running { cell, task });
         }
-        let _ = agents.into_iter();
+        self.prepared.retain(|_, prepared| prepared.strong_count() > 0);
+        self.set_agents(agents);
+    }
+
+    fn set_agents(&mut self, agents: impl IntoIterator<Item = AgentTarget>) {
+        let (new, _) = exchange(&mut self.agents, agents);
+        let window = start_window(new.len());
+        for target in new {
+            let cell = Arc::new(AgentCell::new(target.clone()));
+            let prepared = prepare(&mut self.prepared_agents, &target.agent, PreparedAgent::new);
+            let thread = match target.agent.source {
+                AgentSource::Exec(_) => &self.programs,
+                _ => &self.network,
+            };
+            let (queue, common) = (self.queue.clone(), self.common.clone());
+            let task = thread.spawn(repeat_agent(cell.clone(), prepared, common, queue, window));
+            self.agents.insert(target, Running { cell, task });
+        }
+        self.prepared_agents.retain(|_, prepared| prepared.strong_count() > 0);
     }
 
     /// What is known of `target`; none if it is not among the targets.
@@ -92,9 +159,9 @@ impl Checker {
         self.checks.get(target).map(|running| running.cell.health())
     }
 
-    /// What is known of an agent; none if it is not among them or has not been asked yet.
-    pub fn agent(&self, _target: &AgentTarget) -> Option<AgentReport> {
-        None
+    /// What is known of an agent; none if it is not among them.
+    pub fn agent(&self, target: &AgentTarget) -> Option<AgentReport> {
+        self.agents.get(target).map(|running| running.cell.report())
     }
 
     /// Every target, and what is known of it, in no order.
@@ -105,9 +172,10 @@ impl Checker {
     /// How many targets and agents have not been asked once.
     pub fn unsettled(&self) -> usize {
         self.checks.values().filter(|running| !running.cell.is_asked()).count()
+            + self.agents.values().filter(|running| !running.cell.is_asked()).count()
     }
 
-    /// Whether each target and agent has been asked once.
+    /// Whether each target and agent has been asked once, whatever came of it.
     pub fn is_settled(&self) -> bool {
         self.unsettled() == 0
     }
@@ -116,19 +184,91 @@ impl Checker {
 impl Drop for Checker {
     fn drop(&mut self) {
         self.checks.clear();
-        self.thread.stop();
+        self.agents.clear();
+        self.network.stop();
+        self.programs.stop();
         self.queue.close();
     }
 }
 
+/// Keeps of `running` what is in `wanted`: what is wanted and does not run, each once, and what ran
+/// and is not wanted.
+fn exchange<T: Hash + Eq, C: Placed>(
+    running: &mut HashMap<Arc<T>, Running<C>>,
+    wanted: impl IntoIterator<Item = T>,
+) -> (HashSet<Arc<T>>, HashMap<Arc<T>, Running<C>>) {
+    let mut before = std::mem::take(running);
+    let mut new = HashSet::new();
+    for target in wanted {
+        if let Some((target, known)) = before.remove_entry(&target) {
+            running.insert(target, known);
+        } else if !running.contains_key(&target) {
+            new.insert(Arc::new(target));
+        }
+    }
+    (new, before)
+}
+
+/// `what` made ready, once for all who share it.
+fn prepare<T: Hash + Eq, P>(
+    known: &mut HashMap<Arc<T>, Weak<P>>,
+    what: &Arc<T>,
+    make: impl FnOnce(&T) -> P,
+) -> Arc<P> {
+    if let Some(prepared) = known.get(what).and_then(Weak::upgrade) {
+        return prepared;
+    }
+    let prepared = Arc::new(make(what));
+    known.insert(what.clone(), Arc::downgrade(&prepared));
+    prepared
+}
+
 /// Probes until it is aborted.
-async fn repeat(cell: Arc<CheckCell>, queue: Arc<Queue>, window: Duration) {
-    let check = &cell.target.check;
+async fn repeat(
+    cell: Arc<CheckCell>,
+    prepared: Arc<Prepared>,
+    common: Arc<Common>,
+    queue: Arc<Queue>,
+    window: Duration,
+) {
+    let Target { check, address, port, mark } = &*cell.target;
+    let to = Destination { address: *address, port: *port, mark: *mark };
     let mut beats = Beats::new(check.interval, check.jitter, window);
     loop {
         beats.wait().await;
-        if cell.record(probe(&cell.target).await) {
+        if cell.record(guarded(|| prepared.probe(to, &common)).await) {
             queue.push(Source::Check(cell.clone()));
+        }
+    }
+}
+
+/// Probes. A fault in a probe's program does not end the probing of its target for good.
+async fn guarded<T, F>(probe: impl FnOnce() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    // On the heap, for as long as it takes: thousands of targets wait most of the time.
+    let probe = Box::pin(probe());
+    // Nothing that probes share is left half changed: see `lock`.
+    AssertUnwindSafe(probe)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Failure::host("not probed: a fault in director; its log has more")))
+}
+
+/// Asks until it is aborted.
+async fn repeat_agent(
+    cell: Arc<AgentCell>,
+    prepared: Arc<PreparedAgent>,
+    common: Arc<Common>,
+    queue: Arc<Queue>,
+    window: Duration,
+) {
+    let mut beats = Beats::new(cell.target.agent.interval, AGENT_JITTER, window);
+    loop {
+        beats.wait().await;
+        if cell.record(guarded(|| prepared.ask(&cell.target, &common)).await) {
+            queue.push(Source::Agent(cell.clone()));
         }
     }
 }
@@ -141,15 +281,15 @@ struct ProbeThread {
 }
 
 impl ProbeThread {
-    fn start() -> io::Result<Self> {
+    fn start(name: &str) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stops) = oneshot::channel::<()>();
         let (gone, stopped) = mpsc::channel();
-        thread::Builder::new().name("health".into()).spawn(move || {
+        thread::Builder::new().name(name.into()).spawn(move || {
             // Either word for the end: sent, or its sender gone.
             let _ = runtime.block_on(stops);
-            // Does not wait for a program's start, or a user's name, that hangs in the system.
+            // Does not wait for a name service or a disk that hangs.
             runtime.shutdown_background();
             let _ = gone.send(());
         })?;

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Event, streak::CheckCell};
+use super::{Event, agent::AgentCell, streak::CheckCell};
 
 /// Locks what no holder leaves half changed, so that a panic elsewhere means nothing to it.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -21,6 +21,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone)]
 pub(super) enum Source {
     Check(Arc<CheckCell>),
+    Agent(Arc<AgentCell>),
 }
 
 /// Whether a source waits in the queue, and whether it is still wanted.
@@ -78,6 +79,7 @@ impl Source {
     fn place(&self) -> &Place {
         match self {
             Self::Check(cell) => &cell.place,
+            Self::Agent(cell) => &cell.place,
         }
     }
 
@@ -85,6 +87,9 @@ impl Source {
         match self {
             Self::Check(cell) => {
                 Event::Check { target: cell.target.clone(), health: cell.health() }
+            }
+            Self::Agent(cell) => {
+                Event::Agent { target: cell.target.clone(), report: cell.report() }
             }
         }
     }

@@ -30,9 +30,18 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&io::Error> for Failure {
+    fn from(error: &io::Error) -> Self {
         let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
             return Self::Backend(match error.kind() {
-                io::ErrorKind::UnexpectedEof => "closed the connection too early".into(),
+                io::ErrorKind::BrokenPipe => "connection closed".into(),
+                io::ErrorKind::UnexpectedEof => {
+                    "closed the connection before a whole answer".into()
+                }
                 _ => one_line(&error.to_string()),
             });
         };

@@ -9,9 +9,12 @@
 //! checks the daemon. Every wait is on the monotonic clock: setting the wall clock changes nothing
 //! but the times shown.
 
+mod agent;
 mod checker;
 mod events;
 mod failure;
+mod hyper_tasks;
+mod limits;
 mod probe;
 mod schedule;
 mod socket;

@@ -50,10 +50,10 @@ impl Beats {
         self.next = base + after;
     }
 
-    /// An interval; `random` is from 0 to 1.
+    /// An interval, never a longer one: a backend that fails is down within `fall` intervals and a
+    /// timeout. `random` is from 0 to 1.
     fn jittered(&self, random: f64) -> Duration {
-        let part = f64::from(self.jitter.0) / 100.0;
-        self.interval.mul_f64(1.0 + part * (2.0 * random - 1.0))
+        self.interval.mul_f64(1.0 - f64::from(self.jitter.0.min(100)) / 100.0 * random)
     }
 }
 
@@ -66,11 +66,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_longer_or_shorter_by_the_jitter() {
+    fn an_interval_is_shorter_by_the_jitter() {
         let seconds = |jitter, random| beats(jitter).jittered(random).as_secs_f64();
         assert_eq!([seconds(0, 0.0), seconds(0, 1.0)], [10.0, 10.0]);
-        assert_eq!([seconds(20, 0.0), seconds(20, 0.5), seconds(20, 1.0)], [8.0, 10.0, 12.0]);
-        assert_eq!([seconds(100, 0.0), seconds(100, 1.0)], [0.0, 20.0]);
+        assert_eq!([seconds(20, 0.0), seconds(20, 0.5), seconds(20, 1.0)], [10.0, 9.0, 8.0]);
+        assert_eq!([seconds(100, 0.0), seconds(100, 1.0)], [10.0, 0.0]);
     }
 
     #[test]

@@ -1,17 +1,27 @@
 //! Sockets of probes: not inherited by programs, marked, never blocking.
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::TcpSocket;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpSocket, TcpStream, UdpSocket},
+};
 
 use super::failure::Failure;
 
+/// Most bytes that a stream may send before a probe has had enough: more than the headers, the body
+/// and the certificates that any probe looks at.
+pub(super) const ENOUGH: usize = 256 << 10;
+
 /// Marks the packets of `socket`.
-pub(super) fn mark(socket: &impl AsFd, mark: Option<u32>) -> Result<(), Failure> {
+fn mark(socket: &impl AsFd, mark: Option<u32>) -> Result<(), Failure> {
     let Some(mark) = mark else { return Ok(()) };
     setsockopt(socket, sockopt::Mark, &mark).map_err(|errno| {
         Failure::host(format!("not probed: packets cannot be marked: {}", errno.desc()))
@@ -22,8 +32,8 @@ pub(super) fn mark(socket: &impl AsFd, mark: Option<u32>) -> Result<(), Failure>
 ///
 /// It is closed by a reset (linger 0). A probe has got what it wanted by then, or given up; an
 /// orderly close from this side would leave a TIME_WAIT entry for a minute: 120,000 of them with
-/// 2,000 backends asked every second. Where the backend ends the conversation, as HTTP's `Connection:
-/// close` asks for, the probe waits a little for that, so that the backend sees an orderly end too.
+/// 2,000 backends asked every second. Where there was a conversation, the probe first waits a
+/// little for its orderly end.
 fn tcp_socket(to: SocketAddr, marked: Option<u32>) -> Result<TcpSocket, Failure> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -34,6 +44,14 @@ fn tcp_socket(to: SocketAddr, marked: Option<u32>) -> Result<TcpSocket, Failure>
     Ok(socket)
 }
 
+/// Connects, to talk.
+pub(super) async fn connect(to: SocketAddr, mark: Option<u32>) -> Result<Stream, Failure> {
+    let stream = tcp_socket(to, mark)?.connect(to).await?;
+    // Requests are written whole.
+    stream.set_nodelay(true)?;
+    Ok(Stream { inner: stream, left: ENOUGH })
+}
+
 /// Connects, and takes it back before the backend's program has been told.
 ///
 /// The acknowledgement that would complete the handshake is delayed (TCP_QUICKACK off), and the reset
@@ -42,22 +60,82 @@ fn tcp_socket(to: SocketAddr, marked: Option<u32>) -> Result<TcpSocket, Failure>
 /// woken or logs a connection that said nothing, and neither side keeps a TIME_WAIT entry.
 pub(super) async fn knock(to: SocketAddr, mark: Option<u32>) -> Result<(), Failure> {
     let socket = tcp_socket(to, mark)?;
-    delay_acknowledgement(&socket);
+    // Where this does not work the backend accepts a connection that ends at once, which is no harm.
+    let _ = set_option(&socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &0);
     socket.connect(to).await?;
     Ok(())
 }
 
-/// Where it does not work the backend accepts a connection that ends at once, which is no harm.
-fn delay_acknowledgement(socket: &TcpSocket) {
-    let off: libc::c_int = 0;
-    // SAFETY: the descriptor is open, and the option's value is an int that lives through the call.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_QUICKACK,
-            (&raw const off).cast(),
-            size_of_val(&off) as libc::socklen_t,
-        )
+/// A UDP socket that takes datagrams of `to` only, and every ICMP error about those it sends.
+pub(super) async fn udp(to: SocketAddr, marked: Option<u32>) -> Result<UdpSocket, Failure> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    mark(&socket, marked)?;
+    // Without it only "port unreachable" is told, not "host unreachable" or "filtered".
+    let reported = match to {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
+    };
+    reported.map_err(io::Error::from)?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
+
+/// Sets an option that nix has no name for.
+pub(super) fn set_option<T: Copy>(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the value lives through the call, and its size is told.
+    let result = unsafe {
+        let value = std::ptr::from_ref(value).cast();
+        libc::setsockopt(socket.as_raw_fd(), level, name, value, size_of::<T>() as libc::socklen_t)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A connection that may send [`ENOUGH`] bytes.
+pub(super) struct Stream {
+    inner: TcpStream,
+    left: usize,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            let error = format!("sent more than {} KiB", ENOUGH >> 10);
+            return Poll::Ready(Err(io::Error::other(error)));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        self.left = self.left.saturating_sub(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
 }

@@ -169,4 +169,8 @@ async fn root_and_strangers_are_refused() {
     assert!(error.contains("useradd --system no-such-user-here"), "{error}");
     assert!(User::find("a\0b").await.is_err());
     assert_eq!(User::find(DEFAULT_USER).await.expect("nobody").name(), "nobody");
+    let by_number = User::find("65534").await.expect("nobody");
+    assert_eq!(by_number.uid, User::find(DEFAULT_USER).await.expect("nobody").uid);
+    assert!(matches!(User::find("0").await, Err(UserError::Root { .. })));
+    assert!(matches!(User::find("4123456789").await, Err(UserError::Unknown { .. })));
 }

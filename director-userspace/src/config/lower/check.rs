@@ -162,7 +162,8 @@ pub(super) fn agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<Agent> {
         interval,
         timeout,
         min: min?.unwrap_or(Percent(1)),
-        smoothing: smoothing?.unwrap_or(Percent(50)),
+        // Two reports that are alike, and the share is what they say.
+        smoothing: smoothing?.unwrap_or(Percent(80)),
     })
 }
 

@@ -72,7 +72,7 @@ pub struct HealthCheck {
     pub rise: u16,
     /// So many failures in a row make it down; at least 1.
     pub fall: u16,
-    /// Each interval is longer or shorter by up to this, so that probes of many directors spread.
+    /// Each interval is shorter by up to this, so that probes of many directors spread.
     pub jitter: Percent,
     /// What a backend is taken for before it has been asked.
     pub start: Start,

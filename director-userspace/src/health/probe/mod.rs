@@ -1,35 +1,144 @@
 //! One probe, from its start to its result.
 
-use std::{net::SocketAddr, time::Instant};
+mod dns;
+mod echo;
+mod echo_packet;
+pub(super) mod exec;
+mod grpc;
+pub(super) mod http;
+mod tls;
+mod udp;
 
-use tokio::time::timeout;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
 
 use super::{
-    Target,
     failure::{Failure, shown},
     socket,
     streak::Outcome,
 };
-use crate::config::model::Probe;
+use crate::config::model::{HealthCheck, Probe};
 
-/// Probes `target` once. Ends at the timeout at the latest.
-pub(super) async fn probe(target: &Target) -> Outcome {
-    let limit = target.check.timeout;
-    let start = Instant::now();
-    match timeout(limit, run(target)).await {
-        Ok(result) => result.map(|()| Some(start.elapsed())),
-        Err(_) => Err(Failure::backend(format!("no answer within {}", shown(limit)))),
+/// What probes share.
+#[derive(Default)]
+pub(super) struct Common {
+    pub(super) tls: tls::Tls,
+    echo: echo::EchoSockets,
+}
+
+/// A check, made ready once for all its targets.
+pub(super) struct Prepared {
+    timeout: Duration,
+    kind: Kind,
+}
+
+enum Kind {
+    Tcp,
+    Http(http::Ask),
+    Dns(dns::Question),
+    Udp(udp::Datagram),
+    Icmp,
+    Exec(exec::Program),
+    Grpc(grpc::Call),
+    /// What a configuration that was checked never has.
+    Unfit(Failure),
+}
+
+/// Where a probe goes, and how its packets are marked.
+#[derive(Clone, Copy)]
+pub(super) struct Destination {
+    pub(super) address: IpAddr,
+    pub(super) port: Option<u16>,
+    pub(super) mark: Option<u32>,
+}
+
+impl Destination {
+    pub(super) fn socket(&self) -> Result<SocketAddr, Failure> {
+        let port = self.port.ok_or_else(|| Failure::host("not probed: it has no port"))?;
+        Ok(SocketAddr::new(self.address, port))
     }
 }
 
-async fn run(target: &Target) -> Result<(), Failure> {
-    match &target.check.probe {
-        Probe::Tcp => socket::knock(socket_address(target)?, target.mark).await,
-        other => Err(Failure::host(format!("not probed: no {} probe yet", other.as_str()))),
+impl Prepared {
+    pub(super) fn new(check: &HealthCheck) -> Self {
+        let kind = match &check.probe {
+            Probe::Tcp => Ok(Kind::Tcp),
+            Probe::Http(probe) => http::Ask::new(probe, false).map(Kind::Http),
+            Probe::Https(probe) => http::Ask::new(probe, true).map(Kind::Http),
+            Probe::Dns(probe) => dns::Question::new(probe).map(Kind::Dns),
+            Probe::Udp(probe) => udp::Datagram::new(probe).map(Kind::Udp),
+            Probe::Icmp => Ok(Kind::Icmp),
+            Probe::Exec(probe) => Ok(Kind::Exec(exec::Program::new(probe))),
+            Probe::Grpc(probe) => Ok(Kind::Grpc(grpc::Call::new(probe))),
+        };
+        Self { timeout: check.timeout, kind: kind.unwrap_or_else(Kind::Unfit) }
+    }
+
+    /// Probes once. Ends at the timeout at the latest.
+    pub(super) async fn probe(&self, to: Destination, common: &Arc<Common>) -> Outcome {
+        let start = Instant::now();
+        let took = |()| Some(start.elapsed());
+        // It sees to its time itself, and kills what is left.
+        if let Kind::Exec(program) = &self.kind {
+            return Box::pin(program.check(to, self.timeout)).await.map(|_| took(()));
+        }
+        within(self.timeout, async |stage| match &self.kind {
+            Kind::Tcp => {
+                stage.enter(Stage::CONNECT);
+                socket::knock(to.socket()?, to.mark).await.map(took)
+            }
+            // The large ones apart, so that the small ones stay small.
+            Kind::Http(ask) => Box::pin(ask.check(to, common, stage)).await.map(took),
+            Kind::Grpc(call) => Box::pin(call.check(to, stage)).await.map(took),
+            Kind::Dns(question) => question.ask(to).await.map(took),
+            Kind::Udp(datagram) => datagram.send(to, start + self.timeout).await,
+            Kind::Icmp => common.echo.ask(to.address, to.mark).await.map(took),
+            Kind::Exec(_) => unreachable!("done above"),
+            Kind::Unfit(failure) => Err(failure.clone()),
+        })
+        .await
     }
 }
 
-fn socket_address(target: &Target) -> Result<SocketAddr, Failure> {
-    let port = target.port.ok_or_else(|| Failure::host("not probed: the check has no port"))?;
-    Ok(SocketAddr::new(target.address, port))
+/// How far a probe has come, for what is said when its time is up.
+pub(super) struct Stage(AtomicU8);
+
+impl Stage {
+    pub(super) const ANSWER: u8 = 0;
+    pub(super) const CONNECT: u8 = 1;
+    pub(super) const HANDSHAKE: u8 = 2;
+    pub(super) const BODY: u8 = 3;
+
+    pub(super) fn enter(&self, stage: u8) {
+        self.0.store(stage, Ordering::Relaxed);
+    }
+
+    fn missing(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            Self::CONNECT => "no connection",
+            Self::HANDSHAKE => "no TLS handshake",
+            Self::BODY => "no whole body",
+            _ => "no answer",
+        }
+    }
+}
+
+/// Runs `probe` for `limit` at most.
+pub(super) async fn within<T>(
+    limit: Duration,
+    probe: impl AsyncFnOnce(&Stage) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let stage = Stage(AtomicU8::new(Stage::ANSWER));
+    match timeout(limit, probe(&stage)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::backend(format!("{} within {}", stage.missing(), shown(limit)))),
+    }
 }

@@ -1,0 +1,79 @@
+//! The share of its weight that a backend is to have, smoothed.
+
+use crate::config::model::{Agent, Percent};
+
+/// A rest of the way that is not worth another report. Percent.
+const NEAR: f64 = 5.0;
+
+/// A share on its way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Share(Option<f64>);
+
+impl Share {
+    /// An agent reports `said` percent. The first report holds at once: there is nothing to smooth.
+    pub(super) fn report(&mut self, said: u8, agent: &Agent) {
+        let said = f64::from(said.max(agent.min.0));
+        let Some(last) = self.0 else {
+            self.0 = Some(said);
+            return;
+        };
+        let step = (said - last) * f64::from(agent.smoothing.0) / 100.0;
+        let rest = said - last - step;
+        // A short rest that is no longer than the step is gone with it: figures settle, instead of
+        // creeping up on what was said for ever.
+        let arrived = rest.abs() <= NEAR && rest.abs() <= step.abs();
+        self.0 = Some(if arrived { said } else { last + step });
+    }
+
+    /// Percent, never below `min`.
+    pub(super) fn percent(&self, min: Percent) -> Option<u8> {
+        self.0.map(|share| (share.round().clamp(0.0, 100.0) as u8).max(min.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::model::AgentSource;
+
+    /// The shares after each report.
+    fn shares(smoothing: u8, min: u8, reports: &[u8]) -> Vec<u8> {
+        let agent = Agent {
+            source: AgentSource::Agent { port: 1.try_into().unwrap() },
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            min: Percent(min),
+            smoothing: Percent(smoothing),
+        };
+        let mut share = Share::default();
+        let report = |&said: &u8| {
+            share.report(said, &agent);
+            share.percent(agent.min).unwrap()
+        };
+        reports.iter().map(report).collect()
+    }
+
+    #[test]
+    fn a_share_goes_part_of_the_way_at_each_report() {
+        assert_eq!(Share::default().percent(Percent(10)), None);
+        assert_eq!(shares(100, 0, &[100, 25, 50]), [100, 25, 50]);
+        assert_eq!(shares(50, 0, &[100, 20, 20, 20, 20, 20]), [100, 60, 40, 30, 20, 20]);
+        assert_eq!(shares(10, 0, &[50, 60, 60]), [50, 51, 52], "slow ones are not hurried");
+        assert_eq!(shares(1, 0, &[0, 100, 100]), [0, 1, 2]);
+    }
+
+    #[test]
+    fn with_eighty_percent_two_reports_are_enough() {
+        assert_eq!(shares(80, 0, &[100, 25, 25]), [100, 40, 25]);
+        assert_eq!(shares(80, 0, &[100, 0, 0]), [100, 20, 0]);
+        assert_eq!(shares(80, 0, &[0, 100, 100]), [0, 80, 100]);
+    }
+
+    #[test]
+    fn a_share_never_goes_below_the_least() {
+        assert_eq!(shares(50, 30, &[0, 100, 0, 0, 0]), [30, 65, 48, 39, 30]);
+        assert_eq!(shares(100, 100, &[0]), [100]);
+    }
+}

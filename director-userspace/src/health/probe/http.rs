@@ -1,0 +1,344 @@
+//! An HTTP request, in clear or over TLS, in HTTP/1.1 or HTTP/2.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{
+    HeaderMap, Method, Request, Response, Uri,
+    body::{Body, Incoming},
+    client::conn::{http1, http2},
+    header::{self, HeaderName, HeaderValue},
+    rt::{Read, Write},
+};
+use hyper_util::rt::TokioIo;
+use regex::bytes::Regex;
+use tokio::time::timeout;
+
+use super::{
+    super::{failure::Failure, socket},
+    Common, Destination, Stage,
+    tls::Wants,
+    udp::expression,
+};
+use crate::{
+    config::model::{HttpProbe, HttpVersion},
+    health::hyper_tasks::Tasks,
+};
+
+/// How much of a body is looked at. Bytes.
+const LOOKED_AT: usize = 64 << 10;
+/// Longest head of an answer. Bytes.
+const HEAD: usize = 64 << 10;
+/// How long an orderly end of the conversation is waited for, once the answer is there.
+pub(super) const FAREWELL: Duration = Duration::from_millis(100);
+
+/// A request, and what makes its answer a good one.
+pub(in super::super) struct Ask {
+    method: Method,
+    path: String,
+    host: Option<String>,
+    headers: HeaderMap,
+    status: Vec<RangeInclusive<u16>>,
+    body: Option<Regex>,
+    http2: bool,
+    tls: Option<Secured>,
+}
+
+/// TLS, if it is spoken.
+struct Secured {
+    name: Option<String>,
+    verify: bool,
+}
+
+/// What came back.
+pub(in super::super) struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    /// Its beginning, where it was wanted.
+    body: Vec<u8>,
+}
+
+/// Why a conversation has no good answer.
+enum Ended {
+    /// It came to its end.
+    Judged(Failure),
+    /// It did not.
+    Broken(hyper::Error),
+}
+
+impl Ask {
+    pub(super) fn new(probe: &HttpProbe, tls: bool) -> Result<Self, Failure> {
+        let unfit = |what: &str, text: &str| {
+            Failure::host(format!("not probed: {text:?} is no HTTP {what}"))
+        };
+        let method = Method::from_bytes(probe.method.as_bytes())
+            .map_err(|_| unfit("method", &probe.method))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &probe.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let name = name.map_err(|_| unfit("header", &probe.method))?;
+            let value = HeaderValue::from_str(value).map_err(|_| unfit("header value", value))?;
+            headers.append(name, value);
+        }
+        let name = probe.sni.clone().or_else(|| probe.host.as_deref().and_then(name_in));
+        Ok(Self {
+            method,
+            path: probe.path.clone(),
+            host: probe.host.clone(),
+            headers,
+            status: probe.status.clone(),
+            body: probe.body.as_deref().map(expression).transpose()?,
+            http2: probe.version == HttpVersion::Http2,
+            tls: tls.then_some(Secured { name, verify: probe.verify }),
+        })
+    }
+
+    /// An agent's: GET, over HTTP/1.1 in clear.
+    pub(in super::super) fn get(path: &str) -> Self {
+        Self {
+            method: Method::GET,
+            path: path.to_owned(),
+            host: None,
+            headers: HeaderMap::new(),
+            status: vec![200..=299],
+            body: None,
+            http2: false,
+            tls: None,
+        }
+    }
+
+    pub(super) async fn check(
+        &self,
+        to: Destination,
+        common: &Arc<Common>,
+        stage: &Stage,
+    ) -> Result<(), Failure> {
+        let answer = self.answer(to, common, stage).await?;
+        let Some(wanted) = &self.body else { return Ok(()) };
+        if wanted.is_match(&answer.body) {
+            return Ok(());
+        }
+        let looked = match answer.body.len() {
+            0 => "the body is empty, and".to_owned(),
+            LOOKED_AT => format!("the first {} KiB of the body", LOOKED_AT >> 10),
+            length => format!("the body ({length} bytes)"),
+        };
+        Err(Failure::backend(format!("{looked} does not match {:?}", wanted.as_str())))
+    }
+
+    /// The value of a header of a good answer, as text.
+    pub(in super::super) async fn header(
+        &self,
+        to: Destination,
+        common: &Arc<Common>,
+        stage: &Stage,
+        name: &str,
+    ) -> Result<String, Failure> {
+        let answer = self.answer(to, common, stage).await?;
+        match answer.headers.get(name) {
+            Some(value) => Ok(String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            None => Err(Failure::backend(format!("answered {} without {name}", answer.status))),
+        }
+    }
+
+    async fn answer(
+        &self,
+        to: Destination,
+        common: &Arc<Common>,
+        stage: &Stage,
+    ) -> Result<Answer, Failure> {
+        let place = to.socket()?;
+        let request = self.request(&place.to_string(), &to.address.to_string())?;
+        stage.enter(Stage::CONNECT);
+        let stream = socket::connect(place, to.mark).await?;
+        let Some(tls) = &self.tls else {
+            return self.talk(TokioIo::new(stream), request, stage).await;
+        };
+        stage.enter(Stage::HANDSHAKE);
+        let wants = Wants { verify: tls.verify, http2: self.http2 };
+        let stream = common.tls.connect(stream, tls.name.as_deref(), to.address, wants).await?;
+        self.talk(TokioIo::new(stream), request, stage).await
+    }
+
+    /// `place` is the address with the port.
+    fn request(&self, place: &str, address: &str) -> Result<Request<Empty<Bytes>>, Failure> {
+        let unfit = |_| Failure::host(format!("not probed: {:?} is no HTTP path", self.path));
+        let host = self.host.clone().unwrap_or_else(|| {
+            if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+        });
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = self.method.clone();
+        if self.http2 {
+            let scheme = if self.tls.is_some() { "https" } else { "http" };
+            let authority = self.host.as_deref().unwrap_or(place);
+            let uri = Uri::builder().scheme(scheme).authority(authority);
+            *request.uri_mut() = uri.path_and_query(&*self.path).build().map_err(unfit)?;
+        } else {
+            *request.uri_mut() =
+                Uri::builder().path_and_query(&*self.path).build().map_err(unfit)?;
+            let value = HeaderValue::from_str(&host);
+            let value =
+                value.map_err(|_| Failure::host(format!("not probed: bad Host {host:?}")))?;
+            let headers = request.headers_mut();
+            headers.insert(header::HOST, value);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let headers = request.headers_mut();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("director-health-check"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        // These replace ours of the same name.
+        for name in self.headers.keys() {
+            headers.remove(name);
+        }
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        Ok(request)
+    }
+
+    async fn talk<S>(
+        &self,
+        stream: S,
+        request: Request<Empty<Bytes>>,
+        stage: &Stage,
+    ) -> Result<Answer, Failure>
+    where
+        S: Read + Write + Unpin + Send + 'static,
+    {
+        stage.enter(Stage::ANSWER);
+        let mut tasks = Tasks::default();
+        let response = if self.http2 {
+            let mut http = http2::Builder::new(tasks.executor());
+            http.initial_stream_window_size(LOOKED_AT as u32);
+            http.initial_connection_window_size(LOOKED_AT as u32);
+            http.max_header_list_size(HEAD as u32);
+            match http.handshake(stream).await {
+                Ok((mut sender, connection)) => {
+                    tasks.connection(connection);
+                    sender.send_request(request).await
+                }
+                Err(error) => Err(error),
+            }
+        } else {
+            let mut http = http1::Builder::new();
+            http.max_buf_size(HEAD);
+            match http.handshake(stream).await {
+                Ok((mut sender, connection)) => {
+                    tasks.connection(connection);
+                    sender.send_request(request).await
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let result = match response {
+            Ok(response) => self.take(response, stage).await,
+            Err(error) => Err(Ended::Broken(error)),
+        };
+        let (answer, rest) = match result {
+            Ok(taken) => taken,
+            Err(Ended::Judged(failure)) => return Err(failure),
+            Err(Ended::Broken(error)) => {
+                let spoken = if self.http2 { "HTTP/2" } else { "HTTP/1.1" };
+                return Err(hyper_failure(&tasks.cause(error).await, spoken));
+            }
+        };
+        // The result is there, and waits for nobody.
+        tokio::spawn(timeout(FAREWELL, async move {
+            drain(rest).await;
+            tasks.join().await;
+        }));
+        Ok(answer)
+    }
+
+    /// Reads as much of the answer as is looked at, and gives back the rest.
+    async fn take(
+        &self,
+        response: Response<Incoming>,
+        stage: &Stage,
+    ) -> Result<(Answer, Incoming), Ended> {
+        let status = response.status().as_u16();
+        if !self.status.iter().any(|range| range.contains(&status)) {
+            let reason = format!("answered {status}, wanted {}", self.wanted());
+            return Err(Ended::Judged(Failure::Backend(reason)));
+        }
+        let (head, mut rest) = response.into_parts();
+        let mut body = Vec::new();
+        if self.body.is_some() {
+            stage.enter(Stage::BODY);
+            while body.len() < LOOKED_AT
+                && let Some(frame) = rest.frame().await
+            {
+                let frame = frame.map_err(Ended::Broken)?;
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                body.extend_from_slice(&data[..data.len().min(LOOKED_AT - body.len())]);
+            }
+        }
+        Ok((Answer { status, headers: head.headers, body }, rest))
+    }
+
+    /// The good status codes: `200-299, 404`.
+    fn wanted(&self) -> String {
+        let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        self.status.iter().map(range).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Reads what is left of a short body, so that a server which is about to finish can.
+async fn drain(mut body: Incoming) {
+    let mut left = LOOKED_AT;
+    if body.size_hint().lower() > left as u64 {
+        return;
+    }
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// The name in a Host header: without its port; none if it is an address.
+fn name_in(host: &str) -> Option<String> {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_address = name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok();
+    (!is_address && !name.is_empty()).then(|| name.to_owned())
+}
+
+/// What went wrong in a conversation, in words. `spoken` is what should have been.
+pub(super) fn hyper_failure(error: &hyper::Error, spoken: &str) -> Failure {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(tls) = super::tls::tls_error(inner) {
+            return Failure::Backend(super::tls::describe(tls, "the host"));
+        }
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return io.into();
+        }
+        source = inner.source();
+    }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        // hyper keeps to itself what ended an HTTP/2 connection.
+        return Failure::backend(match spoken {
+            "HTTP/2" => "closed the connection, or speaks no HTTP/2",
+            _ => "closed the connection before a whole answer",
+        });
+    }
+    // hyper has no name for this: bytes that came before the request was sent.
+    if error.to_string().contains("unexpected message") {
+        return Failure::backend(format!("talks before it is asked: this is not {spoken}"));
+    }
+    if error.is_parse() {
+        let reason = format!("answered what is not {spoken}: {error}");
+        return Failure::Backend(super::super::failure::one_line(&reason));
+    }
+    let detail =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Failure::Backend(super::super::failure::one_line(&format!("{spoken}: {detail}")))
+}

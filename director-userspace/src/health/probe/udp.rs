@@ -1,0 +1,70 @@
+//! A datagram, and maybe an answer.
+
+use regex::bytes::Regex;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    super::{
+        failure::{Failure, one_line},
+        socket,
+        streak::Outcome,
+    },
+    Destination,
+};
+use crate::config::model::UdpProbe;
+
+/// More than any datagram.
+const DATAGRAM: usize = 64 << 10;
+
+pub(super) struct Datagram {
+    bytes: Vec<u8>,
+    expect: Option<Regex>,
+}
+
+impl Datagram {
+    pub(super) fn new(probe: &UdpProbe) -> Result<Self, Failure> {
+        let expect = probe.expect.as_deref().map(expression).transpose()?;
+        Ok(Self { bytes: probe.send.clone().into_bytes(), expect })
+    }
+
+    /// Sends it. Without `expect` the whole time is waited for an error, unless an answer comes.
+    pub(super) async fn send(&self, to: Destination, deadline: Instant) -> Outcome {
+        let start = Instant::now();
+        let socket = socket::udp(to.socket()?, to.mark).await?;
+        socket.send(&self.bytes).await?;
+        let mut buffer = vec![0; DATAGRAM];
+        let answer = socket.recv(&mut buffer);
+        let Some(expect) = &self.expect else {
+            return match timeout_at(deadline, answer).await {
+                Ok(answer) => answer.map(|_| Some(start.elapsed())).map_err(refused),
+                Err(_) => Ok(None),
+            };
+        };
+        let length = answer.await.map_err(refused)?;
+        if expect.is_match(&buffer[..length]) {
+            return Ok(Some(start.elapsed()));
+        }
+        let text = one_line(&String::from_utf8_lossy(&buffer[..length.min(64)]));
+        Err(Failure::backend(format!("answered {text:?} ({length} bytes), which does not match")))
+    }
+}
+
+/// UDP has no connection to be refused.
+pub(super) fn refused(error: std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            Failure::backend("port unreachable: nobody listens")
+        }
+        _ => error.into(),
+    }
+}
+
+/// A regular expression on bytes.
+pub(super) fn expression(text: &str) -> Result<Regex, Failure> {
+    Regex::new(text).map_err(|error| {
+        Failure::host(format!(
+            "not probed: {text:?} is no regular expression: {}",
+            one_line(&error.to_string())
+        ))
+    })
+}

@@ -1,0 +1,89 @@
+//! What the tests of the health engine share: checks, and one answer from the engine.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use director_userspace::{
+    config::model::{HealthCheck, HttpProbe, HttpVersion, Percent, Probe, Start, Via},
+    health::{Checker, Event, Events, Health, Target},
+};
+use tokio::runtime::{Builder, Runtime};
+
+/// Where servers of the tests listen.
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// No probe takes longer.
+pub const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A runtime for servers and for waiting.
+pub fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
+}
+
+/// A check that decides at once, and hardly ever again.
+pub fn check(probe: Probe) -> HealthCheck {
+    HealthCheck {
+        probe,
+        interval: Duration::from_secs(3600),
+        timeout: TIMEOUT,
+        rise: 1,
+        fall: 1,
+        jitter: Percent(0),
+        start: Start::Up,
+        port: None,
+        via: Via::Direct,
+    }
+}
+
+/// `GET /`, wanting 200 to 299, over HTTP/1.1, of any certificate.
+pub fn get() -> HttpProbe {
+    HttpProbe {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        headers: Vec::new(),
+        status: vec![200..=299],
+        body: None,
+        version: HttpVersion::Http1,
+        sni: None,
+        verify: false,
+    }
+}
+
+/// Where a check goes.
+pub fn target(check: HealthCheck, to: SocketAddr) -> Target {
+    Target { check: Arc::new(check), address: to.ip(), port: Some(to.port()), mark: None }
+}
+
+/// The next event of a check, which comes within 5 s.
+pub async fn next(events: &mut Events) -> (Arc<Target>, Health) {
+    let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await;
+    match event.expect("an event within 5 s").expect("the checker lives") {
+        Event::Check { target, health } => (target, health),
+        Event::Agent { target, .. } => panic!("news of {target}"),
+    }
+}
+
+/// Probes once, by a checker of its own.
+pub async fn once(target: &Target) -> Health {
+    let began = Instant::now();
+    let (mut checker, mut events) = Checker::new().expect("threads");
+    checker.set([target.clone()], [], &|_| None);
+    let (_, health) = next(&mut events).await;
+    let took = began.elapsed();
+    assert!(took < target.check.timeout + Duration::from_millis(400), "{target} took {took:?}");
+    // Ending it may wait for its threads.
+    tokio::task::spawn_blocking(move || drop(checker)).await.expect("no panic");
+    health
+}
+
+/// Probes once; the reason why it failed, empty if it did not.
+#[track_caller]
+pub fn reason(runtime: &Runtime, probe: Probe, to: SocketAddr) -> String {
+    let health = runtime.block_on(once(&target(check(probe), to)));
+    assert_eq!(health.up, health.reason.is_empty(), "{health:?}");
+    assert_eq!((health.probes, health.not_made), (1, 0), "{health:?}");
+    health.reason
+}
