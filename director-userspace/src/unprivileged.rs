@@ -75,7 +75,8 @@ impl User {
             (found, _) => found,
         };
         let user = user.ok_or_else(|| UserError::Unknown { name: name.into() })?;
-        let c_name = CString::new(user.name.as_str()).map_err(|_| UserError::Unknown { name: name.into() })?;
+        let c_name = CString::new(user.name.as_str())
+            .map_err(|_| UserError::Unknown { name: name.into() })?;
         let groups = getgrouplist(&c_name, user.gid).map_err(system)?;
         if user.uid.is_root() {
             return Err(UserError::Root { name: name.into() });

@@ -254,7 +254,8 @@ fn servers_that_never_end_are_left() {
         let _ = stream.write_all(b"220 mail.example.com ESMTP\r\n");
         hang(stream);
     });
-    assert!(reason(&runtime, http(), mail).contains("not HTTP/1.1"));
+    let said = reason(&runtime, http(), mail);
+    assert!(said.contains("not HTTP/1.1"), "{said}");
     for probe in [http(), http2(), grpc("")] {
         let garbage = server(|stream| babble(stream, &[0; 4096], Duration::ZERO));
         let said = reason(&runtime, probe.clone(), garbage);

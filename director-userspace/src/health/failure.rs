@@ -113,3 +113,54 @@ pub(super) fn shown(time: Duration) -> String {
         if millis < 1e3 { write!(text, "{millis}ms") } else { write!(text, "{}s", millis / 1e3) };
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_not_the_backend() {
+        let of = |errno: Errno| Failure::from(io::Error::from(errno));
+        for errno in [
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOBUFS,
+            Errno::ENOMEM,
+            Errno::EAGAIN,
+            Errno::EADDRNOTAVAIL,
+            Errno::EPERM,
+        ] {
+            let failure = of(errno);
+            assert!(
+                matches!(&failure, Failure::Host(why) if why.starts_with("not probed: ")),
+                "{errno}: {failure:?}"
+            );
+        }
+        for (errno, reason) in [
+            (Errno::ECONNREFUSED, "connection refused"),
+            (Errno::ECONNRESET, "connection reset"),
+            (Errno::ENETUNREACH, "network unreachable"),
+            (Errno::EMSGSIZE, "message too long"),
+        ] {
+            let Failure::Backend(said) = of(errno) else { panic!("{errno} is the host's") };
+            assert_eq!(said.to_lowercase(), reason);
+        }
+    }
+
+    #[test]
+    fn foreign_text_is_one_harmless_line() {
+        assert_eq!(one_line(" a\r\n\tb \u{1b}[31mred\u{7}\u{202e} c"), "a b ?[31mred?? c");
+        assert_eq!(one_line(&"x".repeat(300)), format!("{}...", "x".repeat(200)));
+        assert_eq!(one_line(&"x y".repeat(0)), "");
+        assert_eq!(one_line("h\u{e9}"), "h\u{e9}");
+    }
+
+    #[test]
+    fn times_are_shown_as_they_are_written() {
+        let shown = |millis| shown(Duration::from_millis(millis));
+        assert_eq!(
+            [shown(1000), shown(250), shown(1500), shown(60_000)].join(" "),
+            "1s 250ms 1.5s 60s"
+        );
+    }
+}

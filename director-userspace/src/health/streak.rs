@@ -101,3 +101,76 @@ impl Health {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, num::NonZeroU16};
+
+    use super::*;
+    use crate::config::model::{Percent, Probe, Start, Via};
+
+    fn cell(rise: u16, fall: u16, up: bool) -> CheckCell {
+        let check = HealthCheck {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            rise,
+            fall,
+            jitter: Percent(0),
+            start: Start::Up,
+            port: NonZeroU16::new(80),
+            via: Via::Direct,
+        };
+        let address = Ipv4Addr::LOCALHOST.into();
+        let target = Target { check: Arc::new(check), address, port: Some(80), mark: None };
+        CheckCell::new(Arc::new(target), up)
+    }
+
+    /// Records each result (`+` good, `-` bad, `?` not made), and shows what is known after each:
+    /// `U` or `D`, a capital where somebody should know.
+    fn states(cell: &CheckCell, results: &str) -> String {
+        let state = |result| {
+            let news = cell.record(match result {
+                '+' => Ok(Some(Duration::from_millis(1))),
+                '-' => Err(Failure::backend("refused")),
+                _ => Err(Failure::host("no descriptors")),
+            });
+            let state = if cell.health().up { 'u' } else { 'd' };
+            if news { state.to_ascii_uppercase() } else { state }
+        };
+        results.chars().map(state).collect()
+    }
+
+    #[test]
+    fn streaks_decide() {
+        assert_eq!(states(&cell(2, 3, true), "+---+-++--+---"), "UuuDdddUuuuuuD");
+        assert_eq!(states(&cell(2, 3, false), "-++"), "DdU");
+        assert_eq!(states(&cell(1, 1, true), "-+-+"), "DUDU");
+        assert_eq!(states(&cell(3, 1, true), "-++-+++"), "DdddddU");
+    }
+
+    #[test]
+    fn what_the_host_lacks_breaks_no_streak_and_decides_nothing() {
+        assert_eq!(states(&cell(1, 2, true), "????"), "Uuuu");
+        let cell = cell(2, 3, true);
+        assert_eq!(states(&cell, "--?-"), "UuuD");
+        let health = cell.health();
+        assert_eq!((health.streak, health.probes, health.failures, health.not_made), (3, 3, 3, 1));
+        assert_eq!(health.reason, "refused");
+        assert_eq!(states(&cell, "?"), "d");
+        assert_eq!(cell.health().reason, "no descriptors");
+        assert_eq!(cell.health().good, Some(false), "still the last that was made");
+    }
+
+    #[test]
+    fn a_good_answer_leaves_no_reason() {
+        let cell = cell(2, 2, true);
+        assert!(!cell.is_asked());
+        states(&cell, "-+");
+        assert!(cell.is_asked());
+        let health = cell.health();
+        assert_eq!((health.reason.as_str(), health.streak), ("", 1));
+        assert_eq!(health.latency, Some(Duration::from_millis(1)));
+        assert!(health.last_probe.is_some());
+    }
+}

@@ -321,6 +321,10 @@ pub(super) fn hyper_failure(error: &hyper::Error, spoken: &str) -> Failure {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             return io.into();
         }
+        // A request that was cancelled says by what.
+        if let Some(cause) = inner.downcast_ref::<hyper::Error>() {
+            return hyper_failure(cause, spoken);
+        }
         source = inner.source();
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
@@ -333,6 +337,9 @@ pub(super) fn hyper_failure(error: &hyper::Error, spoken: &str) -> Failure {
     // hyper has no name for this: bytes that came before the request was sent.
     if error.to_string().contains("unexpected message") {
         return Failure::backend(format!("talks before it is asked: this is not {spoken}"));
+    }
+    if error.is_parse_too_large() {
+        return Failure::backend("answered with a head that is too long");
     }
     if error.is_parse() {
         let reason = format!("answered what is not {spoken}: {error}");
