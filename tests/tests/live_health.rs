@@ -2,7 +2,12 @@
 //! restart remembers.
 
 use std::{
-    net::TcpStream,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +30,7 @@ fn with(defaults: &str) -> String {
 /// Checked every 400 ms, down after two failures, up after two answers.
 fn checked(more: &str) -> String {
     with(&format!(
-        "health: {{type: tcp, interval: 400ms, timeout: 300ms, rise: 2, fall: 2, jitter: 0%}}{more}"
+        "health: {{type: http, interval: 400ms, timeout: 300ms, rise: 2, fall: 2, jitter: 0%}}{more}"
     ))
 }
 
@@ -173,6 +178,56 @@ async fn a_drain_keeps_connections_and_waits_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agents_share_is_obeyed_within_two_intervals() {
+    let live = Live::new("agent").await;
+    let more = DEFAULT_CONFIG.replace("weight: 2", "weight: 1").replace("weight: 3", "weight: 1");
+    let yaml = more.replace(
+        "services:",
+        "defaults: {agent: {type: agent, port: 7777, interval: 500ms, timeout: 300ms}}\nservices:",
+    );
+    live.write(&yaml);
+    let says = Arc::new(Mutex::new("100%".to_owned()));
+    let ended = Arc::new(AtomicBool::new(false));
+    for (node, last) in [("b1", 11u8), ("b2", 12), ("b3", 13)] {
+        let listener = live.node(node).run(|| TcpListener::bind((format!("10.0.0.{last}"), 7777)));
+        let listener = listener.expect("enters").expect("listens");
+        listener.set_nonblocking(true).expect("set");
+        let (says, ended) = (says.clone(), ended.clone());
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if let Ok((mut stream, _)) = listener.accept() {
+                    let word =
+                        if last == 11 { says.lock().expect("ok").clone() } else { "100%".into() };
+                    let _ = writeln!(stream, "{word}");
+                    let _ = BufReader::new(stream).read_line(&mut String::new());
+                } else {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+        });
+    }
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    *says.lock().expect("ok") = "25%".into();
+    let asked = Instant::now();
+    wait_until("a quarter", 2 * Duration::from_millis(500) + DOING, || {
+        let b1 = backend(&live, 11)["share"].as_f64().expect("a number");
+        // 25 of 25 + 100 + 100.
+        (b1 - 11.1).abs() < 0.3
+    });
+    println!("a quarter after {:?}", asked.elapsed());
+    let spread = live.spread(VIPS[0], 600);
+    let b1 = spread["b1"];
+    assert!((40..100).contains(&b1), "{spread:?}");
+    *says.lock().expect("ok") = "down #maintenance".into();
+    wait_until("down", 3 * INTERVAL + DOING, || state(&live, 11) == "down");
+    *says.lock().expect("ok") = "up 100%".into();
+    wait_until("up", 3 * INTERVAL + DOING, || state(&live, 11) != "down");
+    ended.store(true, Ordering::Relaxed);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sorry_server_serves_while_nobody_else_can() {
     let mut live = Live::new("sorry").await;
     let yaml = checked(", sorry: {address: 10.0.0.13}, panic: never")
@@ -194,7 +249,7 @@ async fn a_sorry_server_serves_while_nobody_else_can() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_all_are_down_at_once_the_checker_is_the_likelier_fault() {
     let mut live = Live::new("panic").await;
-    let wrong = checked(", panic: 50%").replace("type: tcp,", "type: tcp, port: 81,");
+    let wrong = checked(", panic: 50%").replace("type: http,", "type: http, status: 500,");
     live.write(&wrong);
     let daemon = live.run();
     daemon.wait_for("rather the checks are wrong, so all are kept", 4 * INTERVAL + PATIENCE);
