@@ -38,6 +38,9 @@ fn build() -> Result<(), String> {
         .map_err(|missing| format!("cannot build the XDP programs: {missing}; {HINT}"))?;
     let mut cargo = choice.build(workspace);
     cargo.args(["--color", "never"]);
+    if env::var_os("CARGO_FEATURE_NEXT").is_some() {
+        cargo.args(["--features", "next"]);
+    }
     let output = cargo
         .output()
         .map_err(|error| format!("cannot run {}: {error}", choice.toolchain.cargo.display()))?;

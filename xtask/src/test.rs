@@ -21,6 +21,9 @@ use crate::{
 const ROOT_CRATE: &str = "director-tests";
 /// The crate that only compiles for the BPF target.
 const BPF_CRATE: &str = "director-ebpf";
+/// Builds the program that upgrade tests replace `director` by.
+const NEXT_BUILD: [&str; 7] =
+    ["build", "--package", "director-userspace", "--features", "next", "--bin", "director-next"];
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Runs the tests whose name contains `filter`, of one package or of all.
@@ -51,6 +54,8 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
         built &= run(&mut cargo, filter, &mut tally)?;
     }
     if with_root_crate {
+        // What they upgrade to.
+        sh::run(sh::cargo().args(NEXT_BUILD))?;
         let mut cargo = sh::cargo();
         cargo.args(["test", "--no-fail-fast", "--package", ROOT_CRATE]);
         if !sh::is_root() {

@@ -34,9 +34,16 @@ use crate::{
     host::privileges,
 };
 
+/// What `--version` says; of the build that upgrade tests use, something else.
+const VERSION: &str = if cfg!(feature = "next") {
+    concat!(env!("CARGO_PKG_VERSION"), "+next")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Director: a layer-4 load balancer in XDP
 #[derive(Debug, Parser)]
-#[command(name = "director", version, max_term_width = 100)]
+#[command(name = "director", version = VERSION, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -4,13 +4,16 @@
 //! - [`Live`]: the lab, the servers, the configuration file, and the end of it all
 //! - [`Finished`], [`Daemon`]: the program, run to its end or in the background
 //! - [`get`], [`Connection`], [`Load`]: clients
+//! - [`Echo`], [`Steady`], [`Requests`]: servers and clients that miss nothing
 //! - [`Capture`]: frames on an interface
 //! - [`BpfObjects`]: what an instance has in the kernel, to see that it goes
 
 mod capture;
 mod client;
+mod echo;
 mod kernel;
 mod process;
+mod steady;
 
 use std::{
     collections::BTreeMap,
@@ -34,8 +37,10 @@ use director_userspace::{
 pub use self::{
     capture::Capture,
     client::{Connection, Load, PATIENCE, Totals, get},
+    echo::Echo,
     kernel::BpfObjects,
-    process::{Daemon, Finished, binary, command, finish},
+    process::{Daemon, Finished, Program, binary, command, finish},
+    steady::{Flow, FlowTotals, RequestTotals, Requests, Steady, Transport},
 };
 
 /// The built-in configuration's VIPs: the first is reached by tunnels, the second directly.
@@ -67,7 +72,7 @@ impl Live {
         let parsed = config::parse("test", yaml).expect("a valid configuration").config;
         let name = format!("live{}-{test}", std::process::id());
         let mut builder = Lab::builder().name(&name).config(&parsed);
-        for n in 11..=13 {
+        for n in 11..=15 {
             let low = u16::from(n) + 6;
             let v6 = IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, low]);
             builder = builder.host(&[IpAddr::from([10, 0, 0, n]), v6]);
@@ -192,7 +197,15 @@ impl Live {
     /// # Panics
     /// If it does not.
     pub fn run(&self) -> Daemon {
-        let daemon = self.spawn_run();
+        self.run_as(Program::Director)
+    }
+
+    /// As [`Live::run`], of one of the two builds.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn run_as(&self, program: Program) -> Daemon {
+        let daemon = self.spawn_run_as(program);
         daemon.wait_for("running by", PATIENCE);
         daemon
     }
@@ -202,7 +215,15 @@ impl Live {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn_run(&self) -> Daemon {
-        let mut command = command(&["run", "-c", "director.yaml"]);
+        self.spawn_run_as(Program::Director)
+    }
+
+    /// As [`Live::spawn_run`], of one of the two builds.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_run_as(&self, program: Program) -> Daemon {
+        let mut command = program.command(&["run", "-c", "director.yaml"]);
         command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
         command.env("STATE_DIRECTORY", self.directory.join("state"));
         self.node("director").place(&mut command).expect("placed");

@@ -19,23 +19,51 @@ use super::PATIENCE;
 /// How long a command may take. One that waits for a silent neighbour takes a second and a half.
 const COMMAND: Duration = Duration::from_secs(20);
 
-/// Where cargo put `director`: beside the directory of the running test.
+/// Which build of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The one that is shipped.
+    Director,
+    /// The one that it is upgraded to: with another XDP program.
+    Next,
+}
+
+impl Program {
+    /// Where cargo put it: beside the directory of the running test.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub fn path(self) -> PathBuf {
+        let test = std::env::current_exe().expect("known");
+        let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
+        let (name, build) = match self {
+            Self::Director => ("director", ""),
+            Self::Next => ("director-next", " --features next --bin director-next"),
+        };
+        let path = profile.join(name);
+        assert!(path.exists(), "no {}: cargo build -p director-userspace{build}", path.display());
+        path
+    }
+
+    /// It with these arguments, nothing on stdin, and the plainest output.
+    pub fn command(self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path());
+        command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command
+    }
+}
+
+/// Where cargo put `director`.
 ///
 /// # Panics
 /// If it is not there.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("known");
-    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
-    let binary = profile.join("director");
-    assert!(binary.exists(), "no {}: cargo build -p director-userspace", binary.display());
-    binary
+    Program::Director.path()
 }
 
 /// `director` with these arguments, nothing on stdin, and the plainest output.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
-    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
-    command
+    Program::Director.command(arguments)
 }
 
 /// Runs a command to its end.

@@ -1,0 +1,11 @@
+//! The `director` program as its next version would be: with another XDP program. For tests.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use director_userspace::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::main(Cli::parse()).await
+}

@@ -1,0 +1,64 @@
+//! Fault injection: carries out the first steps of a change in an instance's maps, and is killed
+//! then, as a director would be in the middle of it.
+//!
+//! `apply-and-die FILE INSTANCE STEPS` prints how many steps the whole change has.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use director_common::backend::ForwardMode;
+use director_userspace::{
+    config,
+    config::model::Service,
+    datapath::{Attachments, Datapath, Instance, apply, clock_ns, observe},
+    host::{self, Draining, Hops},
+    net::Netlink,
+    plan::{Desired, diff},
+};
+use nix::sys::signal::{Signal, raise};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, file, instance, steps] = arguments.as_slice() else {
+        bail!("usage: apply-and-die FILE INSTANCE STEPS");
+    };
+    let steps: usize = steps.parse().context("STEPS is a number")?;
+    let config = config::load(Path::new(file))?.config;
+    let instance = Instance::new(instance).map_err(anyhow::Error::msg)?;
+
+    // As a director does it.
+    let netlink = Netlink::connect()?;
+    let interfaces = host::interfaces(&netlink, &config).await?;
+    let _lock = instance.lock()?;
+    let mut datapath = Datapath::open(&instance)?;
+    let attachments = Attachments::assign(&datapath.tables, &interfaces)?;
+    let observed = observe(&datapath.tables);
+    let services: Vec<&Service> = config.services.iter().collect();
+    let named: Vec<IpAddr> =
+        services.iter().flat_map(|service| service.backends.iter().map(|b| b.address)).collect();
+    let draining: Vec<Draining> = observed
+        .backends
+        .values()
+        .filter(|backend| !named.contains(&backend.address))
+        .map(|backend| Draining {
+            address: backend.address,
+            is_direct: backend.forward == ForwardMode::Direct,
+        })
+        .collect();
+    let addresses = named.iter().copied().chain(draining.iter().map(|backend| backend.address));
+    let hops = Hops::find(&netlink, addresses, Duration::from_millis(500)).await;
+    let ways =
+        host::ways(&netlink, &config, &services, &draining, &interfaces, &attachments, &hops).await;
+    if !ways.errors.is_empty() {
+        bail!("{:?}", ways.errors);
+    }
+    let desired = Desired::of(services.iter().copied(), ways.paths);
+    let mut plan = diff(&observed, &desired, clock_ns())?;
+    println!("{}", plan.ops.len());
+    plan.ops.truncate(steps);
+    apply(&mut datapath.tables, &plan)?;
+    // Nothing is dropped, put away or said good-bye to.
+    raise(Signal::SIGKILL)?;
+    bail!("survived SIGKILL");
+}
