@@ -35,14 +35,17 @@ const AGENT_JITTER: Percent = Percent(5);
 pub struct Checker {
     queue: Arc<Queue>,
     common: Arc<Common>,
-    checks: HashMap<Arc<Target>, Running<CheckCell>>,
-    agents: HashMap<Arc<AgentTarget>, Running<AgentCell>>,
+    checks: ByTarget<Target, CheckCell>,
+    agents: ByTarget<AgentTarget, AgentCell>,
     prepared: HashMap<Arc<HealthCheck>, Weak<Prepared>>,
     prepared_agents: HashMap<Arc<Agent>, Weak<PreparedAgent>>,
     network: ProbeThread,
     /// Starting a program can hang in the file system; that delays no other kind of probe.
     programs: ProbeThread,
 }
+
+/// Probes, each by what it probes.
+type ByTarget<T, C> = HashMap<Arc<T>, Running<C>>;
 
 /// A probe that repeats, until this is dropped.
 struct Running<C: Placed> {
@@ -194,9 +197,9 @@ impl Drop for Checker {
 /// Keeps of `running` what is in `wanted`: what is wanted and does not run, each once, and what ran
 /// and is not wanted.
 fn exchange<T: Hash + Eq, C: Placed>(
-    running: &mut HashMap<Arc<T>, Running<C>>,
+    running: &mut ByTarget<T, C>,
     wanted: impl IntoIterator<Item = T>,
-) -> (HashSet<Arc<T>>, HashMap<Arc<T>, Running<C>>) {
+) -> (HashSet<Arc<T>>, ByTarget<T, C>) {
     let mut before = std::mem::take(running);
     let mut new = HashSet::new();
     for target in wanted {
