@@ -13,6 +13,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use tracing::warn;
+
 use super::{
     damper::{Damper, Damping},
     digest::{Digest, Pace},
@@ -162,6 +164,9 @@ impl Dispatcher {
             return;
         }
         let mut missed = self.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            warn!("alarms: {missed} transitions were too many to take in, nobody was told of them");
+        }
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for event in for_people {
             let message = Arc::new(self.message(event, std::mem::take(&mut missed)));

@@ -280,3 +280,62 @@ pub(super) fn environment<'a>(
         ("DIRECTOR_TEXT", text.to_owned()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::alarm::Subject;
+
+    /// The JSON blocks of the documentation's section.
+    fn documented() -> Vec<Value> {
+        let text = include_str!("../../../docs/operations.md");
+        let section = text.split("### What a webhook gets").nth(1).expect("a section");
+        let section = section.split("\n### ").next().expect("its text");
+        let blocks = section.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap());
+        blocks.map(|block| serde_json::from_str(block).expect("JSON")).collect()
+    }
+
+    fn keys(value: &Value) -> Vec<&str> {
+        value.as_object().expect("an object").keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn payloads_are_as_documented() {
+        let documented = documented();
+        let [one, summary] = documented.as_slice() else { panic!("{documented:?}") };
+        let origin =
+            Origin { instance: "default".into(), host: "lb1".into(), run: "69208d3a-4f1".into() };
+        let subject = Subject::Backend {
+            service: "web".into(),
+            frontend: "tcp 192.0.2.10:443".into(),
+            address: "10.0.0.11".parse().unwrap(),
+        };
+        let transition = Transition::now(subject, "up", "down", "connection refused");
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_772_323_200);
+        let event = Event::Transition(transition.clone());
+        let message = Message { number: 17, at, event, missed: 0 };
+        let json = serde_json::to_value(Payload::new(&origin, &message, 0)).unwrap();
+        assert_eq!(json, *one);
+        let group = Group { kind: "backend", to: "down".into(), subjects: 812, services: 40 };
+        let event = Event::Summary(Summary {
+            groups: vec![group],
+            examples: vec![transition],
+            severity: Severity::Warning,
+            transitions: 812,
+        });
+        let message = Message { event, missed: 3, ..message };
+        assert_eq!(message.transitions(), 812);
+        assert!(message.text().starts_with("812 backends of 40 services down (812 transitions)"));
+        let json = serde_json::to_value(Payload::new(&origin, &message, 5)).unwrap();
+        assert_eq!((&json["lost"], &json["missed"]), (&5.into(), &3.into()));
+        for key in keys(summary) {
+            assert_eq!(json[key], summary[key], "{key}");
+        }
+        let own = ["groups", "examples", "missed"];
+        let common: Vec<_> = keys(&json).into_iter().filter(|key| !own.contains(key)).collect();
+        assert!(common.iter().all(|key| keys(one).contains(key)), "{common:?}");
+        assert_eq!(common.len(), 10);
+    }
+}

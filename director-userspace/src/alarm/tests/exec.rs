@@ -126,3 +126,31 @@ async fn root_runs_nothing() {
     alarmist.flush(Duration::from_secs(5)).await;
     assert_eq!(place.read("a").as_deref(), Some("done\n"));
 }
+
+#[tokio::test]
+async fn the_example_hands_warnings_on() {
+    let Some(place) = Place::new("example") else { return };
+    let script = |name: &str, text: &str| {
+        let path = place.0.join(name);
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permitted");
+        path.to_str().expect("text").to_owned()
+    };
+    let hook = script("hook", include_str!("../../../../docs/examples/alarm-hook.sh"));
+    let there = place.0.display();
+    let pager = script(
+        "pager",
+        &format!("#!/bin/sh\n{{ echo \"$1 $2\"; cat >/dev/null; echo done; }} >>{there}/a\n"),
+    );
+    let config = model::Alarms { exec: vec![vec![hook, pager]], ..model::Alarms::default() };
+    let mut alarmist = Alarmist::with("edge", &config, quick());
+    alarmist.tell(backend(11, "web", "up"));
+    alarmist.tell(backend(12, "web", "down"));
+    alarmist.tell(Transition::now(Subject::Director, "in effect", "refused", "line 3"));
+    alarmist.flush(Duration::from_secs(5)).await;
+    assert_eq!(
+        place.read("a").expect("ran"),
+        "low edge: backend 10.0.0.12 of web: up -> down (connection refused)\ndone\n\
+         high edge: director: in effect -> refused (line 3)\ndone\n"
+    );
+}
