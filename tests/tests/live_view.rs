@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Connection, Live, VIPS, command, wait_until};
+use director_tests::{
+    browser::Browser,
+    live::{Connection, Live, VIPS, command, wait_until},
+};
+use director_userspace::{lab::DEFAULT_CONFIG, metrics};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -172,7 +176,7 @@ async fn top_without_a_terminal_prints_one_frame() {
     let _open: Vec<Connection> = (0..7).map(|_| live.connect(VIPS[1])).collect();
     let frame = live.director("top --once --interval 300ms").succeeded();
     frame.clone().prints(&["director t", "forwarded", "no daemon", "web-v6", "10.0.0.11"]);
-    assert!(frame.stdout.lines().all(|line| line.chars().count() <= 80), "{frame:?}");
+    assert!(frame.stdout.lines().all(|line| line.chars().count() <= 90), "{frame:?}");
     let line = frame.stdout.lines().find(|line| line.starts_with("web-v6 ")).expect("a service");
     assert!(line.contains("  7 ") && line.contains("3/3"), "{line}");
     let refused = live.director("top --interval 1ms");
@@ -235,5 +239,71 @@ async fn established_connections_are_counted_by_backend() {
     wait_until("closing ones are left out", Duration::from_secs(5), || {
         live.json("services")[0]["established"] == 0
     });
+    live.detach();
+}
+
+/// The built-in configuration with checks, and metrics and the page on loopback.
+fn watched() -> String {
+    let more = "api: {metrics: \"127.0.0.1:9815\", page: \"127.0.0.1:9816\"}\ndefaults:\n  health: \
+                {type: tcp, port: 80, interval: 300ms, timeout: 200ms, rise: 1, fall: 2}\nservices:";
+    DEFAULT_CONFIG.replace("services:", more)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_s_page_and_commands_show_a_backend_that_goes_down() {
+    let live = Live::with("page", &watched()).await;
+    let mut servers: Vec<_> =
+        ["b1", "b2", "b3"].map(|node| live.lab.serve_http(node).expect(node)).into();
+    let daemon = live.run();
+    wait_until("all are up", Duration::from_secs(10), || {
+        let services = live.json("services");
+        (0..2).all(|at| services[at]["condition"]["state"] == "up")
+    });
+    let status = live.json("status");
+    assert_eq!(status["running"]["pid"], daemon.pid(), "{status}");
+    live.director("status").succeeded().prints(&["running for ", "director.yaml, revision "]);
+
+    let main = "return document.querySelector('main').innerText";
+    let scraped = |live: &Live| {
+        live.node("director").run(|| {
+            let mut answer = ureq::get("http://127.0.0.1:9815/metrics").call().expect("answered");
+            answer.body_mut().read_to_string().expect("text")
+        })
+    };
+    let before = scraped(&live).expect("enters");
+    for metric in metrics::ALL {
+        assert!(before.contains(&format!("# TYPE {} ", metric.name)), "no {}", metric.name);
+    }
+    let up = |n| {
+        format!(
+            "director_backend_up{{service=\"web\",frontend=\"tcp 192.0.2.10:80\",backend=\"10.0.0.{n}\"}}"
+        )
+    };
+    assert!(before.contains(&format!("{} 1\n", up(12))), "{before}");
+
+    live.node("director")
+        .run(|| {
+            let browser = Browser::start(1200, 900);
+            browser.open("http://127.0.0.1:9816/");
+            browser.wait_for(main, "up, 3 of 3", Duration::from_secs(10));
+            // From here the checker needs fall x interval + timeout, and the page 2 s.
+            drop(servers.remove(1));
+            let ended = Instant::now();
+            browser.wait_for(main, "10.0.0.12 of web: up → down", Duration::from_secs(3));
+            println!("shown {:?} after the server ended", ended.elapsed());
+            assert!(browser.text(main).contains("degraded, 2 of 3"));
+            assert_eq!(browser.console(), Vec::<String>::new());
+        })
+        .expect("enters");
+    assert!(scraped(&live).expect("enters").contains(&format!("{} 0\n", up(12))));
+    live.director("status").succeeded().prints(&["trouble    web degraded", "2 of 3 up"]);
+    live.director("backends web").succeeded().prints(&["web 10.0.0.12: down since "]);
+    live.director("services").succeeded().prints(&["degraded  2/3"]);
+    live.director("top --once").succeeded().prints(&["revision ", "degraded", "down"]);
+
+    // Without the daemon the maps are still there to be seen.
+    daemon.end(Signal::SIGTERM);
+    let said = live.director("backends web").succeeded().says(&["note: ", "health is not known"]);
+    said.prints(&["10.0.0.12  down", "10.0.0.11  active"]);
     live.detach();
 }

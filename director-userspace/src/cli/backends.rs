@@ -170,8 +170,11 @@ pub(super) fn check_text(check: &CheckCondition) -> String {
     let way = if check.via == "path" { " through the path" } else { "" };
     let took = check.latency_ms.map_or_else(String::new, |took| format!(", {took:.1} ms"));
     let colon = if check.reason.is_empty() { "" } else { ": " };
-    let since = ago(check.since);
-    format!("{}{way}: {state} for {since}{took}{colon}{}", check.kind, check.reason)
+    let since = match check.since {
+        0 => String::new(),
+        since => format!(" for {}", ago(since)),
+    };
+    format!("{}{way}: {state}{since}{took}{colon}{}", check.kind, check.reason)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What only the daemon knows: how the backends are, and what follows from it.
 //!
 //! The daemon fills these in; commands, metrics and the status page show them. The maps alone say
-//! where packets go, not why.
+//! where packets go, not why. A `since` of 0 is not known.
 
 use std::net::IpAddr;
 

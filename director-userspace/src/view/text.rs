@@ -88,9 +88,9 @@ pub fn now() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// How long it is since a time in seconds since 1970: see [`span`].
+/// How long it is since a time in seconds since 1970: see [`span`]. `-` for 0: it is not known.
 pub fn ago(since: u64) -> String {
-    span(now().saturating_sub(since))
+    if since == 0 { "-".into() } else { span(now().saturating_sub(since)) }
 }
 
 #[cfg(test)]

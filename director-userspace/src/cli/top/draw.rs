@@ -308,7 +308,11 @@ fn state_of(backend: &BackendView) -> Option<String> {
     let condition = backend.condition.as_ref()?;
     let colon = if condition.reason.is_empty() { "" } else { ": " };
     let (state, reason) = (condition.state.label(), &condition.reason);
-    Some(format!("{state} for {}{colon}{reason}", ago(condition.since)))
+    let since = match condition.since {
+        0 => String::new(),
+        since => format!(" for {}", ago(since)),
+    };
+    Some(format!("{state}{since}{colon}{reason}"))
 }
 
 fn centred(area: Rect, width: u16, height: u16) -> Rect {

@@ -149,5 +149,5 @@ fn text_has_services_and_backends() {
     let lines: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
     has(&lines, &["web", "tcp 192.0.2.10:80", "degraded", "2/3"]);
     has(&lines, &["10.0.0.12", "web", "down"]);
-    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 90), "{text}");
 }
