@@ -175,6 +175,8 @@ pub async fn run(
     loop {
         if !daemon.is_ready && (daemon.care.is_settled() || Instant::now() >= ready_at_most) {
             daemon.is_ready = true;
+            // What the first round found is in effect by then.
+            daemon.judge_all().await;
             notify::ready(&daemon.status());
             info!("ready");
         }

@@ -3,7 +3,8 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use tracing_subscriber::{
-    EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, filter::LevelFilter, fmt::format::debug_fn, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use super::{ConfigFile, InstanceName};
@@ -55,7 +56,12 @@ fn log(how: Log) {
     if how == Log::Json {
         registry.with(lines.json()).init();
     } else {
-        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
+        // A message says in words what its fields say to programs.
+        let words = debug_fn(|writer, field, value| match field.name() {
+            "message" => write!(writer, "{value:?}"),
+            _ => Ok(()),
+        });
+        registry.with(lines.with_ansi(std::io::stderr().is_terminal()).fmt_fields(words)).init();
     }
 }
 

@@ -107,7 +107,7 @@ impl Daemon {
     }
 
     /// Judges everything, and brings what follows into effect.
-    async fn judge_all(&mut self) {
+    pub(super) async fn judge_all(&mut self) {
         let all: Vec<usize> = (0..self.config.services.len()).collect();
         drop(self.judge(&all).await);
     }
