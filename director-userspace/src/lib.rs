@@ -28,6 +28,7 @@ pub mod director;
 pub mod doctor;
 pub mod health;
 pub mod host;
+pub mod import;
 pub mod lab;
 pub mod metrics;
 pub mod net;

@@ -7,6 +7,7 @@ mod check;
 mod detach;
 pub mod doctor;
 mod drain;
+mod import;
 pub mod lab;
 mod look;
 pub mod output;
@@ -69,6 +70,7 @@ enum Command {
     Simulate(simulate::Args),
     Lab(lab::Args),
     Doctor(doctor::Args),
+    Import(import::Args),
     Realserver(realserver::Args),
 }
 
@@ -141,6 +143,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Import(args) => import::run(&args),
         Command::Realserver(args) => realserver::run(args).await,
     };
     match result {
