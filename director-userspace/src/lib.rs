@@ -26,6 +26,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod director;
 pub mod doctor;
+pub mod export;
 pub mod health;
 pub mod host;
 pub mod import;

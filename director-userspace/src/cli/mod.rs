@@ -7,6 +7,7 @@ mod check;
 mod detach;
 pub mod doctor;
 mod drain;
+mod export;
 mod import;
 pub mod lab;
 mod look;
@@ -71,6 +72,7 @@ enum Command {
     Lab(lab::Args),
     Doctor(doctor::Args),
     Import(import::Args),
+    Export(export::Args),
     Realserver(realserver::Args),
 }
 
@@ -144,6 +146,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Realserver(args) => realserver::run(args).await,
     };
     match result {
