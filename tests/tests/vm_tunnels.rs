@@ -71,27 +71,33 @@ const CASES: [Case; 6] = [
 #[test]
 fn realserver_and_linux_6_1_accept_every_tunnel() {
     let test = "realserver_and_linux_6_1_accept_every_tunnel";
-    machine::within(KernelVersion::V6_1, test, || block_on(with_kernel_devices()));
+    machine::within(KernelVersion::V6_1, test, |vm| vm, || block_on(with_kernel_devices()));
 }
 
 #[test]
 fn realserver_on_linux_6_12_accepts_every_tunnel() {
     let test = "realserver_on_linux_6_12_accepts_every_tunnel";
-    machine::within(KernelVersion::V6_12, test, || block_on(with_realserver()));
+    machine::within(KernelVersion::V6_12, test, |vm| vm, || block_on(with_realserver()));
 }
 
 #[test]
 fn linux_5_10_is_too_old_and_is_told_so() {
-    machine::within(KernelVersion::V5_10, "linux_5_10_is_too_old_and_is_told_so", || {
-        let file = std::env::temp_dir().join("director.yaml");
-        fs::write(&file, CONFIG).expect("writable");
-        for verb in ["attach", "run"] {
-            let director = command(&[verb, "-c", file.to_str().expect("ASCII")]);
-            finish(director).refused(1).says(&["Linux 5.10", "too old", "needs 5.12"]);
-        }
-        let pins = fs::read_dir("/sys/fs/bpf").expect("mounted").count();
-        assert_eq!(pins, 0, "nothing was changed");
-    });
+    let test = "linux_5_10_is_too_old_and_is_told_so";
+    machine::within(
+        KernelVersion::V5_10,
+        test,
+        |vm| vm,
+        || {
+            let file = std::env::temp_dir().join("director.yaml");
+            fs::write(&file, CONFIG).expect("writable");
+            for verb in ["attach", "run"] {
+                let director = command(&[verb, "-c", file.to_str().expect("ASCII")]);
+                finish(director).refused(1).says(&["Linux 5.10", "too old", "needs 5.12"]);
+            }
+            let pins = fs::read_dir("/sys/fs/bpf").expect("mounted").count();
+            assert_eq!(pins, 0, "nothing was changed");
+        },
+    );
 }
 
 fn block_on<T>(body: impl Future<Output = T>) {

@@ -68,15 +68,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         From::Ipvsadm { common } => (common, None),
         From::Keepalived { common, config_id } => (common, config_id.clone()),
     };
-    let options =
-        Options { interfaces: common.interfaces.clone(), lossy: common.lossy, config_id };
+    let options = Options { interfaces: common.interfaces.clone(), lossy: common.lossy, config_id };
     let is_stdin = common.file == Path::new("-");
     let name = if is_stdin { "stdin".to_owned() } else { common.file.display().to_string() };
     let bytes = || if is_stdin { stdin() } else { file(&common.file) };
     let imported = match &args.from {
-        From::Ipvsadm { .. } => {
-            import::ipvsadm(&name, &bytes()?, &Names::of_this_host(), &options)
-        }
+        From::Ipvsadm { .. } => import::ipvsadm(&name, &bytes()?, &Names::of_this_host(), &options),
         From::Keepalived { .. } if is_stdin => import::keepalived(&name, &bytes()?, &options),
         From::Keepalived { .. } => import::keepalived_file(&common.file, &options),
     };

@@ -9,6 +9,7 @@ pub mod doctor;
 mod drain;
 mod export;
 mod import;
+mod ipvs;
 pub mod lab;
 mod look;
 pub mod output;
@@ -73,6 +74,7 @@ enum Command {
     Doctor(doctor::Args),
     Import(import::Args),
     Export(export::Args),
+    Ipvs(ipvs::Args),
     Realserver(realserver::Args),
 }
 
@@ -147,6 +149,7 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Doctor(args) => doctor::run(args).await,
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Ipvs(args) => ipvs::run(args).await,
         Command::Realserver(args) => realserver::run(args).await,
     };
     match result {

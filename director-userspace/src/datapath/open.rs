@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use director_common::{
     abi::{ABI_VERSION, Meta, map},
     flow::HashKey,
-    runtime::{Runtime, Ticks},
+    runtime::{Runtime, TICK_SHIFT, Ticks},
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -100,6 +100,13 @@ impl Datapath {
     /// Takes over the flow timeouts.
     pub fn set_timeouts(&self, config: &Config) {
         set_timeouts(&self.tables, &config.flows);
+    }
+
+    /// How long flows are remembered, in seconds: TCP, TCP before and after that, UDP.
+    pub fn timeouts_s(&self) -> [u64; 3] {
+        let runtime = self.tables.runtime.get(0);
+        [runtime.tcp_ticks, runtime.tcp_closing_ticks, runtime.udp_ticks]
+            .map(|ticks| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000)
     }
 
     fn create(

@@ -3,6 +3,7 @@
 //! Two sources, one form: a configuration, or the maps of a running director.
 
 mod ipvsadm;
+pub mod listing;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -63,29 +64,35 @@ fn of_service(service: &Service) -> VirtualService {
     }
 }
 
-/// The services of a running director, by address. Backends that were removed and still drain are
-/// none any more.
+/// The services of a running director, by protocol and address.
 pub fn of_running(observed: &Observed) -> Vec<VirtualService> {
-    let mut services: Vec<_> = observed
-        .services
-        .iter()
-        .map(|(slot, service)| {
-            let (protocol, address) = frontend(service);
-            let backends = observed.backends_of(*slot);
-            let kept = backends.filter(|(_, backend)| backend.state != BackendState::Draining);
-            let mut servers: Vec<_> = kept
-                .map(|(_, backend)| RealServer {
-                    address: backend.address,
-                    weight: backend.weight,
-                    forward: forward(backend.forward),
-                })
-                .collect();
-            servers.sort_by_key(|server| server.address);
-            VirtualService { protocol, address, servers }
-        })
-        .collect();
+    let services = observed.services.iter();
+    let mut services: Vec<_> =
+        services.map(|(slot, service)| of_slot(observed, *slot, service).0).collect();
     services.sort_by_key(|service| (service.protocol, service.address));
     services
+}
+
+/// A running director's service, and the slots of its servers. Those that were removed and still
+/// drain are none any more; those that are down get no new connections.
+pub fn of_slot(
+    observed: &Observed,
+    slot: u32,
+    service: &ObservedService,
+) -> (VirtualService, Vec<u32>) {
+    let (protocol, address) = frontend(service);
+    let backends = observed.backends_of(slot);
+    let mut kept: Vec<_> =
+        backends.filter(|(_, backend)| backend.state != BackendState::Draining).collect();
+    kept.sort_by_key(|(_, backend)| backend.address);
+    let servers = kept.iter().map(|(_, backend)| RealServer {
+        address: backend.address,
+        weight: if backend.state == BackendState::Active { backend.weight } else { 0 },
+        forward: forward(backend.forward),
+    });
+    let servers = servers.collect();
+    let slots = kept.iter().map(|(slot, _)| *slot).collect();
+    (VirtualService { protocol, address, servers }, slots)
 }
 
 /// Protocol, address and port of a service in the maps; port 0 for any.

@@ -1,13 +1,14 @@
 //! What of a table Director can do so that clients and servers notice nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
 use super::{
     Options, checks,
     report::{Effect, Note, Report},
+    servers,
     table::{Identity, LvsService, LvsTable, Method, Persistence, Place, Protocol, Timeouts},
     write,
 };
@@ -15,9 +16,6 @@ use crate::config::{
     self,
     model::{HealthCheck, MAX_BACKENDS_IN_ALL, MAX_SERVICES},
 };
-
-/// Director's largest weight.
-const MAX_WEIGHT: u32 = u16::MAX as u32;
 
 /// What goes into the output.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ pub(super) struct Entry {
 }
 
 /// Notes of one service.
-struct Notes<'a> {
+pub(super) struct Notes<'a> {
     service: &'a LvsService,
     subject: String,
     left_out: Vec<Note>,
@@ -78,12 +76,12 @@ impl Notes<'_> {
         self.left_out.push(note);
     }
 
-    fn change(&mut self, what: &'static str, why: &str, instead: &str) {
+    pub(super) fn change(&mut self, what: &'static str, why: &str, instead: &str) {
         let place = &self.service.place;
         self.others.push(self.note(place, what, Effect::Changed, why, instead));
     }
 
-    fn drop_at(&mut self, place: &Place, what: &'static str, why: &str, instead: &str) {
+    pub(super) fn drop_at(&mut self, place: &Place, what: &'static str, why: &str, instead: &str) {
         self.others.push(self.note(place, what, Effect::NotCarried, why, instead));
     }
 }
@@ -121,9 +119,8 @@ pub(super) fn carry(table: LvsTable, options: &Options, report: &mut Report) -> 
             notes.leave_out("too-many", why, "spread services over several directors");
         }
         if notes.left_out.is_empty()
-            && let Err(errors) = config::parse("import", &write::alone(&entry))
+            && let Err(why) = fit(&mut entry, &mut notes)
         {
-            let why = errors.errors.first().map_or_else(String::new, |e| e.message.clone());
             notes.leave_out("invalid", &why, "correct the source");
         }
         if notes.left_out.is_empty() {
@@ -138,6 +135,49 @@ pub(super) fn carry(table: LvsTable, options: &Options, report: &mut Report) -> 
         services.push(entry);
     }
     Carried { services, timeouts: table.timeouts }
+}
+
+/// Holds an entry against what a configuration may say. Of checks and the sorry server, those are
+/// taken out that it may not.
+fn fit(entry: &mut Entry, notes: &mut Notes<'_>) -> Result<(), String> {
+    if refusal(entry).is_none() {
+        return Ok(());
+    }
+    let (checks, sorry) = (std::mem::take(&mut entry.checks), entry.sorry.take());
+    if let Some(why) = refusal(entry) {
+        (entry.checks, entry.sorry) = (checks, sorry);
+        return Err(why);
+    }
+    for check in checks {
+        entry.checks.push(check);
+        if let Some(why) = refusal(entry) {
+            entry.checks.pop();
+            let place = &notes.service.place;
+            let why = format!("a check is not one that Director takes: {why}");
+            notes.others.push(notes.note(
+                place,
+                "check",
+                Effect::NotCarried,
+                &why,
+                "write one that it takes; until then backends count as up for it",
+            ));
+        }
+    }
+    entry.sorry = sorry;
+    if let (Some(why), Some(said)) = (refusal(entry), &notes.service.health.sorry) {
+        entry.sorry = None;
+        let why = format!("the sorry server cannot be one: {why}");
+        let instead = "when_empty: pass gives packets to this host, where a server that listens on \
+                       the VIP can answer";
+        notes.drop_at(&said.place, "sorry", &why, instead);
+    }
+    Ok(())
+}
+
+/// What is wrong with an entry as a configuration.
+fn refusal(entry: &Entry) -> Option<String> {
+    let errors = config::parse("import", &write::alone(entry)).err()?;
+    Some(errors.errors.first().map_or_else(String::new, |error| error.message.clone()))
 }
 
 fn vip(identity: Identity) -> Option<IpAddr> {
@@ -177,8 +217,8 @@ fn entry(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Entr
             "nothing, if clients use many ports; a client with one port stays on one backend",
         );
     }
-    let backends = backends(service, notes);
-    ports(service, notes);
+    let backends = servers::backends(service, notes);
+    servers::ports(service, notes);
     for server in &service.servers {
         if server.upper > 0 || server.lower > 0 {
             let why = "connections per server are not limited";
@@ -212,7 +252,7 @@ fn entry(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Entr
         quorum,
         hysteresis,
         keeps,
-        sorry: sorry(service, &backends, notes),
+        sorry: servers::sorry(service, &backends, notes),
         backends,
         persistence: service.persistence.clone().filter(|_| !options.lossy),
         left_out: Vec::new(),
@@ -308,102 +348,13 @@ fn scheduler(service: &LvsService, options: &Options, notes: &mut Notes<'_>) {
         }
         return;
     }
-    let known =
-        ["rr", "wrr", "lc", "wlc", "sed", "nq", "twos", "sh"].contains(&name);
+    let known = ["rr", "wrr", "lc", "wlc", "sed", "nq", "twos", "sh"].contains(&name);
     let why = if known {
         format!("the scheduler {name} becomes maglev: new flows spread otherwise")
     } else {
         format!("the scheduler {name:?} is not one of the kernel's: maglev takes its place")
     };
     notes.change("scheduler", &why, spread);
-}
-
-/// Addresses with weights that come to the same.
-fn backends(service: &LvsService, notes: &mut Notes<'_>) -> Vec<(IpAddr, u32)> {
-    let mut at: HashMap<IpAddr, usize> = HashMap::new();
-    let mut backends: Vec<(IpAddr, u64)> = Vec::new();
-    let is_blind = ["rr", "lc", "dh"].contains(&service.scheduler.as_str());
-    let (mut is_merged, mut was_blind) = (false, false);
-    for server in &service.servers {
-        let weight = if is_blind { server.weight.min(1) } else { server.weight };
-        was_blind |= weight != server.weight;
-        match at.get(&server.address) {
-            Some(&index) => {
-                backends[index].1 += u64::from(weight);
-                is_merged = true;
-            }
-            None => {
-                at.insert(server.address, backends.len());
-                backends.push((server.address, weight.into()));
-            }
-        }
-    }
-    if is_merged {
-        let why = "a server is there with several ports, and without NAT all of them are one: \
-                   their weights are added up";
-        notes.change("same-server", why, "nothing: IPVS did not rewrite the port either");
-    }
-    if was_blind {
-        let why = format!("{} ignores weights, so all that are not 0 become 1", service.scheduler);
-        notes.change("weights", &why, "write the weights that were meant");
-    }
-    let largest = backends.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
-    let is_scaled = largest > u64::from(MAX_WEIGHT);
-    if is_scaled {
-        let why = "weights above 65535 are scaled down, all of them alike";
-        notes.change("weights", why, "nothing: shares stay");
-    }
-    if (is_scaled || was_blind) && service.health.quorum > 1 {
-        let why = "the quorum counts weights, and these are other ones now";
-        notes.change("quorum", why, "write the sum of weights that must be up");
-    }
-    let scaled = |weight: u64| {
-        let scaled = (u128::from(weight) * u128::from(MAX_WEIGHT)).div_ceil(largest.max(1).into());
-        u32::try_from(scaled).unwrap_or(MAX_WEIGHT)
-    };
-    let fit = |weight| {
-        if is_scaled { scaled(weight) } else { u32::try_from(weight).unwrap_or(MAX_WEIGHT) }
-    };
-    backends.into_iter().map(|(address, weight)| (address, fit(weight))).collect()
-}
-
-/// Without NAT nobody rewrites ports, whatever the servers' lines say.
-fn ports(service: &LvsService, notes: &mut Notes<'_>) {
-    let Identity::Address { port, .. } = service.identity else { return };
-    let mut others: BTreeMap<u16, &Place> = BTreeMap::new();
-    for server in service.servers.iter().filter(|server| server.port != port) {
-        others.entry(server.port).or_insert(&server.place);
-    }
-    if !others.is_empty() {
-        let why = "a server's port is not the service's; with direct routing and tunnels IPVS \
-                   leaves the port as it is, and so does Director";
-        notes.change("port", why, "nothing, if it works now");
-    }
-}
-
-fn sorry(
-    service: &LvsService,
-    backends: &[(IpAddr, u32)],
-    notes: &mut Notes<'_>,
-) -> Option<IpAddr> {
-    let sorry = service.health.sorry.as_ref()?;
-    let method = service.servers.first().map_or(sorry.method, |server| server.method);
-    let port = match service.identity {
-        Identity::Address { port, .. } => port,
-        Identity::Mark { .. } => sorry.port,
-    };
-    let why = if sorry.method != method {
-        "the sorry server is reached in another way than the servers"
-    } else if sorry.port != 0 && sorry.port != port {
-        "the sorry server has another port, and nobody would rewrite it"
-    } else if backends.iter().any(|(address, _)| *address == sorry.address) {
-        "the sorry server is one of the servers"
-    } else {
-        return Some(sorry.address);
-    };
-    let instead = "name a server that is reached like the others, on the same port";
-    notes.drop_at(&sorry.place, "sorry", why, instead);
-    None
 }
 
 /// A name that no other service has.
@@ -413,7 +364,9 @@ fn name(service: &LvsService, taken: &mut HashMap<String, u32>) -> String {
         text.chars().map(keep).collect::<String>()
     };
     let by_identity = match service.identity {
-        Identity::Mark { mark, is_v6 } => format!("fwmark-{mark}{}", if is_v6 { "-v6" } else { "" }),
+        Identity::Mark { mark, is_v6 } => {
+            format!("fwmark-{mark}{}", if is_v6 { "-v6" } else { "" })
+        }
         Identity::Address { protocol, address, port } => {
             let port = if port == 0 { "any".to_owned() } else { port.to_string() };
             format!("{}-{}-{port}", protocol.word(), plain(&address.to_string()))

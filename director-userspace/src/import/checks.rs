@@ -33,9 +33,10 @@ pub(super) fn common(service: &LvsService) -> (Vec<HealthCheck>, Vec<Said>) {
         return (common, said);
     }
     let total = sets.iter().map(Vec::len).max().unwrap_or(0);
-    let instead = "write the `health:` that is right for all of them, or give servers with another \
+    let instead =
+        "write the `health:` that is right for all of them, or give servers with another \
                    check a service of their own"
-        .to_owned();
+            .to_owned();
     if common.len() == total {
         let why = "servers are checked at different times: the longest ones are taken".to_owned();
         said.push(("checks-differ", why, instead));

@@ -17,12 +17,14 @@ mod ipvsadm;
 mod keepalived;
 mod names;
 mod report;
+mod servers;
 mod source;
 mod table;
 mod write;
 
 use std::{path::Path, sync::Arc};
 
+use self::ipvsadm::{mask_length as ipvsadm_mask, sync_daemon};
 pub use self::{
     error::{ImportError, ImportErrors, MAX_REPORTED},
     names::Names,
@@ -30,7 +32,6 @@ pub use self::{
     source::{MAX_BYTES, MAX_INCLUDED, MAX_LINE},
     table::Place,
 };
-use self::ipvsadm::{mask_length as ipvsadm_mask, sync_daemon};
 use crate::config;
 
 /// What the user decides.
@@ -67,7 +68,7 @@ pub fn ipvsadm(
 ) -> Result<Imported, ImportErrors> {
     let text = source::text(source_name, bytes)?;
     let table = ipvsadm::read(&Arc::from(source_name), text, names)?;
-    Ok(finish("ipvsadm", source_name, table, options))
+    finish("ipvsadm", source_name, table, options)
 }
 
 /// Reads a keepalived configuration and the files that it includes.
@@ -77,7 +78,7 @@ pub fn ipvsadm(
 pub fn keepalived_file(path: &Path, options: &Options) -> Result<Imported, ImportErrors> {
     let source_name = path.display().to_string();
     let table = keepalived::read_file(path, options)?;
-    Ok(finish("keepalived", &source_name, table, options))
+    finish("keepalived", &source_name, table, options)
 }
 
 /// As [`keepalived_file`], of a text that includes nothing.
@@ -90,7 +91,7 @@ pub fn keepalived(
     options: &Options,
 ) -> Result<Imported, ImportErrors> {
     let table = keepalived::read_text(source_name, bytes, options)?;
-    Ok(finish("keepalived", source_name, table, options))
+    finish("keepalived", source_name, table, options)
 }
 
 /// A name that an interface can have. What is wrong is said for people.
@@ -110,12 +111,18 @@ fn finish(
     source_name: &str,
     mut table: table::LvsTable,
     options: &Options,
-) -> Imported {
+) -> Result<Imported, ImportErrors> {
     let mut report = Report::new(source_name);
     report.notes.append(&mut table.notes);
     let carried = carry::carry(table, options, &mut report);
     let yaml = write::document(kind, source_name, &carried, options);
     report.sort();
-    debug_assert!(config::parse("import", &yaml).is_ok(), "{yaml}");
-    Imported { yaml, report }
+    match config::parse("the import", &yaml) {
+        Ok(_) => Ok(Imported { yaml, report }),
+        Err(errors) => {
+            let message = format!("what comes out is no configuration: {errors}");
+            let hint = "this is a fault of Director's: please report it with the source";
+            Err(ImportError::of_file(source_name, message, hint).into())
+        }
+    }
 }

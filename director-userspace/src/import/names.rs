@@ -18,7 +18,8 @@ impl Names {
     /// Those of /etc/hosts and /etc/services; none of a file that cannot be read.
     pub fn of_this_host() -> Self {
         let read = |path: &str| {
-            let fits = fs::metadata(path).is_ok_and(|data| data.is_file() && data.len() < MAX_BYTES);
+            let fits =
+                fs::metadata(path).is_ok_and(|data| data.is_file() && data.len() < MAX_BYTES);
             fits.then(|| fs::read_to_string(path).ok()).flatten().unwrap_or_default()
         };
         Self::new(&read("/etc/hosts"), &read("/etc/services"))

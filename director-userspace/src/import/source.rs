@@ -35,7 +35,10 @@ pub(super) fn text<'a>(source_name: &str, bytes: &'a [u8]) -> Result<&'a str, Im
         let hint = "is it the right file? ten thousand services take a few MiB";
         // Nearly always a single line is at fault.
         let place = first_long_line(bytes);
-        return Err(ImportError { line: place, ..ImportError::of_file(source_name, message, hint) });
+        return Err(ImportError {
+            line: place,
+            ..ImportError::of_file(source_name, message, hint)
+        });
     }
     if let Some(line) = first_long_line(bytes) {
         let message = format!("a line of more than {} KiB", MAX_LINE >> 10);

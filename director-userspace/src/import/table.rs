@@ -62,8 +62,15 @@ impl Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Identity {
     /// Port 0: all that no other service has.
-    Address { protocol: Protocol, address: IpAddr, port: u16 },
-    Mark { mark: u32, is_v6: bool },
+    Address {
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+    },
+    Mark {
+        mark: u32,
+        is_v6: bool,
+    },
 }
 
 impl fmt::Display for Identity {
@@ -201,9 +208,6 @@ pub(super) struct LvsServer {
     pub(super) inhibit: bool,
     /// What is asked of it, with where that is said.
     pub(super) checks: Vec<(Place, HealthCheck)>,
-    /// Checks that Director cannot do, or not on this server alone: it may be up although
-    /// keepalived would take it out.
-    pub(super) unchecked: usize,
 }
 
 impl LvsServer {
@@ -218,7 +222,6 @@ impl LvsServer {
             lower: 0,
             inhibit: false,
             checks: Vec::new(),
-            unchecked: 0,
         }
     }
 }

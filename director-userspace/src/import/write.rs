@@ -42,11 +42,8 @@ pub(super) fn document(
     }
     out.push('\n');
     let timeouts = &carried.timeouts;
-    let known = [
-        ("tcp", timeouts.tcp),
-        ("tcp_closing", timeouts.tcp_closing),
-        ("udp", timeouts.udp),
-    ];
+    let known =
+        [("tcp", timeouts.tcp), ("tcp_closing", timeouts.tcp_closing), ("udp", timeouts.udp)];
     let known: Vec<String> = known
         .iter()
         .filter_map(|(key, time)| time.map(|time| format!("{key}: {}", format_duration(time))))
@@ -165,14 +162,10 @@ fn check(check: &HealthCheck) -> String {
             if let Some(sni) = &http.sni {
                 put(&mut out, "sni", &quoted(sni));
             }
-            if matches!(check.probe, Probe::Https(_)) {
-                put(&mut out, "verify", "false");
-            }
         }
         Probe::Dns(dns) => {
             put(&mut out, "name", &quoted(&dns.name));
             put(&mut out, "record", &quoted(&dns.record));
-            put(&mut out, "answer", "false");
         }
         Probe::Udp(udp) => {
             put(&mut out, "send", &quoted(&udp.send));
@@ -219,12 +212,25 @@ fn shown(address: IpAddr) -> String {
     }
 }
 
-/// A text as YAML takes it: JSON's strings are YAML's.
+/// A text as YAML takes it: JSON's strings are YAML's, but for what YAML does not print.
 pub(super) fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
+    let mut out = String::new();
+    for c in serde_json::to_string(text).unwrap_or_default().chars() {
+        if is_unprintable(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// A text that ends no comment.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '\u{2028}' || c == '\u{2029}' { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
+}
+
+/// What YAML takes for the end of a line, or does not take.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }

@@ -17,17 +17,23 @@ const INSIDE: &str = "DIRECTOR_TEST_MACHINE";
 /// Emulation on a busy host takes its time.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Runs `body` in a machine. `test` is the name of the test function that calls this.
+/// Runs `body` in a machine that `equip` adds to. `test` is the name of the test function that calls
+/// this.
 ///
 /// # Panics
 /// If the machine does not boot, or the test fails in it.
-pub(crate) fn within(kernel: KernelVersion, test: &str, body: impl FnOnce()) {
+pub(crate) fn within(
+    kernel: KernelVersion,
+    test: &str,
+    equip: impl FnOnce(Vm) -> Vm,
+    body: impl FnOnce(),
+) {
     if env::var_os(INSIDE).is_some() {
         return body();
     }
     let tests = Slim::of(&env::current_exe().expect("known"));
     let director = Slim::of(&binary());
-    let output = Vm::new(kernel)
+    let vm = Vm::new(kernel)
         .modules(["veth", "bridge", "af_packet", "ipv6", "ipip", "sit", "ip6_tunnel"])
         .file(&tests.0, "/host/deps/tests")
         // Where a test looks for it.
@@ -37,9 +43,8 @@ pub(crate) fn within(kernel: KernelVersion, test: &str, body: impl FnOnce()) {
             "export PATH=/host:$PATH {INSIDE}=1 RUST_BACKTRACE=0\n\
              /host/deps/tests --exact {test} --nocapture 2>&1"
         ))
-        .timeout(TIMEOUT)
-        .run()
-        .expect("boots");
+        .timeout(TIMEOUT);
+    let output = equip(vm).run().expect("boots");
     assert_eq!(output.status, 0, "{kernel:?}: {}", output.text);
     assert!(output.text.contains("test result: ok. 1 passed"), "{kernel:?}: {}", output.text);
     println!("{}", output.text);

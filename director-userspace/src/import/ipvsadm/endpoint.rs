@@ -35,11 +35,9 @@ pub(super) fn endpoint(
         None => 0,
         Some(port) => match port.parse::<u16>() {
             Ok(port) => port,
-            Err(_) if port.starts_with(|c: char| c.is_ascii_alphabetic()) => {
-                names.port(port, protocol).ok_or_else(|| {
-                    format!("/etc/services has no port {port}/{}", protocol.word())
-                })?
-            }
+            Err(_) if port.starts_with(|c: char| c.is_ascii_alphabetic()) => names
+                .port(port, protocol)
+                .ok_or_else(|| format!("/etc/services has no port {port}/{}", protocol.word()))?,
             Err(_) => return Err(format!("{port} is no port")),
         },
     };

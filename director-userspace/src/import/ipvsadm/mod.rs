@@ -25,6 +25,3 @@ pub(super) fn read(file: &Arc<str>, text: &str, names: &Names) -> Result<LvsTabl
     let is_listing = lines().next().is_some_and(|(_, line)| listing::is_one(line));
     if is_listing { listing::read(lines(), names) } else { save::read(lines(), names) }
 }
-
-#[cfg(test)]
-mod tests;

@@ -167,7 +167,8 @@ impl<'a> Line<'a> {
             } else if let Some(letters) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
                 let mut rest = letters;
                 while let Some(letter) = rest.chars().next() {
-                    let meaning = short(letter).ok_or_else(|| format!("unknown option -{letter}"))?;
+                    let meaning =
+                        short(letter).ok_or_else(|| format!("unknown option -{letter}"))?;
                     rest = &rest[letter.len_utf8()..];
                     let takes = matches!(meaning, Meaning::Key(_, Takes::Word | Takes::MaybeWord));
                     let value = (takes && !rest.is_empty()).then_some(rest);

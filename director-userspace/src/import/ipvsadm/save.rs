@@ -66,11 +66,7 @@ pub(super) fn read<'a>(
         service.servers = building.servers.into_iter().flatten().collect();
         service
     });
-    Ok(LvsTable {
-        services: services.collect(),
-        timeouts: replay.timeouts,
-        notes: replay.notes,
-    })
+    Ok(LvsTable { services: services.collect(), timeouts: replay.timeouts, notes: replay.notes })
 }
 
 impl Replay {

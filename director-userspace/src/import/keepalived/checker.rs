@@ -78,10 +78,9 @@ pub(super) fn read(
         let why = format!("{kind} with connect_ip asks another address than the server's");
         let instead = "check the server itself, or say so in an exec check";
         notes.push(note("check", Effect::NotCarried, why, instead));
-        server.unchecked += 1;
         return Ok(());
     }
-    let before = (server.checks.len(), notes.len());
+    let n_before = server.checks.len();
     let second = Duration::from_secs(1);
     let (retry, pause) = match kind {
         "HTTP_GET" | "SSL_GET" => (1, Some(3 * second)),
@@ -159,8 +158,8 @@ pub(super) fn read(
             notes.push(note("check", Effect::NotCarried, why, instead));
         }
     }
-    if server.checks.len() == before.0 {
-        server.unchecked += 1;
+    if server.checks.len() == n_before {
+        return Ok(());
     }
     for line in said.left {
         let why = format!("{kind} has no {} here", line.keyword());
@@ -235,8 +234,7 @@ fn http(
         match line.keyword() {
             "path" => {
                 let path = line.word(1).unwrap_or_default();
-                probe.path =
-                    if path.starts_with('/') { path.into() } else { format!("/{path}") };
+                probe.path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
             }
             "status_code" => {
                 for word in &line.words[1..] {
@@ -295,7 +293,9 @@ fn udp(said: &Said<'_>) -> Result<UdpProbe, String> {
             let bytes = bytes(hex).ok_or("the payload is no even number of hex digits")?;
             let text = String::from_utf8(bytes);
             let is_plain = |text: &String| !text.chars().any(char::is_control);
-            text.ok().filter(is_plain).ok_or("the payload's bytes are no text, and only text is sent")?
+            text.ok()
+                .filter(is_plain)
+                .ok_or("the payload's bytes are no text, and only text is sent")?
         }
     };
     let expect = said.reply.as_ref().map(|hex| {
@@ -330,9 +330,9 @@ fn exec(said: &Said<'_>, server: std::net::IpAddr) -> Result<(ExecProbe, bool), 
         let text = said.command.replace(&address, "$DIRECTOR_ADDRESS");
         vec!["/bin/sh".to_owned(), "-c".to_owned(), text]
     } else if words[1..].contains(&address.as_str()) {
-        let arguments = words[1..].iter().map(|word| {
-            if *word == address { "\"$DIRECTOR_ADDRESS\"" } else { word }
-        });
+        let arguments = words[1..]
+            .iter()
+            .map(|word| if *word == address { "\"$DIRECTOR_ADDRESS\"" } else { word });
         let text: Vec<&str> = ["exec", program].into_iter().chain(arguments).collect();
         vec!["/bin/sh".to_owned(), "-c".to_owned(), text.join(" ")]
     } else {

@@ -143,7 +143,9 @@ impl<'a> Reader<'a> {
             let words = words(place, line)?;
             match words.first().map(|word| word.text.as_str()) {
                 None => {}
-                Some("include" | "includer" | "includem" | "includew" | "includeb" | "includea") => {
+                Some(
+                    "include" | "includer" | "includem" | "includew" | "includeb" | "includea",
+                ) => {
                     self.include(place, &words[1..])?;
                 }
                 Some("include_check") => {}

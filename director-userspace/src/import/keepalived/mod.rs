@@ -42,6 +42,3 @@ pub(super) fn read_text(
     let lines = lines::Reader::new(options, None).read(&name, Path::new(""), bytes)?;
     top::read(&tree::parse(lines)?)
 }
-
-#[cfg(test)]
-mod tests;

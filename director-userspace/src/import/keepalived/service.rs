@@ -7,9 +7,7 @@ use super::{
         error::{ImportError, ImportErrors},
         ipvsadm_mask,
         report::{Effect, Note},
-        table::{
-            Identity, LvsHealth, LvsService, LvsTable, Method, Persistence, Protocol, Sorry,
-        },
+        table::{Identity, LvsHealth, LvsService, LvsTable, Method, Persistence, Protocol, Sorry},
     },
     checker::{Around, is_one},
     group::Member,
@@ -66,8 +64,7 @@ fn try_read(
         Head::One(Identity::Address { port, .. }) => port,
         _ => 0,
     };
-    let mut inherited =
-        Inherited { around, method: Method::Nat, weight: 1, inhibit: false, port };
+    let mut inherited = Inherited { around, method: Method::Nat, weight: 1, inhibit: false, port };
     // The identity is a stand-in for a group's.
     let identity = match &head {
         Head::One(identity) => *identity,
@@ -221,7 +218,11 @@ fn options(
                 instead: "nothing: what arrives at a standby is taken all the same".into(),
             }),
             // Old, and of no effect, or how it is shown.
-            "nat_mask" | "net_mask" | "snmp_name" | "ip_family" | "sorry_server_inhibit"
+            "nat_mask"
+            | "net_mask"
+            | "snmp_name"
+            | "ip_family"
+            | "sorry_server_inhibit"
             | "hashed" => {}
             "sorry_server_lvs_method" => {}
             keyword if is_one(keyword) => {

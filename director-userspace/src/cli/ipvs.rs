@@ -1,0 +1,218 @@
+//! `director ipvs`: the listing of ipvsadm, for scripts and fingers that know it.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use director_common::{flow_table::FlowState, stats::BackendStats};
+
+use super::{InstanceName, explained, say};
+use crate::{
+    config::model::Protocol,
+    datapath::{self, Counters, Datapath},
+    export::{
+        self,
+        listing::{self, Columns, Counted, Listed, ListedConn, ListedServer},
+    },
+    plan::{Observed, ObservedService},
+};
+
+/// Over which rates are counted.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// List services and servers as ipvsadm does: `director ipvs -Ln --stats`
+///
+/// It lists Director's services only; `ipvsadm -Ln` has those that IPVS serves. Nothing is
+/// changed: the configuration is where services are added and removed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// List, which is what this command does anyway
+    #[arg(short = 'L', short_alias = 'l', long = "list")]
+    list: bool,
+    /// Print numbers, as is always done
+    #[arg(short = 'n', long)]
+    numeric: bool,
+    /// Only this TCP service
+    #[arg(short = 't', long, value_name = "ADDRESS:PORT", conflicts_with = "udp_service")]
+    tcp_service: Option<SocketAddr>,
+    /// Only this UDP service
+    #[arg(short = 'u', long, value_name = "ADDRESS:PORT")]
+    udp_service: Option<SocketAddr>,
+    /// List connections
+    #[arg(short = 'c', long)]
+    connection: bool,
+    /// Counters since the beginning
+    #[arg(long)]
+    stats: bool,
+    /// Counters of one second, which it takes
+    #[arg(long)]
+    rate: bool,
+    /// Connection limits, which there are none of
+    #[arg(long)]
+    thresholds: bool,
+    /// Persistent connections, which there are none of
+    #[arg(long)]
+    persistent_conn: bool,
+    /// How long connections are remembered
+    #[arg(long)]
+    timeout: bool,
+    /// Large numbers in full
+    #[arg(long)]
+    exact: bool,
+    /// Sort by protocol, address and port, as is always done
+    #[arg(long)]
+    sort: bool,
+    /// Accepted, and sorted all the same
+    #[arg(long)]
+    nosort: bool,
+    #[command(flatten)]
+    instance: InstanceName,
+}
+
+/// Runs the command. 0: done, 1: failed.
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let datapath = Datapath::open(&args.instance.instance).map_err(explained)?;
+    let text = if args.timeout {
+        timeouts(&datapath)
+    } else if args.connection {
+        say("note", "the flow table does not say who opened a connection: source is -");
+        connections(&datapath, &args)
+    } else {
+        services(&datapath, &args).await?
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn timeouts(datapath: &Datapath) -> String {
+    let [tcp, closing, udp] = datapath.timeouts_s();
+    format!("Timeout (tcp tcpfin udp): {tcp} {closing} {udp}\n")
+}
+
+/// Whether a service is one that was asked for.
+fn is_wanted(args: &Args, protocol: Protocol, address: SocketAddr) -> bool {
+    match (args.tcp_service, args.udp_service) {
+        (Some(wanted), _) => protocol == Protocol::Tcp && address == wanted,
+        (_, Some(wanted)) => protocol == Protocol::Udp && address == wanted,
+        _ => true,
+    }
+}
+
+async fn services(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
+    let columns = if args.stats {
+        Columns::Stats
+    } else if args.rate {
+        Columns::Rate
+    } else if args.thresholds {
+        Columns::Thresholds
+    } else if args.persistent_conn {
+        Columns::Persistent
+    } else {
+        Columns::Plain
+    };
+    let mut counters = datapath::counters(&datapath.tables)?;
+    if columns == Columns::Rate {
+        let began = Instant::now();
+        tokio::time::sleep(SECOND).await;
+        let later = datapath::counters(&datapath.tables)?;
+        counters = per_second(&later, &counters, began.elapsed());
+    }
+    let observed = datapath::observe(&datapath.tables);
+    let mut listed: Vec<Listed> = listed(datapath, &observed, &counters);
+    listed.retain(|listed| is_wanted(args, listed.service.protocol, listed.service.address));
+    Ok(listing::services(datapath.tables.flow_capacity(), &listed, columns, args.exact))
+}
+
+/// What was counted between two readings, by the second.
+fn per_second(later: &Counters, before: &Counters, time: Duration) -> Counters {
+    let rate = |now: u64, then: u64| (now.saturating_sub(then) as f64 / time.as_secs_f64()) as u64;
+    let stats = |now: BackendStats, then: BackendStats| BackendStats {
+        packets: rate(now.packets, then.packets),
+        bytes: rate(now.bytes, then.bytes),
+        flows: rate(now.flows, then.flows),
+        ..now
+    };
+    let mut rates = later.clone();
+    for (slot, service) in &mut rates.services {
+        let then = before.services.get(slot);
+        service.total = stats(service.total, then.map(|then| then.total).unwrap_or_default());
+        for (slot, (_, counters)) in &mut service.backends {
+            let then = then.and_then(|then| then.backends.get(slot));
+            let then = then.map(|(_, then)| then.stats).unwrap_or_default();
+            counters.stats = stats(counters.stats, then);
+        }
+    }
+    rates
+}
+
+fn listed(datapath: &Datapath, observed: &Observed, counters: &Counters) -> Vec<Listed> {
+    let mut flows: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for flow in datapath::known_flows(datapath) {
+        let is_tcp = observed
+            .services
+            .get(&flow.service)
+            .is_some_and(|service| export::frontend(service).0 == Protocol::Tcp);
+        // For IPVS, no UDP connection is active.
+        let is_active = is_tcp && flow.state != FlowState::Closing;
+        let (active, inactive) = flows.entry(flow.backend).or_default();
+        *(if is_active { active } else { inactive }) += 1;
+    }
+    let mut listed: Vec<Listed> = observed
+        .services
+        .iter()
+        .map(|(slot, service)| {
+            let counted = counters.services.get(slot);
+            let numbers = |stats: BackendStats| Counted {
+                conns: stats.flows,
+                packets: stats.packets,
+                bytes: stats.bytes,
+            };
+            let service = export::of_slot(observed, *slot, service);
+            let servers = service.1.iter().map(|slot| {
+                let (active, inactive) = flows.get(slot).copied().unwrap_or_default();
+                let stats = counted.and_then(|counted| counted.backends.get(slot));
+                let stats = stats.map(|(_, counters)| counters.stats).unwrap_or_default();
+                ListedServer { counted: numbers(stats), active, inactive }
+            });
+            Listed {
+                servers: servers.collect(),
+                counted: numbers(counted.map(|counted| counted.total).unwrap_or_default()),
+                service: service.0,
+            }
+        })
+        .collect();
+    listed.sort_by_key(|listed| (listed.service.protocol, listed.service.address));
+    listed
+}
+
+fn connections(datapath: &Datapath, args: &Args) -> String {
+    let observed = datapath::observe(&datapath.tables);
+    let frontends: BTreeMap<u32, (Protocol, SocketAddr)> = observed
+        .services
+        .iter()
+        .map(|(slot, s): (_, &ObservedService)| (*slot, export::frontend(s)))
+        .collect();
+    let conns = datapath::known_flows(datapath).filter_map(|flow| {
+        let (protocol, service) = *frontends.get(&flow.service)?;
+        let backend = observed.backends.get(&flow.backend)?;
+        let state = match (protocol, flow.state) {
+            (Protocol::Udp, _) => "UDP",
+            (Protocol::Tcp, FlowState::New) => "SYN_RECV",
+            (Protocol::Tcp, FlowState::Established) => "ESTABLISHED",
+            (Protocol::Tcp, FlowState::Closing) => "FIN_WAIT",
+        };
+        is_wanted(args, protocol, service).then(|| ListedConn {
+            protocol,
+            expires_s: flow.left_s,
+            state,
+            client: None,
+            service,
+            server: SocketAddr::new(backend.address, service.port()),
+        })
+    });
+    listing::connections(&conns.collect::<Vec<_>>())
+}

@@ -1,0 +1,274 @@
+//! Moving in, service by service, on a host where IPVS goes on serving the rest: what docs/moving.md
+//! says, against a stock kernel's IPVS and the real ipvsadm.
+
+#[path = "vm/machine.rs"]
+mod machine;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use director_tests::live::{Finished, Live, address, command, finish};
+use director_userspace::lab::Node;
+use xtask::vm::{KernelVersion, Packages};
+
+/// What the lab is built for: what IPVS serves, in Director's words.
+const LAB: &str = r#"
+interfaces: [{name: eth0}]
+services:
+  - name: web
+    address: 192.0.2.10
+    protocol: tcp
+    port: 80
+    forward: direct
+    backends: [{address: 10.0.0.11}, {address: 10.0.0.12}]
+  - name: shop
+    address: 192.0.2.20
+    protocol: tcp
+    port: 80
+    forward: tunnel
+    backends: [{address: 10.0.0.12}, {address: 10.0.0.13}]
+"#;
+
+/// The same as ipvsadm saves it.
+const RULES: &str = "\
+-A -t 192.0.2.10:80 -s mh -b mh-port
+-a -t 192.0.2.10:80 -r 10.0.0.11:80 -g -w 1
+-a -t 192.0.2.10:80 -r 10.0.0.12:80 -g -w 1
+-A -t 192.0.2.20:80 -s mh -b mh-port
+-a -t 192.0.2.20:80 -r 10.0.0.12:80 -i -w 1 --tun-type ipip
+-a -t 192.0.2.20:80 -r 10.0.0.13:80 -i -w 1 --tun-type ipip
+";
+
+const WEB: &str = "192.0.2.10:80";
+const SHOP: &str = "192.0.2.20:80";
+/// Connections that stay open while services move.
+const OPEN: usize = 8;
+/// An emulated machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn services_move_one_by_one_while_ipvs_serves_the_rest() {
+    let test = "services_move_one_by_one_while_ipvs_serves_the_rest";
+    let equip = |vm: xtask::vm::Vm| {
+        let packages = Packages::fetch("peers", &["ipvsadm", "nftables"]).expect("fetched");
+        let vm = vm.modules(["ip_vs", "ip_vs_mh"]);
+        vm.program(&packages, "ipvsadm", "/host/ipvsadm").expect("there")
+    };
+    machine::within(KernelVersion::V6_12, test, equip, || {
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(moving());
+    });
+}
+
+async fn moving() {
+    let live = Live::with("moving", LAB).await;
+    for name in ["b1", "b2", "b3"] {
+        serve(live.node(name), name);
+    }
+    let restored = ipvsadm(&live, &["-R"], RULES);
+    assert!(restored.is_empty(), "{restored}");
+    looks_the_same(&live);
+
+    // IPVS serves both.
+    let mut web = open(&live, WEB);
+    let mut shop = open(&live, SHOP);
+    assert!(ipvs_packets(&live, WEB) > 0 && ipvs_packets(&live, SHOP) > 0);
+
+    // The dump becomes a configuration, of which one service is moved.
+    let dump = ipvsadm(&live, &["-S", "-n"], "");
+    live.write(&dump);
+    let imported = live.directory().join("director.yaml");
+    let mut import = command(&["import", "ipvsadm", "--interface", "eth0"]);
+    let imported = finish({
+        import.arg(&imported);
+        import
+    });
+    let imported = imported.succeeded().says(&["2 of 2 services carried over"]);
+    let both = imported.stdout;
+    let blocks = both.split("\n\n").filter(|block| !block.contains("192.0.2.20"));
+    let first: Vec<&str> = blocks.collect();
+    live.write(&first.join("\n\n"));
+    live.attach();
+
+    let before = (ipvs_packets(&live, WEB), ipvs_packets(&live, SHOP));
+    let mut moved = open(&live, WEB);
+    for connection in &mut shop {
+        connection.ask().expect("connections of the service that stays stay");
+    }
+    open(&live, SHOP);
+    let after = (ipvs_packets(&live, WEB), ipvs_packets(&live, SHOP));
+    assert_eq!(after.0, before.0, "IPVS sees no packet of the service that moved");
+    assert!(after.1 > before.1, "and serves the other: {before:?} {after:?}");
+    assert!(director_packets(&live, WEB) > 0);
+    counts_connections(&live);
+
+    // What was open when it moved goes on where the ring agrees, and is reset elsewhere.
+    let survivors = web.iter_mut().filter_map(|connection| {
+        let was = connection.name.clone();
+        connection.ask().ok().map(|name| assert_eq!(name, was, "another server answers"))
+    });
+    println!("{} of {OPEN} connections outlived the move", survivors.count());
+
+    // The second: nothing of the first is touched.
+    live.write(&both);
+    live.attach();
+    let mut moved_too = open(&live, SHOP);
+    for connection in moved.iter_mut().chain(&mut moved_too) {
+        connection.ask().expect("connections of services that have moved stay");
+    }
+    assert_eq!(ipvs_packets(&live, WEB), before.0);
+
+    // IPVS is not needed any more.
+    ipvsadm(&live, &["-C"], "");
+    open(&live, WEB);
+    open(&live, SHOP);
+    for connection in moved.iter_mut().chain(&mut moved_too) {
+        connection.ask().expect("nobody misses IPVS");
+    }
+
+    // And back: the director's rules are IPVS's again.
+    let exported = live.director("export ipvsadm").succeeded().stdout;
+    assert_eq!(sorted(&exported), sorted(RULES));
+    ipvsadm(&live, &["-R"], &exported);
+    live.detach();
+    open(&live, WEB);
+    open(&live, SHOP);
+    assert!(ipvs_packets(&live, WEB) > 0 && ipvs_packets(&live, SHOP) > 0);
+}
+
+/// Without traffic, `director ipvs` prints what `ipvsadm` prints, but for the size of the table and
+/// the timeouts.
+fn looks_the_same(live: &Live) {
+    live.attach();
+    for columns in ["", " --stats", " --rate", " --thresholds", " --persistent-conn"] {
+        let line = format!("-Ln{columns}");
+        let words: Vec<&str> = line.split(' ').collect();
+        let theirs = ipvsadm(live, &words, "");
+        let ours = live.director(&format!("ipvs {line}")).succeeded().stdout;
+        let behind = |text: &str| text.split_once(")\n").expect("a first line").1.to_owned();
+        assert_eq!(behind(&ours), behind(&theirs), "{line}");
+        let until = |text: &str| text.split_once('=').expect("a size").0.to_owned();
+        assert_eq!(until(&ours), until(&theirs), "{line}");
+    }
+    let theirs = ipvsadm(live, &["-Lnc"], "");
+    let ours = live.director("ipvs -Lnc").succeeded().stdout;
+    assert_eq!(ours, theirs, "no connections");
+    let theirs = ipvsadm(live, &["-L", "--timeout"], "");
+    let ours = live.director("ipvs -L --timeout").succeeded().stdout;
+    assert_eq!(theirs, "Timeout (tcp tcpfin udp): 900 120 300\n");
+    assert_eq!(ours, "Timeout (tcp tcpfin udp): 7500 120 300\n");
+    let saved = ipvsadm(live, &["-S", "-n"], "");
+    let exported = live.director("export ipvsadm").succeeded().stdout;
+    assert_eq!(sorted(&exported), sorted(&saved), "and exports what it saves");
+    live.detach();
+}
+
+/// The connections to the service that has moved are counted at its servers, and listed.
+fn counts_connections(live: &Live) {
+    let listed = live.director(&format!("ipvs -Ln -t {WEB}")).succeeded().stdout;
+    let servers = listed.lines().filter(|line| line.contains("Route"));
+    let active: usize = servers
+        .map(|line| line.split_whitespace().nth(4).expect("ActiveConn"))
+        .map(|number| number.parse::<usize>().expect("a number"))
+        .sum();
+    let connections = live.director(&format!("ipvs -Lnc -t {WEB}")).succeeded();
+    let connections = connections.says(&["source is -"]).stdout;
+    let open = connections.lines().filter(|line| {
+        line.starts_with("TCP") && line.contains(" ESTABLISHED -") && line.contains(WEB)
+    });
+    let open = open.count();
+    assert!(active >= OPEN && open >= OPEN, "{listed}{connections}");
+    assert!(!listed.contains(SHOP) && !connections.contains(SHOP), "{listed}{connections}");
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// The real ipvsadm, where IPVS works.
+fn ipvsadm(live: &Live, words: &[&str], input: &str) -> String {
+    let mut command = Command::new("ipvsadm");
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    live.node("director").place(&mut command).expect("placed");
+    let mut child = command.spawn().expect("runs");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("reads");
+    let output = child.wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "ipvsadm {words:?}: {said}");
+    String::from_utf8(output.stdout).expect("ASCII")
+}
+
+/// Packets that IPVS has forwarded for a service.
+fn ipvs_packets(live: &Live, service: &str) -> u64 {
+    packets(&ipvsadm(live, &["-Ln", "--stats", "--exact"], ""), service)
+}
+
+/// The same of Director, by its own listing.
+fn director_packets(live: &Live, service: &str) -> u64 {
+    let listed: Finished = live.director("ipvs -Ln --stats --exact").succeeded();
+    packets(&listed.stdout, service)
+}
+
+fn packets(listing: &str, service: &str) -> u64 {
+    let line = listing.lines().find(|line| line.contains(service)).expect(service);
+    line.split_whitespace().nth(3).expect("InPkts").parse().expect("a number")
+}
+
+/// Answers every byte with the node's name, on port 80 of all its addresses, as long as the process
+/// lives.
+fn serve(node: &Node, name: &'static str) {
+    let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80));
+    let listener = node.run(bind).expect("enters").expect("a free port");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut asked = [0; 1];
+                while stream.read_exact(&mut asked).is_ok() {
+                    if stream.write_all(name.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A connection that asks who is there.
+struct Connection {
+    stream: TcpStream,
+    /// Who answered first.
+    name: String,
+}
+
+impl Connection {
+    fn ask(&mut self) -> std::io::Result<String> {
+        self.stream.write_all(b"?")?;
+        let mut name = [0; 2];
+        self.stream.read_exact(&mut name)?;
+        Ok(String::from_utf8_lossy(&name).into_owned())
+    }
+}
+
+/// Opens connections from the client, and asks once on each.
+fn open(live: &Live, service: &str) -> Vec<Connection> {
+    let address: SocketAddr = address(service);
+    let connect = || {
+        (0..OPEN)
+            .map(|_| {
+                let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                let mut connection = Connection { stream, name: String::new() };
+                connection.name = connection.ask()?;
+                Ok(connection)
+            })
+            .collect::<std::io::Result<Vec<_>>>()
+    };
+    let opened = live.node("client1").run(connect).expect("enters");
+    opened.unwrap_or_else(|error| panic!("{service}: {error}"))
+}
