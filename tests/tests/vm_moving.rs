@@ -5,6 +5,7 @@
 mod machine;
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
@@ -12,8 +13,9 @@ use std::{
     time::Duration,
 };
 
-use director_tests::live::{Finished, Live, address, command, finish};
+use director_tests::live::{Finished, Live, address, command, finish, wait_until};
 use director_userspace::lab::Node;
+use nix::sys::signal::Signal;
 use xtask::vm::{KernelVersion, Packages};
 
 /// What the lab is built for: what IPVS serves, in Director's words.
@@ -32,6 +34,12 @@ services:
     port: 80
     forward: tunnel
     backends: [{address: 10.0.0.12}, {address: 10.0.0.13}]
+  - name: other
+    address: 192.0.2.30
+    protocol: tcp
+    port: 80
+    forward: direct
+    backends: [{address: 10.0.0.13, weight: 65535}]
 "#;
 
 /// The same as ipvsadm saves it.
@@ -42,14 +50,17 @@ const RULES: &str = "\
 -A -t 192.0.2.20:80 -s mh -b mh-port
 -a -t 192.0.2.20:80 -r 10.0.0.12:80 -i -w 1 --tun-type ipip
 -a -t 192.0.2.20:80 -r 10.0.0.13:80 -i -w 1 --tun-type ipip
+-A -t 192.0.2.30:80 -s mh -b mh-port
+-a -t 192.0.2.30:80 -r 10.0.0.13:80 -g -w 65535
 ";
 
 const WEB: &str = "192.0.2.10:80";
 const SHOP: &str = "192.0.2.20:80";
 /// Connections that stay open while services move.
 const OPEN: usize = 8;
-/// An emulated machine takes its time.
+/// An emulated machine takes its time, most of all to verify the program, which is done once.
 const PATIENCE: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(150);
 
 #[test]
 fn services_move_one_by_one_while_ipvs_serves_the_rest() {
@@ -71,29 +82,30 @@ async fn moving() {
     }
     let restored = ipvsadm(&live, &["-R"], RULES);
     assert!(restored.is_empty(), "{restored}");
+    let daemon = live.spawn_run();
+    daemon.wait_for("running by", START);
     looks_the_same(&live);
+
+    // The dump becomes a configuration.
+    let dump = live.directory().join("lvs.rules");
+    fs::write(&dump, ipvsadm(&live, &["-S", "-n"], "")).expect("writable");
+    let mut import = command(&["import", "ipvsadm", "--interface", "eth0"]);
+    import.arg(&dump);
+    let imported = finish(import).succeeded().says(&["3 of 3 services carried over"]);
+    let without = |moved: &[&str]| {
+        let blocks = imported.stdout.split("\n\n");
+        let kept = blocks.filter(|block| !moved.iter().any(|vip| block.contains(vip)));
+        kept.collect::<Vec<_>>().join("\n\n")
+    };
+    put(&live, &without(&["192.0.2.10", "192.0.2.20"]), &["192.0.2.30"]);
 
     // IPVS serves both.
     let mut web = open(&live, WEB);
     let mut shop = open(&live, SHOP);
     assert!(ipvs_packets(&live, WEB) > 0 && ipvs_packets(&live, SHOP) > 0);
 
-    // The dump becomes a configuration, of which one service is moved.
-    let dump = ipvsadm(&live, &["-S", "-n"], "");
-    live.write(&dump);
-    let imported = live.directory().join("director.yaml");
-    let mut import = command(&["import", "ipvsadm", "--interface", "eth0"]);
-    let imported = finish({
-        import.arg(&imported);
-        import
-    });
-    let imported = imported.succeeded().says(&["2 of 2 services carried over"]);
-    let both = imported.stdout;
-    let blocks = both.split("\n\n").filter(|block| !block.contains("192.0.2.20"));
-    let first: Vec<&str> = blocks.collect();
-    live.write(&first.join("\n\n"));
-    live.attach();
-
+    // One moves.
+    put(&live, &without(&["192.0.2.20"]), &["192.0.2.10", "192.0.2.30"]);
     let before = (ipvs_packets(&live, WEB), ipvs_packets(&live, SHOP));
     let mut moved = open(&live, WEB);
     for connection in &mut shop {
@@ -114,8 +126,7 @@ async fn moving() {
     println!("{} of {OPEN} connections outlived the move", survivors.count());
 
     // The second: nothing of the first is touched.
-    live.write(&both);
-    live.attach();
+    put(&live, &without(&[]), &["192.0.2.10", "192.0.2.20", "192.0.2.30"]);
     let mut moved_too = open(&live, SHOP);
     for connection in moved.iter_mut().chain(&mut moved_too) {
         connection.ask().expect("connections of services that have moved stay");
@@ -134,6 +145,7 @@ async fn moving() {
     let exported = live.director("export ipvsadm").succeeded().stdout;
     assert_eq!(sorted(&exported), sorted(RULES));
     ipvsadm(&live, &["-R"], &exported);
+    daemon.end(Signal::SIGTERM);
     live.detach();
     open(&live, WEB);
     open(&live, SHOP);
@@ -143,7 +155,6 @@ async fn moving() {
 /// Without traffic, `director ipvs` prints what `ipvsadm` prints, but for the size of the table and
 /// the timeouts.
 fn looks_the_same(live: &Live) {
-    live.attach();
     for columns in ["", " --stats", " --rate", " --thresholds", " --persistent-conn"] {
         let line = format!("-Ln{columns}");
         let words: Vec<&str> = line.split(' ').collect();
@@ -164,7 +175,18 @@ fn looks_the_same(live: &Live) {
     let saved = ipvsadm(live, &["-S", "-n"], "");
     let exported = live.director("export ipvsadm").succeeded().stdout;
     assert_eq!(sorted(&exported), sorted(&saved), "and exports what it saves");
-    live.detach();
+}
+
+/// Writes the file, and waits until these are the VIPs that the daemon serves.
+fn put(live: &Live, yaml: &str, vips: &[&str]) {
+    live.replace(yaml);
+    wait_until("the daemon follows the file", PATIENCE, || {
+        let listed = live.director("ipvs -Ln").succeeded().stdout;
+        let services = listed.lines().filter(|line| line.starts_with("TCP "));
+        let services: Vec<&str> =
+            services.filter_map(|line| line.split([' ', ':']).nth(2)).collect();
+        services == vips
+    });
 }
 
 /// The connections to the service that has moved are counted at its servers, and listed.
