@@ -45,7 +45,7 @@ use crate::{
     conditions::{Change as HealthChange, Overrides},
     config::{self, Config, ConfigErrors},
     datapath::{Instance, clock_ns},
-    director::{Changed, Director, DirectorError, Repaired},
+    director::{Changed, Director, DirectorError},
     health::{Checker, Event as HealthEvent},
     net::{NetError, Netlink},
     path_probe::PathProbes,
@@ -321,7 +321,7 @@ impl Daemon {
         let began = Instant::now();
         if let Some(director) = &mut self.director {
             match director.repair(&self.effective).await {
-                Ok(Repaired { pins, plan }) if pins.is_empty() && plan.is_empty() => {}
+                Ok(repaired) if repaired.is_empty() => {}
                 Ok(repaired) => {
                     let what = repaired.to_string();
                     warn!("somebody else changed this director's maps or pins; repaired:\n{what}");

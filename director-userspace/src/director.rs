@@ -15,7 +15,8 @@ use self::prepare::Prepared;
 use crate::{
     config::{Config, model::Service},
     datapath::{
-        self, Attached, Attachments, Datapath, DatapathError, Instance, LinkPin, Pins, clock_ns,
+        self, Attached, Attachments, Datapath, DatapathError, Instance, LinkPin, Pins, Scrub,
+        clock_ns,
     },
     host::{self, Hops, HostErrors, kernel, privileges},
     net::{NetError, Netlink},
@@ -68,14 +69,26 @@ pub struct Changed {
 pub struct Repaired {
     /// Pins that were gone.
     pub pins: Vec<PathBuf>,
+    /// What no plan tells of: rings, the filter, interfaces, timeouts.
+    pub rest: Vec<String>,
     /// What the maps did not hold.
     pub plan: Plan,
+}
+
+impl Repaired {
+    /// Whether all was as it should be.
+    pub fn is_empty(&self) -> bool {
+        self.pins.is_empty() && self.rest.is_empty() && self.plan.is_empty()
+    }
 }
 
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for pin in &self.pins {
             writeln!(f, "+ pin {}", pin.display())?;
+        }
+        for what in &self.rest {
+            writeln!(f, "~ {what}")?;
         }
         f.write_str(&self.plan.brief(REPAIRS_SHOWN))
     }
@@ -91,6 +104,8 @@ pub struct Director {
     effective: Option<Effective>,
     /// Whatever is pinned, held open.
     pins: Pins,
+    /// What was there when it was looked at last.
+    scrub: Scrub,
     _lock: datapath::Lock,
 }
 
@@ -140,8 +155,16 @@ impl Director {
         assign_vips(&netlink, instance, config, &mut changed).await;
         let effective = Some(effective);
         let pins = Pins::hold(instance)?;
-        let director =
-            Self { netlink, datapath, interfaces, neighbours, effective, pins, _lock: lock };
+        let director = Self {
+            netlink,
+            datapath,
+            interfaces,
+            neighbours,
+            effective,
+            pins,
+            scrub: Scrub::default(),
+            _lock: lock,
+        };
         Ok((director, changed))
     }
 
@@ -307,9 +330,10 @@ impl Director {
     /// If a map cannot be written, or a pin not be made.
     pub async fn repair(&mut self, config: &Config) -> Result<Repaired, DirectorError> {
         let pins = self.pins.restore()?;
+        let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces, &config.flows);
         let Some(Effective { hops, warnings, .. }) = self.effective.take() else {
             // The next look at the host does as much.
-            return Ok(Repaired { pins, plan: Plan::default() });
+            return Ok(Repaired { pins, rest, plan: Plan::default() });
         };
         let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
         let observed = datapath::observe(&self.datapath.tables);
@@ -320,7 +344,7 @@ impl Director {
                 .await?;
         datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
         self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
-        Ok(Repaired { pins, plan: prepared.changed.plan })
+        Ok(Repaired { pins, rest, plan: prepared.changed.plan })
     }
 
     /// Takes the program off these interfaces, or off all, and with the last one everything that was

@@ -131,7 +131,7 @@ fn errno(error: &XdpMapError) -> Option<i32> {
 }
 
 /// Writes an interface word by word: packets may be looking at it.
-fn write_interface(tables: &Tables, slot: u32, interface: &Attached) {
+pub(super) fn write_interface(tables: &Tables, slot: u32, interface: &Attached) {
     for at in 0..INTERFACE_MACS {
         let mac = interface.macs.get(at).map_or(0, |mac| mac_to_u64(*mac));
         tables.interfaces.publish(slot, offset_of!(Interface, macs) + at * 8, mac);

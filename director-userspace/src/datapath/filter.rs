@@ -15,10 +15,11 @@ fn bit_of(key: &ServiceKey) -> (u32, u64) {
     (word, 1 << bit)
 }
 
-/// Lets packets for `key`'s address through to the look-up of services.
-pub(super) fn admit(tables: &Tables, key: &ServiceKey) {
+/// Lets packets for `key`'s address through to the look-up of services. Whether they were already.
+pub(super) fn admit(tables: &Tables, key: &ServiceKey) -> bool {
     let (word, bit) = bit_of(key);
-    tables.vip_filter.word(word, 0).fetch_or(bit, Ordering::Release);
+    let word = tables.vip_filter.word(word, 0);
+    word.load(Ordering::Acquire) & bit != 0 || word.fetch_or(bit, Ordering::Release) & bit != 0
 }
 
 /// Clears what no service needs any more.

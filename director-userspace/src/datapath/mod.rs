@@ -3,7 +3,7 @@
 //! - [`Instance`] says where things are pinned, [`Datapath`] opens or creates them;
 //! - [`Tables`] are the maps; [`observe`] reads them into [`crate::plan::Observed`], [`apply`]
 //!   carries out a [`crate::plan::Plan`];
-//! - `grow` makes them larger while packets pass;
+//! - `grow` makes them larger while packets pass; [`Scrub`] finds what somebody else wrote into them;
 //! - [`Attachments`] puts the program on interfaces and takes it off;
 //! - [`Simulation`] runs the same program over frames, [`Standalone`] lends it to whoever measures
 //!   it; both with maps of their own.
@@ -26,6 +26,7 @@ mod occupancy;
 mod open;
 mod pins;
 mod rings;
+mod scrub;
 mod simulation;
 mod standalone;
 mod stats;
@@ -41,6 +42,7 @@ pub use observe::{observe, observe_some};
 pub use occupancy::{KnownFlow, known_flows};
 pub use open::{Datapath, clock_ns};
 pub use pins::Pins;
+pub use scrub::Scrub;
 pub use simulation::{Outcome, Simulation};
 pub use standalone::Standalone;
 pub use stats::{BackendCounters, Counters, ServiceCounters, counters};
