@@ -1,4 +1,5 @@
-//! Builds the XDP programs and leaves them as `OUT_DIR/director.o` and `OUT_DIR/realserver.o`.
+//! Builds the BPF programs and leaves them as `OUT_DIR/director.o`, `OUT_DIR/realserver.o` and
+//! `OUT_DIR/path_probe.o`.
 
 use std::{
     env, fs,
@@ -13,7 +14,7 @@ mod bpf_toolchain;
 use bpf_toolchain::{HINT, LINK_ARG, PROFILE, TARGET, choose, probe, target_dir};
 
 /// The binaries of `director-ebpf`; each becomes `OUT_DIR/<name>.o`.
-const PROGRAMS: [&str; 2] = ["director", "realserver"];
+const PROGRAMS: [&str; 3] = ["director", "realserver", "path_probe"];
 
 fn main() -> ExitCode {
     match build() {

@@ -11,11 +11,12 @@
 //! - `watch`: what changes
 //! - `announce`: gratuitous ARP and neighbour advertisements, and asking who has an address
 //! - `ethtool`, `features`, `sysctl`: drivers, native XDP, kernel settings
-//! - `xdp`: programs that stay with their device
+//! - `xdp`: programs that stay with their device; `classifier`: the same of tc
 
 mod address;
 mod alike;
 mod announce;
+mod classifier;
 mod error;
 mod ethtool;
 mod features;
@@ -51,6 +52,7 @@ pub use self::{
     address::{Address, AddressScope},
     alike::{Alike, Group},
     announce::AddressOwner,
+    classifier::{Clsact, Filter, Side},
     error::NetError,
     ethtool::{Channels, Driver, Feature},
     features::XdpFeatures,

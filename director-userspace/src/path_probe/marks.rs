@@ -4,7 +4,10 @@
 //! another probe. A number that is free again is used last, so that the last packets of a socket
 //! that is gone find nothing rather than somebody else's way.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+};
 
 use director_common::probe::MAX_PROBES;
 
@@ -28,6 +31,18 @@ pub(super) struct Changes {
 }
 
 impl Marks {
+    /// Numbers from anywhere on: those that an earlier process gave out are not likely to be the
+    /// first again.
+    pub(super) fn starting_anywhere() -> Self {
+        let random = RandomState::new().build_hasher().finish();
+        Self { last: (random % u64::from(MAX_PROBES)) as u32, ..Self::default() }
+    }
+
+    /// Takes all numbers back.
+    pub(super) fn clear(&mut self) {
+        *self = Self { last: self.last, ..Self::default() };
+    }
+
     /// Gives every one of `probes` a number and takes those of all others back. On an error, nothing
     /// has changed.
     pub(super) fn change(&mut self, probes: &[PathProbe]) -> Result<Changes, PathProbeError> {

@@ -8,6 +8,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::PathProbeError;
 use crate::config::model::{Forward, MacAddr};
 
 /// Largest TCP segment of a probe, bytes: what the smallest IPv6 link (1280) carries inside an IPv6
@@ -33,6 +34,38 @@ pub struct PathProbe {
     pub from: Option<IpAddr>,
     /// The next hop's MAC address, if the configuration fixes it.
     pub mac: Option<MacAddr>,
+}
+
+impl PathProbe {
+    /// Whether packets can go this way as far as its addresses say.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or does not fit, and what to do.
+    pub fn check(&self) -> Result<(), PathProbeError> {
+        let Self { vip, backend, .. } = *self;
+        let family = |address: IpAddr| if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        let mismatch = |what| PathProbeError::Mismatch { vip, backend, what };
+        match (self.forward, self.source) {
+            (Forward::Tunnel, None) => return Err(PathProbeError::NoSource { vip, backend }),
+            (Forward::Tunnel, Some(source)) if family(source) != family(backend) => {
+                return Err(mismatch("the tunnel's source is of another address family"));
+            }
+            (Forward::Direct, _) if family(vip) != family(backend) => {
+                return Err(mismatch("`forward: direct` needs both of one address family"));
+            }
+            _ => {}
+        }
+        match self.from {
+            Some(from) if family(from) != family(vip) => {
+                Err(mismatch("the address for answers is not of the VIP's family"))
+            }
+            None if family(vip) != family(backend) => {
+                Err(PathProbeError::NoAddress { vip, backend, family: family(vip) })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Makes a socket's packets go the way of the probe with this mark. To be called before it is
@@ -73,6 +106,44 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn a_way_that_cannot_be_gone_is_refused_and_says_why() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect(text);
+        let probe = |vip, backend, forward, source: &str, from: &str| PathProbe {
+            vip: ip(vip),
+            backend: ip(backend),
+            forward,
+            source: source.parse().ok(),
+            from: from.parse().ok(),
+            mac: None,
+        };
+        let (tunnel, direct) = (Forward::Tunnel, Forward::Direct);
+        for good in [
+            probe("192.0.2.1", "10.0.0.1", direct, "", ""),
+            probe("192.0.2.1", "10.0.0.1", tunnel, "10.0.0.2", ""),
+            probe("192.0.2.1", "2001:db8::1", tunnel, "2001:db8::2", "10.0.0.2"),
+            probe("2001:db8::a", "10.0.0.1", tunnel, "10.0.0.2", "2001:db8::2"),
+        ] {
+            good.check().expect("can be gone");
+        }
+        for (bad, says) in [
+            (probe("192.0.2.1", "10.0.0.1", tunnel, "", ""), "source is not known"),
+            (
+                probe("192.0.2.1", "10.0.0.1", tunnel, "2001:db8::2", ""),
+                "of another address family",
+            ),
+            (
+                probe("192.0.2.1", "2001:db8::1", tunnel, "2001:db8::2", ""),
+                "an IPv4 address of this",
+            ),
+            (probe("192.0.2.1", "2001:db8::1", direct, "", "10.0.0.2"), "both of one"),
+            (probe("192.0.2.1", "10.0.0.1", direct, "", "2001:db8::2"), "not of the VIP's"),
+        ] {
+            let error = bad.check().expect_err("cannot be gone").to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 
     #[test]
     fn sockets_of_both_protocols_can_be_marked() {
