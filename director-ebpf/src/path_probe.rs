@@ -70,7 +70,7 @@ fn path_egress(ctx: TcContext) -> i32 {
             ctx.set_mark(0);
             TC_ACT_UNSPEC
         }
-        None => TC_ACT_SHOT as i32,
+        None => TC_ACT_SHOT,
     }
 }
 

@@ -44,6 +44,9 @@ pub enum DirectorError {
     /// The network configuration.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Programs of checks that go the way of the traffic.
+    #[error(transparent)]
+    PathProbe(#[from] PathProbeError),
     /// Not allowed.
     #[error("{0}")]
     Privilege(String),
@@ -366,6 +369,8 @@ impl Director {
             // Before the pins go: without them a second try would find nothing to do.
             host::withdraw_vips(netlink, &instance.run_dir()).await?;
         }
+        // Left by a daemon that was killed, say; before the pins go, for the same reason.
+        path_probe::remove(netlink, instance, interfaces).await?;
         let gone = datapath::detach(instance, interfaces)?;
         if datapath::attached(instance)?.is_empty()
             && let Some(observed) = observed

@@ -69,14 +69,14 @@ fn expect_answer(packet: &Packet, inner: &Addresses) -> Option<()> {
         is_v6: asked.is_v6.into(),
         _pad: 0,
     };
-    if let Some(known) = EXCHANGES.get_ptr(&key) {
+    if let Some(known) = EXCHANGES.get_ptr(key) {
         // SAFETY: the map's lookup returned it; at worst it is another exchange's by now.
         let known = unsafe { *known };
         if known.backend == exchange.backend && known.local == exchange.local {
             return Some(());
         }
     }
-    EXCHANGES.insert(&key, &exchange, 0).ok()
+    EXCHANGES.insert(key, exchange, 0).ok()
 }
 
 /// Puts the packet into an outer one, from the tunnel's source to the backend. The Ethernet header

@@ -41,7 +41,7 @@ pub fn restore(ctx: &TcContext) -> Option<()> {
     let packet = Packet::parse(ctx)?;
     let Addresses { source: vip, destination: local, is_v6 } = packet.addresses;
     let protocol = u32::from(packet.protocol) | u32::from(is_v6) << 8;
-    let exchange = EXCHANGES.get_ptr(&ExchangeKey { vip, local, ports: packet.ports, protocol })?;
+    let exchange = EXCHANGES.get_ptr(ExchangeKey { vip, local, ports: packet.ports, protocol })?;
     // SAFETY: the map's lookup returned it; at worst it is another exchange's by now, and then this
     // packet answers nobody.
     let exchange = unsafe { *exchange };
