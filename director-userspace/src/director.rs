@@ -20,6 +20,7 @@ use crate::{
     },
     host::{self, Hops, HostErrors, kernel, privileges},
     net::{NetError, Netlink},
+    path_probe::{self, PathProbeError},
     plan::{Capacity, Observed, Plan, key_of},
 };
 

@@ -7,16 +7,20 @@
 use std::{
     io::{Error, ErrorKind, Read as _, Result, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::AsFd as _,
+    process::Command,
     thread,
     time::Duration,
 };
 
-use director_tests::live::{Capture, Live, address};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
+use director_tests::live::{Capture, Live, address, command, finish};
 use director_userspace::{
     config::{self, model::Forward},
-    datapath::Attached,
+    datapath::{Attached, Instance},
     host,
     lab::Node,
+    net::{Filter, NewRoute, Side},
     path_probe::{self, PathProbe, PathProbes},
 };
 use tokio::{
@@ -46,6 +50,9 @@ const B1_V4: &str = "10.0.0.11";
 const B1_V6: &str = "2001:db8:1::11";
 /// Where every server of these tests listens.
 const PORT: u16 = 8080;
+/// What the programs return (linux/pkt_cls.h): on to the next filter, and dropped.
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
 /// How long a check may take before it has failed.
 const CHECK: Duration = Duration::from_millis(900);
 
@@ -238,5 +245,314 @@ async fn a_marked_socket_reaches_the_backend_through_the_vip() {
     let answer = ask(&live, address("10.0.0.12:8080"), Some(marks[&b2])).await;
     assert_eq!(answer.expect("answers"), format!("b2 {V4} 18"));
     assert!(paths.set(&interfaces, &[]).await.expect("cleared").is_empty());
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_fails_when_the_path_is_broken_although_the_backend_answers() {
+    let (live, interfaces) = lab("broken").await;
+    let probes: Vec<PathProbe> = CASES.iter().map(|case| case.probe(&live)).collect();
+    let mut paths = PathProbes::new(live.netlink("director"), live.instance());
+    let marks = paths.set(&interfaces, &probes).await.expect("set");
+    let outcomes = async || {
+        let mut outcomes = Vec::new();
+        for (case, probe) in CASES.iter().zip(&probes) {
+            let server = SocketAddr::new(probe.backend, PORT);
+            let mark = Some(marks[probe]);
+            // Checks of both protocols agree, and the backend's own address always answers.
+            let tcp = ask(&live, server, mark).await.is_ok();
+            assert_eq!(ask_udp(&live, server, mark).is_ok(), tcp, "{}", case.name);
+            assert_eq!(
+                ask(&live, server, None).await.expect(case.name),
+                format!("b1 {} 18", case.backend)
+            );
+            outcomes.push((case.name, tcp));
+        }
+        outcomes
+    };
+    let expected = |works: fn(&Case) -> bool| {
+        CASES.iter().map(|case| (case.name, works(case))).collect::<Vec<_>>()
+    };
+    assert_eq!(outcomes().await, expected(|_| true));
+
+    // The backend loses a VIP.
+    let backend = live.netlink("b1");
+    let lo = backend.link_by_name("lo").await.expect("lo").index;
+    backend.remove_address(lo, ip(V4), 32).await.expect("removed");
+    assert_eq!(outcomes().await, expected(|case| case.vip != V4));
+    backend.add_address(lo, ip(V4), 32).await.expect("added");
+    assert_eq!(outcomes().await, expected(|_| true));
+
+    // And no longer takes tunnels apart.
+    let settle = ["realserver", "--vip", "192.0.2.10,2001:db8::10", "--forward", "direct"];
+    let mut realserver = command(&settle);
+    realserver.args(["--instance", &live.lab.realserver_instance("b1")]);
+    live.node("b1").place(&mut realserver).expect("placed");
+    finish(realserver).succeeded().prints(&["detach XDP decapsulation"]);
+    assert_eq!(outcomes().await, expected(|case| case.tunnel.is_none()));
+
+    paths.set(&interfaces, &[]).await.expect("cleared");
+    live.detach();
+}
+
+/// Filters on the director's interface that are of some director's path probes, and all.
+async fn filters(live: &Live, index: u32) -> (usize, usize) {
+    let netlink = live.netlink("director");
+    let (mut ours, mut all) = (0, 0);
+    if netlink.clsacts().await.expect("listed").contains(&index) {
+        for side in Side::ALL {
+            let filters = netlink.filters(index, side).await.expect("listed");
+            let is_ours = |filter: &&Filter| {
+                filter.name.as_ref().is_some_and(|name| name.starts_with("director-path:"))
+            };
+            ours += filters.iter().filter(is_ours).count();
+            all += filters.len();
+        }
+    }
+    (ours, all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_go_their_own_ways_and_leave_nothing_behind() {
+    let (live, interfaces) = lab("two").await;
+    let index = interfaces[0].ifindex;
+    let other = Instance::new(&format!("{}-other", live.instance().name())).expect("a name");
+    let tc = |arguments: &str| {
+        let mut tc = Command::new("tc");
+        tc.args(arguments.split(' '));
+        live.node("director").place(&mut tc).expect("placed");
+        finish(tc).succeeded()
+    };
+
+    // The two have the same backend under two VIPs.
+    let [first, second] = [&CASES[0], &CASES[2]].map(|case| case.probe(&live));
+    let server = SocketAddr::new(first.backend, PORT);
+    let mut one = PathProbes::new(live.netlink("director"), live.instance());
+    let mut two = PathProbes::new(live.netlink("director"), &other);
+    let ones = one.set(&interfaces, std::slice::from_ref(&first)).await.expect("set");
+    let twos = two.set(&interfaces, std::slice::from_ref(&second)).await.expect("set");
+    assert_ne!(ones[&first] >> 16, twos[&second] >> 16);
+    assert_eq!(filters(&live, index).await, (4, 4));
+    let [through_v4, through_v6] = [V4, V6].map(|vip| format!("b1 {vip} 18"));
+    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert_eq!(ask(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
+
+    // A mark of ours without a probe leads nowhere; anybody else's is none of our business.
+    let unknown = ones[&first] & 0xffff_0000 | (ones[&first] + 1) & 0x3fff;
+    assert!(ask(&live, server, Some(unknown)).await.is_err());
+    let plain = format!("b1 {B1_V4} 18");
+    assert_eq!(ask(&live, server, Some(0x4000)).await.expect("answers"), plain);
+    // Nor may a mark be used for somebody else than its backend.
+    assert!(ask(&live, address("10.0.0.12:8080"), Some(ones[&first])).await.is_err());
+
+    // A process that was killed leaves its programs; the next one takes their place.
+    drop(one);
+    assert_eq!(filters(&live, index).await, (4, 4));
+    let mut one = PathProbes::new(live.netlink("director"), live.instance());
+    let ones = one.set(&interfaces, &[first.clone(), second.clone()]).await.expect("set");
+    assert_eq!(filters(&live, index).await, (4, 4));
+    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert_eq!(ask(&live, server, Some(ones[&second])).await.expect("answers"), through_v6);
+
+    // What somebody took away is seen, and put back.
+    tc("filter del dev eth0 egress");
+    let sent = one.sent(&first).expect("read");
+    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), plain);
+    assert_eq!(one.sent(&first).expect("read"), sent, "it went another way");
+    let again = one.set(&interfaces, &[first.clone(), second.clone()]).await.expect("set");
+    assert_eq!(again, ones);
+    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert!(one.sent(&first).expect("read") > sent);
+
+    // The one goes, and the other stays, with its filters and the qdisc that the one made.
+    two.set(&interfaces, std::slice::from_ref(&second)).await.expect("put back");
+    path_probe::remove(&live.netlink("director"), live.instance(), &[]).await.expect("removed");
+    assert_eq!(filters(&live, index).await, (2, 2));
+    assert_eq!(ask(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
+    // Somebody else's filter keeps the qdisc.
+    let netlink = live.netlink("director");
+    let there = netlink.filters(index, Side::Ingress).await.expect("listed");
+    let program = program(there[0].program.expect("a program")).fd().expect("held");
+    let theirs = Filter { priority: 9, handle: 1, name: Some("theirs".into()), program: None };
+    let put = netlink.put_classifier(index, Side::Ingress, &theirs, program.as_fd()).await;
+    put.expect("put");
+    let gone = path_probe::remove(&live.netlink("director"), &other, &[]).await.expect("removed");
+    assert_eq!(gone, [index]);
+    assert_eq!(filters(&live, index).await, (0, 1));
+    let _ = std::fs::remove_dir_all(other.run_dir());
+    live.detach();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qdisc_of_our_own_goes_with_the_last_probe_and_an_ingress_one_is_named() {
+    let (live, interfaces) = lab("qdisc").await;
+    let index = interfaces[0].ifindex;
+    let probe = CASES[0].probe(&live);
+    let netlink = live.netlink("director");
+    let mut paths = PathProbes::new(netlink.clone(), live.instance());
+    paths.set(&interfaces, std::slice::from_ref(&probe)).await.expect("set");
+    assert_eq!(filters(&live, index).await, (2, 2));
+    paths.set(&interfaces, &[]).await.expect("cleared");
+    assert!(!netlink.clsacts().await.expect("listed").contains(&index));
+
+    // Killed, and then detached by command.
+    paths.set(&interfaces, std::slice::from_ref(&probe)).await.expect("set");
+    drop(paths);
+    live.detach();
+    assert!(!netlink.clsacts().await.expect("listed").contains(&index));
+
+    let mut tc = Command::new("tc");
+    tc.args(["qdisc", "add", "dev", "eth0", "ingress"]);
+    live.node("director").place(&mut tc).expect("placed");
+    finish(tc).succeeded();
+    let mut paths = PathProbes::new(netlink, live.instance());
+    let refused = paths.set(&interfaces, std::slice::from_ref(&probe)).await;
+    let error = refused.expect_err("no place").to_string();
+    assert!(error.contains("eth0 has an `ingress` qdisc"), "{error}");
+    path_probe::remove(&live.netlink("director"), live.instance(), &[]).await.expect("removed");
+}
+
+/// The director's host asks a VIP itself, from a port that a check happens to use for the backend at
+/// the same time: each gets its own answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_own_connections_to_a_vip_are_left_alone() {
+    let (live, interfaces) = lab("own").await;
+    let netlink = live.netlink("director");
+    let probe = CASES[4].probe(&live);
+    // The VIP is not the host's here, but the backend's as the kernel's routes have it.
+    let eth0 = interfaces[0].ifindex;
+    netlink.remove_address(eth0, probe.vip, 32).await.expect("removed");
+    let route = NewRoute {
+        destination: probe.vip,
+        prefix_len: 32,
+        gateway: Some(probe.backend),
+        link_index: eth0,
+        onlink: true,
+        source: probe.from,
+    };
+    netlink.add_route(route).await.expect("added");
+    let mut paths = PathProbes::new(netlink, live.instance());
+    let marks = paths.set(&interfaces, std::slice::from_ref(&probe)).await.expect("set");
+
+    let from = SocketAddr::new(probe.from.expect("given"), 40_001);
+    let open = |to: IpAddr, mark: Option<u32>| {
+        let socket = live.node("director").run(|| {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.set_reuseport(true)?;
+            socket.bind(from)?;
+            if let Some(mark) = mark {
+                path_probe::mark(&socket, mark)?;
+            }
+            Ok::<_, Error>(socket)
+        });
+        let socket = socket.expect("enters").expect("a socket");
+        async move { timeout(CHECK, socket.connect(SocketAddr::new(to, PORT))).await }
+    };
+    let talk = async |stream: &mut tokio::net::TcpStream| {
+        let answer = async {
+            stream.write_all(b"hello\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, Error>(answer)
+        };
+        timeout(CHECK, answer).await.expect("in time").expect("answers")
+    };
+    let mut own = open(probe.vip, None).await.expect("in time").expect("connects");
+    // For the backend, both would be one connection: the check must fail, and the host's own not.
+    let probing = open(probe.backend, Some(marks[&probe])).await;
+    assert!(!matches!(probing, Ok(Ok(_))), "{probing:?}");
+    assert_eq!(talk(&mut own).await, format!("b1 {V4} 9"));
+    drop(own);
+    let mut through = ask(&live, SocketAddr::new(probe.backend, PORT), Some(marks[&probe])).await;
+    assert_eq!(through.as_mut().expect("answers"), &format!("b1 {V4} 18"));
+    paths.set(&interfaces, &[]).await.expect("cleared");
+    live.detach();
+}
+
+/// A loaded program.
+fn program(id: u32) -> ProgramInfo {
+    loaded_programs().flatten().find(|program| program.id() == id).expect("loaded")
+}
+
+/// A SYN between these addresses and ports.
+fn frame_v4(source: IpAddr, destination: IpAddr, ports: [u16; 2]) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
+        panic!("IPv4 only")
+    };
+    let mut frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0][..], &[0x45, 0, 0, 40]].concat();
+    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
+    frame.extend(ports.map(u16::to_be_bytes).concat());
+    frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);
+    frame
+}
+
+/// What a packet costs, in nanoseconds; for `docs/decisions/0013-path-probes.md`. Whoever is not
+/// probing pays for one comparison where packets leave, and one load where they come in.
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_of_others_cost_next_to_nothing() {
+    let (live, interfaces) = lab("price").await;
+    let probes: Vec<PathProbe> = CASES.iter().map(|case| case.probe(&live)).collect();
+    let mut paths = PathProbes::new(live.netlink("director"), live.instance());
+    let marks = paths.set(&interfaces, &probes).await.expect("set");
+    let mut programs = Vec::new();
+    for side in Side::ALL {
+        let filters = live.netlink("director").filters(interfaces[0].ifindex, side).await;
+        let id = filters.expect("listed")[0].program.expect("a program");
+        let program = SchedClassifier::from_program_info(program(id), "path".into());
+        programs.push(program.expect("a tc program"));
+    }
+    let [ingress, egress] = &programs[..] else { panic!("two sides") };
+    let run = |program: &SchedClassifier, frame: &[u8], mark: u32, repeat: u32| {
+        // `struct __sk_buff`: the mark is the third field.
+        let context: Vec<u8> = [0, 0, mark].map(u32::to_ne_bytes).concat();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context);
+        options.repeat = repeat;
+        let result = program.test_run(options).expect("runs");
+        (result.return_value.cast_signed(), result.duration.as_nanos() as u64)
+    };
+    // The least of some runs: others are at work on this host.
+    let least = |program: &SchedClassifier, frame: &[u8]| {
+        let runs = (0..10).map(|_| run(program, frame, 0, 100_000));
+        runs.min_by_key(|(_, took)| *took).expect("ran")
+    };
+    let other = frame_v4(ip("198.51.100.7"), ip("198.51.100.8"), [4000, 80]);
+    let [(unmarked, leaves), (stranger, comes_in)] =
+        [least(egress, &other), least(ingress, &other)];
+    assert_eq!((unmarked, stranger), (TC_ACT_UNSPEC, TC_ACT_UNSPEC));
+    println!("unmarked, leaving: {leaves} ns; of others, coming in: {comes_in} ns");
+
+    let from_vip = frame_v4(ip(V4), ip("198.51.100.8"), [80, 4000]);
+    println!("from a VIP to nobody here: {} ns", least(ingress, &from_vip).1);
+    // A packet that is changed is another one afterwards, so each is run once: with the least that
+    // running one takes, which the same with a packet of others tells.
+    let median = |program: &SchedClassifier, frame: &[u8], mark: u32| {
+        let mut runs: Vec<u64> = (0..2001).map(|_| run(program, frame, mark, 1).1).collect();
+        runs.sort_unstable();
+        runs[runs.len() / 2]
+    };
+    let floor = median(egress, &other, 0);
+    let mut dearest = 0;
+    for (case, probe) in CASES.iter().zip(&probes).filter(|(_, probe)| probe.backend.is_ipv4()) {
+        let own = live.node("director").ipv4().expect("both families");
+        let asked = frame_v4(own, probe.backend, [4000, 80]);
+        assert_eq!(run(egress, &asked, marks[probe], 1).0, TC_ACT_UNSPEC, "{}", case.name);
+        let sending = median(egress, &asked, marks[probe]).saturating_sub(floor);
+        println!("{}: sending {sending} ns", case.name);
+        dearest = dearest.max(sending);
+        if let (Some(from), IpAddr::V4(_)) = (probe.from, probe.vip) {
+            let answer = frame_v4(probe.vip, from, [80, 4000]);
+            let back = median(ingress, &answer, 0).saturating_sub(floor);
+            println!("{}: its answer {back} ns", case.name);
+        }
+    }
+    assert_eq!(run(egress, &other, marks[&probes[0]], 1).0, TC_ACT_SHOT, "not to its backend");
+    // Against what is dear on this host at this time.
+    assert!(leaves * 4 < dearest && comes_in * 3 < dearest, "{leaves}, {comes_in}, {dearest} ns");
+    paths.set(&interfaces, &[]).await.expect("cleared");
     live.detach();
 }

@@ -92,14 +92,16 @@ impl PathProbes {
     ) -> Result<HashMap<PathProbe, u32>, PathProbeError> {
         let changes = self.marks.change(probes)?;
         let all = self.marks.numbers();
-        let loaded = match self.loaded.take().filter(|l| l.programs.suffice(all.len())) {
+        // Again each time: it is given back when programs are taken off by command.
+        let range = range::claim(&self.instance)?;
+        let usable = |l: &Loaded| l.range == range && l.programs.suffice(all.len());
+        let loaded = match self.loaded.take().filter(usable) {
             Some(mut loaded) => {
                 let added = changes.added.iter().map(|(number, probe)| (*number, probe));
                 loaded.programs.write(added, &changes.removed, all)?;
                 loaded
             }
             None => {
-                let range = range::claim(&self.instance)?;
                 let mut programs = Programs::load(range, all.len())?;
                 programs.write(all.iter().map(|(probe, number)| (*number, probe)), &[], all)?;
                 Loaded { range, programs }
