@@ -4,6 +4,7 @@ mod apply;
 mod attach;
 mod backends;
 mod check;
+mod completions;
 mod detach;
 pub mod doctor;
 mod drain;
@@ -12,10 +13,12 @@ mod import;
 mod ipvs;
 pub mod lab;
 mod look;
+mod man;
 pub mod output;
 mod plan;
 pub mod realserver;
 mod run;
+mod schema;
 mod services;
 mod simulate;
 mod stats;
@@ -76,6 +79,9 @@ enum Command {
     Export(export::Args),
     Ipvs(ipvs::Args),
     Realserver(realserver::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    Schema(schema::Args),
 }
 
 /// The configuration file, by either of its names.
@@ -151,6 +157,9 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Ipvs(args) => ipvs::run(args).await,
         Command::Realserver(args) => realserver::run(args).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Schema(args) => schema::run(&args),
     };
     match result {
         Ok(code) => code,
