@@ -13,8 +13,9 @@ use director_userspace::{cli::Cli, config};
 
 const OPERATIONS: &str = "docs/operations.md";
 /// Files for users, who must not meet a wrong example.
-const FOR_USERS: [&str; 6] = [
+const FOR_USERS: [&str; 7] = [
     "README.md",
+    "docs/install.md",
     "docs/guide.md",
     "docs/config.md",
     OPERATIONS,
