@@ -40,14 +40,19 @@ ip address add 10.0.1.1/24 dev net0
 ip address add 10.0.2.1/24 dev net1
 ip link set net0 up
 ip link set net1 up mtu 1520
-echo 1 >/proc/sys/net/ipv4/ip_forward
-for side in client:1 backend:2; do
-    inside="nsenter --net=/run/netns/${side%:*}"
+# Answers do not pass the director: it has the VIP, and would take them for forged ones.
+ip -netns client link add back type veth peer name eth1 netns backend
+for side in client:1:back backend:2:eth1; do
+    name=${side%%:*} rest=${side#*:}
+    inside="nsenter --net=/run/netns/$name"
     $inside ip link set lo up
     $inside ip link set eth0 up mtu 1520
-    $inside ip address add "10.0.${side#*:}.2/24" dev eth0
-    $inside ip route add default via "10.0.${side#*:}.1"
+    $inside ip address add "10.0.${rest%:*}.2/24" dev eth0
+    $inside ip link set "${rest#*:}" up
+    $inside ip address add "10.0.3.${rest%:*}/24" dev "${rest#*:}"
 done
+$client ip route add 192.0.2.10 via 10.0.1.1
+$backend ip route add 10.0.1.0/24 via 10.0.3.1
 $client ip link set eth0 mtu 1500
 ip link set net0 mtu 1500
 $backend director realserver --vip 192.0.2.10 --from 10.0.2.1
@@ -93,6 +98,7 @@ answered
 
 say remove
 systemctl start director
+$backend director realserver --down
 dpkg --remove director
 ls -d /sys/fs/bpf/director 2>&1 || true
 ip -details link show net0 | grep -c xdp || true
