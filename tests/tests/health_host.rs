@@ -35,7 +35,7 @@ fn address() -> SocketAddr {
 
 /// The reason why a probe could not be made, which left the backend what it was.
 #[track_caller]
-fn not_made(runtime: &Runtime, probe: Probe) -> String {
+fn not_made(runtime: &Runtime, probe: &Probe) -> String {
     for start in [Start::Up, Start::Down] {
         let check = HealthCheck { start, ..check(probe.clone()) };
         let health = runtime.block_on(once(&target(check, address())));

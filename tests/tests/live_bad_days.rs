@@ -1,0 +1,514 @@
+//! Bad days: files, pins, maps, disks, clients and backends that are not as they should be. The daemon
+//! goes on, says what is wrong, and puts right what it can; packets are forwarded all the while.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use director_common::{
+    backend::{Backend, BackendNote},
+    interface::Interface,
+    service::{RingChunk, Service, ServiceKey},
+};
+use director_tests::live::{Daemon, Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_userspace::lab::DEFAULT_CONFIG;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
+
+/// How soon a change of the file is in effect.
+const SOON: Duration = Duration::from_secs(1);
+/// How soon the daemon has compared maps and pins with what they should be, on a busy machine.
+const REPAIRED: Duration = Duration::from_secs(15);
+
+/// Starts the daemon, however long the verifier takes on a busy machine.
+fn started(live: &Live) -> Daemon {
+    let daemon = live.spawn_run();
+    daemon.wait_for("running by", Duration::from_secs(60));
+    daemon
+}
+
+/// The built-in configuration with another weight for the last backend of the first service.
+fn weighing(weight: u16) -> String {
+    DEFAULT_CONFIG.replace("weight: 3", &format!("weight: {weight}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_the_files_place_is_refused_and_can_be_taken_away_again() {
+    let live = Live::new("directory").await;
+    let daemon = started(&live);
+    fs::remove_file(live.file()).expect("removed");
+    fs::create_dir(live.file()).expect("made");
+    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    let log = daemon.log();
+    assert!(log.contains("director.yaml") && log.contains("irectory"), "{log}");
+    daemon.clear_log();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    // What is asked for by hand cannot take the directory's place, and says so.
+    fs::write(live.directory().join("new.yaml"), weighing(20)).expect("written");
+    let apply = live.director("apply -f new.yaml").refused(1);
+    assert!(apply.stderr.contains("director.yaml"), "{}", apply.stderr);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    fs::remove_dir(live.file()).expect("removed");
+    daemon.clear_log();
+    live.write(&weighing(30));
+    daemon.wait_for("-> 30", SOON);
+    daemon.end(Signal::SIGTERM);
+    // One that starts with a directory says what is wrong, and leaves what is pinned alone.
+    fs::remove_file(live.file()).expect("removed");
+    fs::create_dir(live.file()).expect("made");
+    live.director("run -c director.yaml").refused(2).says(&["director.yaml"]);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_that_are_removed_come_back_and_no_request_fails() {
+    let live = Live::new("pins").await;
+    let daemon = started(&live);
+    daemon.wait_for("ready", REPAIRED);
+    let before = live.bpf().await;
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+    let pins = live.instance().pins();
+    let maps = pins.join("maps");
+    for gone in [vec![maps.join("BACKENDS"), maps.join("LONG_WAY")], vec![maps.clone()]] {
+        daemon.clear_log();
+        for path in &gone {
+            if path.is_dir() {
+                fs::remove_dir_all(path).expect("removed");
+            } else {
+                fs::remove_file(path).expect("removed");
+            }
+        }
+        daemon.wait_for("repaired", REPAIRED);
+        let log = daemon.log();
+        assert!(log.contains("maps/LONG_WAY") && log.contains("maps/BACKENDS"), "{log}");
+        wait_until("all of them", REPAIRED, || gone.iter().all(|path| path.exists()));
+        assert_eq!(live.json("backends web").as_array().map(Vec::len), Some(3));
+    }
+    // All of it, the links too: the daemon has them open, so the program stays where it is.
+    daemon.clear_log();
+    fs::remove_dir_all(&pins).expect("removed");
+    daemon.wait_for("repaired", REPAIRED);
+    wait_until("links", REPAIRED, || pins.join("links").exists() && maps.join("META").exists());
+    assert_eq!(live.bpf().await, before, "the same programs, maps and links as before");
+    live.write(&weighing(30));
+    daemon.wait_for("-> 30", PATIENCE);
+    let total = load.stop();
+    assert_eq!(total.errors, [] as [String; 0], "of {} requests", total.answered());
+    daemon.end(Signal::SIGTERM);
+    // The next one finds all that it needs.
+    let daemon = started(&live);
+    daemon.wait_for("started: nothing to change", PATIENCE);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+    live.assert_nothing_attached().await;
+}
+
+/// A pinned array's values, as anybody with the rights could change them.
+fn array<const N: usize>(live: &Live, name: &str) -> Array<MapData, [u8; N]> {
+    let pin = live.instance().pins().join("maps").join(name);
+    let data = MapData::from_pin(pin).expect(name);
+    Array::try_from(Map::Array(data)).expect("an array of such values")
+}
+
+/// Overwrites the values of an array that `wanted` picks; how many those were.
+fn overwrite<const N: usize>(
+    live: &Live,
+    name: &str,
+    wanted: impl Fn(&[u8; N]) -> bool,
+    with: impl Fn(&mut [u8; N]),
+) -> usize {
+    let mut array = array::<N>(live, name);
+    let mut changed = 0;
+    for index in 0..array.len().min(4096) {
+        let mut value = array.get(&index, 0).expect("a value");
+        if wanted(&value) {
+            with(&mut value);
+            array.set(index, value, 0).expect("written");
+            changed += 1;
+        }
+    }
+    changed
+}
+
+fn is_used<const N: usize>(value: &[u8; N]) -> bool {
+    value.iter().any(|&byte| byte != 0)
+}
+
+/// What is done to the maps behind the daemon's back: a name, and how; how much was changed.
+type Meddling = (&'static str, fn(&Live) -> usize);
+
+const MEDDLING: [Meddling; 7] = [
+    ("weights", |live| {
+        // The weight is the third of four words.
+        const N: usize = size_of::<BackendNote>();
+        overwrite::<N>(live, "BACKEND_NOTES", is_used, |note| note[8] = note[8].wrapping_add(50))
+    }),
+    ("service words", |live| {
+        const N: usize = size_of::<Service>();
+        overwrite::<N>(live, "SERVICES", is_used, |service| service[..8].fill(0))
+    }),
+    ("service keys", |live| {
+        const N: usize = size_of::<ServiceKey>();
+        let pin = live.instance().pins().join("maps/SERVICE_KEYS");
+        let data = MapData::from_pin(pin).expect("a map");
+        let mut keys: HashMap<MapData, [u8; N], u32> =
+            HashMap::try_from(Map::HashMap(data)).expect("a hash map");
+        let all: Vec<_> = keys.keys().filter_map(Result::ok).collect();
+        for key in &all {
+            keys.remove(key).expect("removed");
+        }
+        all.len()
+    }),
+    ("backends", |live| {
+        const N: usize = size_of::<Backend>();
+        // Word, next hop and all.
+        overwrite::<N>(live, "BACKENDS", is_used, |backend| backend.fill(0))
+    }),
+    ("the filter of VIPs", |live| overwrite::<8>(live, "VIP_FILTER", is_used, |word| word.fill(0))),
+    ("interfaces", |live| {
+        const N: usize = size_of::<Interface>();
+        overwrite::<N>(live, "INTERFACES", is_used, |interface| interface.fill(0))
+    }),
+    ("rings", |live| {
+        const N: usize = size_of::<RingChunk>();
+        overwrite::<N>(live, "RINGS", is_used, |chunk| chunk.fill(0))
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maps_that_somebody_else_changes_are_repaired_and_it_is_said() {
+    let live = Live::new("meddling").await;
+    let daemon = started(&live);
+    daemon.wait_for("ready", REPAIRED);
+    let mut left = Vec::new();
+    for (what, meddle) in MEDDLING {
+        daemon.clear_log();
+        assert!(meddle(&live) > 0, "{what}: nothing to change");
+        let began = Instant::now();
+        let all_is_well = || {
+            let weights = live.json("backends web");
+            weights[2]["weight"] == 3
+                && (0..20).all(|_| live.get(VIPS[0]).is_ok())
+                && live.get(VIPS[1]).is_ok()
+        };
+        while !all_is_well() && began.elapsed() < REPAIRED {
+            thread::sleep(Duration::from_millis(200));
+        }
+        let said = || daemon.log().contains("repaired");
+        while !said() && began.elapsed() < REPAIRED {
+            thread::sleep(Duration::from_millis(100));
+        }
+        println!("{what}: after {:?}", began.elapsed());
+        if !all_is_well() || !said() {
+            left.push(format!("{what}: works {}, said {}", all_is_well(), said()));
+            // For those that follow.
+            live.write(&format!("{}# {what}\n", weighing(4)));
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("-> 4", PATIENCE);
+            live.write(&weighing(3));
+            daemon.wait_for("-> 3", PATIENCE);
+        }
+    }
+    assert_eq!(left, [] as [String; 0]);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    daemon.end(Signal::SIGTERM);
+}
+
+/// A file system without room.
+struct Full(PathBuf);
+
+impl Full {
+    fn mount(at: &Path) -> Self {
+        fs::create_dir_all(at).expect("made");
+        let options = Some("size=16k,mode=755");
+        mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), options).expect("root may mount");
+        let full = Self(at.to_path_buf());
+        full.fill();
+        full
+    }
+
+    /// Writes until there is no more room.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).expect("made");
+        while file.write_all(&[b'x'; 512]).is_ok() {}
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_nothing() {
+    let live = Live::new("full").await;
+    let full = Full::mount(&live.directory().join("state"));
+    let daemon = started(&live);
+    assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
+    // A change of the file is applied all the same; that it cannot be gone back to is said.
+    daemon.wait_for("No space left", PATIENCE);
+    live.write(&weighing(30));
+    daemon.wait_for("-> 30", SOON);
+    // A drain that would be forgotten by a restart is not done half.
+    let drain = live.director("drain web 10.0.0.11");
+    assert!(drain.stderr.contains("No space left"), "{drain:?}");
+    let share = live.json("backends web");
+    println!("{:?} {}: {}", drain.code, drain.stderr, share[0]);
+    fs::remove_file(full.0.join("filler")).expect("removed");
+    live.director("drain web 10.0.0.11").succeeded();
+    live.director("undrain web 10.0.0.11").succeeded();
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    full.fill();
+    daemon.end(Signal::SIGTERM);
+    let daemon = started(&live);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    daemon.end(Signal::SIGTERM);
+    drop(full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_applies_at_once_one_wins_and_the_others_are_told() {
+    let live = Live::new("at-once").await;
+    let daemon = started(&live);
+    let texts: Vec<String> = (0..6).map(|n| weighing(100 + n)).collect();
+    for (n, text) in texts.iter().enumerate() {
+        fs::write(live.directory().join(format!("new{n}.yaml")), text).expect("written");
+    }
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let live = &live;
+        let apply = |n| {
+            scope.spawn(move || live.director(&format!("apply -f new{n}.yaml --if-revision 1")))
+        };
+        let running: Vec<_> = (0..texts.len()).map(apply).collect();
+        running.into_iter().map(|thread| thread.join().expect("ran")).collect()
+    });
+    let winners: Vec<usize> = (0..texts.len()).filter(|&n| outcomes[n].code == Some(0)).collect();
+    let [winner] = winners.as_slice() else { panic!("{outcomes:#?}") };
+    for (n, outcome) in outcomes.iter().enumerate() {
+        if n != *winner {
+            let told = outcome.stderr.contains("came into effect meanwhile")
+                || outcome.stderr.contains("is being applied at this moment");
+            assert!(outcome.code == Some(1) && told, "{outcome:?}");
+        }
+    }
+    assert_eq!(fs::read_to_string(live.file()).expect("there"), texts[*winner]);
+    assert_eq!(live.json("backends web")[2]["weight"], 100 + winner);
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_slow_or_say_nothing_keep_nobody_out_for_long() {
+    let live = Live::new("slow").await;
+    let daemon = started(&live);
+    let connect =
+        || UnixStream::connect(live.instance().run_dir().join("director.sock")).expect("listens");
+    let silent: Vec<_> = (0..300).map(|_| connect()).collect();
+    let began = Instant::now();
+    assert_eq!(live.json("plan -f director.yaml")["changes"], false);
+    println!("past 300 that say nothing: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(17), "{:?}", began.elapsed());
+    drop(silent);
+    // Heads that promise more than they send.
+    let half: Vec<_> = (0..150)
+        .map(|_| {
+            let mut stream = connect();
+            let head = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Type: application/yaml\r\n\
+                        Content-Length: 1000000\r\n\r\nservices:";
+            stream.write_all(head.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    let planned = live.director("plan -f director.yaml");
+    println!("past 150 that stop half-way: {:?}", began.elapsed());
+    assert_eq!(planned.code, Some(0), "{planned:?}");
+    drop(half);
+    // The loop itself was never held up.
+    live.write(&weighing(30));
+    daemon.wait_for("-> 30", SOON);
+    daemon.end(Signal::SIGTERM);
+}
+
+/// A server that says the same thing for ever to whoever connects.
+struct Garbage {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Garbage {
+    fn start(live: &Live, node: &str, at: &str, begin: &'static [u8], then: &'static [u8]) -> Self {
+        let listener = live.node(node).run(|| TcpListener::bind(at)).expect("enters");
+        let listener = listener.expect("listens");
+        listener.set_nonblocking(true).expect("set");
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let talk = move |mut stream: TcpStream, end: &AtomicBool| {
+            let _ = stream.set_nonblocking(false);
+            let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+            let _ = stream.write_all(begin);
+            while !end.load(Ordering::Relaxed) && stream.write_all(then).is_ok() {}
+        };
+        let thread = thread::spawn(move || {
+            let mut talks = Vec::new();
+            while !end.load(Ordering::Relaxed) {
+                if let Ok((stream, _)) = listener.accept() {
+                    let end = end.clone();
+                    talks.push(thread::spawn(move || talk(stream, &end)));
+                } else {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+            for talk in talks {
+                let _ = talk.join();
+            }
+        });
+        Self { ended, thread: Some(thread) }
+    }
+}
+
+impl Drop for Garbage {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Memory in use, KiB.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_for_ever_is_down_and_delays_no_other() {
+    let mut live = Live::with("garbage", DEFAULT_CONFIG).await;
+    let _random = Garbage::start(&live, "b1", "10.0.0.11:8000", b"", &[0x97; 4096]);
+    let head = b"HTTP/1.1 200 OK\r\n";
+    let _header = Garbage::start(&live, "b2", "10.0.0.12:8000", head, b"X-More: and more\r\n");
+    live.serve(&["b3"]);
+    let body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let _body = Garbage::start(&live, "b3", "10.0.0.13:8000", body, b"4\r\nmore\r\n");
+    let health = "health: {type: http, path: /, port: 8000, body: never, interval: 400ms, timeout: \
+                  300ms, rise: 2, fall: 2, jitter: 0%}";
+    let tcp =
+        "health: {type: tcp, interval: 400ms, timeout: 300ms, rise: 2, fall: 2}, panic: never";
+    let end = DEFAULT_CONFIG.find("  - name: web-v6").expect("there");
+    let web =
+        DEFAULT_CONFIG[..end].replace("services:", &format!("defaults: {{{tcp}}}\nservices:"));
+    // The same backends, asked for garbage.
+    let yaml = format!(
+        "{web}  - {{name: odd, address: 192.0.2.77, protocol: tcp, port: 80, forward: tunnel, {health}, \
+         backends: [{{address: 10.0.0.11}}, {{address: 10.0.0.12}}, {{address: 10.0.0.13}}]}}\n"
+    );
+    live.write(&yaml);
+    let daemon = started(&live);
+    let down = |live: &Live, service: &str| {
+        let services = live.json("services");
+        let service = services.as_array().expect("a list").iter().find(|s| s["name"] == service);
+        let backends = service.expect("there")["backends"].as_array().expect("a list");
+        backends.iter().filter(|backend| backend["state"] == "down").count()
+    };
+    wait_until("all three are down", REPAIRED, || down(&live, "odd") == 3);
+    let before = resident(daemon.pid());
+    thread::sleep(Duration::from_secs(5));
+    let after = resident(daemon.pid());
+    println!("{before} KiB, 5 s later {after} KiB");
+    assert!(after < before + 8192, "{before} KiB, then {after} KiB");
+    assert_eq!(down(&live, "odd"), 3);
+    // Meanwhile one that works is up, and one that dies is noticed in time.
+    assert_eq!(live.get(VIPS[0]).expect("answers"), "b3");
+    live.end_server("b3");
+    wait_until("b3 is down too", Duration::from_secs(3), || down(&live, "web") == 3);
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    daemon.end(Signal::SIGTERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_reach_a_hook_while_a_webhook_hangs() {
+    let mut live = Live::new("alarms").await;
+    // Everybody may look into the test's directory: hooks run as nobody.
+    let spool = live.directory().join("spool");
+    fs::create_dir(&spool).expect("made");
+    fs::set_permissions(&spool, fs::Permissions::from_mode(0o777)).expect("set");
+    let hook = spool.join("hook");
+    let text = format!(
+        "#!/bin/sh\necho \"$(id -un) $DIRECTOR_KIND $DIRECTOR_BACKEND $DIRECTOR_FROM $DIRECTOR_TO\" \
+         >>{}/told\n",
+        spool.display()
+    );
+    fs::write(&hook, text).expect("written");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("set");
+    // It accepts, and never says a word.
+    let hung = live.node("director").run(|| TcpListener::bind("127.0.0.1:9009"));
+    let hung = hung.expect("enters").expect("listens");
+    let alarms = format!(
+        "alarms: {{exec: {}, webhook: \"http://127.0.0.1:9009/\"}}\ndefaults: {{health: {{type: tcp, \
+         interval: 400ms, timeout: 300ms, rise: 2, fall: 2}}}}\nservices:",
+        hook.display()
+    );
+    live.write(&DEFAULT_CONFIG.replace("services:", &alarms));
+    let daemon = started(&live);
+    daemon.wait_for("ready", REPAIRED);
+    live.end_server("b3");
+    let told = || fs::read_to_string(spool.join("told")).unwrap_or_default();
+    wait_until("the hook has run", REPAIRED, || {
+        told().contains("nobody backend 10.0.0.13 up down")
+    });
+    daemon.wait_for("backend 10.0.0.13 of web: up -> down", PATIENCE);
+    daemon.wait_for("webhook http://127.0.0.1:9009 failed", Duration::from_secs(20));
+    live.serve(&["b3"]);
+    wait_until("and again", REPAIRED, || told().contains("nobody backend 10.0.0.13 down up"));
+    let began = Instant::now();
+    assert!(daemon.end(Signal::SIGTERM).success());
+    assert!(began.elapsed() < PATIENCE, "the end waits for no webhook: {:?}", began.elapsed());
+    drop(hung);
+}
+
+/// Only what people read has the time of day; all else is CLOCK_MONOTONIC, so a clock that jumps
+/// changes no probe, drain, deadline or back-off.
+#[test]
+fn time_of_day_decides_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project");
+    let mut found = Vec::new();
+    let mut queue = vec![root.join("director-userspace/src")];
+    while let Some(directory) = queue.pop() {
+        for entry in fs::read_dir(directory).expect("listed").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                queue.push(path);
+                continue;
+            }
+            let mut text = String::new();
+            fs::File::open(&path).and_then(|mut f| f.read_to_string(&mut text)).expect("read");
+            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                let waits = ["sleep", "timeout(", "interval(", "deadline", "Instant"];
+                let is_used = line.contains("SystemTime") || line.contains("CLOCK_REALTIME");
+                if is_used && waits.iter().any(|word| line.contains(word)) {
+                    found.push(format!("{}: {}", path.display(), line.trim()));
+                }
+            }
+        }
+    }
+    // Imports that name both.
+    found.retain(|line| !line.contains("use ") && !line.contains("time::{"));
+    assert_eq!(found, [] as [String; 0]);
+}
