@@ -3,18 +3,10 @@
 
 use director_common::flow_table::ADMITTED_A_TICK;
 
-use crate::{maps, pipeline::Now};
+use crate::{maps, pipeline::Now, rate};
 
 /// Whether this CPU admits no more new flows in this tick.
 #[inline(always)]
 pub fn is_exhausted(now: &Now) -> bool {
-    let Some(admitted) = maps::ADMITTED.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
-    let admitted = unsafe { &mut *admitted };
-    if admitted.tick != now.ticks.0 {
-        admitted.tick = now.ticks.0;
-        admitted.count = 0;
-    }
-    admitted.count += 1;
-    admitted.count > ADMITTED_A_TICK
+    rate::count(&maps::ADMITTED, now).is_some_and(|admitted| admitted > ADMITTED_A_TICK)
 }

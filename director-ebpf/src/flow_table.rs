@@ -60,28 +60,35 @@ fn place(set: *mut FlowSet, hash: FlowHash, at: usize) -> *mut FlowEntry {
     unsafe { &raw mut (*set).entries[(hash.favourite_way() ^ at) & (SET_WAYS - 1)] }
 }
 
-/// The entry of the flow `hash`, if it has not idled too long and its backend is still there.
+/// The entry of the flow `hash`, whatever it says. An empty place may be one of a backend that is
+/// none: see [`FlowEntry::matches`].
 #[inline(always)]
-pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
+fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
     let set = set_of(hash)?;
     for at in 0..SET_WAYS {
         let place = place(set, hash, at);
         let entry = read(place);
-        if !entry.is_of(hash) {
-            continue;
+        if entry.matches(hash) {
+            return Some((place, entry));
         }
-        let touch = entry.touch();
-        if touch.age(now.ticks) > timeout(packet, touch.state(), now) {
-            return None;
-        }
-        // A client that opens a connection again from the same port wants a new one.
-        if touch.state() as u8 == FlowState::Closing as u8 && opens(packet) {
-            return None;
-        }
-        let assigned = schedule::resolve(entry.backend())?;
-        return Some(Found { place, entry, assigned });
     }
     None
+}
+
+/// The entry of the flow `hash`, if it has not idled too long and its backend is still there.
+#[inline(always)]
+pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
+    let (place, entry) = search(hash)?;
+    let touch = entry.touch();
+    if touch.age(now.ticks) > timeout(packet, touch.state(), now) {
+        return None;
+    }
+    // A client that opens a connection again from the same port wants a new one.
+    if touch.state() as u8 == FlowState::Closing as u8 && opens(packet) {
+        return None;
+    }
+    let assigned = schedule::resolve(entry.backend())?;
+    Some(Found { place, entry, assigned })
 }
 
 /// What a short look at the table says.
@@ -97,33 +104,24 @@ pub enum Glance {
 /// Looks for the flow, as far as that is simple.
 #[inline(always)]
 pub fn glance(hash: FlowHash, packet: &Packet, now: &Now) -> Glance {
-    let Some(set) = set_of(hash) else { return Glance::Other };
-    for at in 0..SET_WAYS {
-        let place = place(set, hash, at);
-        let entry = read(place);
-        if !entry.matches(hash) {
-            continue;
-        }
-        let touch = entry.touch();
-        if flags(packet) & (SYN | FIN | RST) != 0
-            || touch.state() as u8 != FlowState::Established as u8
-        {
+    let Some((place, entry)) = search(hash) else { return Glance::Unknown };
+    let touch = entry.touch();
+    if flags(packet) & (SYN | FIN | RST) != 0 || touch.state() as u8 != FlowState::Established as u8
+    {
+        return Glance::Other;
+    }
+    if touch.age(now.ticks) >= TOUCH_AFTER {
+        if touch.age(now.ticks) > timeout(packet, FlowState::Established, now) {
             return Glance::Other;
         }
-        if touch.age(now.ticks) >= TOUCH_AFTER {
-            if touch.age(now.ticks) > timeout(packet, FlowState::Established, now) {
-                return Glance::Other;
-            }
-            let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
-            // SAFETY: as in `touch`.
-            unsafe { write_volatile(&raw mut (*place).word, entry.word) };
-        }
-        return match schedule::resolve(entry.backend()) {
-            Some(assigned) => Glance::Established(assigned),
-            None => Glance::Other,
-        };
+        let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
+        // SAFETY: as in `touch`.
+        unsafe { write_volatile(&raw mut (*place).word, entry.word) };
     }
-    Glance::Unknown
+    match schedule::resolve(entry.backend()) {
+        Some(assigned) => Glance::Established(assigned),
+        None => Glance::Other,
+    }
 }
 
 /// Writes down that the flow was seen, if that changes anything.

@@ -18,6 +18,7 @@ mod maps;
 mod next_hop;
 mod parse;
 mod pipeline;
+mod rate;
 mod reply;
 mod schedule;
 mod service;

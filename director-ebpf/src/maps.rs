@@ -20,6 +20,8 @@ use director_common::{
     verdict::VERDICT_CODES,
 };
 
+use crate::rate::TickCount;
+
 /// `BPF_F_MMAPABLE`, kernel 5.5.
 const MMAPABLE: u32 = 1 << 10;
 
@@ -86,11 +88,11 @@ pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
 
 /// ICMP errors sent of late, so that nobody can make us a source of many. Written by packets.
 #[map]
-pub static REPLY_LIMIT: PerCpuArray<ReplyLimit> = PerCpuArray::with_max_entries(1, 0);
+pub static REPLY_LIMIT: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
 /// New TCP flows admitted to the flow table of late. Written by packets.
 #[map]
-pub static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(1, 0);
+pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
 /// What a later process must know to adopt these maps. Only for userspace.
 #[map]
@@ -99,21 +101,3 @@ pub static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
 /// The last packet's fate. Written by packets of a simulation.
 #[map]
 pub static DECISION: Array<Decision> = Array::with_max_entries(1, MMAPABLE);
-
-/// ICMP errors that this CPU sent in the tick `tick`.
-#[repr(C)]
-pub struct ReplyLimit {
-    /// [`director_common::runtime::Ticks`].
-    pub tick: u32,
-    /// Errors sent in it.
-    pub sent: u32,
-}
-
-/// New TCP flows that this CPU admitted to the flow table in the tick `tick`.
-#[repr(C)]
-pub struct Admitted {
-    /// [`director_common::runtime::Ticks`].
-    pub tick: u32,
-    /// Flows admitted in it, and those that were not.
-    pub count: u32,
-}

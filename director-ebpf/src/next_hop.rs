@@ -49,24 +49,26 @@ pub fn find(
     now: &Now,
 ) -> Result<Hop, DropReason> {
     let known = read(assigned);
+    // Whom it was sent to may be another MAC of the interface: VRRP's, say. A simulation has none.
+    let own = if constants::simulate() { Some(packet.destination_mac) } else { None };
     if known.is_resolved() && is_fresh(assigned, now) {
-        return from_cache(packet, assigned, known);
+        return from_cache(own, assigned, known);
     }
     match from_fib(frame, assigned) {
         Ok(hop) => Ok(hop),
-        Err(_) if known.is_resolved() => from_cache(packet, assigned, known),
+        Err(_) if known.is_resolved() => from_cache(own, assigned, known),
         Err(reason) => Err(reason),
     }
 }
 
-/// The way that userspace keeps fresh, if it does.
+/// The way that userspace keeps fresh, if it does. The packet was sent to the interface's own MAC.
 #[inline(always)]
 pub fn cached(packet: &Packet, assigned: &Assigned, now: &Now) -> Option<Hop> {
     let known = read(assigned);
     if !known.is_resolved() || !is_fresh(assigned, now) {
         return None;
     }
-    from_cache(packet, assigned, known).ok()
+    from_cache(Some(packet.destination_mac), assigned, known).ok()
 }
 
 #[inline(always)]
@@ -81,15 +83,16 @@ fn is_fresh(assigned: &Assigned, now: &Now) -> bool {
         || now.ns < now.runtime.heartbeat_ns.wrapping_add(HEARTBEAT_STALE_NS)
 }
 
+/// `own` is the MAC of the interface that the packet came from, where that is known already.
 #[inline(always)]
-fn from_cache(packet: &Packet, assigned: &Assigned, known: NextHop) -> Result<Hop, DropReason> {
+fn from_cache(own: Option<u64>, assigned: &Assigned, known: NextHop) -> Result<Hop, DropReason> {
     let same_interface = known.interface() == constants::interface_slot();
-    // Whom a frame was sent to is who sends it on, by the same interface. A simulation has no other.
-    let (source, ifindex) = if same_interface || constants::simulate() {
-        (packet.destination_mac, 0)
-    } else {
-        let out = maps::INTERFACES.get(known.interface()).ok_or(DropReason::NoInterface)?;
-        (out.mac(), out.ifindex)
+    let (source, ifindex) = match own {
+        Some(own) if same_interface || constants::simulate() => (own, 0),
+        _ => {
+            let out = maps::INTERFACES.get(known.interface()).ok_or(DropReason::NoInterface)?;
+            (out.mac(), out.ifindex)
+        }
     };
     Ok(Hop {
         destination: known.0,

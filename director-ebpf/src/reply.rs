@@ -25,6 +25,7 @@ use crate::{
     maps,
     parse::{Content, Packet, Word},
     pipeline::Now,
+    rate,
 };
 
 /// Bytes of the packet that are quoted at most. RFC 792 wants its IP header and eight bytes behind
@@ -164,13 +165,5 @@ fn may_answer(packet: &Packet) -> bool {
 
 #[inline(always)]
 fn within_limit(now: &Now) -> bool {
-    let Some(limit) = maps::REPLY_LIMIT.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
-    let limit = unsafe { &mut *limit };
-    if limit.tick != now.ticks.0 {
-        limit.tick = now.ticks.0;
-        limit.sent = 0;
-    }
-    limit.sent += 1;
-    limit.sent <= REPLIES_A_TICK
+    rate::count(&maps::REPLY_LIMIT, now).is_some_and(|sent| sent <= REPLIES_A_TICK)
 }

@@ -47,16 +47,12 @@ fn stages(frame: &mut Frame, packet: &Packet, decision: &mut Decision) -> Option
     let now = pipeline::now()?;
     let hash = packet.flow.hash(&constants::FleetKey);
     let flood = flow_table::opens(packet) && admission::is_exhausted(&now);
-    let (assigned, connection) = match flood {
-        // Neither looked up nor recorded.
-        true => (schedule::pick(&service::find(&packet.flow)?, hash)?, Connection::New),
-        false => match flow_table::glance(hash, packet, &now) {
-            Glance::Established(assigned) => (assigned, Connection::Known),
-            Glance::Unknown => {
-                (schedule::pick(&service::find(&packet.flow)?, hash)?, Connection::New)
-            }
-            Glance::Other => return None,
-        },
+    // In a flood, flows are neither looked up nor recorded.
+    let glance = if flood { Glance::Unknown } else { flow_table::glance(hash, packet, &now) };
+    let (assigned, connection) = match glance {
+        Glance::Established(assigned) => (assigned, Connection::Known),
+        Glance::Unknown => (schedule::pick(&service::find(&packet.flow)?, hash)?, Connection::New),
+        Glance::Other => return None,
     };
     let hop = next_hop::cached(packet, &assigned, &now)?;
     if next_hop::too_big(packet, &hop, forward::overhead(&assigned)) {

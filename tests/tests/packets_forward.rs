@@ -1,19 +1,25 @@
 //! Packets that are forwarded: what leaves, byte by byte.
 
-use director_common::{decision::Connection, verdict::PassReason};
+use director_common::{
+    decision::Connection, interface::Interface, verdict::PassReason, wire::ethernet::mac_to_u64,
+};
 use director_tests::{
     case::{TX, check, check_given, pass},
-    given::Given,
+    given::{Given, mac_of},
     packet::{
-        ACK, AUTHENTICATION, DESTINATION, HOP_BY_HOP, Packet, ROUTING, SYN, authentication_header,
-        options_header, routing_header,
+        ACK, AUTHENTICATION, DESTINATION, DIRECTOR_MAC, HOP_BY_HOP, Packet, ROUTING, SYN,
+        authentication_header, options_header, routing_header,
     },
     read,
 };
+use director_userspace::datapath::Standalone;
 use rstest::rstest;
 
 const V4: &str = "198.51.100.7:40000";
 const V6: &str = "[2001:db8:1::7]:40000";
+/// What programs answer: linux/bpf.h.
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 #[rstest]
 #[case::tcp_4in4(Packet::tcp(V4, "192.0.2.1:80"), "t44")]
@@ -37,6 +43,31 @@ const V6: &str = "[2001:db8:1::7]:40000";
 fn forwarded_as_configured(#[case] packet: Packet, #[case] service: &str) {
     let seen = check(&packet, TX, Some(service));
     assert_eq!(seen.connection, Connection::New);
+}
+
+/// A virtual router's MAC is nobody's source: switches would learn where it is from backends' packets
+/// of a director that is on standby.
+#[test]
+fn packets_to_another_mac_of_the_interface_leave_with_its_own() {
+    const VIRTUAL: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
+    let given = Given::everything();
+    let config = given.config();
+    let macs = [DIRECTOR_MAC, VIRTUAL, [0; 6], [0; 6], [0; 6], [0; 6], [0; 6]].map(mac_to_u64);
+    let interface = Interface { macs, ifindex: 1, _pad: 0 };
+    let mut director = Standalone::new(&config, &given.desired(&config), interface).expect("root");
+    for to in ["192.0.2.1:80", "192.0.2.4:80"] {
+        // The first is of a new flow, the others of a known and an established one.
+        for (number, to_mac) in [VIRTUAL, VIRTUAL, VIRTUAL, DIRECTOR_MAC].into_iter().enumerate() {
+            let mut frame = Packet::tcp_with(V4, to, ACK).frame();
+            frame[..6].copy_from_slice(&to_mac);
+            let (action, frame) = director.run(&frame).expect("runs");
+            let link = read::link(&frame);
+            assert_eq!((action, link.source), (XDP_TX, DIRECTOR_MAC), "{to}, packet {number}");
+        }
+    }
+    let strange = Packet::tcp(V4, "192.0.2.1:80").frame();
+    let strange = [&mac_of([10, 9, 9, 9].into()), &strange[6..]].concat();
+    assert_eq!(director.run(&strange).expect("runs"), (XDP_PASS, strange));
 }
 
 /// Tags that come are gone, whatever they are: the next hop's VLAN decides.

@@ -127,7 +127,10 @@ pub(super) fn verify<'a>(
 }
 
 /// A program of the object.
-fn program_of<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut Xdp, DatapathError> {
+pub(super) fn program_of<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &'static str,
+) -> Result<&'a mut Xdp, DatapathError> {
     let not_found = || aya::programs::ProgramError::InvalidName { name: program.into() };
     let found = ebpf.program_mut(program).ok_or_else(not_found).and_then(TryInto::try_into);
     found.map_err(|error| DatapathError::Program { program, error })

@@ -31,6 +31,7 @@ mod simulation;
 mod standalone;
 mod stats;
 mod tables;
+mod test_run;
 
 pub use apply::{apply, apply_built};
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};

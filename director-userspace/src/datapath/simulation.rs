@@ -1,9 +1,6 @@
 //! The real program over frames that go nowhere: maps of its own, nothing pinned, no interface.
 
-use aya::{
-    Ebpf,
-    programs::{TestRun as _, TestRunOptions, Xdp},
-};
+use aya::Ebpf;
 use director_common::{
     abi::map,
     decision::{Connection, Decision},
@@ -13,20 +10,15 @@ use director_common::{
     wire::ethernet::mac_to_u64,
 };
 
-use super::{DatapathError, Standalone, Tables, load, mmap::MappedArray, object};
+use super::{
+    DatapathError, Standalone, Tables, load,
+    mmap::MappedArray,
+    test_run::{MIN_FRAME, test_run},
+};
 use crate::{
     config::model::Config,
     plan::{Desired, diff},
 };
-
-/// `XDP_PACKET_HEADROOM`: what the kernel keeps in front of a frame that it tests with, and of most
-/// drivers' frames.
-const HEADROOM: usize = 256;
-/// Frames up to this size fit the page that the kernel tests with (4096 less headroom and the
-/// `skb_shared_info` behind). Of a longer one the program would see a piece.
-const MAX_FRAME: usize = 3072;
-/// Frames shorter than an Ethernet header are refused by the kernel's test, not by the program.
-const MIN_FRAME: usize = 14;
 
 /// What the program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,37 +103,9 @@ impl Simulation {
                 frame: frame.to_vec(),
             });
         }
-        if frame.len() > MAX_FRAME {
-            return Err(DatapathError::FrameTooLong { length: frame.len(), limit: MAX_FRAME });
-        }
         let at = std::mem::offset_of!(Runtime, simulated_ns);
         self.tables.runtime.publish(0, at, now_ns);
-        let mut left = vec![0; MAX_FRAME + HEADROOM];
-        let failed =
-            |error| DatapathError::TestRun { number: self.frames, length: frame.len(), error };
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(object::PROGRAM)
-            .ok_or_else(|| aya::programs::ProgramError::InvalidName {
-                name: object::PROGRAM.into(),
-            })
-            .and_then(TryInto::try_into)
-            .map_err(failed)?;
-        let metadata = self.metadata as usize;
-        let input = [&vec![0; metadata], frame].concat();
-        // `struct xdp_md`, of which a test says `data` and `data_end`; what lies before is metadata.
-        let context =
-            [self.metadata, input.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes).concat();
-        let length = {
-            let mut options = TestRunOptions::new();
-            options.data_in = Some(&input);
-            options.ctx_in = Some(&context).filter(|_| metadata > 0).map(Vec::as_slice);
-            options.data_out = Some(&mut left);
-            let result = program.test_run(options).map_err(failed)?;
-            result.data_size_out as usize
-        };
-        left.truncate(length);
-        left.drain(..metadata.min(length));
+        let (_, left) = test_run(&mut self.ebpf, frame, self.metadata as usize, self.frames)?;
         Ok(self.outcome(left))
     }
 

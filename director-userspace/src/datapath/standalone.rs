@@ -6,7 +6,7 @@ use director_common::{flow::HashKey, interface::Interface, runtime::Runtime};
 use super::{
     DatapathError, Sizes, Tables, clock_ns,
     load::{self, Constants},
-    object, open,
+    object, open, test_run,
 };
 use crate::{
     config::model::Config,
@@ -76,6 +76,16 @@ impl Standalone {
     pub fn reconcile(&mut self, desired: &Desired) -> Result<(), DatapathError> {
         let plan = diff(&super::observe(&self.tables), desired, clock_ns())?;
         super::apply(&mut self.tables, &plan)
+    }
+
+    /// Runs the program over one frame from the interface: its action (`XDP_*`), and the frame as it
+    /// left it.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::FrameTooLong`], and what the kernel refuses.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+        test_run::test_run(&mut self.ebpf, frame, 0, 1)
     }
 
     /// The loaded program, for whoever calls it.

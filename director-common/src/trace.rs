@@ -1,0 +1,224 @@
+//! What `trace` and `capture` ask of the program, and what it tells them. Read and written only while
+//! somebody traces: see [`crate::runtime::Runtime::trace_until_ns`].
+
+use crate::{address::Address, decision::Decision, flow::FlowKey};
+
+/// How long a trace goes on without being asked for again, nanoseconds: one that was killed ends
+/// itself.
+pub const TRACE_LEASE_NS: u64 = 2_000_000_000;
+/// Bytes of a frame that are copied at most, before and after.
+pub const MAX_SNAP: u32 = 2048;
+/// Bytes of records that wait for their reader, a power of two and pages.
+pub const RING_BYTES: u32 = 1 << 20;
+/// Services that one filter can name: one name can be several, one for each protocol.
+pub const FILTER_SERVICES: usize = 4;
+
+/// Which packets are wanted. All zeros wants every packet.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceFilter {
+    /// Source address, as far as `client_mask` has ones.
+    pub client: Address,
+    /// See `client`.
+    pub client_mask: Address,
+    /// Destination address, as far as `vip_mask` has ones.
+    pub vip: Address,
+    /// See `vip`.
+    pub vip_mask: Address,
+    /// The backend's address; zeros: any.
+    pub backend: Address,
+    /// Verdicts, one bit for each [`crate::verdict::Verdict::code`]; 0: any.
+    pub verdicts: u64,
+    /// Service slots plus one; all 0: any.
+    pub services: [u32; FILTER_SERVICES],
+    /// 4 or 6: what `client` and `vip` are; 0: any.
+    pub family: u32,
+    /// 4 or 6: what `backend` is.
+    pub backend_family: u32,
+    /// IP protocol number; 0: any.
+    pub protocol: u32,
+    /// Source port, wire order, as [`u16::from_ne_bytes`] reads it; 0: any.
+    pub client_port: u32,
+    /// Destination port, likewise.
+    pub vip_port: u32,
+    /// Bytes of each frame to copy, at most [`MAX_SNAP`]; 0: none.
+    pub snap: u32,
+}
+
+const _: () = assert!(size_of::<TraceFilter>() == 128);
+
+/// One packet, told. In the ring behind it: `before_copied` bytes of the frame as it came, then
+/// `after_copied` bytes of it as it left.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceRecord {
+    /// When it was decided: CLOCK_MONOTONIC, nanoseconds.
+    pub time_ns: u64,
+    /// Its flow, if `content` says that it has one.
+    pub flow: FlowKey,
+    /// What became of it.
+    pub decision: Decision,
+    /// Slot of the interface that it came by.
+    pub interface: u32,
+    /// [`TracedContent`].
+    pub content: u32,
+    /// Length of the frame as it came, bytes.
+    pub before_length: u32,
+    /// Bytes of it that follow.
+    pub before_copied: u32,
+    /// Length of the frame as the program left it.
+    pub after_length: u32,
+    /// Bytes of it that follow those.
+    pub after_copied: u32,
+    /// TCP control bits.
+    pub tcp_flags: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<TraceRecord>() == 96);
+
+/// What the record's flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TracedContent {
+    /// Nothing: the packet was not understood.
+    Nothing = 0,
+    /// The packet's own.
+    Whole = 1,
+    /// That which the packet, an ICMP error, quotes.
+    IcmpError = 2,
+    /// A fragment's: without ports.
+    Fragment = 3,
+}
+
+impl TracedContent {
+    /// The variant with this number.
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            1 => Self::Whole,
+            2 => Self::IcmpError,
+            3 => Self::Fragment,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// Where a record is put together: one for each CPU.
+#[repr(C)]
+pub struct TraceScratch {
+    /// The record.
+    pub record: TraceRecord,
+    /// Both copies.
+    pub frames: [u8; 2 * MAX_SNAP as usize],
+}
+
+/// A CPU's count of packets while somebody traces.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceTurn {
+    /// Packets until the next one that is looked at.
+    pub left: u64,
+    /// Packets that were looked at.
+    pub looked_at: u64,
+    /// Records that the ring had no room for.
+    pub lost: u64,
+}
+
+impl TraceFilter {
+    /// Whether a flow is wanted, as far as that can be told by it.
+    #[inline(always)]
+    pub fn takes_flow(&self, flow: &FlowKey) -> bool {
+        let (source, destination) = (flow.source, flow.destination);
+        let is = |address: Address, mask: Address, wanted: Address| {
+            address.first & mask.first == wanted.first
+                && address.second & mask.second == wanted.second
+        };
+        let port = |wanted: u32, port: [u8; 2]| {
+            wanted == 0 || wanted == u32::from(u16::from_ne_bytes(port))
+        };
+        (self.family == 0 || self.family == u32::from(flow.family))
+            && (self.protocol == 0 || self.protocol == u32::from(flow.protocol))
+            && is(source, self.client_mask, self.client)
+            && is(destination, self.vip_mask, self.vip)
+            && port(self.client_port, flow.source_port)
+            && port(self.vip_port, flow.destination_port)
+    }
+
+    /// Whether what became of a packet is wanted.
+    #[inline(always)]
+    pub fn takes_decision(&self, decision: &Decision) -> bool {
+        let [a, b, c, d] = self.services;
+        let service = decision.service;
+        let any = a | b | c | d == 0;
+        (self.verdicts == 0 || self.verdicts >> (decision.verdict & 63) & 1 != 0)
+            && (any || (service != 0 && (service == a || service == b || service == c || service == d)))
+    }
+
+    /// Whether it asks for one backend.
+    #[inline(always)]
+    pub fn wants_backend(&self) -> bool {
+        self.backend_family != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{backend::BackendRef, verdict::{DropReason, Verdict}};
+
+    fn flow() -> FlowKey {
+        FlowKey {
+            source: Address::v4([198, 51, 100, 7]),
+            destination: Address::v4([192, 0, 2, 10]),
+            source_port: 40_000u16.to_be_bytes(),
+            destination_port: 443u16.to_be_bytes(),
+            protocol: 6,
+            family: 4,
+            _pad: [0; 2],
+        }
+    }
+
+    #[test]
+    fn zeros_take_everything() {
+        let filter = TraceFilter::default();
+        assert!(filter.takes_flow(&flow()) && filter.takes_decision(&Decision::default()));
+        assert!(!filter.wants_backend());
+    }
+
+    #[test]
+    fn every_part_of_a_flow_can_be_asked_for() {
+        let port = |port: u16| u32::from(u16::from_ne_bytes(port.to_be_bytes()));
+        let none = TraceFilter::default();
+        let slash_24 = Address::v4([255, 255, 255, 0]);
+        let client = |last| TraceFilter {
+            family: 4,
+            client: Address::v4([198, 51, last, 0]),
+            client_mask: slash_24,
+            ..none
+        };
+        let takes = |filter: TraceFilter| filter.takes_flow(&flow());
+        assert!(takes(client(100)) && !takes(client(101)));
+        assert!(!takes(TraceFilter { family: 6, ..none }));
+        assert!(takes(TraceFilter { protocol: 6, ..none }));
+        assert!(!takes(TraceFilter { protocol: 17, ..none }));
+        assert!(takes(TraceFilter { vip_port: port(443), client_port: port(40_000), ..none }));
+        assert!(!takes(TraceFilter { vip_port: port(444), ..none }));
+        assert!(!takes(TraceFilter { client_port: port(443), ..none }));
+    }
+
+    #[test]
+    fn decisions_are_taken_by_verdict_and_service() {
+        let verdict = Verdict::Drop(DropReason::NoRoute);
+        let decision =
+            Decision { verdict: verdict.code(), backend: BackendRef::NONE, service: 3, connection: 0 };
+        let none = TraceFilter::default();
+        let takes = |filter: TraceFilter| filter.takes_decision(&decision);
+        assert!(takes(TraceFilter { verdicts: 1 << verdict.code(), ..none }));
+        assert!(!takes(TraceFilter { verdicts: 1, ..none }));
+        assert!(takes(TraceFilter { services: [1, 3, 0, 0], ..none }));
+        assert!(!takes(TraceFilter { services: [1, 4, 0, 0], ..none }));
+        let nobody = Decision { service: 0, ..decision };
+        assert!(!TraceFilter { services: [1, 0, 0, 0], ..none }.takes_decision(&nobody));
+    }
+}

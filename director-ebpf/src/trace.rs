@@ -1,0 +1,175 @@
+//! A look at packets while they are decided, for `director trace` and `capture`. Reads RUNTIME and
+//! TRACE_FILTER; writes TRACE_TURNS, TRACE_SCRATCH and TRACE_RING, and ends in RUNTIME what has run
+//! out.
+//!
+//! Nothing of it is on the way of packets but one load and one branch: the program `traced` is tail-
+//! called for those whose turn it is, and does what `long_way` does.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_load_bytes};
+use director_common::{
+    decision::Decision,
+    runtime::Runtime,
+    trace::{MAX_SNAP, TraceFilter, TraceRecord, TraceScratch, TraceTurn, TracedContent},
+};
+
+use crate::{
+    constants,
+    frame::Frame,
+    maps,
+    parse::{Content, Packet},
+    pipeline, schedule,
+};
+
+/// `BPF_RB_NO_WAKEUP`: the reader looks when it has time.
+const NO_WAKEUP: u64 = 1;
+
+/// Whether the next packet is to be looked at: somebody traces, and it is its turn.
+#[inline(always)]
+pub fn wants() -> bool {
+    let Some(runtime) = maps::RUNTIME.get_ptr_mut(0) else { return false };
+    // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets look.
+    let until = unsafe { read_volatile(&raw const (*runtime).trace_until_ns) };
+    until != 0 && is_turn(runtime, until)
+}
+
+#[inline(always)]
+fn is_turn(runtime: *mut Runtime, until: u64) -> bool {
+    if constants::simulate() || constants::explain() {
+        return false;
+    }
+    // SAFETY: as in `wants`. Whoever still traces says so again before long.
+    let every = unsafe {
+        if pipeline::clock() >= until {
+            write_volatile(&raw mut (*runtime).trace_until_ns, 0);
+            return false;
+        }
+        read_volatile(&raw const (*runtime).trace_every)
+    };
+    let Some(turn) = turn() else { return false };
+    // What a trace of fewer packets left behind is no turn of this one.
+    if turn.left > 1 && turn.left < 2 * every {
+        turn.left -= 1;
+        return false;
+    }
+    // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
+    // SAFETY: a helper without arguments.
+    turn.left = if every > 1 { 1 + u64::from(unsafe { bpf_get_prandom_u32() }) % (2 * every - 1) } else { 1 };
+    turn.looked_at += 1;
+    true
+}
+
+#[inline(always)]
+fn turn() -> Option<&'static mut TraceTurn> {
+    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
+    maps::TRACE_TURNS.get_ptr_mut(0).map(|turn| unsafe { &mut *turn })
+}
+
+#[inline(always)]
+fn scratch() -> Option<*mut TraceScratch> {
+    maps::TRACE_SCRATCH.get_ptr_mut(0)
+}
+
+#[inline(always)]
+fn filter() -> Option<&'static TraceFilter> {
+    maps::TRACE_FILTER.get(0)
+}
+
+/// Notes the frame as it came. A function of its own, so that the pipeline's stack need not hold its
+/// parts.
+#[inline(never)]
+pub fn before(frame: &Frame) -> u32 {
+    let (Some(scratch), Some(filter)) = (scratch(), filter()) else { return 0 };
+    let length = frame.len() as u32;
+    let copied = copied(filter, length);
+    // SAFETY: this CPU's copy; no more than MAX_SNAP bytes are written to the first half.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        write_volatile(&raw mut (*record).time_ns, bpf_ktime_get_ns());
+        write_volatile(&raw mut (*record).before_length, length);
+        let copied = copy(frame, (&raw mut (*scratch).frames).cast(), copied);
+        write_volatile(&raw mut (*record).before_copied, copied);
+    }
+    1
+}
+
+/// How much of a frame of this length is wanted.
+#[inline(always)]
+fn copied(filter: &TraceFilter, length: u32) -> u32 {
+    let wanted = filter.snap;
+    if length < wanted { length } else { wanted }
+}
+
+/// Copies the frame's first bytes, at most [`MAX_SNAP`]: how many.
+///
+/// # Safety
+///
+/// There are [`MAX_SNAP`] bytes behind `to`.
+#[inline(always)]
+unsafe fn copy(frame: &Frame, to: *mut u8, bytes: u32) -> u32 {
+    if bytes == 0 || bytes > MAX_SNAP {
+        return 0;
+    }
+    // SAFETY: the context is the one the program was called with; the caller vouches for the rest.
+    match unsafe { bpf_xdp_load_bytes(frame.as_ptr().cast(), 0, to.cast(), bytes) } {
+        0 => bytes,
+        _ => 0,
+    }
+}
+
+/// Tells what became of the packet, if that is wanted. A function of its own, as [`before`].
+#[inline(never)]
+pub fn after(frame: &Frame, packet: &Packet, decision: &Decision) -> u32 {
+    let (Some(scratch), Some(filter)) = (scratch(), filter()) else { return 0 };
+    if !takes(filter, packet, decision) {
+        return 0;
+    }
+    // SAFETY: this CPU's copy, in which there are MAX_SNAP bytes behind the first MAX_SNAP.
+    let sent = unsafe {
+        let record = &raw mut (*scratch).record;
+        let frames: *mut u8 = (&raw mut (*scratch).frames).cast();
+        let length = frame.len() as u32;
+        let before = read_volatile(&raw const (*record).before_copied);
+        if before > MAX_SNAP {
+            return 0;
+        }
+        let after = copy(frame, frames.add(before as usize), copied(filter, length));
+        (*record).flow = packet.flow;
+        (*record).decision = *decision;
+        (*record).interface = constants::interface_slot();
+        (*record).content = match packet.content {
+            _ if packet.flow.family == 0 => TracedContent::Nothing as u32,
+            Content::Whole => TracedContent::Whole as u32,
+            Content::IcmpError => TracedContent::IcmpError as u32,
+            Content::Fragment => TracedContent::Fragment as u32,
+        };
+        (*record).after_length = length;
+        (*record).after_copied = after;
+        (*record).tcp_flags = packet.tcp_flags;
+        (*record)._pad = 0;
+        let bytes = size_of::<TraceRecord>() + before as usize + after as usize;
+        if bytes > size_of::<TraceScratch>() {
+            return 0;
+        }
+        let told = core::slice::from_raw_parts(scratch.cast::<u8>(), bytes);
+        maps::TRACE_RING.output::<[u8]>(told, NO_WAKEUP).is_ok()
+    };
+    if !sent && let Some(turn) = turn() {
+        turn.lost += 1;
+    }
+    1
+}
+
+#[inline(always)]
+fn takes(filter: &TraceFilter, packet: &Packet, decision: &Decision) -> bool {
+    if !filter.takes_flow(&packet.flow) || !filter.takes_decision(decision) {
+        return false;
+    }
+    if !filter.wants_backend() {
+        return true;
+    }
+    let Some(assigned) = schedule::resolve(decision.backend) else { return false };
+    let is_v6 = filter.backend_family == 6;
+    assigned.word.is_v6() == is_v6 && assigned.backend.address == filter.backend
+}
