@@ -40,11 +40,25 @@ pub mod map {
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
     /// One [`super::Meta`]. Not read by packets.
     pub const META: &str = "META";
+    /// [`crate::client::ClientSet`] by set of [`FLOWS`], or one value if clients are not written down.
+    /// Written by packets.
+    pub const CLIENTS: &str = "CLIENTS";
+    /// The programs that packets go to which somebody traces, by interface slot.
+    pub const TRACED: &str = "TRACED";
+    /// One [`crate::trace::TraceFilter`].
+    pub const TRACE_FILTER: &str = "TRACE_FILTER";
+    /// One [`crate::trace::TraceTurn`], per CPU. Written by packets.
+    pub const TRACE_TURNS: &str = "TRACE_TURNS";
+    /// One [`crate::trace::TraceScratch`], per CPU. Written by packets.
+    pub const TRACE_SCRATCH: &str = "TRACE_SCRATCH";
+    /// A ring buffer of [`crate::trace::TraceRecord`]s. Written by packets.
+    pub const TRACE_RING: &str = "TRACE_RING";
     /// One [`crate::decision::Decision`]; written only by a program that records.
     pub const DECISION: &str = "DECISION";
 
-    /// All that is pinned, in the order in which they are created.
-    pub const PINNED: [&str; 16] = [
+    /// All that is pinned, in the order in which they are created. Those of maps that older
+    /// directors of the same version did not have are made when programs are attached.
+    pub const PINNED: [&str; 22] = [
         META,
         FLOWS,
         BACKENDS,
@@ -61,6 +75,12 @@ pub mod map {
         VERDICTS,
         BACKEND_STATS,
         SERVICE_STATS,
+        CLIENTS,
+        TRACED,
+        TRACE_FILTER,
+        TRACE_TURNS,
+        TRACE_SCRATCH,
+        TRACE_RING,
     ];
 }
 
@@ -84,6 +104,10 @@ pub mod constant {
     /// 1 for `simulate`: any frame is for us, the clock is [`crate::runtime::Runtime`]'s, and what
     /// became of a packet is recorded.
     pub const SIMULATE: &str = "SIMULATE";
+    /// 1 for `explain`: what would become of a packet is recorded, and nothing else is written.
+    pub const EXPLAIN: &str = "EXPLAIN";
+    /// 1: who the client of a flow is, is written down beside the flow.
+    pub const CLIENTS: &str = "RECORD_CLIENTS";
 }
 
 /// What a later process must know to adopt the pinned maps.

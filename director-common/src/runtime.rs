@@ -45,7 +45,14 @@ pub struct Runtime {
     /// How long a UDP flow may idle.
     pub udp_ticks: u32,
     /// Zero.
-    pub _pad: [u32; 7],
+    pub _pad: u32,
+    /// Until when packets are looked at for `trace` and `capture`: CLOCK_MONOTONIC, nanoseconds; 0:
+    /// nobody traces. Renewed by who traces, and set to 0 by the first packet after it.
+    pub trace_until_ns: u64,
+    /// One packet in so many is looked at; at least 1 while somebody traces.
+    pub trace_every: u64,
+    /// Zero.
+    pub _more: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Runtime>() == 64);

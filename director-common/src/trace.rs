@@ -152,7 +152,8 @@ impl TraceFilter {
         let service = decision.service;
         let any = a | b | c | d == 0;
         (self.verdicts == 0 || self.verdicts >> (decision.verdict & 63) & 1 != 0)
-            && (any || (service != 0 && (service == a || service == b || service == c || service == d)))
+            && (any
+                || (service != 0 && (service == a || service == b || service == c || service == d)))
     }
 
     /// Whether it asks for one backend.
@@ -165,7 +166,10 @@ impl TraceFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{backend::BackendRef, verdict::{DropReason, Verdict}};
+    use crate::{
+        backend::BackendRef,
+        verdict::{DropReason, Verdict},
+    };
 
     fn flow() -> FlowKey {
         FlowKey {
@@ -210,8 +214,12 @@ mod tests {
     #[test]
     fn decisions_are_taken_by_verdict_and_service() {
         let verdict = Verdict::Drop(DropReason::NoRoute);
-        let decision =
-            Decision { verdict: verdict.code(), backend: BackendRef::NONE, service: 3, connection: 0 };
+        let decision = Decision {
+            verdict: verdict.code(),
+            backend: BackendRef::NONE,
+            service: 3,
+            connection: 0,
+        };
         let none = TraceFilter::default();
         let takes = |filter: TraceFilter| filter.takes_decision(&decision);
         assert!(takes(TraceFilter { verdicts: 1 << verdict.code(), ..none }));

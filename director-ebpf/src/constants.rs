@@ -17,6 +17,10 @@ static INTERFACE_SLOT: Global<u32> = Global::new(1);
 static OWN_MAC: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static SIMULATE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static EXPLAIN: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static RECORD_CLIENTS: Global<u32> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static JIFFY_NS: Global<u64> = Global::new(4_000_000);
@@ -76,6 +80,24 @@ pub fn jiffy_ns() -> u64 {
 #[inline(always)]
 pub fn first_jiffy() -> u64 {
     FIRST_JIFFY.load()
+}
+
+/// Whether this program is asked what would become of a packet: it writes nothing that others read.
+#[inline(always)]
+pub fn explain() -> bool {
+    EXPLAIN.load() != 0
+}
+
+/// Whether what becomes of packets is recorded, for who runs the program over one.
+#[inline(always)]
+pub fn records() -> bool {
+    simulate() || explain()
+}
+
+/// Whether flows' clients are written down.
+#[inline(always)]
+pub fn record_clients() -> bool {
+    RECORD_CLIENTS.load() != 0
 }
 
 /// Whether this program runs over a capture.

@@ -12,31 +12,36 @@ use crate::{constants, maps, parse::Packet, schedule::Assigned};
 /// Counts what became of a packet.
 #[inline(always)]
 pub fn verdict(verdict: Verdict) {
+    if constants::explain() {
+        return;
+    }
     if let Some(counter) = maps::VERDICTS.get_ptr_mut(verdict.code()) {
         // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
         unsafe { *counter += 1 };
     }
 }
 
-/// What a simulation will be told, before anything is known.
+/// What will be told of a packet, before anything is known.
 #[inline(always)]
 pub fn undecided() -> Decision {
     let zero = constants::zero() as u32;
     Decision { verdict: zero, backend: BackendRef(zero), service: zero, connection: zero }
 }
 
-/// Tells a simulation what became of the packet.
+/// Tells who runs the program over a packet what became of it.
 #[inline(always)]
-pub fn decision(verdict: Verdict, decision: &mut Decision) {
-    decision.verdict = verdict.code();
+pub fn decision(decision: &Decision) {
     if let Some(place) = maps::DECISION.get_ptr_mut(0) {
-        // SAFETY: a simulation runs one packet at a time.
+        // SAFETY: they run one packet at a time.
         unsafe { *place = *decision };
     }
 }
 
 #[inline(always)]
 fn of_backend(assigned: &Assigned) -> Option<&'static mut BackendStats> {
+    if constants::explain() {
+        return None;
+    }
     let stats = maps::BACKEND_STATS.get_ptr_mut(assigned.reference.slot())?;
     // SAFETY: as in `verdict`.
     Some(unsafe { &mut *stats })
@@ -64,6 +69,9 @@ pub fn scheduled(assigned: &Assigned) {
 
 #[inline(always)]
 fn of_service(slot: u16) -> Option<&'static mut ServiceStats> {
+    if constants::explain() {
+        return None;
+    }
     let stats = maps::SERVICE_STATS.get_ptr_mut(u32::from(slot))?;
     // SAFETY: as in `verdict`.
     Some(unsafe { &mut *stats })

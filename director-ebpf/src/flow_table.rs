@@ -6,6 +6,7 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use director_common::{
+    client::Client,
     flow::FlowHash,
     flow_table::{FlowEntry, FlowSet, FlowState, SET_WAYS, Touch},
     runtime::Ticks,
@@ -114,9 +115,11 @@ pub fn glance(hash: FlowHash, packet: &Packet, now: &Now) -> Glance {
         if touch.age(now.ticks) > timeout(packet, FlowState::Established, now) {
             return Glance::Other;
         }
-        let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
-        // SAFETY: as in `touch`.
-        unsafe { write_volatile(&raw mut (*place).word, entry.word) };
+        if !constants::explain() {
+            let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
+            // SAFETY: as in `touch`.
+            unsafe { write_volatile(&raw mut (*place).word, entry.word) };
+        }
     }
     match schedule::resolve(entry.backend()) {
         Some(assigned) => Glance::Established(assigned),
@@ -128,7 +131,7 @@ pub fn glance(hash: FlowHash, packet: &Packet, now: &Now) -> Glance {
 #[inline(always)]
 pub fn touch(found: &Found, packet: &Packet, now: &Now) {
     // An error about a flow says nothing of its being alive.
-    if let Content::IcmpError = packet.content {
+    if packet.content == Content::IcmpError || constants::explain() {
         return;
     }
     let before = found.entry.touch();
@@ -145,6 +148,9 @@ pub fn touch(found: &Found, packet: &Packet, now: &Now) {
 /// the ring alone decides then, and a flood of new flows pushes no known one out.
 #[inline(always)]
 pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
+    if constants::explain() {
+        return;
+    }
     // The end of a flow that nobody knew: nothing to remember.
     if packet.flow.protocol == PROTOCOL_TCP && flags(packet) & (RST | FIN) != 0 {
         return;
@@ -173,6 +179,21 @@ pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
         write_volatile(&raw mut (*victim).tag, entry.tag);
         write_volatile(&raw mut (*victim).word, entry.word);
     }
+    if constants::record_clients() {
+        // By addresses, so that nothing has to be kept for it where it is not wanted.
+        let place = (victim as usize).wrapping_sub(set as usize) / size_of::<FlowEntry>();
+        record_client(hash, place, packet);
+    }
+}
+
+/// Writes down who the client of the flow in this place of its set is. Whoever reads it sees by the
+/// flow's hash whether it is all there.
+#[inline(always)]
+fn record_client(hash: FlowHash, place: usize, packet: &Packet) {
+    let set = hash.table_set(constants::table_salt(), constants::table_bits());
+    let Some(set) = maps::CLIENTS.get_ptr_mut(set) else { return };
+    // SAFETY: below SET_WAYS, so within the set that the map's lookup returned.
+    unsafe { (*set).clients[place & (SET_WAYS - 1)] = Client::of(&packet.flow) };
 }
 
 /// How willingly an entry gives way to the flow `hash`; 0: not at all.

@@ -23,17 +23,22 @@ mod reply;
 mod schedule;
 mod service;
 mod shortcut;
+mod trace;
 mod transmit;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use director_common::{decision::Decision, verdict::Verdict};
 
-use crate::frame::Frame;
+use crate::{frame::Frame, parse::Packet};
 
-/// Decides one packet: by the shortcut, or the long way.
+/// Decides one packet: by the shortcut, or the long way; or while somebody looks.
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it so")]
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
+    if trace::wants() {
+        // SAFETY: as below; without the program, the packet is decided untraced.
+        unsafe { maps::TRACED.tail_call(&ctx, constants::interface_slot()) };
+    }
     let mut frame = Frame::new(XdpContext::new(ctx.ctx));
     let mut decision = count::undecided();
     // Upgrade tests need another program, and the long way decides as the shortcut does.
@@ -55,7 +60,20 @@ fn director(ctx: XdpContext) -> u32 {
 fn long_way(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);
     let mut decision = count::undecided();
-    let verdict = pipeline::run(&mut frame, &mut decision);
+    let verdict = pipeline::run::<false>(&mut frame, &mut Packet::unread(), &mut decision);
+    finish(verdict, &mut decision)
+}
+
+/// The same for a packet that somebody looks at.
+#[xdp]
+fn traced(ctx: XdpContext) -> u32 {
+    let mut frame = Frame::new(ctx);
+    trace::before(&frame);
+    let mut decision = count::undecided();
+    let mut packet = Packet::unread();
+    let verdict = pipeline::run::<true>(&mut frame, &mut packet, &mut decision);
+    decision.verdict = verdict.code();
+    trace::after(&frame, &packet, &decision);
     finish(verdict, &mut decision)
 }
 
@@ -66,8 +84,9 @@ fn long_way(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn finish(verdict: Verdict, decision: &mut Decision) -> u32 {
     count::verdict(verdict);
-    if constants::simulate() {
-        count::decision(verdict, decision);
+    if constants::records() {
+        decision.verdict = verdict.code();
+        count::decision(decision);
     }
     match verdict {
         Verdict::Tx | Verdict::Reply(_) => xdp_action::XDP_TX,

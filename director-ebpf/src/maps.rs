@@ -6,17 +6,19 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray},
+    maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use director_common::{
     abi::Meta,
     backend::{Backend, BackendNote},
+    client::ClientSet,
     decision::Decision,
     flow_table::FlowSet,
     interface::{Interface, MAX_INTERFACES},
     runtime::Runtime,
     service::{MAX_SERVICES, RingChunk, Service, ServiceKey, ServiceNote, VIP_FILTER_WORDS},
     stats::{BackendStats, ServiceStats},
+    trace::{RING_BYTES, TraceFilter, TraceScratch, TraceTurn},
     verdict::VERDICT_CODES,
 };
 
@@ -28,6 +30,11 @@ const MMAPABLE: u32 = 1 << 10;
 /// Known flows, by set. Written and read by packets; userspace reads and expires.
 #[map]
 pub static FLOWS: Array<FlowSet> = Array::with_max_entries(2, MMAPABLE);
+
+/// Clients of known flows, by set; one value where they are not written down. Written by packets;
+/// userspace reads.
+#[map]
+pub static CLIENTS: Array<ClientSet> = Array::with_max_entries(1, MMAPABLE);
 
 /// Backends, by slot. Written by userspace, read by packets.
 #[map]
@@ -94,10 +101,30 @@ pub static REPLY_LIMIT: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1
 #[map]
 pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
+/// The program `traced`, by the interface slot that it was made for. Written by userspace.
+#[map]
+pub static TRACED: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
+
+/// Which packets a trace wants. Written by userspace while nobody traces, read by packets.
+#[map]
+pub static TRACE_FILTER: Array<TraceFilter> = Array::with_max_entries(1, MMAPABLE);
+
+/// Whose turn it is to be traced. Written by packets.
+#[map]
+pub static TRACE_TURNS: PerCpuArray<TraceTurn> = PerCpuArray::with_max_entries(1, 0);
+
+/// The record that is being made. Written by packets.
+#[map]
+pub static TRACE_SCRATCH: PerCpuArray<TraceScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Records of packets, for who traces.
+#[map]
+pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
 /// What a later process must know to adopt these maps. Only for userspace.
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
 
-/// The last packet's fate. Written by packets of a simulation.
+/// The last packet's fate. Written by packets of a simulation, and of who asks for an explanation.
 #[map]
 pub static DECISION: Array<Decision> = Array::with_max_entries(1, MMAPABLE);

@@ -122,7 +122,7 @@ fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
             source: answer.source,
             vlan_id: 0,
             ifindex: answer.ifindex,
-            same_interface: answer.ifindex == frame.ingress_ifindex(),
+            same_interface: answer.ifindex == ingress(frame),
             mtu: assigned.word.mtu(),
         }),
         BPF_FIB_LKUP_RET_NO_NEIGH => Err(DropReason::NoNeighbour),
@@ -131,6 +131,15 @@ fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
 }
 
 const ANSWERED: u32 = BPF_FIB_LKUP_RET_SUCCESS;
+
+/// Index of the interface that the packet came by, or would have come by.
+#[inline(always)]
+fn ingress(frame: &Frame) -> u32 {
+    if constants::explain() {
+        return maps::INTERFACES.get(constants::interface_slot()).map_or(0, |at| at.ifindex);
+    }
+    frame.ingress_ifindex()
+}
 
 /// What the FIB knows of a way.
 struct Answer {
@@ -168,7 +177,7 @@ fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
             write_volatile(aligned.as_mut_ptr().cast::<u64>().add(word), 0);
         }
         let request = &mut aligned.assume_init_mut().0;
-        request.ifindex = frame.ingress_ifindex();
+        request.ifindex = ingress(frame);
         request.family = if assigned.word.is_v6() { AF_INET6 } else { AF_INET };
         request.__bindgen_anon_4.ipv6_dst = address;
         request.__bindgen_anon_3.ipv6_src = source;

@@ -25,20 +25,24 @@ use crate::{
     service, transmit,
 };
 
-/// Decides and rewrites one packet. Until `forward` nothing in the frame has changed.
+/// Decides and rewrites one packet, which has not been read yet. Until `forward` nothing in the frame
+/// has changed. `TRACED`: the decision is wanted.
 #[inline(always)]
-pub fn run(frame: &mut Frame, decision: &mut Decision) -> Verdict {
-    let mut packet = Packet::unread();
-    if let Err(reason) = parse::parse(frame, &mut packet) {
+pub fn run<const TRACED: bool>(
+    frame: &mut Frame,
+    packet: &mut Packet,
+    decision: &mut Decision,
+) -> Verdict {
+    if let Err(reason) = parse::parse(frame, packet) {
         return Verdict::Pass(reason);
     }
     let mut fitting = 0;
-    let verdict = match stages(frame, &packet, &mut fitting, decision) {
+    let verdict = match stages::<TRACED>(frame, packet, &mut fitting, decision) {
         Ok(verdict) | Err(verdict) => verdict,
     };
     // Here, once, so that the verifier meets the answer's many branches at one place.
     match verdict {
-        Verdict::Reply(reason) if !reply::send(frame, &packet, reason, fitting) => {
+        Verdict::Reply(reason) if !reply::send(frame, packet, reason, fitting) => {
             Verdict::Drop(DropReason::NoHeadroom)
         }
         verdict => verdict,
@@ -56,7 +60,7 @@ pub struct Now {
 }
 
 #[inline(always)]
-fn stages(
+fn stages<const TRACED: bool>(
     frame: &mut Frame,
     packet: &Packet,
     fitting: &mut u16,
@@ -69,8 +73,8 @@ fn stages(
     let now = now().ok_or(Verdict::Pass(PassReason::NoService))?;
     let hash = packet.flow.hash(&constants::FleetKey);
     let assigned = match flow_table::find(hash, packet, &now) {
-        Some(found) => known(&found, packet, &now, decision),
-        None => new(hash, packet, &now, decision)?,
+        Some(found) => known::<TRACED>(&found, packet, &now, decision),
+        None => new::<TRACED>(hash, packet, &now, decision)?,
     };
 
     let hop = next_hop::find(frame, packet, &assigned, &now)
@@ -91,37 +95,44 @@ fn stages(
 #[inline(always)]
 pub fn now() -> Option<Now> {
     let runtime = maps::RUNTIME.get(0)?;
-    let ns = if constants::simulate() {
-        runtime.simulated_ns
-    } else {
-        // The timer's count is a load, as the JIT compiles it; a clock is a call, and with the
-        // CPU's bugs worked around each return from one costs as much as a cache miss. The count
-        // keeps pace with CLOCK_MONOTONIC, a few milliseconds behind; flows idle for seconds.
-        // SAFETY: a helper without arguments.
-        let jiffies = unsafe { bpf_jiffies64() };
-        jiffies.wrapping_sub(constants::first_jiffy()).wrapping_mul(constants::jiffy_ns())
-    };
+    let ns = if constants::simulate() { runtime.simulated_ns } else { clock() };
     Some(Now { ns, ticks: Ticks::from_ns(ns), runtime })
+}
+
+/// CLOCK_MONOTONIC at the last timer tick, nanoseconds.
+#[inline(always)]
+pub fn clock() -> u64 {
+    // The timer's count is a load, as the JIT compiles it; a clock is a call, and with the CPU's bugs
+    // worked around each return from one costs as much as a cache miss. The count keeps pace with
+    // CLOCK_MONOTONIC, a few milliseconds behind; flows idle for seconds.
+    // SAFETY: a helper without arguments.
+    let jiffies = unsafe { bpf_jiffies64() };
+    jiffies.wrapping_sub(constants::first_jiffy()).wrapping_mul(constants::jiffy_ns())
 }
 
 /// A packet of a known flow: it goes where the flow goes.
 #[inline(always)]
-fn known(found: &Found, packet: &Packet, now: &Now, decision: &mut Decision) -> Assigned {
+fn known<const TRACED: bool>(
+    found: &Found,
+    packet: &Packet,
+    now: &Now,
+    decision: &mut Decision,
+) -> Assigned {
     flow_table::touch(found, packet, now);
-    note(decision, &found.assigned, Connection::Known);
+    note::<TRACED>(decision, &found.assigned, Connection::Known);
     found.assigned
 }
 
 /// A packet of a flow that nobody knows: it is for a service, which picks a backend, or not ours.
 #[inline(always)]
-fn new(
+fn new<const TRACED: bool>(
     hash: FlowHash,
     packet: &Packet,
     now: &Now,
     decision: &mut Decision,
 ) -> Result<Assigned, Verdict> {
     let matched = service::find(&packet.flow).ok_or(Verdict::Pass(PassReason::NoService))?;
-    if constants::simulate() {
+    if TRACED || constants::records() {
         decision.service = u32::from(matched.slot) + 1;
     }
     let Some(assigned) = schedule::pick(&matched, hash) else {
@@ -131,17 +142,21 @@ fn new(
     if let Content::Whole = packet.content {
         flow_table::record(hash, packet, &assigned, now);
         count::scheduled(&assigned);
-        note(decision, &assigned, Connection::New);
+        note::<TRACED>(decision, &assigned, Connection::New);
     } else {
-        note(decision, &assigned, Connection::None);
+        note::<TRACED>(decision, &assigned, Connection::None);
     }
     Ok(assigned)
 }
 
-/// Tells a simulation where the packet went.
+/// Says where the packet went, if that is wanted.
 #[inline(always)]
-pub fn note(decision: &mut Decision, assigned: &Assigned, connection: Connection) {
-    if constants::simulate() {
+pub fn note<const TRACED: bool>(
+    decision: &mut Decision,
+    assigned: &Assigned,
+    connection: Connection,
+) {
+    if TRACED || constants::records() {
         decision.backend = assigned.reference;
         decision.service = u32::from(assigned.word.service()) + 1;
         decision.connection = connection as u32;

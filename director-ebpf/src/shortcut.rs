@@ -67,7 +67,7 @@ fn stages(frame: &mut Frame, packet: &Packet, decision: &mut Decision) -> Option
             flow_table::record(hash, packet, &assigned, &now);
         }
     }
-    pipeline::note(decision, &assigned, connection);
+    pipeline::note::<false>(decision, &assigned, connection);
     count::forwarded(packet, &assigned, connection == Connection::New);
     Some(verdict)
 }

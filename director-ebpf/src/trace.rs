@@ -48,14 +48,17 @@ fn is_turn(runtime: *mut Runtime, until: u64) -> bool {
         read_volatile(&raw const (*runtime).trace_every)
     };
     let Some(turn) = turn() else { return false };
-    // What a trace of fewer packets left behind is no turn of this one.
-    if turn.left > 1 && turn.left < 2 * every {
+    if turn.left > 1 {
         turn.left -= 1;
         return false;
     }
     // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
     // SAFETY: a helper without arguments.
-    turn.left = if every > 1 { 1 + u64::from(unsafe { bpf_get_prandom_u32() }) % (2 * every - 1) } else { 1 };
+    turn.left = if every > 1 {
+        1 + u64::from(unsafe { bpf_get_prandom_u32() }) % (2 * every - 1)
+    } else {
+        1
+    };
     turn.looked_at += 1;
     true
 }

@@ -185,6 +185,7 @@ impl Director {
             Prepared::new(netlink, datapath, config, interfaces, Some(FIRST_WAIT)).await?;
         let attachments = &prepared.attachments;
         attachments.write(&mut datapath.tables, interfaces)?;
+        datapath.set_clients(config)?;
         let key = datapath.set_hash_key(config);
         let growth = prepared.growth(datapath);
         if datapath.adopted || growth.is_some() {
@@ -234,7 +235,8 @@ impl Director {
         let prepared = self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?;
         let old_key = self.datapath.set_hash_key(config);
         let rekeyed = old_key.is_some();
-        let mut changed = match self.put(prepared, config, interfaces, rekeyed).await {
+        let again = self.datapath.set_clients(config)? || rekeyed;
+        let mut changed = match self.put(prepared, config, interfaces, again).await {
             Ok(changed) => changed,
             Err(error) => {
                 self.datapath.put_back(old_key);
@@ -268,6 +270,7 @@ impl Director {
             && interfaces.iter().map(place).eq(self.interfaces.iter().map(place))
             && (&config.interfaces, &config.tunnel) == (&before.interfaces, &before.tunnel)
             && (config.hash_key, config.flows.size) == (before.hash_key, before.flows.size)
+            && config.flows.clients == before.flows.clients
             && config.services.len() == before.services.len();
         if !same {
             return None;

@@ -11,7 +11,8 @@
 //! Beside it: [`health`] asks the backends how they are, [`by_address`] is what tables of addresses
 //! are made of, [`net`] the kernel's network configuration by netlink, [`cli`] the commands,
 //! [`view`] what they show, [`metrics`] and [`page`] the same over HTTP,
-//! [`simulate`] the program over captures, [`doctor`] what keeps packets from arriving,
+//! [`simulate`] the program over captures, [`trace`] a look at packets that pass,
+//! [`doctor`] what keeps packets from arriving,
 //! [`path_probe`] checks that go the way of the traffic,
 //! [`realserver`] the backend's side, [`lab`] a network to try all of it in, and [`unprivileged`]
 //! runs the operator's programs.
@@ -40,3 +41,4 @@ pub mod realserver;
 pub mod simulate;
 pub mod unprivileged;
 pub mod view;
+pub mod trace;

@@ -156,6 +156,7 @@ fn rows() -> Vec<Row> {
     row("unknown when_empty", change("when_empty: reject", "when_empty: rejcet"), Kind::UnknownValue, (18, 17), "services[0].when_empty", "did you mean reject?");
     row("unknown mode", change("mode: native", "mode: driver"), Kind::UnknownValue, (3, 11), "interfaces[0].mode", "native, generic");
     row("unknown role", change("mode: native", "role: ingress"), Kind::UnknownValue, (3, 11), "interfaces[0].role", "did you mean egress?");
+    row("clients are on or off", change("size: 1Mi", "clients: some"), Kind::UnknownValue, (8, 12), "flows.clients", "true or false");
     row("no truth value", change("mode: native", "assign_vips: maybe"), Kind::UnknownValue, (3, 18), "interfaces[0].assign_vips", "true or false");
     row("unknown encapsulation", change("encapsulation: ipip", "encapsulation: ipsec"), Kind::UnknownValue, (6, 18), "tunnel.encapsulation", "ipip");
     row("nat", change("forward: tunnel", "forward: nat"), Kind::UnsupportedValue, (17, 14), "services[0].forward", "not supported yet (this version does tunnel, direct)");
@@ -634,12 +635,13 @@ fn a_config() -> impl Strategy<Value = Config> {
         }),
     ];
     let seconds = || (1..365 * 86_400u64).prop_map(Duration::from_secs);
-    let flows = (10..=26u32, seconds(), seconds(), 1000..100_000u64).prop_map(
-        |(bits, tcp, tcp_closing, millis)| Flows {
+    let flows = (10..=26u32, seconds(), seconds(), 1000..100_000u64, any::<bool>()).prop_map(
+        |(bits, tcp, tcp_closing, millis, clients)| Flows {
             size: 1 << bits,
             tcp,
             tcp_closing,
             udp: Duration::from_millis(millis),
+            clients,
         },
     );
     let services = prop::collection::vec(a_service(), 0..6);
@@ -963,6 +965,7 @@ fn the_smallest_file_has_the_defaults() {
             tcp: Duration::from_secs(7500),
             tcp_closing: Duration::from_secs(120),
             udp: Duration::from_secs(300),
+            clients: false,
         },
         hash_key: "6469726563746f722e686173686b6579".parse().unwrap(),
         api: Api::default(),

@@ -40,7 +40,7 @@ fn fields(value: &serde_json::Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
-const COMMANDS: [(&str, &[&str]); 10] = [
+const COMMANDS: [(&str, &[&str]); 14] = [
     ("run", &["--config <FILE>", "-f", "--instance <NAME>", "SIGHUP", "/etc/director"]),
     ("attach", &["--config <FILE>", "-f", "--instance <NAME>", "/etc/director"]),
     ("detach", &["[INTERFACE]...", "--instance <NAME>"]),
@@ -57,6 +57,60 @@ const COMMANDS: [(&str, &[&str]); 10] = [
         &["--interval <TIME>", "--count <N>", "--instance <NAME>", "--output", "json", "yaml"],
     ),
     ("top", &["--interval <TIME>", "--once", "--instance <NAME>"]),
+    (
+        "conns",
+        &[
+            "--service <NAME>",
+            "--backend <ADDRESS>",
+            "--client <PREFIX>",
+            "--state <STATE>",
+            "--idle-under <TIME>",
+            "--idle-over <TIME>",
+            "--count",
+            "--sort",
+            "--limit <N>",
+            "--instance <NAME>",
+            "--output",
+            "clients: true",
+        ],
+    ),
+    (
+        "explain",
+        &[
+            "<FLOW>...",
+            "--interface <NAME>",
+            "--syn",
+            "--ack",
+            "--size <BYTES>",
+            "--instance <NAME>",
+            "--output",
+            "disturbing nothing",
+        ],
+    ),
+    (
+        "trace",
+        &[
+            "--filter <WORDS>",
+            "--drops",
+            "--sample <1/N>",
+            "--count <N>",
+            "--duration <TIME>",
+            "--instance <NAME>",
+            "--output",
+            "json",
+        ],
+    ),
+    (
+        "capture",
+        &[
+            "--write <FILE>",
+            "--snaplen <BYTES>",
+            "--filter <WORDS>",
+            "--sample <1/N>",
+            "--instance <NAME>",
+            "pcapng",
+        ],
+    ),
 ];
 
 #[test]

@@ -3,11 +3,14 @@
 mod apply;
 mod attach;
 mod backends;
+mod capture;
 mod check;
 mod completions;
+mod conns;
 mod detach;
 pub mod doctor;
 mod drain;
+mod explain;
 mod export;
 mod import;
 mod ipvs;
@@ -24,6 +27,8 @@ mod simulate;
 mod stats;
 mod status;
 mod top;
+mod trace;
+mod watch;
 
 use std::{
     io::Write as _,
@@ -72,6 +77,10 @@ enum Command {
     Backends(backends::Args),
     Stats(stats::Args),
     Top(top::Args),
+    Conns(conns::Args),
+    Explain(explain::Args),
+    Trace(trace::Args),
+    Capture(capture::Args),
     Simulate(simulate::Args),
     Lab(lab::Args),
     Doctor(doctor::Args),
@@ -150,6 +159,10 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Backends(args) => backends::run(args).await,
         Command::Stats(args) => stats::run(args).await,
         Command::Top(args) => top::run(args).await,
+        Command::Conns(args) => conns::run(&args),
+        Command::Explain(args) => explain::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
+        Command::Capture(args) => capture::run(args).await,
         Command::Simulate(args) => simulate::run(&args),
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,

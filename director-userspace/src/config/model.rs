@@ -110,6 +110,8 @@ pub struct Flows {
     /// How long an idle UDP flow is remembered.
     #[serde(serialize_with = "units::serialize_duration")]
     pub udp: Duration,
+    /// Whether each flow's client is written down beside it, for `director conns`.
+    pub clients: bool,
 }
 
 impl Default for Flows {
@@ -119,6 +121,7 @@ impl Default for Flows {
             tcp: Duration::from_secs(2 * 3600 + 5 * 60),
             tcp_closing: Duration::from_secs(2 * 60),
             udp: Duration::from_secs(5 * 60),
+            clients: false,
         }
     }
 }

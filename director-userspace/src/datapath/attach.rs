@@ -4,14 +4,20 @@
 //! forwarding does not need this process, and a later one replaces the program through the pin
 //! without losing a packet.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, mem::offset_of, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    mem::offset_of,
+    path::Path,
+};
 
-use aya::maps::{MapError, xdp::XdpMapError};
 use aya::programs::{
     ProgramError, ProgramInfo, Xdp, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
     xdp::XdpLink,
 };
+use aya::maps::{MapError, xdp::XdpMapError};
 use director_common::{
     backend::{Backend, NextHop},
     interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
@@ -183,6 +189,11 @@ impl Datapath {
         super::grow::finish(&self.instance)
     }
 
+    /// The slot of the interface with this index.
+    pub fn interface_slot(&self, ifindex: u32) -> Option<u32> {
+        (1..MAX_INTERFACES).find(|slot| self.tables.interfaces.get(*slot).ifindex == ifindex)
+    }
+
     /// What the program on the interface in this slot is made for.
     pub(super) fn constants(&self, interface_slot: u32) -> Constants {
         let meta = self.tables.meta();
@@ -193,6 +204,8 @@ impl Datapath {
             interface_slot,
             own_mac: self.tables.interfaces.get(interface_slot).macs[0],
             simulate: false,
+            explain: false,
+            clients: self.clients,
         }
     }
 
@@ -208,7 +221,11 @@ impl Datapath {
         let constants = self.constants(interface_slot);
         let mut ebpf = load::load(sizes, &constants, Some(&|name| self.instance.map_pin(name)))?;
         let program = match interface.role {
-            Role::Both => load::verify_both(&mut ebpf, interface_slot)?,
+            Role::Both => {
+                // The one that is there may use maps that are replaced; who traces loads another.
+                load::forget_traced(&mut ebpf, interface_slot)?;
+                load::verify_both(&mut ebpf, interface_slot)?
+            }
             Role::Egress => load::verify(&mut ebpf, object::EGRESS_PROGRAM)?,
         };
         let directory = self.instance.link_pins();

@@ -141,6 +141,22 @@ pub enum DatapathError {
         /// Who holds it, as far as it is known.
         holder: String,
     },
+    /// Another process traces the instance.
+    #[error(
+        "`director trace` or `capture` is at work on it already (pid {holder}): one at a time; end \
+         that one first"
+    )]
+    Traced {
+        /// Who, as far as it is known.
+        holder: String,
+    },
+    /// The programs were attached by a director that could not be traced, or the one for tracing was
+    /// refused.
+    #[error(
+        "the programs that are attached cannot be traced (an older director's, perhaps): start the \
+         daemon again, or run `director attach`, to replace them (no packet is lost)"
+    )]
+    CannotTrace,
     /// Not allowed.
     #[error("{0}")]
     Privilege(String),

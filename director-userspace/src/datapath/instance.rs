@@ -146,6 +146,7 @@ impl Lock {
         // What cannot be removed is a lock that nobody holds, or a note of VIPs.
         let directory = instance.run_dir();
         let _ = fs::remove_file(directory.join("lock"));
+        let _ = fs::remove_file(directory.join("trace"));
         let _ = fs::remove_dir(&directory);
         if let Some(parent) = directory.parent() {
             let _ = fs::remove_dir(parent);

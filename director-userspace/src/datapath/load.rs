@@ -23,6 +23,17 @@ use crate::{config::model::Config, plan::Capacity};
 /// at the first look; with two, 4 % and three in four; with one, 20 % find no place.
 pub(super) const SPARE_BITS: u32 = 2;
 
+/// Maps that are not for the program that explains.
+const NOT_EXPLAINED: [&str; 7] = [
+    map::LONG_WAY,
+    map::CLIENTS,
+    map::TRACED,
+    map::TRACE_FILTER,
+    map::TRACE_TURNS,
+    map::TRACE_SCRATCH,
+    map::TRACE_RING,
+];
+
 /// How large the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -69,6 +80,9 @@ pub(super) struct Constants {
     pub(super) interface_slot: u32,
     pub(super) own_mac: u64,
     pub(super) simulate: bool,
+    pub(super) explain: bool,
+    /// Whether flows' clients are written down.
+    pub(super) clients: bool,
 }
 
 /// Loads maps (those that are where `pins` says, else they are pinned there) and programs; the verifier has not seen the
@@ -78,7 +92,8 @@ pub(super) fn load(
     constants: &Constants,
     pins: Option<&dyn Fn(&str) -> PathBuf>,
 ) -> Result<Ebpf, DatapathError> {
-    let simulate = u32::from(constants.simulate);
+    let [simulate, explain, clients] =
+        [constants.simulate, constants.explain, constants.clients].map(u32::from);
     let (jiffy_ns, first_jiffy) = timer();
     let mut loader = EbpfLoader::new();
     // The program looks at nothing of the kernel's whose place would have to be found out; reading
@@ -93,13 +108,18 @@ pub(super) fn load(
         .override_global(constant::JIFFY_NS, &jiffy_ns, true)
         .override_global(constant::FIRST_JIFFY, &first_jiffy, true)
         .override_global(constant::SIMULATE, &simulate, true)
+        .override_global(constant::EXPLAIN, &explain, true)
+        .override_global(constant::CLIENTS, &clients, true)
         .map_max_entries(map::FLOWS, 1 << sizes.table_bits)
+        .map_max_entries(map::CLIENTS, if constants.clients { 1 << sizes.table_bits } else { 1 })
         .map_max_entries(map::BACKENDS, sizes.backends)
         .map_max_entries(map::BACKEND_NOTES, sizes.backends)
         .map_max_entries(map::BACKEND_STATS, sizes.backends)
         .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
     if let Some(pin) = pins {
-        for name in map::PINNED {
+        // An explanation reads what others use, and calls programs of its own.
+        let own = |name: &str| constants.explain && NOT_EXPLAINED.contains(&name);
+        for name in map::PINNED.into_iter().filter(|name| !own(name)) {
             loader.map_pin_path(name, pin(name));
         }
     }
@@ -140,17 +160,43 @@ pub(super) fn program_of<'a>(
 /// where it looks for it: from then on it is used by whatever program has the same interface slot.
 pub(super) fn verify_both(ebpf: &mut Ebpf, interface_slot: u32) -> Result<&mut Xdp, DatapathError> {
     verify(ebpf, object::PROGRAM)?;
-    verify(ebpf, object::LONG_WAY)?;
-    let long_way = descriptor(ebpf, object::LONG_WAY)?;
-    let failed = |error| DatapathError::Map { name: map::LONG_WAY, error };
-    let not_found = || aya::maps::MapError::InvalidName { name: map::LONG_WAY.into() };
-    let mut calls: ProgramArray<_> = ebpf
-        .map_mut(map::LONG_WAY)
-        .ok_or_else(not_found)
-        .and_then(TryInto::try_into)
-        .map_err(failed)?;
-    calls.set(interface_slot, &long_way, 0).map_err(failed)?;
+    verify_called(ebpf, object::LONG_WAY, map::LONG_WAY, interface_slot)?;
     program_of(ebpf, object::PROGRAM)
+}
+
+/// Has the verifier look at the program that takes over for packets which somebody looks at, and puts
+/// it where it is looked for, as [`verify_both`] does.
+pub(super) fn verify_traced(ebpf: &mut Ebpf, interface_slot: u32) -> Result<(), DatapathError> {
+    verify_called(ebpf, object::TRACED, map::TRACED, interface_slot)
+}
+
+fn verify_called(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    name: &'static str,
+    interface_slot: u32,
+) -> Result<(), DatapathError> {
+    verify(ebpf, program)?;
+    let called = descriptor(ebpf, program)?;
+    let failed = |error| DatapathError::Map { name, error };
+    calls(ebpf, name)?.set(interface_slot, &called, 0).map_err(failed)
+}
+
+/// Has packets of the interface in this slot not be traced any more.
+pub(super) fn forget_traced(ebpf: &mut Ebpf, interface_slot: u32) -> Result<(), DatapathError> {
+    // There may be none.
+    let _ = calls(ebpf, map::TRACED)?.clear_index(&interface_slot);
+    Ok(())
+}
+
+/// The map of programs called `name`.
+fn calls<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<ProgramArray<&'a mut MapData>, DatapathError> {
+    let not_found = || aya::maps::MapError::InvalidName { name: name.into() };
+    let found = ebpf.map_mut(name).ok_or_else(not_found).and_then(TryInto::try_into);
+    found.map_err(|error| DatapathError::Map { name, error })
 }
 
 /// A descriptor of a program that was loaded before.

@@ -36,12 +36,14 @@ shared!(
     director_common::abi::Meta,
     director_common::backend::Backend,
     director_common::backend::BackendNote,
+    director_common::client::ClientSet,
     director_common::flow_table::FlowSet,
     director_common::interface::Interface,
     director_common::runtime::Runtime,
     director_common::service::RingChunk,
     director_common::service::Service,
-    director_common::service::ServiceNote
+    director_common::service::ServiceNote,
+    director_common::trace::TraceFilter
 );
 
 /// The values of an mmap-able BPF array.

@@ -5,6 +5,8 @@
 //!   carries out a [`crate::plan::Plan`];
 //! - `grow` makes them larger while packets pass; [`Scrub`] finds what somebody else wrote into them;
 //! - [`Attachments`] puts the program on interfaces and takes it off;
+//! - [`Explainer`] asks the program what would become of a packet, [`Trace`] what becomes of those that
+//!   come, [`Conns`] reads known flows;
 //! - [`Simulation`] runs the same program over frames, [`Standalone`] lends it to whoever measures
 //!   it; both with maps of their own.
 
@@ -12,7 +14,9 @@ mod apply;
 mod attach;
 mod batch;
 mod census;
+mod conns;
 mod error;
+mod explain;
 mod filter;
 mod grace;
 mod grow;
@@ -32,11 +36,14 @@ mod standalone;
 mod stats;
 mod tables;
 mod test_run;
+mod trace;
 
 pub use apply::{apply, apply_built};
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};
 pub use census::{Census, census};
+pub use conns::{Conn, Conns};
 pub use error::DatapathError;
+pub use explain::{Entry, Explainer};
 pub use instance::{Instance, Lock, mount_bpffs};
 pub use load::Sizes;
 pub use observe::{observe, observe_some};
@@ -48,3 +55,4 @@ pub use simulation::{Outcome, Simulation};
 pub use standalone::Standalone;
 pub use stats::{BackendCounters, Counters, ServiceCounters, counters};
 pub use tables::Tables;
+pub use trace::{Trace, TraceCounts};

@@ -9,5 +9,7 @@ pub(super) static DIRECTOR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR
 pub(super) const PROGRAM: &str = "director";
 /// The one that it calls for what is not plain.
 pub(super) const LONG_WAY: &str = "long_way";
+/// The one that takes its place for packets that somebody looks at.
+pub(super) const TRACED: &str = "traced";
 /// The program for interfaces that packets only leave by.
 pub(super) const EGRESS_PROGRAM: &str = "egress";

@@ -33,6 +33,8 @@ pub struct Datapath {
     pub tables: Tables,
     /// Whether they were there already: made by an earlier process.
     pub adopted: bool,
+    /// Whether flows' clients are written down.
+    pub(super) clients: bool,
 }
 
 impl Datapath {
@@ -53,7 +55,8 @@ impl Datapath {
         }
         let tables =
             grow::consistently(instance, || Tables::open(|name| load::pinned(instance, name)))?;
-        Ok(Self { instance: instance.clone(), tables, adopted: true })
+        let clients = super::conns::are_recorded(instance)?;
+        Ok(Self { instance: instance.clone(), tables, adopted: true, clients })
     }
 
     /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs.
@@ -97,6 +100,29 @@ impl Datapath {
         }
     }
 
+    /// Has programs that are attached from now on write flows' clients down, or not, as `config` says.
+    /// Whether that is a change: then those that are attached are to be replaced.
+    ///
+    /// # Errors
+    ///
+    /// If the map's pin cannot be removed.
+    pub fn set_clients(&mut self, config: &Config) -> Result<bool, DatapathError> {
+        if self.clients == config.flows.clients {
+            return Ok(false);
+        }
+        // Made anew in its other size when the first program is loaded; the records of the old one
+        // go with its last user.
+        let path = self.instance.map_pin(map::CLIENTS);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DatapathError::File { path, error });
+            }
+            _ => {}
+        }
+        self.clients = config.flows.clients;
+        Ok(true)
+    }
+
     /// Takes over the flow timeouts.
     pub fn set_timeouts(&self, config: &Config) {
         set_timeouts(&self.tables, &config.flows);
@@ -125,6 +151,8 @@ impl Datapath {
             interface_slot: 0,
             own_mac: 0,
             simulate: false,
+            explain: false,
+            clients: config.flows.clients,
         };
         load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
         let tables = Tables::open(|name| load::pinned(instance, name))?;

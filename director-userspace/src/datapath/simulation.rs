@@ -106,14 +106,17 @@ impl Simulation {
         let at = std::mem::offset_of!(Runtime, simulated_ns);
         self.tables.runtime.publish(0, at, now_ns);
         let (_, left) = test_run(&mut self.ebpf, frame, self.metadata as usize, self.frames)?;
-        Ok(self.outcome(left))
+        Ok(Outcome::of(self.decision.get(0), left))
     }
+}
 
-    fn outcome(&self, frame: Vec<u8>) -> Outcome {
-        let decision = decision(self.decision.get(0));
+impl Outcome {
+    /// What a program that records has noted, and the frame as it left it.
+    pub(super) fn of(words: [u64; 2], frame: Vec<u8>) -> Self {
+        let decision = decision(words);
         let verdict =
             Verdict::from_code(decision.verdict).unwrap_or(Verdict::Pass(PassReason::Malformed));
-        Outcome {
+        Self {
             verdict,
             service: decision.service.checked_sub(1),
             backend: Some(decision.backend.slot()).filter(|slot| *slot != 0),

@@ -55,6 +55,8 @@ impl Standalone {
             interface_slot: INTERFACE_SLOT,
             own_mac: own_mac.unwrap_or(0),
             simulate: own_mac.is_none(),
+            explain: false,
+            clients: config.flows.clients,
         };
         let mut ebpf = load::load(sizes, &constants, None)?;
         load::verify_both(&mut ebpf, INTERFACE_SLOT)?;

@@ -44,6 +44,7 @@ const TCPDUMP: Tool = Tool { command: "tcpdump", package: "tcpdump" };
 const CHROMIUM: Tool = Tool { command: "chromium", package: "chromium" };
 const CHROMEDRIVER: Tool = Tool { command: "chromedriver", package: "chromium-driver" };
 const TMUX: Tool = Tool { command: "tmux", package: "tmux" };
+const TSHARK: Tool = Tool { command: "tshark", package: "tshark" };
 
 /// The programs behind `needs`. The compiler is a matter of its own.
 pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
@@ -52,7 +53,7 @@ pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
         .flat_map(|need| match need {
             Need::Build | Need::Lint | Need::Vm => [].as_slice(),
             Need::Demo => &[NGINX, IP],
-            Need::Test => &[NGINX, IP, TCPDUMP, CHROMIUM, CHROMEDRIVER, TMUX],
+            Need::Test => &[NGINX, IP, TCPDUMP, CHROMIUM, CHROMEDRIVER, TMUX, TSHARK],
         })
         .copied()
 }
@@ -349,13 +350,14 @@ mod tests {
 
     #[test]
     fn each_verb_asks_for_its_own_tools_once() {
-        let names = ["nginx-light", "iproute2", "tcpdump", "chromium", "chromium-driver", "tmux"];
+        let names =
+            ["nginx-light", "iproute2", "tcpdump", "chromium", "chromium-driver", "tmux", "tshark"];
         let facts = Facts { apt: apt(&names, None), ..Facts::default() };
         let plan = |needs: &[Need]| plan(needs, &facts);
         assert_eq!(plan(&[Need::Demo]).packages, ["iproute2", "nginx-light"]);
         assert_eq!(
             plan(&[Need::Demo, Need::Test]).packages,
-            ["chromium", "chromium-driver", "iproute2", "nginx-light", "tcpdump", "tmux"]
+            ["chromium", "chromium-driver", "iproute2", "nginx-light", "tcpdump", "tmux", "tshark"]
         );
         let facts = Facts { apt: apt(&[], None), ..Facts::default() };
         let text = super::plan(&[Need::Demo], &facts).manual.unwrap();

@@ -36,7 +36,8 @@ const INTERFACE: Keys = Keys { known: &["name", "mode", "role", "assign_vips"], 
 
 const TUNNEL: Keys = Keys { known: &["source", "encapsulation"], unsupported: &[] };
 
-const FLOWS: Keys = Keys { known: &["size", "tcp", "tcp_closing", "udp"], unsupported: &[] };
+const FLOWS: Keys =
+    Keys { known: &["size", "tcp", "tcp_closing", "udp", "clients"], unsupported: &[] };
 
 /// Every mapping's keys, by the name that the JSON Schema has for it.
 #[cfg(test)]
@@ -246,6 +247,10 @@ fn flows(item: &Item<'_>, report: &mut Report<'_>) -> Option<Flows> {
         Some(item) => scalar::power_of_two(&item, MIN_FLOWS, MAX_FLOWS, report),
         None => Some(default.size),
     };
+    let clients = match mapping.get("clients") {
+        Some(item) => scalar::boolean(&item, report),
+        None => Some(default.clients),
+    };
     let mut timeout = |key, default| match mapping.get(key) {
         Some(item) => scalar::duration(&item, SHORTEST, report),
         None => Some(default),
@@ -253,5 +258,5 @@ fn flows(item: &Item<'_>, report: &mut Report<'_>) -> Option<Flows> {
     let tcp = timeout("tcp", default.tcp);
     let tcp_closing = timeout("tcp_closing", default.tcp_closing);
     let udp = timeout("udp", default.udp);
-    Some(Flows { size: size?, tcp: tcp?, tcp_closing: tcp_closing?, udp: udp? })
+    Some(Flows { size: size?, tcp: tcp?, tcp_closing: tcp_closing?, udp: udp?, clients: clients? })
 }

@@ -1,0 +1,76 @@
+//! `director capture`: packets before and after, with what became of them, for Wireshark.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use director_common::trace::MAX_SNAP;
+
+use super::watch::{Sink, Wanted, summary, unix_ns, watch};
+use crate::trace::{Event, Pcapng};
+
+/// Write packets to a pcapng file, each as it came and as it left, with what became of it
+///
+/// Frames as they came are on the file's first interface (`before`, inbound), frames as Director sent
+/// them on the second (`after`, outbound). Each carries a comment: verdict, reason, service, backend.
+/// XDP takes packets before tcpdump can see them; this is what sees them.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The file; - is stdout
+    #[arg(short, long = "write", value_name = "FILE")]
+    write: PathBuf,
+    /// Bytes of each frame to keep
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAP,
+          value_parser = clap::value_parser!(u32).range(14..=i64::from(MAX_SNAP)))]
+    snaplen: u32,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+/// Runs the command. 0: done, also when a signal ended it; 1: failed.
+///
+/// # Errors
+/// What kept packets from being captured.
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let shown = args.write.display();
+    let failed = || format!("cannot write {shown}");
+    let to: Box<dyn Write> = if args.write.as_os_str() == "-" {
+        Box::new(std::io::stdout())
+    } else {
+        Box::new(File::create(&args.write).with_context(failed)?)
+    };
+    let file = Pcapng::new(BufWriter::new(to), args.snaplen).with_context(failed)?;
+    let mut sink = Frames { file, frames: 0, shown: shown.to_string() };
+    let ended = watch(&args.wanted, args.snaplen, &mut sink).await;
+    // What was captured is kept, also where something went wrong since.
+    let lost = ended.as_ref().map_or(0, |ended| ended.counts.lost);
+    let frames = sink.frames;
+    let finished = sink.file.finish(unix_ns(), lost).with_context(failed);
+    let ended = ended?;
+    finished?;
+    summary(&format!("captured as {frames} frames"), &ended);
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Frames<W: Write> {
+    file: Pcapng<W>,
+    frames: u64,
+    shown: String,
+}
+
+impl<W: Write> Sink for Frames<W> {
+    fn event(&mut self, event: &Event) -> anyhow::Result<bool> {
+        let failed = || format!("cannot write {}", self.shown);
+        self.frames += self.file.event(event).with_context(failed)?;
+        Ok(true)
+    }
+
+    fn pause(&mut self) -> anyhow::Result<bool> {
+        self.file.flush().with_context(|| format!("cannot write {}", self.shown))?;
+        Ok(true)
+    }
+}

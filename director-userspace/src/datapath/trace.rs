@@ -1,0 +1,272 @@
+//! Somebody looks at packets: the lease in RUNTIME that has programs tell, and the ring they tell by.
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek as _, Write as _},
+    mem::offset_of,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
+};
+
+use aya::{
+    Pod,
+    maps::{Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+};
+use director_common::{
+    abi::map,
+    interface::MAX_INTERFACES,
+    runtime::Runtime,
+    trace::{TRACE_LEASE_NS, TraceFilter, TraceTurn},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use super::{
+    Datapath, DatapathError, Instance, Sizes, clock_ns, grow,
+    link::bpf,
+    load,
+    mmap::MappedArray,
+    open::random_odd,
+    tables::{AsPod, Fd},
+};
+
+// SAFETY: repr(C), no implicit padding, valid for all bytes.
+unsafe impl Pod for AsPod<TraceTurn> {}
+
+/// What was looked at since a trace began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceCounts {
+    /// Packets that were looked at.
+    pub looked_at: u64,
+    /// Records that the ring had no room for.
+    pub lost: u64,
+}
+
+/// A trace: packets are told of until it is dropped, or for two seconds after it was renewed last.
+pub struct Trace {
+    instance: Instance,
+    runtime: MappedArray<Runtime>,
+    ring: RingBuf<MapData>,
+    turns: PerCpuArray<MapData, AsPod<TraceTurn>>,
+    before: TraceCounts,
+    /// The pin of RUNTIME, which says whether this is still the director that is traced.
+    pin: u64,
+    _lock: Flock<File>,
+}
+
+impl Trace {
+    /// Has the instance's programs tell of packets that `filter` wants, looking at one in `every`.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::Traced`] if somebody else does, [`DatapathError::CannotTrace`] if the programs
+    /// that are attached are of a director that could not; as [`Datapath::open`].
+    pub fn start(
+        datapath: &Datapath,
+        every: u64,
+        filter: TraceFilter,
+    ) -> Result<Self, DatapathError> {
+        let instance = datapath.instance.clone();
+        if !instance.map_pin(map::TRACED).exists() {
+            return Err(DatapathError::CannotTrace);
+        }
+        let lock = lock(&instance)?;
+        let pin = pin(&instance).unwrap_or(0);
+        let runtime = mapped(&instance, map::RUNTIME)?;
+        let filters = mapped(&instance, map::TRACE_FILTER)?;
+        let failed = |name| move |error| DatapathError::Map { name, error };
+        let ring = Map::RingBuf(load::pinned(&instance, map::TRACE_RING)?);
+        let ring = RingBuf::try_from(ring).map_err(failed(map::TRACE_RING))?;
+        let turns = Map::PerCpuArray(load::pinned(&instance, map::TRACE_TURNS)?);
+        let turns = PerCpuArray::try_from(turns).map_err(failed(map::TRACE_TURNS))?;
+        let none = TraceCounts::default();
+        let mut trace = Self { instance, runtime, ring, turns, before: none, pin, _lock: lock };
+        // Whoever was killed has left a lease and a filter: nobody reads the filter once that ended.
+        trace.stop();
+        super::grace::wait();
+        filters.set(0, filter);
+        while trace.ring.next().is_some() {}
+        make_traceable(&trace.instance, true)?;
+        trace.begin_turns(every.max(1))?;
+        trace.before = trace.totals()?;
+        trace.runtime.publish(0, offset_of!(Runtime, trace_every), every.max(1));
+        trace.renew()?;
+        Ok(trace)
+    }
+
+    /// Has each CPU begin with another packet, as it goes on.
+    fn begin_turns(&mut self, every: u64) -> Result<(), DatapathError> {
+        let failed = |error| DatapathError::Map { name: map::TRACE_TURNS, error };
+        let mut turns = Vec::new();
+        for turn in self.turns.get(&0, 0).map_err(failed)?.iter() {
+            let left = 1 + random_odd()? / 2 % (2 * every - 1);
+            turns.push(AsPod(TraceTurn { left, ..turn.0 }));
+        }
+        let turns = PerCpuValues::try_from(turns).map_err(|error| failed(error.into()))?;
+        self.turns.set(0, turns, 0).map_err(failed)
+    }
+
+    /// Says that somebody still looks; at least once in two seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::NotAttached`] if the director has been detached since.
+    pub fn renew(&self) -> Result<(), DatapathError> {
+        if pin(&self.instance) != Some(self.pin) {
+            return Err(DatapathError::NotAttached(self.instance.name().into()));
+        }
+        make_traceable(&self.instance, false)?;
+        let until = clock_ns() + TRACE_LEASE_NS;
+        self.runtime.publish(0, offset_of!(Runtime, trace_until_ns), until);
+        Ok(())
+    }
+
+    /// Has programs tell no more. What they told can still be read.
+    pub fn stop(&self) {
+        self.runtime.publish(0, offset_of!(Runtime, trace_until_ns), 0);
+    }
+
+    /// The next record, given to `read`; whether there was one.
+    pub fn next(&mut self, read: impl FnOnce(&[u8])) -> bool {
+        match self.ring.next() {
+            Some(record) => {
+                read(&record);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What was looked at so far.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counts(&self) -> Result<TraceCounts, DatapathError> {
+        let now = self.totals()?;
+        Ok(TraceCounts {
+            looked_at: now.looked_at.saturating_sub(self.before.looked_at),
+            lost: now.lost.saturating_sub(self.before.lost),
+        })
+    }
+
+    fn totals(&self) -> Result<TraceCounts, DatapathError> {
+        let failed = |error| DatapathError::Map { name: map::TRACE_TURNS, error };
+        let turns = self.turns.get(&0, 0).map_err(failed)?;
+        let mut counts = TraceCounts::default();
+        for turn in turns.iter() {
+            counts.looked_at += turn.0.looked_at;
+            counts.lost += turn.0.lost;
+        }
+        Ok(counts)
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Datapath {
+    /// How long packets are still looked at if nobody says anything more, nanoseconds; `None`: they
+    /// are not.
+    pub fn traced_for_ns(&self) -> Option<u64> {
+        let until = self.tables.runtime.get(0).trace_until_ns;
+        until.checked_sub(clock_ns()).filter(|left| *left > 0)
+    }
+}
+
+fn mapped<T: super::mmap::Shared>(
+    instance: &Instance,
+    name: &'static str,
+) -> Result<MappedArray<T>, DatapathError> {
+    let data = load::pinned(instance, name)?;
+    MappedArray::new(Fd(&data), 1).map_err(|error| DatapathError::Mmap { name, error })
+}
+
+fn pin(instance: &Instance) -> Option<u64> {
+    fs::metadata(instance.map_pin(map::RUNTIME)).map(|pin| pin.ino()).ok()
+}
+
+/// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_ELEM` reads.
+#[repr(C)]
+struct Lookup {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `BPF_MAP_LOOKUP_ELEM` of linux/bpf.h.
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+
+/// Interface slots that have the program which packets are traced by.
+fn traceable(instance: &Instance) -> Result<Vec<u32>, DatapathError> {
+    let programs = load::pinned(instance, map::TRACED)?;
+    let is_there = |slot: &u32| {
+        let mut id = 0u32;
+        let attr = Lookup {
+            map_fd: programs.fd().as_fd().as_raw_fd() as u32,
+            _pad: 0,
+            key: std::ptr::from_ref(slot) as u64,
+            value: (&raw mut id) as u64,
+            flags: 0,
+        };
+        bpf(MAP_LOOKUP_ELEM, &attr).is_ok()
+    };
+    Ok((1..MAX_INTERFACES).filter(is_there).collect())
+}
+
+/// Loads the program that packets are traced by for each interface that has none, or for all of them.
+/// Whoever attaches programs anew takes these away, since maps may have been replaced; and if that
+/// happens meanwhile, pins say so.
+fn make_traceable(instance: &Instance, again: bool) -> Result<(), DatapathError> {
+    let there = if again { Vec::new() } else { traceable(instance)? };
+    let datapath = Datapath::open(instance)?;
+    let is_used = |slot: &u32| datapath.tables.interfaces.get(*slot).ifindex != 0;
+    let missing = (1..MAX_INTERFACES).filter(|slot| is_used(slot) && !there.contains(slot));
+    for slot in missing {
+        grow::consistently(instance, || {
+            let constants = datapath.constants(slot);
+            let sizes = Sizes { table_bits: constants.table_bits, backends: 1, rings: 1 };
+            let mut ebpf = load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
+            load::verify_traced(&mut ebpf, slot)
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes the right to trace the instance, which one process has at a time.
+fn lock(instance: &Instance) -> Result<Flock<File>, DatapathError> {
+    let directory = instance.run_dir();
+    let path = directory.join("trace");
+    let failed = |error: io::Error| DatapathError::File { path: path.clone(), error };
+    fs::create_dir_all(&directory).map_err(failed)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
+            writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+            Ok(lock)
+        }
+        Err((_, Errno::EWOULDBLOCK)) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = holder.trim();
+            let holder = if holder.is_empty() { "unknown" } else { holder };
+            Err(DatapathError::Traced { holder: holder.into() })
+        }
+        Err((_, errno)) => Err(failed(errno.into())),
+    }
+}

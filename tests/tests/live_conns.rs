@@ -1,0 +1,124 @@
+//! `director conns`: known flows, with and without their clients.
+
+use std::{net::UdpSocket, time::Duration};
+
+use director_tests::live::{Live, PATIENCE, VIPS, wait_until};
+use director_userspace::lab::DEFAULT_CONFIG;
+
+fn with_clients() -> String {
+    assert!(!DEFAULT_CONFIG.contains("\nflows:"));
+    format!("flows: {{size: 64Ki, clients: true}}\n{DEFAULT_CONFIG}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flows_are_counted_where_clients_are_not_written_down() {
+    let live = Live::new("conns").await;
+    live.attach();
+    let none = live.json("conns");
+    assert_eq!((&none["flows"], &none["clients"]), (&0.into(), &false.into()), "{none:#}");
+    let mut open = VIPS.map(|vip| live.connect(vip));
+    for connection in &mut open {
+        connection.ask().expect("answers");
+    }
+    let said = live.json("conns");
+    assert_eq!(said["flows"], 2, "{said:#}");
+    let counts = said["counts"].as_array().expect("counts");
+    let sum = |state: &str| counts.iter().filter_map(|count| count[state].as_u64()).sum::<u64>();
+    assert_eq!((sum("new"), sum("established"), sum("closing")), (0, 2, 0), "{said:#}");
+    assert_eq!(live.json("conns --state closing")["flows"], 0);
+    assert_eq!(live.json("conns --service web")["flows"], 1);
+    live.director("conns").succeeded().says(&["flows: {clients: true}"]);
+    live.director("conns --count").succeeded().prints(&["ESTABLISHED", "web"]);
+    live.director("conns --client 10.0.0.0/8").refused(1).says(&["flows: {clients: true}"]);
+    live.director("conns --service mail").refused(1).says(&["no service mail"]);
+    let wrong = live.director("conns --idle-over soon");
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_listed_where_they_are_written_down() {
+    let live = Live::new("clients").await;
+    // From without to with: what is open stays open, and has no client.
+    live.attach();
+    let mut before = live.connect(VIPS[0]);
+    let served = before.ask().expect("answers");
+    live.write(&with_clients().replace("size: 64Ki, ", ""));
+    live.attach();
+    assert_eq!(before.ask().expect("open still"), served);
+    let mut after = VIPS.map(|vip| live.connect(vip));
+    for connection in &mut after {
+        connection.ask().expect("answers");
+    }
+    let said = live.json("conns --sort client");
+    assert_eq!((&said["flows"], &said["clients"]), (&3.into(), &true.into()), "{said:#}");
+    let listed = said["connections"].as_array().expect("a list");
+    assert_eq!(listed[0]["client"], serde_json::Value::Null, "{said:#}");
+    let node = live.netlink("client1").addresses().await.expect("listed");
+    let mut vips = Vec::new();
+    for conn in &listed[1..] {
+        let client: std::net::SocketAddr =
+            conn["client"].as_str().expect("a client").parse().expect("an address and port");
+        assert!(node.iter().any(|a| a.address == client.ip()), "{client}: {said:#}");
+        assert_eq!(conn["state"], "established");
+        assert!(conn["idle_s"].as_f64().expect("seconds") < 60.0);
+        vips.push(conn["vip"].as_str().expect("a VIP").to_owned());
+        let only = live.json(&format!("conns --client {} --idle-under 1m", client.ip()));
+        assert_eq!(only["flows"], 1, "{only:#}");
+    }
+    vips.sort();
+    assert_eq!(vips, VIPS);
+    live.director("conns --limit 1").succeeded().says(&["2 more"]);
+    assert_eq!(live.json("conns --idle-over 10m")["flows"], 0);
+
+    // And back.
+    live.write(DEFAULT_CONFIG);
+    live.attach();
+    assert_eq!(before.ask().expect("open still"), served);
+    assert_eq!(live.json("conns")["clients"], false);
+}
+
+/// Thousands of flows, while more of them come.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_flows_are_read_while_they_come() {
+    const FLOWS: usize = 5000;
+    const YAML: &str = r#"
+interfaces: [{name: eth0}]
+flows: {size: 64Ki, clients: true}
+services:
+  - {name: sink, address: 192.0.2.40, protocol: udp, port: any, forward: tunnel,
+     backends: [{address: 10.0.0.11}, {address: 10.0.0.12}]}
+"#;
+    let live = Live::with("manyflows", YAML).await;
+    let daemon = live.run();
+    live.node("client1")
+        .run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            for port in 1..=FLOWS as u16 {
+                socket.send_to(b"?", ("192.0.2.40", port)).expect("sends");
+                // As fast as a veth's queue takes them.
+                if port % 64 == 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        })
+        .expect("enters");
+    wait_until("all of them", PATIENCE, || live.json("conns --count")["flows"] == FLOWS);
+    let said = live.json("conns --limit 100000 --sort client");
+    let listed = said["connections"].as_array().expect("a list");
+    assert_eq!(listed.len(), FLOWS);
+    let mut ports: Vec<u16> = listed
+        .iter()
+        .map(|conn| {
+            let vip: std::net::SocketAddr =
+                conn["vip"].as_str().expect("known").parse().expect("one");
+            vip.port()
+        })
+        .collect();
+    ports.sort_unstable();
+    assert!(ports.into_iter().eq(1..=FLOWS as u16));
+    // Switched off while the daemon runs.
+    daemon.clear_log();
+    live.replace(&YAML.replace("clients: true", "clients: false"));
+    wait_until("off", PATIENCE, || live.json("conns --count")["clients"] == false);
+    assert_eq!(live.json("conns --count")["flows"], FLOWS);
+}
