@@ -183,6 +183,15 @@ mod tests {
         }
     }
 
+    fn client(third: u8) -> TraceFilter {
+        TraceFilter {
+            family: 4,
+            client: Address::v4([198, 51, third, 0]),
+            client_mask: Address::v4([255, 255, 255, 0]),
+            ..TraceFilter::default()
+        }
+    }
+
     #[test]
     fn zeros_take_everything() {
         let filter = TraceFilter::default();
@@ -194,13 +203,6 @@ mod tests {
     fn every_part_of_a_flow_can_be_asked_for() {
         let port = |port: u16| u32::from(u16::from_ne_bytes(port.to_be_bytes()));
         let none = TraceFilter::default();
-        let slash_24 = Address::v4([255, 255, 255, 0]);
-        let client = |last| TraceFilter {
-            family: 4,
-            client: Address::v4([198, 51, last, 0]),
-            client_mask: slash_24,
-            ..none
-        };
         let takes = |filter: TraceFilter| filter.takes_flow(&flow());
         assert!(takes(client(100)) && !takes(client(101)));
         assert!(!takes(TraceFilter { family: 6, ..none }));

@@ -39,6 +39,6 @@ pub mod path_probe;
 pub mod plan;
 pub mod realserver;
 pub mod simulate;
+pub mod trace;
 pub mod unprivileged;
 pub mod view;
-pub mod trace;

@@ -1006,6 +1006,7 @@ fn the_largest_file_is_read_whole() {
             tcp: Duration::from_secs(3600),
             tcp_closing: Duration::from_secs(30),
             udp: Duration::from_secs(90),
+            clients: false,
         }
     );
     assert_eq!(config.hash_key, HashKey(std::array::from_fn(|i| u8::try_from(i).unwrap())));

@@ -97,7 +97,7 @@ impl<W: Write> Pcapng<W> {
             .u32(u32::MAX)
             .option(APPLICATION, version.as_bytes())
             .end_of_options();
-        file.write(SECTION, section)?;
+        file.write(SECTION, &section)?;
         for (name, description) in
             [("before", "frames as they came"), ("after", "frames as Director sent them on")]
         {
@@ -109,12 +109,12 @@ impl<W: Write> Pcapng<W> {
                 .option(DESCRIPTION, description.as_bytes())
                 .option(RESOLUTION, &[NANOSECONDS])
                 .end_of_options();
-            file.write(INTERFACE, interface)?;
+            file.write(INTERFACE, &interface)?;
         }
         Ok(file)
     }
 
-    fn write(&mut self, kind: u32, block: Block) -> io::Result<()> {
+    fn write(&mut self, kind: u32, block: &Block) -> io::Result<()> {
         let length = (block.0.len() + 12) as u32;
         self.to.write_all(&kind.to_ne_bytes())?;
         self.to.write_all(&length.to_ne_bytes())?;
@@ -159,7 +159,7 @@ impl<W: Write> Pcapng<W> {
             .option(COMMENT, comment.as_bytes())
             .option(FLAGS, &flags.to_ne_bytes())
             .end_of_options();
-        self.write(PACKET, packet)
+        self.write(PACKET, &packet)
     }
 
     /// Ends the file: says how many records were lost, and gives the writer back.
@@ -174,7 +174,7 @@ impl<W: Write> Pcapng<W> {
             .u32(unix_ns as u32)
             .option(OS_DROP, &lost.to_ne_bytes())
             .end_of_options();
-        self.write(STATISTICS, statistics)?;
+        self.write(STATISTICS, &statistics)?;
         self.to.flush()?;
         Ok(self.to)
     }
