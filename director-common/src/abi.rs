@@ -3,8 +3,13 @@
 use crate::flow::HashKey;
 
 /// Raised whenever a pinned map's type, key, value or meaning changes. Maps of another version are
-/// refused, never read as if they were this one's.
-pub const ABI_VERSION: u32 = 2;
+/// refused, never read as if they were this one's; but for those from [`OLDEST_ADOPTED`] on.
+///
+/// - 3: a backend may be [`Down`](crate::backend::BackendState::Down), which version 2 takes for a
+///   free slot. Maps of version 2 are maps of version 3 without such backends.
+pub const ABI_VERSION: u32 = 3;
+/// Maps from this version on are adopted: they need nothing but the new number.
+pub const OLDEST_ADOPTED: u32 = 2;
 
 /// Names of the maps, in the object and as pins.
 pub mod map {

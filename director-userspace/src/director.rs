@@ -199,6 +199,7 @@ impl Director {
         datapath.set_timeouts(config);
         // Whoever put them there has not told us which neighbours are kept for them.
         let mut gone = datapath::observe(&datapath.tables);
+        datapath.adopt();
         carry_out(datapath, &prepared.changed.plan, growth)?;
         if !datapath.adopted {
             datapath.attach(interfaces, attachments)?;

@@ -79,7 +79,7 @@ fn a_program_decides() {
         (exec(&["/bin/true"], "root"), "\"root\" is root"),
         (exec(&["/bin/true"], "no-such-user"), "no user \"no-such-user\""),
     ] {
-        let said = not_made(&runtime, probe.clone());
+        let said = not_made(&runtime, &probe);
         assert!(said.starts_with("not probed: ") && said.contains(wanted), "{probe:?}: {said}");
     }
 }

@@ -72,6 +72,8 @@ fn reset(stream: TcpStream) {
         &nix::libc::linger { l_onoff: 1, l_linger: 0 },
     )
     .expect("an option");
+    // Closing it resets it now.
+    drop(stream);
 }
 
 fn http() -> Probe {

@@ -4,6 +4,7 @@
 use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use aya::maps::{Array, Map, MapData};
+use director_common::abi::{ABI_VERSION, OLDEST_ADOPTED};
 use director_tests::live::{
     Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip, pass_everything,
 };
@@ -262,11 +263,21 @@ async fn bpffs_is_mounted_where_it_is_missing() {
     live.assert_nothing_attached().await;
 }
 
-/// Has the pinned maps be of another version.
-fn set_version(live: &Live, version: u32) {
+fn meta(live: &Live) -> Array<MapData, [u8; 96]> {
     let pin = live.instance().pins().join("maps/META");
     let data = MapData::from_pin(pin).expect("pinned");
-    let mut meta: Array<_, [u8; 96]> = Map::Array(data).try_into().expect("an array");
+    Map::Array(data).try_into().expect("an array")
+}
+
+/// The version that the pinned maps say.
+fn version(live: &Live) -> u32 {
+    let value = meta(live).get(&0, 0).expect("there");
+    u32::from_ne_bytes(*value.first_chunk().expect("four bytes"))
+}
+
+/// Has the pinned maps be of another version.
+fn set_version(live: &Live, version: u32) {
+    let mut meta = meta(live);
     let mut value = meta.get(&0, 0).expect("there");
     // The version is the first word.
     value[..4].copy_from_slice(&version.to_ne_bytes());
@@ -295,6 +306,22 @@ async fn maps_of_another_version_are_never_reinterpreted() {
     live.detach();
     live.assert_nothing_attached().await;
     before.wait_until_gone();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maps_of_the_version_before_are_adopted_and_connections_stay() {
+    let live = Live::new("older").await;
+    live.attach();
+    let mut connection = live.connect(VIPS[0]);
+    let name = connection.ask().expect("answers");
+    let before = live.bpf().await;
+    set_version(&live, OLDEST_ADOPTED);
+    live.json("status");
+    live.attach();
+    assert_eq!(connection.ask().expect("open still"), name);
+    assert_eq!(live.bpf().await.links, before.links, "the same links");
+    assert_eq!(version(&live), ABI_VERSION);
+    live.detach();
 }
 
 /// A director that was killed halfway through making its maps.

@@ -4,20 +4,14 @@
 //! forwarding does not need this process, and a later one replaces the program through the pin
 //! without losing a packet.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    mem::offset_of,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io::ErrorKind, mem::offset_of, path::Path};
 
+use aya::maps::{MapError, xdp::XdpMapError};
 use aya::programs::{
     ProgramError, ProgramInfo, Xdp, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
     xdp::XdpLink,
 };
-use aya::maps::{MapError, xdp::XdpMapError};
 use director_common::{
     backend::{Backend, NextHop},
     interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use director_common::{
-    abi::{ABI_VERSION, Meta, map},
+    abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, map},
     flow::HashKey,
     runtime::{Runtime, TICK_SHIFT, Ticks},
 };
@@ -47,7 +47,7 @@ impl Datapath {
     pub fn open(instance: &Instance) -> Result<Self, DatapathError> {
         match pinned_version(instance)? {
             None | Some(0) => return Err(DatapathError::NotAttached(instance.name().into())),
-            Some(ABI_VERSION) => {}
+            Some(OLDEST_ADOPTED..=ABI_VERSION) => {}
             Some(found) => {
                 let path = instance.pins();
                 return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
@@ -79,6 +79,15 @@ impl Datapath {
         let mut opened = Self::open(instance)?;
         opened.adopted = complete;
         Ok(opened)
+    }
+
+    /// Makes adopted maps this version's: an older director refuses them from now on, since it would
+    /// misread what is about to be written.
+    pub fn adopt(&self) {
+        let meta = self.tables.meta();
+        if meta.abi_version != ABI_VERSION {
+            self.tables.meta.set(0, Meta { abi_version: ABI_VERSION, ..meta });
+        }
     }
 
     /// Takes over the hash key, which is in effect once the programs are attached again. The key
