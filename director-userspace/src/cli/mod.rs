@@ -4,15 +4,18 @@ mod apply;
 mod attach;
 mod backends;
 mod check;
+mod completions;
 mod detach;
 pub mod doctor;
 mod drain;
 pub mod lab;
 mod look;
+mod man;
 pub mod output;
 mod plan;
 pub mod realserver;
 mod run;
+mod schema;
 mod services;
 mod simulate;
 mod stats;
@@ -70,6 +73,9 @@ enum Command {
     Lab(lab::Args),
     Doctor(doctor::Args),
     Realserver(realserver::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    Schema(schema::Args),
 }
 
 /// The configuration file, by either of its names.
@@ -142,6 +148,9 @@ pub async fn main(cli: Cli) -> ExitCode {
         Command::Lab(args) => lab::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Realserver(args) => realserver::run(args).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Schema(args) => schema::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -14,6 +14,7 @@ pub mod pattern;
 mod plain;
 mod raw;
 mod report;
+pub mod schema;
 pub mod units;
 mod words;
 

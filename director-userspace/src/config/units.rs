@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::Serializer;
 
 /// Duration units from large to small, with their nanoseconds.
-const DURATION_UNITS: [(&str, u64); 7] = [
+pub(super) const DURATION_UNITS: [(&str, u64); 7] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),

@@ -15,12 +15,13 @@ use crate::{
     },
 };
 
-const BACKEND: Keys = Keys {
+pub(super) const BACKEND: Keys = Keys {
     known: &["address", "weight", "mac"],
     unsupported: &[("port", "rewrites no ports: a backend is sent the port the client asked for")],
 };
 
-const SORRY: Keys = Keys { known: &["address", "mac"], unsupported: BACKEND.unsupported };
+pub(super) const SORRY: Keys =
+    Keys { known: &["address", "mac"], unsupported: BACKEND.unsupported };
 
 /// The backends of one list that are right.
 pub(super) struct Backends<'a> {

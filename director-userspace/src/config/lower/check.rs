@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     mapping::{Keys, Mapping},
-    probe::{self, TYPES},
+    probe::{self, TYPES, Type},
     scalar, text,
 };
 use crate::config::{
@@ -56,10 +56,7 @@ pub(super) fn check(item: &Item<'_>, report: &mut Report<'_>) -> Option<HealthCh
     let mapping = Mapping::open(item, "a check", &CHECK, report)?;
     let kind = probe::type_of(&mapping, TYPES, |kind| kind.word, report);
     if let Some(kind) = kind {
-        let takes_port = kind.has_port || kind.word == "exec";
-        let common = CHECK_COMMON.iter().filter(|key| takes_port || **key != "port");
-        let belonging: Vec<&str> = common.chain(kind.keys).copied().collect();
-        mapping.check_belonging(&a_check(kind.word), &CHECK, &belonging, report);
+        mapping.check_belonging(&a_check(kind.word), &CHECK, &keys_of(kind), report);
     }
     let probe = kind.and_then(|kind| (kind.read)(&mapping, report));
     let times = times(&mapping, Duration::from_secs(2), report);
@@ -92,6 +89,13 @@ pub(super) fn check(item: &Item<'_>, report: &mut Report<'_>) -> Option<HealthCh
         port: port?,
         via: via?.unwrap_or(Via::Direct),
     })
+}
+
+/// The keys that a check of this type has.
+fn keys_of(kind: &Type) -> Vec<&'static str> {
+    let takes_port = kind.has_port || kind.word == "exec";
+    let common = CHECK_COMMON.iter().filter(|key| takes_port || **key != "port");
+    common.chain(kind.keys).copied().collect()
 }
 
 /// `an icmp check`
@@ -141,12 +145,25 @@ const AGENT_TYPES: &[AgentType] = &[
     },
 ];
 
+fn agent_keys_of(kind: &AgentType) -> Vec<&'static str> {
+    AGENT_COMMON.iter().chain(kind.keys).copied().collect()
+}
+
+/// Every type of check and of agent, with its keys.
+#[cfg(test)]
+pub(super) fn tables() -> impl Iterator<Item = (String, Vec<&'static str>)> {
+    let checks = TYPES.iter().map(|kind| (format!("check_{}", kind.word), keys_of(kind)));
+    let agents =
+        AGENT_TYPES.iter().map(|kind| (format!("agent_{}", kind.word), agent_keys_of(kind)));
+    checks.chain(agents)
+}
+
 /// A service's agent.
 pub(super) fn agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<Agent> {
     let mapping = Mapping::open(item, "an agent", &AGENT, report)?;
     let kind = probe::type_of(&mapping, AGENT_TYPES, |kind| kind.word, report);
     if let Some(kind) = kind {
-        let belonging: Vec<&str> = AGENT_COMMON.iter().chain(kind.keys).copied().collect();
+        let belonging = agent_keys_of(kind);
         let what = format!("an agent of type {}", kind.word);
         mapping.check_belonging(&what, &AGENT, &belonging, report);
     }

@@ -13,12 +13,14 @@ use crate::config::{
     report::{Item, Report},
 };
 
-const API: Keys = Keys { known: &["socket", "group", "metrics", "page"], unsupported: &[] };
+pub(super) const API: Keys =
+    Keys { known: &["socket", "group", "metrics", "page"], unsupported: &[] };
 
-const ALARMS: Keys =
+pub(super) const ALARMS: Keys =
     Keys { known: &["exec", "user", "webhooks", "webhook", "mail"], unsupported: &[] };
 
-const MAIL: Keys = Keys { known: &["server", "starttls", "from", "to"], unsupported: &[] };
+pub(super) const MAIL: Keys =
+    Keys { known: &["server", "starttls", "from", "to"], unsupported: &[] };
 
 /// The document's `api`.
 pub(super) fn api(item: &Item<'_>, report: &mut Report<'_>) -> Option<Api> {

@@ -24,7 +24,7 @@ use crate::{
 const LATER: &[(&str, &str)] =
     &[("persistence", "schedules every flow for itself"), ("allow", "lets everyone in")];
 
-const SERVICE: Keys = Keys {
+pub(super) const SERVICE: Keys = Keys {
     known: &[
         "name",
         "address",
@@ -48,7 +48,7 @@ const SERVICE: Keys = Keys {
 };
 
 /// A service's keys, but for the name: that is unique.
-const DEFAULTS: Keys = Keys { known: SERVICE.known.split_at(1).1, unsupported: LATER };
+pub(super) const DEFAULTS: Keys = Keys { known: SERVICE.known.split_at(1).1, unsupported: LATER };
 
 const SCHEDULERS_LATER: &[&str] = &[
     "rr",
