@@ -13,8 +13,14 @@ use director_userspace::{cli::Cli, config};
 
 const OPERATIONS: &str = "docs/operations.md";
 /// Files for users, who must not meet a wrong example.
-const FOR_USERS: [&str; 5] =
-    ["README.md", "docs/guide.md", "docs/config.md", OPERATIONS, "docs/troubleshooting.md"];
+const FOR_USERS: [&str; 6] = [
+    "README.md",
+    "docs/install.md",
+    "docs/guide.md",
+    "docs/config.md",
+    OPERATIONS,
+    "docs/troubleshooting.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

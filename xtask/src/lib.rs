@@ -7,6 +7,7 @@ mod bpf_toolchain;
 pub mod build;
 pub mod ci;
 pub mod demo;
+pub mod dist;
 mod progress;
 pub mod setup;
 mod sh;

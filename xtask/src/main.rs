@@ -5,10 +5,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, build, ci, demo,
+    bench, build, ci, demo, dist,
     setup::{self, Need},
     test,
-    vm::{KernelVersion, Vm},
+    vm::{KernelVersion, System, Vm},
 };
 
 /// Director's developer commands.
@@ -38,6 +38,15 @@ enum Verb {
     },
     /// Build the release binary
     Build,
+    /// Build the binary for distribution, and a Debian package
+    Dist {
+        /// The profile it is built with
+        #[arg(long, default_value = "dist")]
+        profile: String,
+        /// Where the files go [default: target/package]
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
     /// Measure Director beside other programs; `bench --help` lists the parts
     #[command(disable_help_flag = true)]
     Bench {
@@ -74,6 +83,9 @@ struct VmArgs {
     /// A file to put into the machine, with its shared libraries; may be repeated
     #[arg(long = "file", short, value_name = "HOST:GUEST")]
     files: Vec<String>,
+    /// Boot a bare Debian 12 with systemd instead of busybox alone
+    #[arg(long)]
+    debian: bool,
     /// Kill the machine after this many seconds
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -97,6 +109,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Bench { args } => return bench::verb(&args),
         Verb::Setup { yes } => setup::verb(yes)?,
         Verb::Build => println!("{}", build::director()?.display()),
+        Verb::Dist { profile, to } => dist::verb(&profile, to)?,
         Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref())?,
         Verb::Fmt => ci::format(false)?,
         Verb::Lint => ci::lint()?,
@@ -114,6 +127,9 @@ fn run_vm(args: VmArgs) -> Result<()> {
         .script(args.script)
         .timeout(Duration::from_secs(args.timeout))
         .echo();
+    if args.debian {
+        vm = vm.system(&System::fetch()?);
+    }
     for file in args.files {
         let (host, guest) = file
             .split_once(':')

@@ -19,6 +19,7 @@ mod cpio;
 mod image;
 mod kernel;
 mod packages;
+mod system;
 mod tools;
 
 use std::{
@@ -36,6 +37,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use kernel::{Kernel, KernelVersion};
 pub use packages::Packages;
+pub use system::System;
 use tools::Tools;
 
 use crate::{sh, workspace};
@@ -55,6 +57,7 @@ pub struct Vm {
     kernel: KernelVersion,
     files: Vec<(PathBuf, String)>,
     packages: Vec<Packages>,
+    system: Option<System>,
     modules: Vec<String>,
     script: String,
     cpus: u32,
@@ -96,6 +99,7 @@ impl Vm {
             kernel,
             files: Vec::new(),
             packages: Vec::new(),
+            system: None,
             modules: Vec::new(),
             script: String::new(),
             cpus: 2,
@@ -131,6 +135,15 @@ impl Vm {
         self.files.push((packages.program(name)?, guest.into()));
         self.packages.push(packages.clone());
         Ok(self)
+    }
+
+    /// Boots an installed system instead of busybox alone: its init starts, and the script runs as
+    /// a unit of it. What the machine writes to its disk is gone with it.
+    #[must_use]
+    pub fn system(mut self, system: &System) -> Self {
+        let drive = format!("file={},format=raw,if=virtio,snapshot=on", system.image().display());
+        self.system = Some(system.clone());
+        self.modules(["virtio_pci", "virtio_blk"]).qemu(["-drive", &drive])
     }
 
     /// Loads a module, and those it depends on, before the script starts. Parameters may follow

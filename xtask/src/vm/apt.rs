@@ -85,8 +85,8 @@ impl Apt {
         Ok(steps.lines().filter_map(name).collect())
     }
 
-    /// Downloads and unpacks `packages` into `to`, then forgets the package lists.
-    pub(super) fn unpack(self, packages: &[String], to: &Path) -> Result<()> {
+    /// Downloads `packages` into `to` and returns the files.
+    pub(super) fn download(&self, packages: &[String], to: &Path) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
         let mut get = self.command("apt-get");
         get.current_dir(to).args(["download", "-q"]).args(packages);
@@ -100,13 +100,23 @@ impl Apt {
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
-        for deb in debs {
+        Ok(debs.collect())
+    }
+
+    /// Downloads and unpacks `packages` into `to`, then forgets the package lists.
+    pub(super) fn unpack(self, packages: &[String], to: &Path) -> Result<()> {
+        for deb in self.download(packages, to)? {
             sh::run_silently(Command::new("dpkg").arg("-x").arg(&deb).arg(to))?;
             fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))?;
         }
+        self.forget();
+        Ok(())
+    }
+
+    /// Removes the package lists.
+    pub(super) fn forget(self) {
         // Best effort: only disk space.
         let _ = fs::remove_dir_all(&self.dir);
-        Ok(())
     }
 }
 

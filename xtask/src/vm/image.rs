@@ -12,11 +12,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{BEGIN_MARK, Kernel, Packages, STATUS_MARK, Vm, cpio::Archive, kernel::Module};
+use super::{BEGIN_MARK, Kernel, Packages, STATUS_MARK, Vm, cpio::Archive, kernel::Module, system};
 
 /// Writes the image to `path`.
 pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Result<()> {
-    let Vm { modules, files, packages, script, .. } = vm;
+    let Vm { modules, files, packages, script, system: installed, .. } = vm;
     let out = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut archive = Archive::new(BufWriter::new(out));
     let cannot_write = || format!("cannot write {}", path.display());
@@ -31,11 +31,18 @@ pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Re
         let Module { name, parameters, .. } = module;
         let _ = writeln!(init, "insmod {guest} {parameters} || echo \"cannot load {name}\"");
     }
-    let _ = write!(
-        init,
-        "echo {BEGIN_MARK}\n/bin/busybox sh -e /script </dev/null\n\
-         echo \"{STATUS_MARK}$?\"\npoweroff -f\n"
-    );
+    if installed.is_some() {
+        let guests: Vec<&str> = files.iter().map(|(_, guest)| guest.as_str()).collect();
+        let _ = write!(init, "{}", system::hand_over(&guests));
+        let unit = system::unit(BEGIN_MARK, STATUS_MARK);
+        archive.file(system::UNIT, 0o644, unit.as_bytes()).with_context(cannot_write)?;
+    } else {
+        let _ = write!(
+            init,
+            "echo {BEGIN_MARK}\n/bin/busybox sh -e /script </dev/null\n\
+             echo \"{STATUS_MARK}$?\"\npoweroff -f\n"
+        );
+    }
     archive.file("/init", 0o755, init.as_bytes()).with_context(cannot_write)?;
     archive.file("/script", 0o755, script.as_bytes()).with_context(cannot_write)?;
 
@@ -45,7 +52,8 @@ pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Re
         let content = read(host)?;
         let mode = fs::metadata(host).map_or(0o644, |meta| meta.permissions().mode());
         archive.file(guest, mode, &content).with_context(cannot_write)?;
-        if content.starts_with(b"\x7fELF") {
+        // An installed system has its own.
+        if content.starts_with(b"\x7fELF") && (installed.is_none() || guest == "/bin/busybox") {
             libraries.extend(libraries_of(host, packages));
         }
     }

@@ -29,7 +29,7 @@ impl KernelVersion {
     /// Every series.
     pub const ALL: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::Newest];
 
-    fn codename(self) -> &'static str {
+    pub(super) fn codename(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
             Self::V6_1 => "bookworm",
