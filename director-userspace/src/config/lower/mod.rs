@@ -61,28 +61,6 @@ pub(super) fn tables() -> Vec<(String, Vec<&'static str>)> {
     .collect()
 }
 
-/// Every mapping's keys, by the name that the JSON Schema has for it.
-#[cfg(test)]
-pub(super) fn tables() -> Vec<(String, Vec<&'static str>)> {
-    [
-        ("", &DOCUMENT),
-        ("interface", &INTERFACE),
-        ("tunnel", &TUNNEL),
-        ("flows", &FLOWS),
-        ("api", &daemon::API),
-        ("alarms", &daemon::ALARMS),
-        ("mail", &daemon::MAIL),
-        ("defaults", &service::DEFAULTS),
-        ("service", &service::SERVICE),
-        ("backend", &backend::BACKEND),
-        ("sorry", &backend::SORRY),
-    ]
-    .map(|(name, keys)| (name.to_owned(), keys.known.to_vec()))
-    .into_iter()
-    .chain(check::tables())
-    .collect()
-}
-
 /// Makes the model. It is `None` only after an error was reported, but there may have been errors
 /// also if it is not.
 pub(super) fn lower(root: &Node<'_>, report: &mut Report<'_>) -> Option<Config> {
