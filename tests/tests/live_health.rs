@@ -227,6 +227,36 @@ async fn an_agents_share_is_obeyed_within_two_intervals() {
     daemon.end(Signal::SIGTERM);
 }
 
+/// The backend's own address answers all the time; what clients would meet does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_via_path_notices_that_the_vip_is_gone() {
+    let live = Live::new("viapath").await;
+    let yaml = checked("").replace("type: http,", "type: http, via: path,");
+    live.write(&yaml);
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    for last in [11, 12, 13] {
+        wait_until("up", PATIENCE, || state(&live, last) == "up");
+    }
+    let b2 = live.netlink("b2");
+    let lo = b2.link_by_name("lo").await.expect("lo").index;
+    let vip = address(VIPS[0]).ip();
+    b2.remove_address(lo, vip, 32).await.expect("removed");
+    wait_until("down", 3 * INTERVAL + TIMEOUT + DOING, || state(&live, 12) == "down");
+    let reason = backend(&live, 12)["condition"]["reason"].to_string();
+    assert!(reason.contains("http via path: "), "{reason}");
+    assert!(!live.spread(VIPS[0], 100).contains_key("b2"));
+    b2.add_address(lo, vip, 32).await.expect("added");
+    wait_until("up again", 4 * INTERVAL + DOING, || state(&live, 12) == "up");
+    // A restart knows who was up, and asks on.
+    daemon.end(Signal::SIGKILL);
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sorry_server_serves_while_nobody_else_can() {
     let mut live = Live::new("sorry").await;

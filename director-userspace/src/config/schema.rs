@@ -218,6 +218,13 @@ fn flows() -> Value {
                 ),
             ),
             ("udp", timeout("How long an idle UDP flow is remembered.", default.udp)),
+            (
+                "clients",
+                usually(
+                    false,
+                    described("Whether flows' clients are written down.", reference("boolean")),
+                ),
+            ),
         ],
         &[],
     )

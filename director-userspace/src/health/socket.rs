@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::failure::Failure;
+use crate::path_probe;
 
 /// Most bytes that a stream may send before a probe has had enough: more than the headers, the body
 /// and the certificates that any probe looks at.
@@ -23,9 +24,9 @@ pub(super) const ENOUGH: usize = 256 << 10;
 /// Marks the packets of `socket`.
 fn mark(socket: &impl AsFd, mark: Option<u32>) -> Result<(), Failure> {
     let Some(mark) = mark else { return Ok(()) };
-    setsockopt(socket, sockopt::Mark, &mark).map_err(|errno| {
-        Failure::host(format!("not probed: packets cannot be marked: {}", errno.desc()))
-    })
+    // Also sees to it that a full segment fits the tunnel.
+    path_probe::mark(socket, mark)
+        .map_err(|error| Failure::host(format!("not probed: packets cannot be marked: {error}")))
 }
 
 /// A TCP socket for `to`.
