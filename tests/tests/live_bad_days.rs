@@ -273,11 +273,11 @@ async fn a_full_disk_stops_nothing() {
     fs::remove_file(full.0.join("filler")).expect("removed");
     live.director("drain web 10.0.0.11").succeeded();
     live.director("undrain web 10.0.0.11").succeeded();
-    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    assert_eq!(live.spread(VIPS[0], 400).len(), 3);
     full.fill();
     daemon.end(Signal::SIGTERM);
     let daemon = started(&live);
-    assert_eq!(live.spread(VIPS[0], 60).len(), 3);
+    assert_eq!(live.spread(VIPS[0], 400).len(), 3);
     daemon.end(Signal::SIGTERM);
     drop(full);
 }

@@ -207,7 +207,8 @@ async fn stats_shows_what_passes_each_second() {
     let sum: f64 = (0..3).map(|at| web["backends"][at]["rate"]["flows"].as_f64().expect("n")).sum();
     assert!((sum - flows).abs() < 1.0, "{web}");
     let tx = stats["rates"]["tx"].as_f64().expect("a rate");
-    assert!(tx >= web["rate"]["packets"].as_f64().expect("a rate"), "{stats}");
+    // Read one after the other while packets pass.
+    assert!(tx >= 0.8 * web["rate"]["packets"].as_f64().expect("a rate"), "{stats}");
     let bytes = web["rate"]["bytes"].as_f64().expect("a rate");
     assert!(bytes > 40.0 * flows, "{web}");
 

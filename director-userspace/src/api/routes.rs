@@ -24,6 +24,8 @@ use crate::{config::MAX_BYTES, datapath::Instance, view::Conditions};
 
 /// Longest body that is no configuration.
 const SMALL: usize = 64 << 10;
+/// How long a body may take.
+const BODY: Duration = Duration::from_secs(10);
 /// How long the daemon's loop may take for a command.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,10 +51,7 @@ pub(super) struct Document;
 
 /// Every path.
 pub(super) fn router(api: Api) -> Router {
-    let texts = Router::new()
-        .route("/v1/plan", post(plan))
-        .route("/v1/apply", post(apply))
-        .layer(DefaultBodyLimit::max(MAX_BYTES));
+    let texts = Router::new().route("/v1/plan", post(plan)).route("/v1/apply", post(apply));
     let rest = Router::new()
         .route("/v1/conditions", get(conditions))
         .route("/v1/connections", get(count_connections))
@@ -65,25 +64,39 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
         .route("/v1/attach", post(attach))
-        .route("/v1/openapi.json", get(openapi))
-        .layer(DefaultBodyLimit::max(SMALL));
+        .route("/v1/openapi.json", get(openapi));
     let nothing = async || {
         let error = "there is nothing at this path: see /v1/openapi.json";
         problem(StatusCode::NOT_FOUND, "bad_request", error)
     };
     let router = texts.merge(rest).fallback(nothing).with_state(api);
-    router.layer(axum::middleware::from_fn(no_giants))
+    // What gets through is short enough.
+    router.layer(DefaultBodyLimit::disable()).layer(axum::middleware::from_fn(bounded))
 }
 
-/// Refuses a body that says that it is too long, before any of it is read.
-async fn no_giants(request: axum::extract::Request, next: Next) -> Response {
+/// Reads the whole body, in bounded time and memory, before anybody waits for it: a client that sends
+/// half of it keeps its place for seconds only.
+async fn bounded(request: axum::extract::Request, next: Next) -> Response {
+    let is_text = matches!(request.uri().path(), "/v1/plan" | "/v1/apply");
+    let limit = if is_text { MAX_BYTES } else { SMALL };
+    let too_long = || {
+        let error = format!("longer than {limit} bytes, which is more than this takes");
+        problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &error)
+    };
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BYTES as u64) {
-        let error = format!("longer than a configuration may be: {} MiB", MAX_BYTES >> 20);
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &error);
+    if length.is_some_and(|length| length > limit as u64) {
+        return too_long();
     }
-    next.run(request).await
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(BODY, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(whole)) => next.run(axum::extract::Request::from_parts(parts, whole.into())).await,
+        Ok(Err(_)) => too_long(),
+        Err(_) => {
+            let error = format!("the body did not come within {} s", BODY.as_secs());
+            problem(StatusCode::REQUEST_TIMEOUT, "bad_request", &error)
+        }
+    }
 }
 
 fn problem(status: StatusCode, kind: &str, error: &str) -> Response {

@@ -43,6 +43,8 @@ pub use self::{
     steady::{Flow, FlowTotals, RequestTotals, Requests, Steady, Transport},
 };
 
+/// How long a start may take on a busy machine: the kernel verifies three programs an interface.
+const START: Duration = Duration::from_secs(20);
 /// The built-in configuration's VIPs: the first is reached by tunnels, the second directly.
 pub const VIPS: [&str; 2] = ["192.0.2.10:80", "[2001:db8::10]:80"];
 
@@ -206,7 +208,7 @@ impl Live {
     /// If it does not.
     pub fn run_as(&self, program: Program) -> Daemon {
         let daemon = self.spawn_run_as(program);
-        daemon.wait_for("running by", PATIENCE);
+        daemon.wait_for("running by", START);
         daemon
     }
 
