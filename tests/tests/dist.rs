@@ -1,14 +1,55 @@
-//! What the Debian package has in it.
+//! The Debian package on a bare Debian 12, in a virtual machine: it installs, its service starts and
+//! forwards, and its removal ends what it did.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{self, Command},
+    time::Duration,
 };
 
 use director_tests::live::binary;
 use director_userspace::config;
-use xtask::dist::Package;
+use xtask::{
+    dist::Package,
+    vm::{KernelVersion, System, Vm},
+};
+
+const SCRIPT: &str = include_str!("dist/machine.sh");
+
+const CONFIG: &str = "\
+interfaces:
+  - name: net0
+    assign_vips: true
+  - name: net1
+    role: egress
+services:
+  - name: web
+    address: 192.0.2.10
+    protocol: tcp
+    port: 80
+    forward: tunnel
+    backends:
+      - {address: 10.0.2.2}
+";
+
+const SERVER: &str = r#"use IO::Socket::INET;
+my $server = IO::Socket::INET->new(Listen => 5, LocalPort => 80, ReuseAddr => 1) or die $!;
+while (my $client = $server->accept) { <$client>; print $client "hello from the backend\n"; }
+"#;
+
+const CLIENT: &str = r#"use IO::Socket::INET;
+my $server = IO::Socket::INET->new(PeerAddr => "192.0.2.10:80", Timeout => 5) or die $!;
+print $server "hello\n";
+print <$server> // die "no answer";
+"#;
+
+/// `ethtool -K eth0 tx off` (SIOCETHTOOL, ETHTOOL_STXCSUM): a bare Debian has perl, and no ethtool.
+const OFFLOAD: &str = r#"use Socket;
+socket(my $socket, AF_INET, SOCK_DGRAM, 0) or die $!;
+my $off = pack("LL", 0x17, 0);
+ioctl($socket, 0x8946, pack("a16P", "eth0", $off)) or die $!;
+"#;
 
 /// A scratch directory, removed with it.
 struct Scratch(PathBuf);
@@ -18,6 +59,12 @@ impl Scratch {
         let path = std::env::temp_dir().join(format!("director-{name}-{}", process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
     }
 }
 
@@ -31,6 +78,74 @@ fn run(program: &str, arguments: &[&Path]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The package as it is, uncompressed, and the same with a higher version.
+fn packages(scratch: &Scratch) -> [PathBuf; 2] {
+    let package = Package { binary: binary(), version: "1.0.0".to_owned(), to: scratch.0.clone() };
+    let deb = package.build().unwrap();
+    let tree = scratch.0.join("tree");
+    run("dpkg-deb", &[Path::new("--raw-extract"), &deb, &tree]);
+    ["1.0.0", "1.0.1"].map(|version| {
+        let control = tree.join("DEBIAN/control");
+        let text = fs::read_to_string(&control).unwrap().replace("1.0.0", version);
+        fs::write(&control, text).unwrap();
+        let deb = scratch.0.join(format!("{version}.deb"));
+        // Emulated machines are slow to uncompress.
+        run("dpkg-deb", &[Path::new("-Znone"), Path::new("--build"), &tree, &deb]);
+        deb
+    })
+}
+
+/// What the machine printed between `@ name` and the next step.
+fn step<'t>(text: &'t str, name: &str) -> &'t str {
+    let (_, rest) = text.split_once(&format!("@ {name}\n")).unwrap_or_else(|| panic!("{text}"));
+    rest.split("\n@ ").next().unwrap()
+}
+
+#[test]
+fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
+    let scratch = Scratch::create("dist");
+    let [first, second] = packages(&scratch);
+    let output = Vm::new(KernelVersion::V6_1)
+        .system(&System::fetch().unwrap())
+        .modules(["veth", "af_packet", "ipv6"])
+        .file(&first, "/host/director_1.deb")
+        .file(&second, "/host/director_2.deb")
+        .file(scratch.write("director.yaml", CONFIG), "/host/director.yaml")
+        .file(scratch.write("server.pl", SERVER), "/host/server.pl")
+        .file(scratch.write("offload.pl", OFFLOAD), "/host/offload.pl")
+        .file(scratch.write("client.pl", CLIENT), "/host/client.pl")
+        .script(SCRIPT)
+        .timeout(Duration::from_secs(600))
+        .run()
+        .unwrap();
+    let text = &output.text;
+    println!("{text}\n{:?}", output.elapsed);
+    assert_eq!(output.status, 0, "{text}");
+
+    let install = step(text, "install");
+    assert!(install.contains("\ndirector:x:") && install.contains("\ndisabled"), "{install}");
+    let units = step(text, "units");
+    assert_eq!(units.trim().lines().count(), 1, "nothing but the exposure: {units}");
+    let (_, exposure) = units.split_once("director.service: ").unwrap();
+    let exposure: f32 = exposure.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(exposure <= 3.0, "{units}");
+
+    let answer = "hello from the backend";
+    for name in ["start", "upgrade", "stop"] {
+        assert!(step(text, name).contains(answer), "{name}: {text}");
+    }
+    let doctor = step(text, "doctor");
+    assert!(doctor.trim_end().ends_with("0 to improve, 0 failed"), "{doctor}");
+    assert!(step(text, "install").contains("Setting up director (1.0.0)"), "{text}");
+    assert!(step(text, "upgrade").contains("Setting up director (1.0.1)"), "{text}");
+
+    let remove = step(text, "remove");
+    assert!(remove.contains("cannot access '/sys/fs/bpf/director'"), "{remove}");
+    assert_eq!(remove.lines().filter(|line| *line == "0").count(), 2, "{remove}");
+    let purge = step(text, "purge");
+    assert_eq!(purge.matches("cannot access").count(), 3, "{purge}");
 }
 
 #[test]

@@ -5,12 +5,14 @@ use super::{
     facts::{DirectorFacts, HostFacts, Nic},
 };
 use crate::{
-    config::model::{AttachMode, Interface},
+    config::model::{AttachMode, Interface, Role},
     net::{Link, XdpMode},
 };
 
 /// The name of Director's XDP program, as the kernel shows it.
 const PROGRAM: &str = "director";
+/// Its program on interfaces with `role: egress`.
+const EGRESS_PROGRAM: &str = "egress";
 
 /// An interface of the configuration that exists, with what its driver tells.
 fn existing(facts: &DirectorFacts) -> impl Iterator<Item = (&Interface, &Link, Option<&Nic>)> {
@@ -101,6 +103,10 @@ pub(super) fn native_xdp(facts: &DirectorFacts) -> Vec<Finding> {
                 )
             }
             Some(_) => Finding::ok("xdp", name, format!("{driver} has native XDP")),
+            // Whoever has a native program there shows that it can be.
+            None if link.xdp.is_some_and(|xdp| xdp.mode == XdpMode::Native) => {
+                Finding::ok("xdp", name, format!("{driver} runs a program in native mode"))
+            }
             None => Finding::warn(
                 "xdp",
                 name,
@@ -123,7 +129,8 @@ pub(super) fn foreign_program(facts: &DirectorFacts) -> Vec<Finding> {
             XdpMode::Several => "several",
         };
         let id = xdp.prog_id;
-        Some(if name == PROGRAM {
+        let own = if interface.role == Role::Egress { EGRESS_PROGRAM } else { PROGRAM };
+        Some(if name == own {
             let message = format!("Director's program is attached ({mode}, id {id})");
             Finding::ok("program", &interface.name, message)
         } else {

@@ -10,7 +10,7 @@ use super::{
     vip,
 };
 use crate::{
-    config,
+    config::{self, model::Role},
     net::{
         Address, AddressScope, Channels, Driver, Feature, Link, NetError, NextHop, XdpAttached,
         XdpFeatures, XdpMode,
@@ -217,6 +217,20 @@ fn somebody_else_s_program() {
     only(&interface::foreign_program(&facts), Level::Fail, "eth0", &["katran", "xdp off"]);
     facts.host.programs.insert(42, "director".into());
     healthy(&interface::foreign_program(&facts));
+    // An egress interface has a program of its own.
+    facts.config.interfaces[0].role = Role::Egress;
+    only(&interface::foreign_program(&facts), Level::Fail, "eth0", &["director", "xdp off"]);
+    facts.host.programs.insert(42, "egress".into());
+    healthy(&interface::foreign_program(&facts));
+}
+
+#[test]
+fn a_native_program_shows_what_an_old_kernel_cannot_tell() {
+    let mut facts = director();
+    facts.host.nics.get_mut("eth0").expect("eth0").xdp = None;
+    only(&interface::native_xdp(&facts), Level::Warn, "eth0", &["can't tell"]);
+    facts.host.links[1].xdp = Some(XdpAttached { prog_id: 42, mode: XdpMode::Native });
+    healthy(&interface::native_xdp(&facts));
 }
 
 #[test]

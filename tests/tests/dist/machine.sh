@@ -1,0 +1,113 @@
+# Installs, upgrades, removes and purges the package on a bare Debian. The test reads what it prints.
+export LC_ALL=C
+client="nsenter --net=/run/netns/client"
+backend="nsenter --net=/run/netns/backend"
+
+say() { echo "@ $*"; }
+
+# Runs a command until it succeeds.
+await() {
+    for _ in $(seq 240); do
+        if "$@" >/dev/null 2>&1; then return; fi
+        sleep 0.5
+    done
+    echo "not in time: $*"
+    journalctl --no-pager --output=cat --unit=director | tail -n 40
+    exit 1
+}
+
+attached() { director status --output json | grep -q '"net0"'; }
+# Pinned links by inode: one that was made anew has another.
+links() { ls -i /sys/fs/bpf/director/default/links; }
+active() { test "$(systemctl is-active director)" = active; }
+answered() { $client perl /host/client.pl; }
+
+say install
+dpkg --install /host/director_1.deb
+getent group director
+test ! -e /sys/fs/bpf/director
+systemctl is-enabled director || true
+say units
+systemd-analyze verify director.service director@b.service director-realserver.service 2>&1 |
+    grep -v -e "Command 'man" || true
+systemd-analyze security --no-pager director.service | tail -n 1
+
+say network
+ip netns add client
+ip netns add backend
+ip link add net0 type veth peer name eth0 netns client
+ip link add net1 type veth peer name eth0 netns backend
+ip address add 10.0.1.1/24 dev net0
+ip address add 10.0.2.1/24 dev net1
+ip link set net0 up
+ip link set net1 up mtu 1520
+# Answers do not pass the director: it has the VIP, and would take them for forged ones.
+ip -netns client link add back type veth peer name eth1 netns backend
+for side in client:1:back backend:2:eth1; do
+    name=${side%%:*} rest=${side#*:}
+    inside="nsenter --net=/run/netns/$name"
+    $inside ip link set lo up
+    $inside ip link set eth0 up mtu 1520
+    $inside ip address add "10.0.${rest%:*}.2/24" dev eth0
+    $inside ip link set "${rest#*:}" up
+    $inside ip address add "10.0.3.${rest%:*}/24" dev "${rest#*:}"
+done
+$client ip route add 192.0.2.10 via 10.0.1.1
+$backend ip route add 10.0.1.0/24 via 10.0.3.1
+$client ip link set eth0 mtu 1500
+ip link set net0 mtu 1500
+# The client leaves no checksums to its NIC, which would have to know of the tunnel.
+$client perl /host/offload.pl
+$backend director realserver --vip 192.0.2.10 --from 10.0.2.1
+$backend perl /host/server.pl >/dev/null 2>&1 &
+
+say start
+# An emulated machine on a busy host may stand still for longer than a real one.
+mkdir -p /etc/systemd/system/director.service.d
+printf '[Service]\nTimeoutStartSec=10min\nWatchdogSec=2min\n' \
+    >/etc/systemd/system/director.service.d/slow.conf
+systemctl daemon-reload
+cp /host/director.yaml /etc/director/director.yaml
+systemctl start director || { journalctl --no-pager --output=cat --unit=director; exit 1; }
+await attached
+systemctl is-active director
+await answered
+answered
+say doctor
+director doctor
+
+say reload
+systemctl reload director
+await active
+
+say upgrade
+before=$(links)
+echo "$before"
+pid=$(systemctl show --property=MainPID --value director)
+dpkg --install /host/director_2.deb
+await attached
+systemctl is-active director
+test "$pid" != "$(systemctl show --property=MainPID --value director)"
+echo "then $(links)"
+test "$before" = "$(links)"
+test -n "$before"
+cmp /host/director.yaml /etc/director/director.yaml
+answered
+
+say stop
+systemctl stop director
+attached
+answered
+
+say remove
+systemctl start director
+$backend director realserver --down
+dpkg --remove director
+ls -d /sys/fs/bpf/director 2>&1 || true
+ip -details link show net0 | grep -c xdp || true
+ip address show dev net0 | grep -c 192.0.2.10 || true
+test -e /etc/director/director.yaml
+
+say purge
+dpkg --purge director
+ls -d /etc/director /var/lib/director /run/director 2>&1 || true
