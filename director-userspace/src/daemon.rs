@@ -77,9 +77,6 @@ pub enum DaemonError {
     /// The network configuration cannot be followed.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The API cannot be served.
-    #[error("{0}")]
-    Api(String),
     /// The file cannot be watched, signals not be taken, or no thread be started.
     #[error("{what}: {error}")]
     System {
@@ -134,8 +131,10 @@ pub async fn run(
         report("started", &changed);
         (Some(director), Some(changed))
     };
-    let server =
-        Server::start(&config.api, instance, commands.clone()).map_err(DaemonError::Api)?;
+    // Forwarding and health are worth more than being asked about them.
+    let server = Server::start(&config.api, instance, commands.clone())
+        .inspect_err(|error| error!("no command reaches this daemon: {error}"))
+        .ok();
     let mut daemon = Daemon {
         instance: instance.clone(),
         director,
@@ -147,7 +146,7 @@ pub async fn run(
         ways: PathProbes::new(netlink.clone(), instance),
         netlink,
         ways_lost: None,
-        server: Some(server),
+        server,
         web: Web::default(),
         commands,
         config,
