@@ -58,10 +58,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const STEPS_LOGGED: usize = 200;
 /// How often the maps are compared with what they should hold, at the most.
 const REPAIR: Duration = Duration::from_secs(5);
-/// What the host's news are not to make more frequent than this.
-const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 /// Comparing takes at most one part in so many of the time.
-const REPAIR_SHARE: u32 = 20;
+const REPAIR_SHARE: u32 = 10;
 /// How long the first round of probes is waited for before the daemon calls itself ready.
 const FIRST_ROUND: Duration = Duration::from_secs(10);
 
@@ -160,7 +158,7 @@ pub async fn run(
         blind: false,
         began: care::unix(),
         repair_at: Instant::now() + REPAIR,
-        repaired_at: Instant::now(),
+        repair_from: Instant::now(),
         is_ready: false,
     };
     daemon.note(text, "file");
@@ -245,7 +243,8 @@ struct Daemon {
     /// Seconds since 1970.
     began: u64,
     repair_at: Instant,
-    repaired_at: Instant,
+    /// Not sooner, for what it costs.
+    repair_from: Instant,
     is_ready: bool,
 }
 
@@ -283,7 +282,7 @@ impl Daemon {
 
     async fn refresh(&mut self) {
         // What somebody else wrote is told apart from what the host changed.
-        if self.repaired_at.elapsed() > REPAIR_AGAIN {
+        if Instant::now() >= self.repair_from {
             self.repair().await;
         }
         let Some(director) = &mut self.director else { return };
@@ -337,7 +336,7 @@ impl Daemon {
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
         }
-        self.repaired_at = Instant::now();
+        self.repair_from = Instant::now() + began.elapsed() * REPAIR_SHARE;
         self.repair_at = Instant::now() + REPAIR.max(began.elapsed() * REPAIR_SHARE);
     }
 

@@ -134,7 +134,7 @@ fn overwrite<const N: usize>(
 ) -> usize {
     let mut array = array::<N>(live, name);
     let mut changed = 0;
-    for index in 0..array.len().min(4096) {
+    for index in 0..array.len() {
         let mut value = array.get(&index, 0).expect("a value");
         if wanted(&value) {
             with(&mut value);
