@@ -53,8 +53,8 @@ fn is_turn(runtime: *mut Runtime, until: u64) -> bool {
         return false;
     }
     // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
-    // SAFETY: a helper without arguments.
     turn.left = if every > 1 {
+        // SAFETY: a helper without arguments.
         1 + u64::from(unsafe { bpf_get_prandom_u32() }) % (2 * every - 1)
     } else {
         1
