@@ -244,7 +244,8 @@ impl Director {
     ///
     /// If they cannot be read.
     pub fn counters(&self) -> Counters {
-        counters(&self.simulation.tables).expect("counters can be read")
+        let tables = &self.simulation.tables;
+        counters(tables, &observe(tables)).expect("counters can be read")
     }
 }
 

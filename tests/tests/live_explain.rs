@@ -17,7 +17,7 @@ use director_common::{
 use director_tests::live::Live;
 use director_userspace::{
     config::model::Protocol,
-    datapath::{Counters, Explainer, counters},
+    datapath::{Counters, Explainer, counters, observe},
     trace::{FlowSpec, Packet, explain},
 };
 use fastrand::Rng;
@@ -137,7 +137,8 @@ fn flow_table(live: &Live) -> Vec<[u8; 64]> {
 
 /// What packets for services count. (ARP and the like come in a lab at any time.)
 fn counted(explainer: &Explainer) -> Counters {
-    let mut counters = counters(&explainer.datapath().tables).expect("read");
+    let tables = &explainer.datapath().tables;
+    let mut counters = counters(tables, &observe(tables)).expect("read");
     counters.verdicts.retain(|(verdict, _)| !matches!(verdict, Verdict::Pass(_)));
     counters
 }

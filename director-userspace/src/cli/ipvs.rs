@@ -13,7 +13,7 @@ use director_common::{flow_table::FlowState, stats::BackendStats};
 use super::{InstanceName, explained, say};
 use crate::{
     config::model::Protocol,
-    datapath::{self, Counters, Datapath},
+    datapath::{self, Conns, Counters, Datapath},
     export::{
         self,
         listing::{self, Columns, Counted, Listed, ListedConn, ListedServer},
@@ -80,7 +80,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         timeouts(&datapath)
     } else if args.connection {
         say("note", "the flow table does not say who opened a connection: source is -");
-        connections(&datapath, &args)
+        connections(&datapath, &args)?
     } else {
         services(&datapath, &args).await?
     };
@@ -114,15 +114,16 @@ async fn services(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
     } else {
         Columns::Plain
     };
-    let mut counters = datapath::counters(&datapath.tables)?;
+    let mut observed = datapath::observe(&datapath.tables);
+    let mut counters = datapath::counters(&datapath.tables, &observed)?;
     if columns == Columns::Rate {
         let began = Instant::now();
         tokio::time::sleep(SECOND).await;
-        let later = datapath::counters(&datapath.tables)?;
+        observed = datapath::observe(&datapath.tables);
+        let later = datapath::counters(&datapath.tables, &observed)?;
         counters = per_second(&later, &counters, began.elapsed());
     }
-    let observed = datapath::observe(&datapath.tables);
-    let mut listed: Vec<Listed> = listed(datapath, &observed, &counters);
+    let mut listed = listed(datapath, &observed, &counters)?;
     listed.retain(|listed| is_wanted(args, listed.service.protocol, listed.service.address));
     Ok(listing::services(datapath.tables.flow_capacity(), &listed, columns, args.exact))
 }
@@ -149,9 +150,13 @@ fn per_second(later: &Counters, before: &Counters, time: Duration) -> Counters {
     rates
 }
 
-fn listed(datapath: &Datapath, observed: &Observed, counters: &Counters) -> Vec<Listed> {
+fn listed(
+    datapath: &Datapath,
+    observed: &Observed,
+    counters: &Counters,
+) -> anyhow::Result<Vec<Listed>> {
     let mut flows: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for flow in datapath::known_flows(datapath) {
+    for flow in Conns::open(datapath)?.iter() {
         let is_tcp = observed
             .services
             .get(&flow.service)
@@ -186,17 +191,18 @@ fn listed(datapath: &Datapath, observed: &Observed, counters: &Counters) -> Vec<
         })
         .collect();
     listed.sort_by_key(|listed| (listed.service.protocol, listed.service.address));
-    listed
+    Ok(listed)
 }
 
-fn connections(datapath: &Datapath, args: &Args) -> String {
+fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
     let observed = datapath::observe(&datapath.tables);
     let frontends: BTreeMap<u32, (Protocol, SocketAddr)> = observed
         .services
         .iter()
         .map(|(slot, s): (_, &ObservedService)| (*slot, export::frontend(s)))
         .collect();
-    let conns = datapath::known_flows(datapath).filter_map(|flow| {
+    let known = Conns::open(datapath)?;
+    let conns = known.iter().filter_map(|flow| {
         let (protocol, service) = *frontends.get(&flow.service)?;
         let backend = observed.backends.get(&flow.backend)?;
         let state = match (protocol, flow.state) {
@@ -207,12 +213,12 @@ fn connections(datapath: &Datapath, args: &Args) -> String {
         };
         is_wanted(args, protocol, service).then(|| ListedConn {
             protocol,
-            expires_s: flow.left_s,
+            expires_s: flow.left_ms / 1000,
             state,
             client: None,
             service,
             server: SocketAddr::new(backend.address, service.port()),
         })
     });
-    listing::connections(&conns.collect::<Vec<_>>())
+    Ok(listing::connections(&conns.collect::<Vec<_>>()))
 }

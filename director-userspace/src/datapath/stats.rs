@@ -13,7 +13,8 @@ use director_common::{
     verdict::Verdict,
 };
 
-use super::{DatapathError, Tables, observe};
+use super::{DatapathError, Tables};
+use crate::plan::Observed;
 
 /// What was forwarded to one backend of one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,13 +45,12 @@ pub struct Counters {
     pub services: BTreeMap<u32, ServiceCounters>,
 }
 
-/// Reads all counters.
+/// Reads all counters, those of services and backends as far as they were `observed`.
 ///
 /// # Errors
 ///
 /// If a map cannot be read.
-pub fn counters(tables: &Tables) -> Result<Counters, DatapathError> {
-    let observed = observe(tables);
+pub fn counters(tables: &Tables, observed: &Observed) -> Result<Counters, DatapathError> {
     let mut verdicts = Vec::new();
     for verdict in Verdict::all() {
         let values = tables.verdicts.get(&verdict.code(), 0).map_err(of(map::VERDICTS))?;

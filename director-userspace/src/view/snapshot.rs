@@ -173,7 +173,7 @@ impl Reader {
         let instance = self.instance.clone();
         let datapath = self.datapath()?;
         let observed = datapath::observe(&datapath.tables);
-        let counters = datapath::counters(&datapath.tables)?;
+        let counters = datapath::counters(&datapath.tables, &observed)?;
         let census = datapath::census(&datapath.tables);
         let services = services(&observed, &counters, &census);
         let interfaces = datapath::attached(&instance)?;
