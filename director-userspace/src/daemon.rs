@@ -50,6 +50,7 @@ use crate::{
     net::{NetError, Netlink},
     path_probe::PathProbes,
     view::Conditions,
+    wall_clock,
 };
 
 /// How long what is to be told may take when the daemon ends.
@@ -156,7 +157,7 @@ pub async fn run(
         warned: changed.map(|changed| changed.warnings).unwrap_or_default(),
         lost: None,
         blind: false,
-        began: care::unix(),
+        began: wall_clock::now(),
         repair_at: Instant::now() + REPAIR,
         repair_from: Instant::now(),
         is_ready: false,
@@ -426,7 +427,7 @@ impl Daemon {
 
     /// A configuration is in effect: its text is kept.
     fn note(&mut self, text: String, by: &str) {
-        if let Err(error) = self.history.add(text, &self.config, by, care::unix()) {
+        if let Err(error) = self.history.add(text, &self.config, by, wall_clock::now()) {
             warn!("{}: {error}: this configuration cannot be rolled back to", self.path.display());
         }
         self.is_stale = true;

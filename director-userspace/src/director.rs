@@ -1,26 +1,30 @@
 //! A director on this host: the steps from a configuration to packets being forwarded, in order.
 //! `attach` takes them once, the daemon again whenever something changes.
 
+mod detach;
+mod on_host;
 mod prepare;
+mod repair;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fmt,
     net::IpAddr,
-    path::PathBuf,
     time::Duration,
 };
 
-use self::prepare::Prepared;
+pub use self::repair::Repaired;
+use self::{
+    on_host::{assign_vips, keep_neighbours},
+    prepare::Prepared,
+};
 use crate::{
     config::{Config, model::Service},
     datapath::{
-        self, Attached, Attachments, Datapath, DatapathError, Instance, LinkPin, Pins, Scrub,
-        clock_ns,
+        self, Attached, Attachments, Datapath, DatapathError, Instance, Pins, Scrub, clock_ns,
     },
     host::{self, Hops, HostErrors, kernel, privileges},
     net::{NetError, Netlink},
-    path_probe::{self, PathProbeError},
+    path_probe::PathProbeError,
     plan::{Capacity, Observed, Plan, key_of},
 };
 
@@ -29,9 +33,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(1500);
 /// The same of a change: whoever answers on a LAN has by then, and nobody else is to wait for a
 /// backend that is switched off.
 const CHANGE_WAIT: Duration = Duration::from_millis(250);
-
-/// Most steps of a repair that are shown.
-const REPAIRS_SHOWN: usize = 50;
 
 /// Why a director did not start or change.
 #[derive(Debug, thiserror::Error)]
@@ -60,42 +61,12 @@ pub enum DirectorError {
 type Neighbours = BTreeSet<(u32, IpAddr)>;
 
 /// What a change did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changed {
     /// The steps taken.
     pub plan: Plan,
     /// What is odd, for people.
     pub warnings: Vec<String>,
-}
-
-/// What somebody else had done, and was put right.
-#[derive(Debug)]
-pub struct Repaired {
-    /// Pins that were gone.
-    pub pins: Vec<PathBuf>,
-    /// What no plan tells of: rings, the filter, interfaces, timeouts.
-    pub rest: Vec<String>,
-    /// What the maps did not hold.
-    pub plan: Plan,
-}
-
-impl Repaired {
-    /// Whether all was as it should be.
-    pub fn is_empty(&self) -> bool {
-        self.pins.is_empty() && self.rest.is_empty() && self.plan.is_empty()
-    }
-}
-
-impl fmt::Display for Repaired {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for pin in &self.pins {
-            writeln!(f, "+ pin {}", pin.display())?;
-        }
-        for what in &self.rest {
-            writeln!(f, "~ {what}")?;
-        }
-        f.write_str(&self.plan.brief(REPAIRS_SHOWN))
-    }
 }
 
 /// A running director: its maps, and what it knows of the host.
@@ -330,61 +301,6 @@ impl Director {
         Ok(self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?.changed)
     }
 
-    /// Puts right what somebody else did to the maps: `config` is in effect, and they are to hold
-    /// just that. Asks nothing about the host.
-    ///
-    /// # Errors
-    ///
-    /// If a map cannot be written, or a pin not be made.
-    pub async fn repair(&mut self, config: &Config) -> Result<Repaired, DirectorError> {
-        let pins = self.pins.restore()?;
-        let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces, &config.flows);
-        let Some(Effective { hops, warnings, .. }) = self.effective.take() else {
-            // The next look at the host does as much.
-            return Ok(Repaired { pins, rest, plan: Plan::default() });
-        };
-        let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
-        let observed = datapath::observe(&self.datapath.tables);
-        let all: Vec<&Service> = config.services.iter().collect();
-        let (netlink, interfaces) = (&self.netlink, &self.interfaces);
-        let prepared =
-            Prepared::of(netlink, observed, config, &all, interfaces, attachments, hops, false)
-                .await?;
-        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
-        self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
-        Ok(Repaired { pins, rest, plan: prepared.changed.plan })
-    }
-
-    /// Takes the program off these interfaces, or off all, and with the last one everything that was
-    /// pinned. Returns the interfaces it was on.
-    ///
-    /// # Errors
-    ///
-    /// If something cannot be removed.
-    pub async fn detach(
-        netlink: &Netlink,
-        instance: &Instance,
-        interfaces: &[String],
-    ) -> Result<Vec<String>, DirectorError> {
-        // Maps of another version are removed all the same; only their neighbours are not known.
-        let observed =
-            Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
-        let named = |pin: &LinkPin| interfaces.is_empty() || interfaces.contains(&pin.interface);
-        if datapath::attached(instance)?.iter().all(named) {
-            // Before the pins go: without them a second try would find nothing to do.
-            host::withdraw_vips(netlink, &instance.run_dir()).await?;
-        }
-        // Left by a daemon that was killed, say; before the pins go, for the same reason.
-        path_probe::remove(netlink, instance, interfaces).await?;
-        let gone = datapath::detach(instance, interfaces)?;
-        if datapath::attached(instance)?.is_empty()
-            && let Some(observed) = observed
-        {
-            host::release_neighbours(netlink, &observed).await?;
-        }
-        Ok(gone)
-    }
-
     /// The interfaces that it works on.
     pub fn interfaces(&self) -> &[Attached] {
         &self.interfaces
@@ -487,38 +403,6 @@ fn carry_out(
     match growth {
         Some(_) => datapath::apply_built(&mut datapath.tables, plan),
         None => datapath::apply(&mut datapath.tables, plan),
-    }
-}
-
-/// Gives interfaces the VIPs that they are to have. Packets are forwarded already: what fails is
-/// said, and undoes nothing.
-async fn assign_vips(
-    netlink: &Netlink,
-    instance: &Instance,
-    config: &Config,
-    changed: &mut Changed,
-) {
-    if let Err(error) = host::assign_vips(netlink, config, &instance.run_dir()).await {
-        changed.warnings.push(format!("assign_vips: {error}"));
-    }
-}
-
-/// Has the kernel keep `after` fresh, and no longer what is only in `before`. What fails is said:
-/// next hops are followed all the same.
-async fn keep_neighbours(
-    netlink: &Netlink,
-    before: &Neighbours,
-    after: &Neighbours,
-    changed: &mut Changed,
-) {
-    for (link, neighbour) in before.difference(after) {
-        // Gone with its interface, maybe.
-        let _ = netlink.unmanage_neighbour(*link, *neighbour).await;
-    }
-    for (link, neighbour) in after {
-        if let Err(error) = netlink.manage_neighbour(*link, *neighbour).await {
-            changed.warnings.push(error.to_string());
-        }
     }
 }
 

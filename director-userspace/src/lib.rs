@@ -42,3 +42,4 @@ pub mod simulate;
 pub mod trace;
 pub mod unprivileged;
 pub mod view;
+mod wall_clock;

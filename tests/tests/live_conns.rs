@@ -29,6 +29,8 @@ async fn flows_are_counted_where_clients_are_not_written_down() {
     assert_eq!(live.json("conns --service web")["flows"], 1);
     live.director("conns").succeeded().says(&["flows: {clients: true}"]);
     live.director("conns --count").succeeded().prints(&["ESTABLISHED", "web"]);
+    let as_ipvs = live.director("ipvs -Lnc").succeeded().says(&["source is -: clients are not"]);
+    assert_eq!(as_ipvs.stdout.matches(" ESTABLISHED -  ").count(), 2, "{as_ipvs:?}");
     live.director("conns --client 10.0.0.0/8").refused(1).says(&["flows: {clients: true}"]);
     live.director("conns --service mail").refused(1).says(&["no service mail"]);
     let wrong = live.director("conns --idle-over soon");
@@ -67,6 +69,12 @@ async fn clients_are_listed_where_they_are_written_down() {
     }
     vips.sort();
     assert_eq!(vips, VIPS);
+    let as_ipvs = live.director("ipvs -Lnc").succeeded().stdout;
+    for conn in &listed[1..] {
+        let [client, vip] = ["client", "vip"].map(|key| conn[key].as_str().expect("there"));
+        let line = format!("{:<11} {client:<18} {vip:<18} ", "ESTABLISHED");
+        assert!(as_ipvs.contains(&line), "{line}: {as_ipvs}");
+    }
     live.director("conns --limit 1").succeeded().says(&["2 more"]);
     assert_eq!(live.json("conns --idle-over 10m")["flows"], 0);
 

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 
 use super::{
     message::{Event, Message, Origin},
-    transition::{Transition, seconds},
+    transition::Transition,
     worker::{Channel, Failure, Portions},
 };
-use crate::config::model;
+use crate::{config::model, wall_clock};
 
 /// How long one try may take, all of it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -184,7 +184,7 @@ fn body(Origin { instance, host, .. }: &Origin, messages: &[Arc<Message>], lost:
 /// A time as `2026-03-01 12:30:05Z`.
 fn utc(at: SystemTime) -> String {
     const DAY: u64 = 86_400;
-    let seconds = seconds(at);
+    let seconds = wall_clock::seconds(at);
     let (mut day, time) = (seconds / DAY, seconds % DAY);
     let leap = |year: u64| year.is_multiple_of(if year.is_multiple_of(100) { 400 } else { 4 });
     let mut year = 1970;

@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 
-use super::transition::{Severity, Transition, seconds};
+use super::transition::{Severity, Transition};
+use crate::wall_clock;
 
 /// Version of [`Payload`]: grows when a key goes away or changes its meaning.
 const PAYLOAD_VERSION: u32 = 1;
@@ -239,7 +240,7 @@ impl<'a> Payload<'a> {
             host: &origin.host,
             event: message.kind(),
             severity: message.event.severity(),
-            at: seconds(message.at),
+            at: wall_clock::seconds(message.at),
             text: message.text(),
             transitions: message.transitions(),
             lost,

@@ -31,7 +31,7 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -51,7 +51,7 @@ use self::{
     webhook::Webhook,
     worker::{Channel, Patience, Portions, work},
 };
-use crate::{config::model, unprivileged::DEFAULT_USER};
+use crate::{config::model, unprivileged::DEFAULT_USER, wall_clock};
 
 /// How channels behave.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +129,7 @@ impl Alarmist {
         let dispatcher = Dispatcher::new(limits, receiver, flushes, missed.clone(), queues.clone());
         tokio::spawn(dispatcher.run());
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-        let started = transition::seconds(SystemTime::now());
+        let started = wall_clock::now();
         let run = format!("{started:x}-{:x}", std::process::id());
         let mut alarmist = Self {
             incoming,

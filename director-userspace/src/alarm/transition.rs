@@ -1,9 +1,6 @@
 //! What is told: somebody's state has changed.
 
-use std::{
-    net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 
@@ -182,11 +179,6 @@ impl Severity {
             Self::Warning => "warning",
         }
     }
-}
-
-/// Seconds since 1970; 0 before.
-pub(super) fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn plain(text: &str) -> String {

@@ -4,11 +4,12 @@ use std::{fs, io::Read as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
-use super::{ConfigFile, DaemonOf, InstanceName, output::Output, say};
+use super::{ConfigFile, DaemonOf, output::Output, say};
 use crate::{
     api::types::{Applied, ApplyOptions, History, RollbackRequest},
     api::{TEXT, client::ClientError},
     config::MAX_BYTES,
+    view::text,
 };
 
 /// Put a configuration into effect in the running daemon, and into its file: all of it or nothing
@@ -29,8 +30,6 @@ pub(super) struct Args {
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<u64>,
     #[command(flatten)]
-    instance: InstanceName,
-    #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
@@ -48,7 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     ];
     let query: Vec<_> = query.into_iter().filter(|part| !part.is_empty()).collect();
     let path = format!("/v1/apply?{}", query.join("&"));
-    let answer = args.daemon.of(&args.instance).post_yaml(&path, text).await;
+    let answer = args.daemon.client().post_yaml(&path, text).await;
     let applied: Applied = answer.map_err(|error| named(error, &args.file.config))?;
     show(&applied, args.output)
 }
@@ -66,8 +65,6 @@ pub(super) struct RollbackArgs {
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     list: bool,
     #[command(flatten)]
-    instance: InstanceName,
-    #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
@@ -75,7 +72,7 @@ pub(super) struct RollbackArgs {
 }
 
 pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
-    let client = args.daemon.of(&args.instance);
+    let client = args.daemon.client();
     if args.list {
         let history: History = client.get("/v1/history").await?;
         args.output.print(&history, || listing(&history))?;
@@ -87,19 +84,16 @@ pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn listing(history: &History) -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
     let rows: Vec<_> = history
         .revisions
         .iter()
         .map(|one| {
-            let ago = format!("{} s ago", now.saturating_sub(one.at));
+            let ago = format!("{} ago", text::ago(one.at));
             let (services, backends) = (one.services.to_string(), one.backends.to_string());
             vec![one.revision.to_string(), ago, services, backends, one.by.clone()]
         })
         .collect();
-    crate::view::text::table(&["REVISION", "APPLIED", "SERVICES", "BACKENDS", "BY"], &rows)
+    text::table(&["REVISION", "APPLIED", "SERVICES", "BACKENDS", "BY"], &rows)
 }
 
 fn show(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use super::{ConfigFile, DaemonOf, InstanceName, load_config, say};
+use super::{ConfigFile, DaemonOf, load_config, say};
 use crate::{api::types::Applied, director::Director, net::Netlink};
 
 /// Attach from a file, without a daemon: forwarding goes on after this command
@@ -14,13 +14,11 @@ pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
-    instance: InstanceName,
-    #[command(flatten)]
     daemon: DaemonOf,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = args.daemon.of(&args.instance);
+    let client = args.daemon.client();
     if client.is_there().await {
         let applied: Applied = client.post("/v1/attach", &()).await?;
         for warning in &applied.warnings {
@@ -32,9 +30,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = load_config(&args.file.config)?;
-    let instance = args.instance.instance;
+    let instance = args.daemon.instance();
     let (director, changed) =
-        Director::start(Netlink::connect()?, &instance, &loaded.config).await?;
+        Director::start(Netlink::connect()?, instance, &loaded.config).await?;
     for warning in &changed.warnings {
         say("warning", warning);
     }

@@ -5,10 +5,13 @@ use std::{fmt::Write as _, process::ExitCode};
 use serde::Serialize;
 
 use super::{InstanceName, look::look, output::Output};
-use crate::view::{
-    BackendView, Mood,
-    condition::{BackendCondition, CheckCondition},
-    text::{ago, count, span, table},
+use crate::{
+    view::{
+        BackendView, Mood,
+        condition::{BackendCondition, CheckCondition},
+        text::{ago, count, span, table},
+    },
+    wall_clock,
 };
 
 /// List backends with their state and why, weight, share, connections and traffic
@@ -147,7 +150,7 @@ pub(super) fn by_hand(condition: &BackendCondition) -> Vec<String> {
     let mut parts = Vec::new();
     let set = condition.override_.unwrap_or_default();
     if let Some(drain) = set.drain {
-        let until = drain.deadline.map(|at| at.saturating_sub(crate::view::text::now()));
+        let until = drain.deadline.map(|at| at.saturating_sub(wall_clock::now()));
         let left = until.map_or_else(String::new, |left| format!(", {} left", span(left)));
         parts.push(format!("drained by hand {} ago{left}", ago(drain.since)));
     }

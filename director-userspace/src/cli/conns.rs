@@ -175,7 +175,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const HOW_TO_SEE_CLIENTS: &str = "clients are not written down: `flows: {clients: true}` in the \
+pub(super) const HOW_TO_SEE_CLIENTS: &str = "clients are not written down: `flows: {clients: true}` in the \
                                   configuration does, from then on, for new flows (24 bytes each)";
 
 /// What the flow table holds.

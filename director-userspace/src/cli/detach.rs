@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use super::{DaemonOf, InstanceName, explained};
+use super::{DaemonOf, explained};
 use crate::{
     api::types::{DetachRequest, Detached},
     datapath::DatapathError,
@@ -18,19 +18,17 @@ pub(super) struct Args {
     #[arg(value_name = "INTERFACE")]
     interfaces: Vec<String>,
     #[command(flatten)]
-    instance: InstanceName,
-    #[command(flatten)]
     daemon: DaemonOf,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = args.daemon.of(&args.instance);
+    let client = args.daemon.client();
     if client.is_there().await {
         let request = DetachRequest { interfaces: args.interfaces };
         let gone: Detached = client.post("/v1/detach", &request).await?;
         return said(&gone.interfaces);
     }
-    let instance = args.instance.instance;
+    let instance = args.daemon.instance();
     let lock = instance.lock().map_err(|error| match error {
         DatapathError::Busy { .. } => anyhow::Error::new(error).context(
             "detaching under a running daemon would have it attach again: stop `director run` \
@@ -38,9 +36,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
         error => explained(error),
     })?;
-    let detached = Director::detach(&Netlink::connect()?, &instance, &args.interfaces).await;
+    let detached = Director::detach(&Netlink::connect()?, instance, &args.interfaces).await;
     if !instance.pins().exists() {
-        lock.forget(&instance);
+        instance.leave(lock);
     }
     let gone = detached.map_err(|error| match error {
         DirectorError::Datapath(error) => explained(error),

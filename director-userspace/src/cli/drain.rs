@@ -5,7 +5,7 @@ use std::{io::Write as _, net::IpAddr, process::ExitCode, time::Duration};
 use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
-use super::{DaemonOf, InstanceName, output::Output};
+use super::{DaemonOf, output::Output};
 use crate::{
     api::{
         client::Client,
@@ -35,8 +35,6 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
     #[command(flatten)]
-    instance: InstanceName,
-    #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
@@ -50,8 +48,6 @@ pub(super) struct DrainArgs {
 pub(super) struct UndrainArgs {
     #[command(flatten)]
     which: Which,
-    #[command(flatten)]
-    instance: InstanceName,
     #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
@@ -70,8 +66,6 @@ pub(super) struct WeightArgs {
     /// In every service that has the backend
     #[arg(long)]
     all: bool,
-    #[command(flatten)]
-    instance: InstanceName,
     #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
@@ -116,7 +110,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let (service, backend) = named(&args.which.words, args.which.all)?;
-    let client = args.daemon.of(&args.instance);
+    let client = args.daemon.client();
     let request = DrainRequest {
         service,
         backend,
@@ -179,7 +173,7 @@ async fn wait(
 pub(super) async fn undrain(args: UndrainArgs) -> anyhow::Result<ExitCode> {
     let (service, backend) = named(&args.which.words, args.which.all)?;
     let request = BackendRequest { service, backend };
-    let acted: Acted = args.daemon.of(&args.instance).post("/v1/undrain", &request).await?;
+    let acted: Acted = args.daemon.client().post("/v1/undrain", &request).await?;
     args.output.print(&acted, || done(&acted, "is in service again"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -199,7 +193,7 @@ pub(super) async fn weight(mut args: WeightArgs) -> anyhow::Result<ExitCode> {
     };
     let (service, backend) = named(&args.words, args.all)?;
     let request = WeightRequest { service, backend, weight };
-    let acted: Acted = args.daemon.of(&args.instance).post("/v1/weight", &request).await?;
+    let acted: Acted = args.daemon.client().post("/v1/weight", &request).await?;
     let what = weight.map_or_else(
         || "has the weight that the file says".to_owned(),
         |weight| format!("has weight {weight}, whatever the file says, until reset"),

@@ -10,7 +10,7 @@ use std::{
 
 use director_common::{flow_table::FlowState, stats::BackendStats};
 
-use super::{InstanceName, explained, say};
+use super::{InstanceName, conns::HOW_TO_SEE_CLIENTS, explained, say};
 use crate::{
     config::model::Protocol,
     datapath::{self, Conns, Counters, Datapath},
@@ -79,7 +79,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = if args.timeout {
         timeouts(&datapath)
     } else if args.connection {
-        say("note", "the flow table does not say who opened a connection: source is -");
         connections(&datapath, &args)?
     } else {
         services(&datapath, &args).await?
@@ -202,6 +201,9 @@ fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
         .map(|(slot, s): (_, &ObservedService)| (*slot, export::frontend(s)))
         .collect();
     let known = Conns::open(datapath)?;
+    if !known.have_clients() {
+        say("note", &format!("source is -: {HOW_TO_SEE_CLIENTS}"));
+    }
     let conns = known.iter().filter_map(|flow| {
         let (protocol, service) = *frontends.get(&flow.service)?;
         let backend = observed.backends.get(&flow.backend)?;
@@ -211,13 +213,15 @@ fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
             (Protocol::Tcp, FlowState::Established) => "ESTABLISHED",
             (Protocol::Tcp, FlowState::Closing) => "FIN_WAIT",
         };
+        // Of a service with ports from many, a flow tells its own.
+        let port = flow.client.map_or(service.port(), |(_, port)| port);
         is_wanted(args, protocol, service).then(|| ListedConn {
             protocol,
             expires_s: flow.left_ms / 1000,
             state,
-            client: None,
-            service,
-            server: SocketAddr::new(backend.address, service.port()),
+            client: flow.client.map(|(client, _)| client),
+            service: SocketAddr::new(service.ip(), port),
+            server: SocketAddr::new(backend.address, port),
         })
     });
     Ok(listing::connections(&conns.collect::<Vec<_>>()))

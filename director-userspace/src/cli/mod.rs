@@ -127,17 +127,23 @@ struct InstanceName {
     instance: Instance,
 }
 
-/// How the daemon is reached.
+/// Which instance, and how its daemon is reached.
 #[derive(Debug, clap::Args)]
 struct DaemonOf {
+    #[command(flatten)]
+    instance: InstanceName,
     /// The daemon's socket; the instance's own, if missing
     #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE)]
     socket: Option<PathBuf>,
 }
 
 impl DaemonOf {
-    fn of(&self, instance: &InstanceName) -> Client {
-        Client::new(&instance.instance, self.socket.clone())
+    fn client(&self) -> Client {
+        Client::new(self.instance(), self.socket.clone())
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance.instance
     }
 }
 

@@ -4,9 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{
-    ConfigFile, DaemonOf, InstanceName, explained, lacking, load_config, output::Output, say,
-};
+use super::{ConfigFile, DaemonOf, explained, lacking, load_config, output::Output, say};
 use crate::{
     api::{client::Client, types::Planned},
     datapath::{self, Datapath, DatapathError, Sizes},
@@ -20,8 +18,6 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
-    #[command(flatten)]
-    instance: InstanceName,
     #[command(flatten)]
     daemon: DaemonOf,
     /// How to print
@@ -41,14 +37,14 @@ struct Shown {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = args.daemon.of(&args.instance);
+    let client = args.daemon.client();
     if client.is_there().await {
         return by_daemon(&args, &client).await;
     }
     let loaded = load_config(&args.file.config)?;
     let netlink = Netlink::connect()?;
     host::interfaces(&netlink, &loaded.config).await?;
-    let observed = match Datapath::open(&args.instance.instance) {
+    let observed = match Datapath::open(args.daemon.instance()) {
         Ok(opened) => datapath::observe(&opened.tables),
         Err(DatapathError::NotAttached(_)) if lacking().is_none() => {
             say("note", "director is not attached: this is what attaching would do");

@@ -5,7 +5,6 @@ use std::{
     mem,
     net::IpAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     },
     datapath::clock_ns,
     health::{AgentMode, AgentReport, AgentTarget, Checker, Event, Health, Target},
+    wall_clock,
 };
 
 /// Which firewall mark takes a probe which way: from a VIP to a backend, forwarded so.
@@ -88,16 +88,7 @@ pub(super) struct News {
 
 /// Both clocks.
 pub(super) fn now() -> Now {
-    Now { ns: clock_ns(), unix: unix() }
-}
-
-/// Seconds since 1970.
-pub(super) fn unix() -> u64 {
-    seconds(SystemTime::now())
-}
-
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    Now { ns: clock_ns(), unix: wall_clock::now() }
 }
 
 impl Care {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, care, file, file::When, remember};
+use super::{Daemon, file, file::When, remember};
 use crate::{
     api::{
         Command, Refused, Reply, Request, TEXT,
@@ -21,6 +21,7 @@ use crate::{
     },
     datapath::clock_ns,
     director::{Changed, Director, DirectorError},
+    wall_clock,
 };
 
 /// Most steps that an answer lists.
@@ -59,7 +60,7 @@ impl Daemon {
             }
             Command::Weight(request, reply) => {
                 let WeightRequest { service, backend, weight } = request;
-                let what = |said: Override| Override { weight, since: care::unix(), ..said };
+                let what = |said: Override| Override { weight, since: wall_clock::now(), ..said };
                 let acted = self.by_hand(service, &backend, "weight", &by, what).await;
                 answer(reply, acted);
             }
@@ -177,7 +178,7 @@ impl Daemon {
     ) -> Result<Acted, Refused> {
         let deadline_ns = deadline_s
             .map(|seconds| clock_ns().saturating_add(seconds.saturating_mul(1_000_000_000)));
-        let since = care::unix();
+        let since = wall_clock::now();
         let what = |said: Override| {
             // Drained again, it goes on draining: with another deadline.
             let since = said.drain.as_ref().map_or(since, |drain| drain.since);
@@ -246,7 +247,7 @@ impl Daemon {
 
     async fn attach(&mut self, by: &str) -> Result<Applied, Refused> {
         if self.director.is_some() {
-            let nothing = Changed { plan: Default::default(), warnings: Vec::new() };
+            let nothing = Changed::default();
             return Ok(self.applied(&nothing, Vec::new(), false));
         }
         let (director, changed) =

@@ -2,10 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{
-    Daemon,
-    care::{BackendChecks, seconds},
-};
+use super::{Daemon, care::BackendChecks};
 use crate::{
     conditions::{BackendStanding, Override, Standing},
     config::model::Service,
@@ -14,6 +11,7 @@ use crate::{
         BackendCondition, BackendHealth, CheckCondition, Conditions, Drain,
         Override as OverrideShown, Quorum, ServiceCondition, ServiceState, WeightByHand,
     },
+    wall_clock,
 };
 
 impl Daemon {
@@ -135,7 +133,7 @@ fn backend_condition(
 }
 
 fn by_hand(said: &Override) -> Option<OverrideShown> {
-    let deadline = |ns: u64| super::care::unix() + ns.saturating_sub(clock_ns()) / 1_000_000_000;
+    let deadline = |ns: u64| wall_clock::now() + ns.saturating_sub(clock_ns()) / 1_000_000_000;
     let drain = said
         .drain
         .as_ref()
@@ -159,7 +157,7 @@ fn check_conditions(checks: &BackendChecks) -> Vec<CheckCondition> {
                 latency_ms: known
                     .and_then(|health| health.latency)
                     .map(|latency| latency.as_secs_f64() * 1000.0),
-                since: known.map_or(0, |health| seconds(health.since)),
+                since: known.map_or(0, |health| wall_clock::seconds(health.since)),
             }
         })
         .collect()

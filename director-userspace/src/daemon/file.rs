@@ -55,7 +55,7 @@ impl Daemon {
             // A file that was refused, written back: said when it has settled.
             return match &self.refused {
                 Some(_) => Err(NotInEffect(String::new())),
-                None => Ok(Changed { plan: Default::default(), warnings: Vec::new() }),
+                None => Ok(Changed::default()),
             };
         }
         if loses_all(&self.config, &config) {
@@ -94,7 +94,7 @@ impl Daemon {
                 director.datapath().beat();
                 changed?
             }
-            None => Changed { plan: Default::default(), warnings: Vec::new() },
+            None => Changed::default(),
         };
         self.config = config;
         self.effective = effective;
@@ -116,7 +116,7 @@ impl Daemon {
     pub(super) async fn planned(&self, config: &Config) -> Result<Changed, DirectorError> {
         match &self.director {
             Some(director) => director.plan(&self.care.preview(config, &self.marks)).await,
-            None => Ok(Changed { plan: Default::default(), warnings: Vec::new() }),
+            None => Ok(Changed::default()),
         }
     }
 

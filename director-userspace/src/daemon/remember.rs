@@ -7,7 +7,6 @@ use director_common::backend::BackendState;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::care;
 use crate::{
     conditions::write_whole,
     config::{
@@ -16,6 +15,7 @@ use crate::{
     },
     datapath::{self, Datapath, Instance},
     plan::key_of,
+    wall_clock,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ fn off(instance: &Instance) -> PathBuf {
 /// where flows were given up, the file where they were kept.
 pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, IpAddr), u64> {
     let mut down = HashMap::new();
-    let since = care::unix();
+    let since = wall_clock::now();
     let text = fs::read(path(instance)).unwrap_or_default();
     let noted: Vec<Down> = serde_json::from_slice(&text).unwrap_or_default();
     if !noted.is_empty() {

@@ -1,20 +1,19 @@
 //! Where an instance of Director keeps its things.
 
 use std::{
-    fs::{self, File, Metadata},
-    io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::MetadataExt as _,
+    fs,
     path::{Path, PathBuf},
 };
 
 use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
 };
 
-use super::DatapathError;
+use super::{
+    DatapathError,
+    lock::{Lock, NotTaken},
+};
 
 /// Where the BPF file system is mounted.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
@@ -93,64 +92,26 @@ impl Instance {
     ///
     /// [`DatapathError::Busy`] if another process has it.
     pub fn lock(&self) -> Result<Lock, DatapathError> {
-        let directory = self.run_dir();
-        let path = directory.join("lock");
-        let failed = |error| DatapathError::File { path: path.clone(), error };
-        fs::create_dir_all(&directory).map_err(failed)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Its last holder took the file away between our opening and locking it.
-            Ok(lock) if !is_at(&lock, &path) => {
-                drop(lock);
-                self.lock()
+        let path = self.run_dir().join("lock");
+        Lock::take(&path).map_err(|why| match why {
+            NotTaken::Held { holder } => {
+                DatapathError::Busy { instance: self.name.clone(), holder }
             }
-            Ok(mut lock) => {
-                lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
-                writeln!(lock, "{}", std::process::id()).map_err(failed)?;
-                Ok(Lock { _file: lock })
-            }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
-                Err(DatapathError::Busy { instance: self.name.clone(), holder: holder.into() })
-            }
-            Err((_, errno)) => Err(failed(errno.into())),
-        }
+            NotTaken::Failed(error) => DatapathError::File { path, error },
+        })
     }
-}
 
-/// Whether an open file is the one at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
-    let numbers = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let [open, there] = [file.metadata(), fs::metadata(path)].map(|m| m.ok().map(numbers));
-    open.is_some() && open == there
-}
-
-/// An instance that is taken.
-#[derive(Debug)]
-pub struct Lock {
-    _file: Flock<File>,
-}
-
-impl Lock {
-    /// Gives the instance back, and leaves nothing of it in /run. For an instance that has nothing
-    /// pinned.
-    pub fn forget(self, instance: &Instance) {
+    /// Gives the instance back, and leaves nothing of it in /run. For one that has nothing pinned.
+    pub fn leave(&self, lock: Lock) {
         // What cannot be removed is a lock that nobody holds, or a note of VIPs.
-        let directory = instance.run_dir();
+        let directory = self.run_dir();
         let _ = fs::remove_file(directory.join("lock"));
         let _ = fs::remove_file(directory.join("trace"));
         let _ = fs::remove_dir(&directory);
         if let Some(parent) = directory.parent() {
             let _ = fs::remove_dir(parent);
         }
+        drop(lock);
     }
 }
 

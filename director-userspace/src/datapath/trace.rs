@@ -1,8 +1,7 @@
 //! Somebody looks at packets: the lease in RUNTIME that has programs tell, and the ring they tell by.
 
 use std::{
-    fs::{self, File},
-    io::{self, Seek as _, Write as _},
+    fs,
     mem::offset_of,
     os::{
         fd::{AsFd as _, AsRawFd as _},
@@ -10,6 +9,15 @@ use std::{
     },
 };
 
+use super::{
+    Datapath, DatapathError, Instance, Sizes, clock_ns, grow,
+    link::bpf,
+    load,
+    lock::{Lock, NotTaken},
+    mmap::MappedArray,
+    open::random_odd,
+    tables::{AsPod, Fd},
+};
 use aya::{
     Pod,
     maps::{Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
@@ -19,19 +27,6 @@ use director_common::{
     interface::MAX_INTERFACES,
     runtime::Runtime,
     trace::{TRACE_LEASE_NS, TraceFilter, TraceTurn},
-};
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-};
-
-use super::{
-    Datapath, DatapathError, Instance, Sizes, clock_ns, grow,
-    link::bpf,
-    load,
-    mmap::MappedArray,
-    open::random_odd,
-    tables::{AsPod, Fd},
 };
 
 // SAFETY: repr(C), no implicit padding, valid for all bytes.
@@ -55,7 +50,7 @@ pub struct Trace {
     before: TraceCounts,
     /// The pin of RUNTIME, which says whether this is still the director that is traced.
     pin: u64,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Trace {
@@ -243,30 +238,10 @@ fn make_traceable(instance: &Instance, again: bool) -> Result<(), DatapathError>
 }
 
 /// Takes the right to trace the instance, which one process has at a time.
-fn lock(instance: &Instance) -> Result<Flock<File>, DatapathError> {
-    let directory = instance.run_dir();
-    let path = directory.join("trace");
-    let failed = |error: io::Error| DatapathError::File { path: path.clone(), error };
-    fs::create_dir_all(&directory).map_err(failed)?;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
-            writeln!(lock, "{}", std::process::id()).map_err(failed)?;
-            Ok(lock)
-        }
-        Err((_, Errno::EWOULDBLOCK)) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.trim();
-            let holder = if holder.is_empty() { "unknown" } else { holder };
-            Err(DatapathError::Traced { holder: holder.into() })
-        }
-        Err((_, errno)) => Err(failed(errno.into())),
-    }
+fn lock(instance: &Instance) -> Result<Lock, DatapathError> {
+    let path = instance.run_dir().join("trace");
+    Lock::take(&path).map_err(|why| match why {
+        NotTaken::Held { holder } => DatapathError::Traced { holder },
+        NotTaken::Failed(error) => DatapathError::File { path, error },
+    })
 }

@@ -11,6 +11,7 @@ use super::{
         ServiceState,
     },
 };
+use crate::wall_clock;
 
 fn backend(slot: u32, address: &str, packets: u64) -> BackendView {
     BackendView {
@@ -69,7 +70,7 @@ pub fn snapshot(packets: u64) -> Snapshot {
     });
     Snapshot {
         taken: Instant::now(),
-        at_ms: super::text::now() * 1000,
+        at_ms: wall_clock::now() * 1000,
         instance: "default".into(),
         heartbeat_age_ms: Some(200),
         interfaces: vec![InterfaceView { name: "eth0".into(), index: 2, mode: "native" }],
@@ -84,7 +85,7 @@ pub fn snapshot(packets: u64) -> Snapshot {
 
 /// Conditions of [`snapshot`]'s services: all up, but for the backends of `web` that are `down`.
 pub fn conditions(down: &[&str]) -> Arc<Conditions> {
-    let now = super::text::now();
+    let now = wall_clock::now();
     let of = |address: &str| {
         let is_down = down.contains(&address);
         let reason = if is_down { "connection refused" } else { "" };

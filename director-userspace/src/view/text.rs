@@ -1,5 +1,7 @@
 //! Text for people: tables, and numbers that fit their columns.
 
+use crate::wall_clock;
+
 /// Columns of text, the first line being headings. Columns that are numbers are aligned right.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -81,16 +83,9 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// Seconds since 1970, now.
-pub fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    // A clock before 1970 says nothing.
-    since.map_or(0, |since| since.as_secs())
-}
-
 /// How long it is since a time in seconds since 1970: see [`span`]. `-` for 0: it is not known.
 pub fn ago(since: u64) -> String {
-    if since == 0 { "-".into() } else { span(now().saturating_sub(since)) }
+    if since == 0 { "-".into() } else { span(wall_clock::now().saturating_sub(since)) }
 }
 
 #[cfg(test)]
