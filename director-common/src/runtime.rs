@@ -47,7 +47,8 @@ pub struct Runtime {
     /// Zero.
     pub _pad: u32,
     /// Until when packets are looked at for `trace` and `capture`: CLOCK_MONOTONIC, nanoseconds; 0:
-    /// nobody traces. Renewed by who traces, and set to 0 by the first packet after it.
+    /// nobody traces. Renewed by who traces, and set to 0 by the first one after it
+    /// whose turn it is.
     pub trace_until_ns: u64,
     /// One packet in so many is looked at; at least 1 while somebody traces.
     pub trace_every: u64,

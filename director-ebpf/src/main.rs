@@ -35,7 +35,9 @@ use crate::{frame::Frame, parse::Packet};
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it so")]
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
-    if trace::wants() {
+    // Once, for who traces and for the shortcut: each look costs as much as a stage.
+    let Some(runtime) = maps::runtime() else { return xdp_action::XDP_PASS };
+    if trace::wants(runtime) {
         // SAFETY: as below; without the program, the packet is decided untraced.
         unsafe { maps::TRACED.tail_call(&ctx, constants::interface_slot()) };
     }
@@ -43,7 +45,7 @@ fn director(ctx: XdpContext) -> u32 {
     let mut decision = count::undecided();
     // Upgrade tests need another program, and the long way decides as the shortcut does.
     let is_short = !cfg!(feature = "next") || frame.len() & 1 == 0;
-    if is_short && let Some(verdict) = shortcut::run(&mut frame, &mut decision) {
+    if is_short && let Some(verdict) = shortcut::run(&mut frame, runtime, &mut decision) {
         return finish(verdict, &mut decision);
     }
     // A program of its own and no function: it needs all of the 512 bytes of stack that Linux 6.1

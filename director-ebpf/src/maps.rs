@@ -80,6 +80,12 @@ pub static LONG_WAY: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACE
 #[map]
 pub static RUNTIME: Array<Runtime> = Array::with_max_entries(1, MMAPABLE);
 
+/// The knobs; always there.
+#[inline(always)]
+pub fn runtime() -> Option<&'static Runtime> {
+    RUNTIME.get(0)
+}
+
 /// Packets by verdict code. Written by packets.
 #[map]
 pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_CODES, 0);

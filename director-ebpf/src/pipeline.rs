@@ -70,7 +70,8 @@ fn stages<const TRACED: bool>(
         return Err(service::fragment(packet));
     }
 
-    let now = now().ok_or(Verdict::Pass(PassReason::NoService))?;
+    let runtime = maps::runtime().ok_or(Verdict::Pass(PassReason::NoService))?;
+    let now = Now::read(runtime);
     let hash = packet.flow.hash(&constants::FleetKey);
     let assigned = match flow_table::find(hash, packet, &now) {
         Some(found) => known::<TRACED>(&found, packet, &now, decision),
@@ -91,12 +92,13 @@ fn stages<const TRACED: bool>(
         .inspect(|_| count::forwarded(packet, &assigned, false))
 }
 
-/// What there is to know; `None` only before userspace has written it.
-#[inline(always)]
-pub fn now() -> Option<Now> {
-    let runtime = maps::RUNTIME.get(0)?;
-    let ns = if constants::simulate() { runtime.simulated_ns } else { clock() };
-    Some(Now { ns, ticks: Ticks::from_ns(ns), runtime })
+impl Now {
+    /// What there is to know.
+    #[inline(always)]
+    pub fn read(runtime: &'static Runtime) -> Self {
+        let ns = if constants::simulate() { runtime.simulated_ns } else { clock() };
+        Self { ns, ticks: Ticks::from_ns(ns), runtime }
+    }
 }
 
 /// CLOCK_MONOTONIC at the last timer tick, nanoseconds.

@@ -11,6 +11,7 @@ use director_common::{
     decision::Connection,
     decision::Decision,
     flow::Family,
+    runtime::Runtime,
     verdict::{PassReason, Verdict},
 };
 
@@ -21,30 +22,40 @@ use crate::{
     frame::Frame,
     next_hop,
     parse::{Packet, plain},
-    pipeline, schedule, service, transmit,
+    pipeline::{self, Now},
+    schedule, service, transmit,
 };
 
 /// Decides and rewrites the packet, if it is one of those.
 #[inline(always)]
-pub fn run(frame: &mut Frame, decision: &mut Decision) -> Option<Verdict> {
+pub fn run(
+    frame: &mut Frame,
+    runtime: &'static Runtime,
+    decision: &mut Decision,
+) -> Option<Verdict> {
     match plain::family(frame)? {
         Family::V4 => {
             let packet = plain::v4(frame)?;
-            stages(frame, &packet, decision)
+            stages(frame, &packet, runtime, decision)
         }
         Family::V6 => {
             let packet = plain::v6(frame)?;
-            stages(frame, &packet, decision)
+            stages(frame, &packet, runtime, decision)
         }
     }
 }
 
 #[inline(always)]
-fn stages(frame: &mut Frame, packet: &Packet, decision: &mut Decision) -> Option<Verdict> {
+fn stages(
+    frame: &mut Frame,
+    packet: &Packet,
+    runtime: &'static Runtime,
+    decision: &mut Decision,
+) -> Option<Verdict> {
     if !filter::may_be_vip(packet.flow.destination, packet.is_v6()) {
         return Some(Verdict::Pass(PassReason::NoService));
     }
-    let now = pipeline::now()?;
+    let now = Now::read(runtime);
     let hash = packet.flow.hash(&constants::FleetKey);
     let flood = flow_table::opens(packet) && admission::is_exhausted(&now);
     // In a flood, flows are neither looked up nor recorded.

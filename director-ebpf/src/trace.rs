@@ -27,31 +27,27 @@ const NO_WAKEUP: u64 = 1;
 
 /// Whether the next packet is to be looked at: somebody traces, and it is its turn.
 #[inline(always)]
-pub fn wants() -> bool {
-    let Some(runtime) = maps::RUNTIME.get_ptr_mut(0) else { return false };
-    // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets look.
-    let until = unsafe { read_volatile(&raw const (*runtime).trace_until_ns) };
+pub fn wants(runtime: &'static Runtime) -> bool {
+    let until = runtime.trace_until_ns;
     until != 0 && is_turn(runtime, until)
 }
 
 #[inline(always)]
-fn is_turn(runtime: *mut Runtime, until: u64) -> bool {
+fn is_turn(runtime: &'static Runtime, until: u64) -> bool {
     if constants::simulate() || constants::explain() {
         return false;
     }
-    // SAFETY: as in `wants`. Whoever still traces says so again before long.
-    let every = unsafe {
-        if pipeline::clock() >= until {
-            write_volatile(&raw mut (*runtime).trace_until_ns, 0);
-            return false;
-        }
-        read_volatile(&raw const (*runtime).trace_every)
-    };
     let Some(turn) = turn() else { return false };
     if turn.left > 1 {
         turn.left -= 1;
         return false;
     }
+    // Only now: what is not looked at need not know the time.
+    if pipeline::clock() >= until {
+        end();
+        return false;
+    }
+    let every = runtime.trace_every;
     // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
     turn.left = if every > 1 {
         // SAFETY: a helper without arguments.
@@ -61,6 +57,15 @@ fn is_turn(runtime: *mut Runtime, until: u64) -> bool {
     };
     turn.looked_at += 1;
     true
+}
+
+/// Whoever still traces says so again before long.
+#[inline(always)]
+fn end() {
+    if let Some(runtime) = maps::RUNTIME.get_ptr_mut(0) {
+        // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets look.
+        unsafe { write_volatile(&raw mut (*runtime).trace_until_ns, 0) };
+    }
 }
 
 #[inline(always)]

@@ -30,8 +30,12 @@ const PORT: u16 = 80;
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
     /// A pinned XDP program to measure beside the others; may be repeated
-    #[arg(long, value_name = "NAME=PATH", value_parser = parse_pinned)]
+    #[arg(long, value_name = "NAME=PATH", value_parser = parse_named)]
     pinned: Vec<(String, PathBuf)>,
+    /// Another build of Director to measure beside this one, an object file: what
+    /// target/ebpf/bpfel-unknown-none/bpf/director was before a change; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = parse_named)]
+    object: Vec<(String, PathBuf)>,
     /// Where IPv4 frames go
     #[arg(long, value_name = "ADDRESS", default_value_t = VIP)]
     vip: Ipv4Addr,
@@ -49,7 +53,7 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-fn parse_pinned(text: &str) -> Result<(String, PathBuf), String> {
+fn parse_named(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => {
             Ok((name.to_owned(), path.into()))
@@ -62,6 +66,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pinned: Vec::new(),
+            object: Vec::new(),
             vip: VIP,
             vip6: VIP6,
             port: PORT,
@@ -103,6 +108,8 @@ const SELF_CHECKS: u32 = 101;
 const SELF_CHECK_PACKETS: u64 = 1 << 16;
 /// Addresses and ports of nobody's packets: so many flows.
 const NOBODYS_FLOWS: u64 = 64 * KI;
+/// One packet in so many is traced, where that is measured.
+const TRACED: u64 = 1000;
 /// Backends of the service that is measured.
 const BACKENDS: u32 = 100;
 
@@ -287,7 +294,14 @@ fn measure(
         _ => frame,
     };
     let mut harness = Harness::new(&sent, flows, 1)?;
-    let own = [subject::floor()?, subject::conventional(&setup)?, subject::director(&setup)?];
+    let mut own =
+        vec![subject::floor()?, subject::conventional(&setup)?, subject::director(&setup)?];
+    for (name, path) in &options.object {
+        own.push(subject::built(name, path, &setup)?);
+    }
+    if workload.flows == Flows::Known(1) {
+        own.push(subject::traced(&setup, TRACED)?);
+    }
     let mut subjects: Vec<&Subject> = own.iter().collect();
     let packets = workload.packets(session.quick);
     for subject in pinned {
@@ -319,6 +333,7 @@ fn measure(
         for (subject, samples) in subjects.iter().zip(&mut samples) {
             harness.put(&subject.program)?;
             let run = harness.run_on(workload.cpus, packets)?;
+            subject.read();
             samples.push(run.iter().map(|sample| sample.ns).sum::<f64>() / run.len() as f64);
         }
     }
@@ -357,7 +372,8 @@ fn check_action(subject: &Subject, workload: &Workload, samples: &[harness::Samp
         let outer = if workload.v6 { 40 } else { 20 };
         let grows = workload.mode == Mode::Tunnel && workload.flows != Flows::Nobody;
         let length = workload.size as u32 + if grows { outer } else { 0 };
-        if ["director", "conventional"].contains(&subject.name.as_str()) && sample.length != length
+        if ["director", "conventional", "traced"].contains(&subject.name.as_str())
+            && sample.length != length
         {
             bail!("{}: {} bytes left, expected {length}", subject.name, sample.length);
         }

@@ -92,6 +92,16 @@ pub(super) fn load(
     constants: &Constants,
     pins: Option<&dyn Fn(&str) -> PathBuf>,
 ) -> Result<Ebpf, DatapathError> {
+    load_object(object::DIRECTOR, sizes, constants, pins)
+}
+
+/// The same of another build of the programs.
+pub(super) fn load_object(
+    object: &[u8],
+    sizes: Sizes,
+    constants: &Constants,
+    pins: Option<&dyn Fn(&str) -> PathBuf>,
+) -> Result<Ebpf, DatapathError> {
     let [simulate, explain, clients] =
         [constants.simulate, constants.explain, constants.clients].map(u32::from);
     let (jiffy_ns, first_jiffy) = timer();
@@ -123,7 +133,7 @@ pub(super) fn load(
             loader.map_pin_path(name, pin(name));
         }
     }
-    Ok(loader.load(object::DIRECTOR)?)
+    Ok(loader.load(object)?)
 }
 
 /// How the kernel counts time: nanoseconds between two ticks of its timer, and the count it started
@@ -221,9 +231,11 @@ pub(super) fn taken(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, Data
     let not_found = || aya::maps::MapError::InvalidName { name: name.into() };
     let failed = |error| DatapathError::Map { name, error };
     match ebpf.take_map(name).ok_or_else(not_found).map_err(failed)? {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::DevMapHash(data) => {
-            Ok(data)
-        }
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::DevMapHash(data)
+        | Map::RingBuf(data) => Ok(data),
         _ => Err(failed(not_found())),
     }
 }

@@ -13,6 +13,7 @@ use director_common::{
 use super::{
     DatapathError, Standalone, Tables, load,
     mmap::MappedArray,
+    standalone::Programs,
     test_run::{MIN_FRAME, test_run},
 };
 use crate::{
@@ -58,7 +59,8 @@ impl Simulation {
     ///
     /// What the kernel refuses: needs the privilege to load BPF programs.
     pub fn new(config: &Config, desired: &Desired) -> Result<Self, DatapathError> {
-        let Standalone { mut ebpf, tables } = Standalone::load(config, desired, None)?;
+        let Standalone { mut ebpf, tables } =
+            Standalone::load(Programs::own(), config, desired, None)?;
         let decision = load::taken(&mut ebpf, map::DECISION)?;
         let decision = MappedArray::new(super::tables::Fd(&decision), 1)
             .map_err(|error| DatapathError::Mmap { name: map::DECISION, error })?;

@@ -1,7 +1,13 @@
 //! The real program with maps of its own: nothing pinned, no interface.
 
-use aya::{Ebpf, programs::ProgramFd};
-use director_common::{flow::HashKey, interface::Interface, runtime::Runtime};
+use std::mem::offset_of;
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, RingBuf},
+    programs::ProgramFd,
+};
+use director_common::{abi::map, flow::HashKey, interface::Interface, runtime::Runtime};
 
 use super::{
     DatapathError, Sizes, Tables, clock_ns,
@@ -15,6 +21,21 @@ use crate::{
 
 /// The slot of the interface that frames come from.
 const INTERFACE_SLOT: u32 = 1;
+
+/// Which programs are loaded.
+#[derive(Clone, Copy)]
+pub(super) struct Programs<'a> {
+    object: &'a [u8],
+    /// Also the one for packets that somebody looks at.
+    traced: bool,
+}
+
+impl Programs<'static> {
+    /// What a director attaches.
+    pub(super) fn own() -> Self {
+        Self { object: object::DIRECTOR, traced: false }
+    }
+}
 
 /// The program, loaded for a configuration.
 pub struct Standalone {
@@ -35,13 +56,60 @@ impl Standalone {
         desired: &Desired,
         interface: Interface,
     ) -> Result<Self, DatapathError> {
-        let standalone = Self::load(config, desired, Some(interface.macs[0]))?;
+        Self::of(Programs::own(), config, desired, interface)
+    }
+
+    /// The same of another build of the programs, an object file as the build makes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Standalone::new`].
+    pub fn of_object(
+        object: &[u8],
+        config: &Config,
+        desired: &Desired,
+        interface: Interface,
+    ) -> Result<Self, DatapathError> {
+        Self::of(Programs { object, ..Programs::own() }, config, desired, interface)
+    }
+
+    /// The same as [`Standalone::new`], looking at one packet in `every` from now on and for good; and
+    /// the ring that it tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`Standalone::new`].
+    pub fn traced(
+        config: &Config,
+        desired: &Desired,
+        interface: Interface,
+        every: u64,
+    ) -> Result<(Self, RingBuf<MapData>), DatapathError> {
+        let mut traced =
+            Self::of(Programs { traced: true, ..Programs::own() }, config, desired, interface)?;
+        let failed = |error| DatapathError::Map { name: map::TRACE_RING, error };
+        let ring = Map::RingBuf(load::taken(&mut traced.ebpf, map::TRACE_RING)?);
+        let ring = RingBuf::try_from(ring).map_err(failed)?;
+        let runtime = &traced.tables.runtime;
+        runtime.publish(0, offset_of!(Runtime, trace_every), every.max(1));
+        runtime.publish(0, offset_of!(Runtime, trace_until_ns), u64::MAX);
+        Ok((traced, ring))
+    }
+
+    fn of(
+        programs: Programs<'_>,
+        config: &Config,
+        desired: &Desired,
+        interface: Interface,
+    ) -> Result<Self, DatapathError> {
+        let standalone = Self::load(programs, config, desired, Some(interface.macs[0]))?;
         standalone.tables.interfaces.set(INTERFACE_SLOT, interface);
         Ok(standalone)
     }
 
     /// The same, of an interface with this MAC, or for a simulation.
     pub(super) fn load(
+        programs: Programs<'_>,
         config: &Config,
         desired: &Desired,
         own_mac: Option<u64>,
@@ -58,12 +126,15 @@ impl Standalone {
             explain: false,
             clients: config.flows.clients,
         };
-        let mut ebpf = load::load(sizes, &constants, None)?;
+        let mut ebpf = load::load_object(programs.object, sizes, &constants, None)?;
         load::verify_both(&mut ebpf, INTERFACE_SLOT)?;
+        if programs.traced {
+            load::verify_traced(&mut ebpf, INTERFACE_SLOT)?;
+        }
         let mut tables = Tables::open(|name| load::taken(&mut ebpf, name))?;
         open::set_timeouts(&tables, &config.flows);
         // Next hops are as fresh as they will ever be.
-        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
+        let at = offset_of!(Runtime, heartbeat_ns);
         tables.runtime.publish(0, at, u64::MAX / 2);
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
         super::apply(&mut tables, &plan)?;

@@ -1,11 +1,11 @@
 //! The programs that are measured, their tables filled for the frame.
 
-use std::{net::IpAddr, path::Path};
+use std::{cell::RefCell, fs, net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, MapData, RingBuf},
     programs::{ProgramFd, ProgramInfo},
 };
 use director_common::{interface::Interface, wire::ethernet::mac_to_u64};
@@ -62,20 +62,31 @@ pub(crate) struct Setup {
 pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) program: ProgramFd,
-    _keep: Keep,
+    keep: Keep,
 }
 
 #[expect(dead_code, reason = "held, not read")]
 enum Keep {
     Object(Box<Ebpf>),
     Director(Box<Standalone>),
+    Traced(Box<(Standalone, RefCell<RingBuf<MapData>>)>),
     Nothing,
+}
+
+impl Subject {
+    /// Reads what it has told, as whoever traces does: a ring that is full costs less.
+    pub(crate) fn read(&self) {
+        if let Keep::Traced(traced) = &self.keep {
+            let mut ring = traced.1.borrow_mut();
+            while ring.next().is_some() {}
+        }
+    }
 }
 
 fn plain(name: &str) -> Result<Subject> {
     let mut ebpf = Ebpf::load(&harness::object()?)?;
     let program = harness::load(&mut ebpf, name)?;
-    Ok(Subject { name: name.to_owned(), program, _keep: Keep::Object(Box::new(ebpf)) })
+    Ok(Subject { name: name.to_owned(), program, keep: Keep::Object(Box::new(ebpf)) })
 }
 
 /// A program that sends every frame back.
@@ -114,8 +125,35 @@ fn first_backend(vip: IpAddr) -> IpAddr {
 ///
 /// If the configuration is refused, or the kernel refuses the program.
 pub(crate) fn director(setup: &Setup) -> Result<Subject> {
-    let standalone = standalone(setup)?;
-    finish_director(standalone)
+    finish_director("director", standalone(setup)?)
+}
+
+/// The same while somebody traces one packet in so many.
+///
+/// # Errors
+///
+/// As [`director`].
+pub(crate) fn traced(setup: &Setup, every: u64) -> Result<Subject> {
+    let (config, desired) = desired(setup)?;
+    let (mut standalone, ring) = Standalone::traced(&config, &desired, interface(), every)?;
+    let ring = RefCell::new(ring);
+    let program = standalone.program()?;
+    let keep = Keep::Traced(Box::new((standalone, ring)));
+    Ok(Subject { name: "traced".to_owned(), program, keep })
+}
+
+/// Another build of Director: an object file.
+///
+/// # Errors
+///
+/// If it is none, or the kernel refuses the program.
+pub(crate) fn built(name: &str, path: &Path, setup: &Setup) -> Result<Subject> {
+    let failed = || format!("--object {name}={}", path.display());
+    let object = fs::read(path).with_context(failed)?;
+    let (config, desired) = desired(setup)?;
+    let standalone =
+        Standalone::of_object(&object, &config, &desired, interface()).with_context(failed)?;
+    finish_director(name, standalone)
 }
 
 /// Director's maps and program, for who wants to look into them.
@@ -125,9 +163,12 @@ pub(crate) fn director(setup: &Setup) -> Result<Subject> {
 /// If the configuration is refused, or the kernel refuses the program.
 pub(crate) fn standalone(setup: &Setup) -> Result<Standalone> {
     let (config, desired) = desired(setup)?;
+    Ok(Standalone::new(&config, &desired, interface())?)
+}
+
+fn interface() -> Interface {
     let macs = [mac_to_u64(OWN_MAC), 0, 0, 0, 0, 0, 0];
-    let interface = Interface { macs, ifindex: INGRESS, _pad: 0 };
-    Ok(Standalone::new(&config, &desired, interface)?)
+    Interface { macs, ifindex: INGRESS, _pad: 0 }
 }
 
 /// One service is read, and the others are made after it: files have fewer than maps can hold.
@@ -157,10 +198,10 @@ pub(crate) fn desired(setup: &Setup) -> Result<(Config, Desired)> {
     Ok((config, desired))
 }
 
-fn finish_director(mut standalone: Standalone) -> Result<Subject> {
+fn finish_director(name: &str, mut standalone: Standalone) -> Result<Subject> {
     let program = standalone.program()?;
     let keep = Keep::Director(Box::new(standalone));
-    Ok(Subject { name: "director".to_owned(), program, _keep: keep })
+    Ok(Subject { name: name.to_owned(), program, keep })
 }
 
 /// The first service.
@@ -226,7 +267,7 @@ pub(crate) fn conventional(setup: &Setup) -> Result<Subject> {
         slots.set(slot, slot % backends, 0)?;
     }
     let keep = Keep::Object(Box::new(ebpf));
-    Ok(Subject { name: "conventional".to_owned(), program, _keep: keep })
+    Ok(Subject { name: "conventional".to_owned(), program, keep })
 }
 
 fn map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
@@ -265,5 +306,5 @@ pub(crate) fn pinned(name: &str, path: &Path) -> Result<Subject> {
         bail!("{}: a program, but not an XDP one", found());
     }
     let program = info.fd().with_context(not_one)?;
-    Ok(Subject { name: name.to_owned(), program, _keep: Keep::Nothing })
+    Ok(Subject { name: name.to_owned(), program, keep: Keep::Nothing })
 }

@@ -107,6 +107,9 @@ net cost in parts of that. Programs take turns, so that they share a machine's m
 - `known`: packets of so many flows, in turn, all of them seen before.\n\
 - `new`: every packet opens a flow that was never seen (TCP with SYN).\n\
 - `nobody`: packets for an address that is no service's.\n\n\
+`traced` is Director while one packet in 1,000 is traced, and read. `--object NAME=PATH` measures \
+another build of its programs beside this one, to see what a change costs: \
+target/ebpf/bpfel-unknown-none/bpf/director, copied before the change.\n\n\
 A program that somebody else pinned is measured beside these with `--pinned NAME=PATH`, which may \
 be repeated. Its tables are to be filled for the frame that is sent:\n\n\
 | | IPv4 | IPv6 |\n| --- | --- | --- |\n\
@@ -159,6 +162,7 @@ cargo xtask bench packet --json packet.json      # one part: packet, scale, cont
 cargo xtask bench scale --json scale.json\n\
 cargo xtask bench report --from packet.json scale.json --report docs\n\
 cargo xtask bench packet --pinned mine=/sys/fs/bpf/mine   # a pinned program beside the others\n\
+cargo xtask bench packet --object before=/tmp/director.o   # Director as it was before a change\n\
 ```\n\n\
 `--quick` measures less and `--repeats N` more. What a machine lacks is said, and the rest runs.";
 

@@ -49,7 +49,10 @@ fn plot(name: &str, title: &str, figures: &str, kind: Kind, series: Vec<Series>)
 }
 
 fn is_forwarder(result: &Measurement) -> bool {
-    !result.program.starts_with("floor") && result.workload != "self-check"
+    // What is traced is measured at one point only: the table has it.
+    !result.program.starts_with("floor")
+        && result.program != "traced"
+        && result.workload != "self-check"
 }
 
 const NS: &str = "ns per packet, net of the floor";
