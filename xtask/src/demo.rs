@@ -60,7 +60,7 @@ pub fn verb(yes: bool, built: Option<PathBuf>) -> Result<ExitCode> {
         Some(binary) => binary,
         None => {
             setup::ensure(&[Need::Build, Need::Demo], yes)?;
-            build::director()?
+            build::unoptimised()?
         }
     };
     if !sh::is_root() {
