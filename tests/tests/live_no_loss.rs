@@ -287,7 +287,12 @@ async fn a_slow_writer_breaks_nothing() {
     daemon.clear_log();
     file.write_all(first.as_bytes()).expect("written");
     file.sync_all().expect("written");
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(Duration::from_millis(1000));
+    // Also when something else is made beside it.
+    let other = live.file().with_extension("other");
+    fs::write(&other, "").expect("written");
+    fs::rename(&other, other.with_extension("renamed")).expect("renamed");
+    thread::sleep(Duration::from_millis(1000));
     assert_eq!(daemon.log(), "", "it waits for the writer");
     file.write_all(rest.as_bytes()).expect("written");
     drop(file);

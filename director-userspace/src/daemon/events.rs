@@ -29,6 +29,8 @@ const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
 const FILE_SETTLE: Duration = Duration::from_millis(100);
 /// A directory in which something changes all the time is looked at this long after the first.
 const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
+/// A file that somebody wrote to, and keeps open, is read this long after.
+const LONGEST_WRITE: Duration = Duration::from_secs(60);
 /// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
 const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
 /// Most news of backends' health that are taken at once.
@@ -67,6 +69,8 @@ pub(super) struct Events {
     inotify: AsyncFd<Watch>,
     file_name: OsString,
     file_due: Option<(Instant, Instant)>,
+    /// Whether somebody is writing the file, which is read when it is closed.
+    file_open: bool,
     /// Whether the file was read at once, and could not be applied, since it was touched first.
     file_tried: bool,
     host: Option<mpsc::Receiver<Change>>,
@@ -98,6 +102,7 @@ impl Events {
             })?,
             file_name: path.file_name().unwrap_or_default().to_owned(),
             file_due: None,
+            file_open: false,
             file_tried: false,
             host: None,
             host_due: None,
@@ -113,6 +118,7 @@ impl Events {
     /// The file as it is has been read, and needs no other look.
     pub(super) fn file_is_done(&mut self) {
         self.file_due = None;
+        self.file_open = false;
         self.file_tried = false;
     }
 
@@ -143,9 +149,21 @@ impl Events {
                     return Event::Health(std::iter::once(event).chain(more).collect());
                 }
                 Some(request) = self.commands.recv() => return Event::Command(request),
-                touched = touched(&self.inotify, &self.file_name) => {
-                    if touched != Touched::Other {
+                touched = touched(&self.inotify, &self.file_name) => match touched {
+                    Touched::Other => {}
+                    // Half a file may be a valid one.
+                    Touched::Maybe if self.file_open => {}
+                    Touched::Writing => {
+                        let latest = Instant::now() + LONGEST_WRITE;
+                        self.file_due = Some((latest, latest));
+                        self.file_open = true;
+                    }
+                    Touched::Maybe | Touched::File => {
                         let now = Instant::now();
+                        if self.file_open {
+                            self.file_open = false;
+                            self.file_due = None;
+                        }
                         let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
                         self.file_due = Some((now + FILE_SETTLE, latest));
                         // Somebody may write it again and again: trying once is enough.
@@ -154,7 +172,7 @@ impl Events {
                             return Event::Touched;
                         }
                     }
-                }
+                },
                 change = next_change(&mut self.host) => {
                     let Some(change) = change else { return Event::Blind };
                     let matters = match &change {

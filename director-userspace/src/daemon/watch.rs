@@ -21,7 +21,8 @@ pub(super) fn watch_file(path: &Path) -> io::Result<AsyncFd<Watch>> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let changes = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
     // Also what symbolic links in it are swapped by, as configuration managers do.
-    inotify.add_watch(directory, changes | AddWatchFlags::IN_CREATE)?;
+    let others = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY;
+    inotify.add_watch(directory, changes | others)?;
     // SAFETY: the Watch owns the descriptor and always returns that one.
     unsafe { AsyncFd::register(Watch(inotify)) }.map_err(|error| error.into_parts().1)
 }
@@ -36,12 +37,14 @@ impl AsRawFd for Watch {
 }
 
 /// What happened in the directory.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touched {
     /// Nothing to do with the file.
     Other,
     /// The file may be another now.
     Maybe,
+    /// The file was written to, and is still open.
+    Writing,
     /// The file was written and closed, or another was renamed over it.
     File,
 }
@@ -58,13 +61,19 @@ pub(super) async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> T
                 let is_named = event.name.as_ref() == Some(file_name);
                 if is_named && event.mask.intersects(complete) {
                     Touched::File
+                } else if is_named && event.mask.contains(AddWatchFlags::IN_MODIFY) {
+                    Touched::Writing
                 } else if is_named || event.mask.intersects(links | lost) {
                     Touched::Maybe
                 } else {
                     Touched::Other
                 }
             });
-            about.max().unwrap_or(Touched::Other)
+            about.fold(Touched::Other, |before, now| match now {
+                Touched::Other => before,
+                Touched::Maybe if before != Touched::Other => before,
+                now => now,
+            })
         }
         Ok(Err(error)) => {
             warn!("watching the configuration file: {error}");
