@@ -323,9 +323,14 @@ impl Daemon {
         }
     }
 
-    /// Has the maps hold what they should, whoever wrote into them.
+    /// Has the maps hold what they should, whoever wrote into them, and probes go their ways.
     async fn repair(&mut self) {
         let began = Instant::now();
+        for name in self.restore_ways().await {
+            let what = format!("the filters of checks via path on {name}");
+            warn!("somebody else took off {what}; they are back");
+            self.tell_own("changed by somebody else", "repaired", &what);
+        }
         if let Some(director) = &mut self.director {
             match director.repair(&self.effective).await {
                 Ok(repaired) if repaired.is_empty() => {}

@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_tests::live::{Live, Load, PATIENCE, VIPS, address, finish, wait_until};
 use director_userspace::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -238,6 +239,12 @@ async fn a_check_via_path_notices_that_the_vip_is_gone() {
     for last in [11, 12, 13] {
         wait_until("up", PATIENCE, || state(&live, last) == "up");
     }
+    // Without its filters, probes would go straight to backends, which answer.
+    let mut tc = Command::new("tc");
+    tc.args(["qdisc", "del", "dev", "eth0", "clsact"]);
+    live.node("director").place(&mut tc).expect("placed");
+    finish(tc).succeeded();
+    daemon.wait_for("took off the filters of checks via path on eth0; they are back", 2 * PATIENCE);
     let b2 = live.netlink("b2");
     let lo = b2.link_by_name("lo").await.expect("lo").index;
     let vip = address(VIPS[0]).ip();

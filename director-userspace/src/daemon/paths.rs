@@ -36,6 +36,19 @@ impl Daemon {
         self.care.watch(&self.config, &self.marks);
     }
 
+    /// Puts back what somebody took off the ways of probes; returns the interfaces' names.
+    pub(super) async fn restore_ways(&mut self) -> Vec<String> {
+        let Some(director) = &self.director else { return Vec::new() };
+        match self.ways.restore(director.interfaces()).await {
+            Ok(names) => names,
+            Err(_) => {
+                // Says why, if it fails again, and probes that way no more.
+                self.watch_health().await;
+                Vec::new()
+            }
+        }
+    }
+
     /// The ways of all services that want probes to go them, as the maps have them.
     async fn path_probes(&self) -> Vec<PathProbe> {
         let wants =

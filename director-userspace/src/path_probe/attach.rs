@@ -18,6 +18,7 @@ const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
 const MADE: &str = "clsact";
 
 /// The interfaces of a namespace, for one instance.
+#[derive(Clone, Copy)]
 pub(super) struct Interfaces<'a> {
     pub(super) netlink: &'a Netlink,
     pub(super) instance: &'a Instance,
@@ -25,14 +26,15 @@ pub(super) struct Interfaces<'a> {
 
 impl Interfaces<'_> {
     /// Puts the programs on both sides of an interface, or in the place of what an earlier process
-    /// of this instance put there. What is right already stays.
+    /// of this instance put there. What is right already stays; whether anything was not.
     pub(super) async fn attach(
         &self,
         interface: &Attached,
         range: u16,
         programs: &Programs,
-    ) -> Result<(), PathProbeError> {
+    ) -> Result<bool, PathProbeError> {
         let index = interface.ifindex;
+        let mut changed = false;
         match self.netlink.ensure_clsact(index).await? {
             Clsact::Present => {}
             Clsact::Made => self.note_made(|made| _ = made.insert(index))?,
@@ -61,12 +63,13 @@ impl Interfaces<'_> {
                 });
             }
             self.put(index, side, place.filter(|(_, h)| *h == handle), handle, fd).await?;
+            changed = true;
             if let Some((priority, old)) = place.filter(|(_, old)| *old != handle) {
                 let old = Filter { priority, handle: old, name: None, program: None };
                 self.netlink.remove_classifier(index, side, &old).await?;
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     async fn put(

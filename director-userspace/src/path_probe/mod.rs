@@ -49,6 +49,27 @@ struct Loaded {
     programs: Programs,
 }
 
+impl Loaded {
+    /// Puts the programs on interfaces; returns the names of those where they were not.
+    async fn attach(
+        &self,
+        here: Interfaces<'_>,
+        interfaces: &[Attached],
+    ) -> Result<Vec<String>, PathProbeError> {
+        let mut changed = Vec::new();
+        for interface in interfaces {
+            match here.attach(interface, self.range, &self.programs).await {
+                Ok(false) => {}
+                Ok(true) => changed.push(interface.name.clone()),
+                // Pulled out since it was listed: whoever sees that calls again.
+                Err(PathProbeError::Net(error)) if error.errno() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
+    }
+}
+
 impl PathProbes {
     /// For the interfaces of the namespace that `netlink` looks at. Nothing is loaded yet.
     pub fn new(netlink: Netlink, instance: &Instance) -> Self {
@@ -60,9 +81,8 @@ impl PathProbes {
     /// is among `probes`. One that [`PathProbe::check`] refuses gets none, and whoever has no mark
     /// must not probe: without one, packets go straight to the backend.
     ///
-    /// To be called whenever the probes or the interfaces change, and now and then besides: what
-    /// somebody else took away is put back. With no probe, nothing is loaded, and what was there is
-    /// taken off.
+    /// To be called whenever the probes or the interfaces change. With no probe, nothing is loaded,
+    /// and what was there is taken off.
     ///
     /// # Errors
     ///
@@ -108,13 +128,7 @@ impl PathProbes {
             }
         };
         let here = Interfaces { netlink: &self.netlink, instance: &self.instance };
-        for interface in interfaces {
-            match here.attach(interface, loaded.range, &loaded.programs).await {
-                // Pulled out since it was listed: whoever sees that calls again.
-                Err(PathProbeError::Net(error)) if error.errno() == Some(libc::ENODEV) => {}
-                result => result?,
-            }
-        }
+        loaded.attach(here, interfaces).await?;
         here.detach(&interfaces.iter().map(|interface| interface.ifindex).collect()).await?;
         let marks = all.iter().map(|(probe, number)| {
             (probe.clone(), director_common::probe::mark(loaded.range, *number))
@@ -123,6 +137,27 @@ impl PathProbes {
         self.loaded = Some(loaded);
         self.is_clean = false;
         Ok(marks)
+    }
+
+    /// Puts the programs back where somebody else took them off, for until then packets go straight
+    /// to backends; returns the interfaces' names. To be called now and then.
+    ///
+    /// # Errors
+    ///
+    /// [`PathProbeError`]; what [`PathProbes::set`] says of one holds.
+    pub async fn restore(
+        &mut self,
+        interfaces: &[Attached],
+    ) -> Result<Vec<String>, PathProbeError> {
+        let here = Interfaces { netlink: &self.netlink, instance: &self.instance };
+        let result = match &self.loaded {
+            Some(loaded) => loaded.attach(here, interfaces).await,
+            None => return Ok(Vec::new()),
+        };
+        if result.is_err() {
+            self.forget();
+        }
+        result
     }
 
     /// Packets that were sent on a probe's way since it has its mark. If this stays as it is while
