@@ -1,6 +1,7 @@
 //! What the tests share: packets built byte by byte, the shipped program run over them, and what
 //! an independent reading of the rules says should have come out.
 
+pub mod authority;
 pub mod browser;
 pub mod case;
 pub mod given;

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use director_tests::health::{HERE, get, reason, runtime};
+use director_tests::{
+    authority::{Authority, Identity},
+    health::{HERE, get, reason, runtime},
+};
 use director_userspace::config::model::{GrpcProbe, HttpProbe, HttpVersion, Probe};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -19,52 +22,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
-};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_rustls::TlsAcceptor;
 
-/// A key and a certificate.
-struct Identity {
-    key: KeyPair,
-    certificate: rcgen::Certificate,
-}
-
-/// Somebody to sign certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// For these names, until the end of `year`.
-    fn sign(&self, names: &[&str], year: i32) -> Identity {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(year, 12, 31);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Identity { key, certificate }
-    }
-}
-
 /// The next protocol that a TLS server speaks; `None` for one that does not care.
 fn tls_server(runtime: &Runtime, identity: &Identity, alpn: Option<&'static [u8]>) -> SocketAddr {
-    let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![identity.certificate.der().clone()], key)
-            .unwrap();
+    let mut config = identity.server();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = runtime.block_on(TcpListener::bind((HERE, 0))).unwrap();
@@ -109,7 +72,7 @@ fn certificates_are_looked_at() {
     let (ours, stranger) = (Authority::new("ours"), Authority::new("strange"));
     let directory = Directory::new("tls");
     let roots = directory.0.join("roots.pem");
-    fs::write(&roots, ours.0.pem()).unwrap();
+    fs::write(&roots, ours.pem()).unwrap();
     // SAFETY: nothing else in this program changes the environment, or reads it now: this is its
     // only test that needs roots, and its threads start below.
     unsafe { std::env::set_var("SSL_CERT_FILE", &roots) };
@@ -332,8 +295,9 @@ fn nginx_is_healthy_and_does_not_mind() {
     let runtime = runtime();
     let directory = Directory::new("nginx");
     let identity = Authority::new("ours").sign(&["www.example.com"], 2099);
-    fs::write(directory.0.join("cert.pem"), identity.certificate.pem()).unwrap();
-    fs::write(directory.0.join("key.pem"), identity.key.serialize_pem()).unwrap();
+    let [certificate, key] = identity.pems();
+    fs::write(directory.0.join("cert.pem"), certificate).unwrap();
+    fs::write(directory.0.join("key.pem"), key).unwrap();
     let (plain, tls) = (free_port(), free_port());
     let configuration = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log info;

@@ -21,6 +21,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -225,7 +226,20 @@ impl Live {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn_run_as(&self, program: Program) -> Daemon {
-        let mut command = program.command(&["run", "-c", "director.yaml"]);
+        self.spawn(program.command(&["run", "-c", "director.yaml"]))
+    }
+
+    /// As [`Live::spawn_run`], on a host that trusts the certificates of this file.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_run_trusting(&self, roots: &Path) -> Daemon {
+        let mut command = Program::Director.command(&["run", "-c", "director.yaml"]);
+        command.env("SSL_CERT_FILE", roots);
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Daemon {
         command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
         command.env("STATE_DIRECTORY", self.directory.join("state"));
         self.node("director").place(&mut command).expect("placed");
