@@ -19,6 +19,11 @@ const BOOTS: u32 = 3;
 /// Emulation on a busy host takes its time.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
+/// Whether this is a machine that a test runs itself in.
+pub(crate) fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 /// Runs `body` in a machine that `equip` adds to. `test` is the name of the test function that calls
 /// this.
 ///
@@ -30,7 +35,7 @@ pub(crate) fn within(
     equip: impl Fn(Vm) -> Vm,
     body: impl FnOnce(),
 ) {
-    if env::var_os(INSIDE).is_some() {
+    if is_inside() {
         return body();
     }
     let tests = Slim::of(&env::current_exe().expect("known"));
