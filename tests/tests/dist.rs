@@ -23,6 +23,8 @@ interfaces:
     assign_vips: true
   - name: net1
     role: egress
+defaults:
+  health: {type: tcp, interval: 1s, timeout: 1s, fall: 3}
 services:
   - name: web
     address: 192.0.2.10
@@ -33,7 +35,20 @@ services:
       - {address: 10.0.2.2}
 ";
 
+/// Another director of the same host.
+const OTHER: &str = "\
+interfaces: [{name: net2}]
+services:
+  - name: other
+    address: 192.0.2.20
+    protocol: tcp
+    port: 80
+    forward: direct
+    backends: [{address: 10.0.4.2, mac: \"02:00:00:00:00:01\"}]
+";
+
 const SERVER: &str = r#"use IO::Socket::INET;
+$SIG{PIPE} = "IGNORE"; # Checks hang up.
 my $server = IO::Socket::INET->new(Listen => 5, LocalPort => 80, ReuseAddr => 1) or die $!;
 while (my $client = $server->accept) { <$client>; print $client "hello from the backend\n"; }
 "#;
@@ -113,6 +128,7 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
         .file(&first, "/host/director_1.deb")
         .file(&second, "/host/director_2.deb")
         .file(scratch.write("director.yaml", CONFIG), "/host/director.yaml")
+        .file(scratch.write("b.yaml", OTHER), "/host/b.yaml")
         .file(scratch.write("server.pl", SERVER), "/host/server.pl")
         .file(scratch.write("offload.pl", OFFLOAD), "/host/offload.pl")
         .file(scratch.write("client.pl", CLIENT), "/host/client.pl")
@@ -136,6 +152,15 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
     for name in ["start", "upgrade", "stop"] {
         assert!(step(text, name).contains(answer), "{name}: {text}");
     }
+    let realserver = step(text, "realserver");
+    assert!(realserver.starts_with("active\n") && realserver.contains("192.0.2.10"), "{text}");
+    assert!(realserver.trim_end().ends_with("prog/xdp"), "{realserver}");
+    let clock = step(text, "clock");
+    let up = format!("{answer}\nup");
+    assert_eq!(clock.trim(), format!("{up}\n{up}\nactive\n0"), "no clock decides anything");
+    let instance = step(text, "instance");
+    assert!(instance.starts_with("active\n") && instance.contains(answer), "{instance}");
+    assert_eq!((instance.matches("other").count(), instance.matches("web").count()), (1, 1));
     let doctor = step(text, "doctor");
     assert!(doctor.trim_end().ends_with("0 to improve, 0 failed"), "{doctor}");
     assert!(step(text, "install").contains("Setting up director (1.0.0)"), "{text}");
@@ -143,7 +168,7 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
 
     let remove = step(text, "remove");
     assert!(remove.contains("cannot access '/sys/fs/bpf/director'"), "{remove}");
-    assert_eq!(remove.lines().filter(|line| *line == "0").count(), 2, "{remove}");
+    assert_eq!(remove.lines().filter(|line| *line == "0").count(), 4, "{remove}");
     let purge = step(text, "purge");
     assert_eq!(purge.matches("cannot access").count(), 3, "{purge}");
 }

@@ -58,8 +58,21 @@ $client ip link set eth0 mtu 1500
 ip link set net0 mtu 1500
 # The client leaves no checksums to its NIC, which would have to know of the tunnel.
 $client perl /host/offload.pl
-$backend director realserver --vip 192.0.2.10 --from 10.0.2.1
 $backend perl /host/server.pl >/dev/null 2>&1 &
+
+say realserver
+mkdir -p /etc/systemd/system/director-realserver.service.d
+printf '[Service]\nNetworkNamespacePath=/run/netns/backend\n' \
+    >/etc/systemd/system/director-realserver.service.d/backend.conf
+echo 'REALSERVER_OPTIONS="--vip 192.0.2.10 --from 10.0.2.1"' >/etc/default/director-realserver
+systemctl daemon-reload
+systemctl start director-realserver || {
+    journalctl --no-pager --output=cat --unit=director-realserver
+    exit 1
+}
+systemctl is-active director-realserver
+$backend ip address show dev lo
+$backend ip -details link show eth0 | grep -o -m 1 prog/xdp
 
 say start
 # An emulated machine on a busy host may stand still for longer than a real one.
@@ -75,6 +88,35 @@ await answered
 answered
 say doctor
 director doctor
+
+say clock
+for day in 2033-01-01 2020-01-01; do
+    date --set="$day" >/dev/null
+    # Checks come every second, and would have failed three times.
+    sleep 6
+    answered
+    director services | awk '$1 == "web" { print $4 }'
+done
+systemctl is-active director
+journalctl --no-pager --output=cat --unit=director | grep -c -e '-> down' || true
+
+say instance
+ip link add net2 type veth peer name net3
+ip link set net2 up
+ip link set net3 up
+ip address add 10.0.4.1/24 dev net2
+cp /host/b.yaml /etc/director/b.yaml
+mkdir -p /etc/systemd/system/director@.service.d
+cp /etc/systemd/system/director.service.d/slow.conf /etc/systemd/system/director@.service.d/
+systemctl daemon-reload
+systemctl start director@b || {
+    journalctl --no-pager --output=cat --unit=director@b
+    exit 1
+}
+systemctl is-active director@b
+director services --instance b
+director services
+answered
 
 say reload
 systemctl reload director
@@ -101,12 +143,14 @@ answered
 
 say remove
 systemctl start director
-$backend director realserver --down
 dpkg --remove director
 ls -d /sys/fs/bpf/director 2>&1 || true
 ip -details link show net0 | grep -c xdp || true
+ip -details link show net2 | grep -c xdp || true
+$backend ip -details link show eth0 | grep -c xdp || true
 ip address show dev net0 | grep -c 192.0.2.10 || true
 test -e /etc/director/director.yaml
+rm /etc/director/b.yaml
 
 say purge
 dpkg --purge director
