@@ -27,6 +27,19 @@ services:
      backends: [{address: 10.0.0.11, weight: 0}]}
 "#;
 
+/// The same with more backends than its maps have room for.
+fn grown() -> String {
+    let more = (0..1400).map(|n| {
+        format!(
+            "  - {{name: more{n}, address: 198.18.{}.{}, protocol: udp, port: 7, forward: tunnel, \
+             backends: [{{address: 10.0.0.11, weight: 0}}, {{address: 10.0.0.12, weight: 0}}]}}\n",
+            n / 200,
+            n % 200 + 1
+        )
+    });
+    CONFIG.to_owned() + &more.collect::<String>()
+}
+
 /// A `director` command in the background, its output in files. Killed when dropped.
 struct Running {
     child: Child,
@@ -308,4 +321,45 @@ async fn an_older_director_is_adopted() {
     let attached = live.bpf().await;
     live.detach();
     attached.wait_until_gone();
+}
+
+/// Maps and programs are replaced under them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_goes_on_while_maps_grow() {
+    let live = Live::with("tracegrow", CONFIG).await;
+    let daemon = live.run();
+    let line = "trace --output json --filter udp,port=7,vip=192.0.2.40";
+    let running = Running::start(&live, line, "grow");
+    let told = || running.out().lines().count();
+    send(&live, "192.0.2.40:7", 1);
+    wait_until("a line", PATIENCE, || told() == 1);
+    let flow = "explain udp 198.51.100.7:4 192.0.2.40:7";
+    let before = live.json(flow);
+    assert_eq!(before["verdict"], "tx", "{before:#}");
+
+    live.replace(&grown());
+    let mut looks = 0;
+    while !daemon.log().contains("configuration applied") {
+        let now = live.json(flow);
+        assert_eq!(
+            (&now["verdict"], &now["backend"]),
+            (&"tx".into(), &before["backend"]),
+            "{now:#}"
+        );
+        assert_eq!(live.json("conns")["flows"], 1);
+        looks += 1;
+        assert!(looks < 200, "{}", daemon.log());
+    }
+    println!("{looks} looks while it grew");
+    assert!(looks > 0);
+    // Whoever traces notices, and has its program loaded again.
+    wait_until("told of packets again", 4 * PATIENCE, || {
+        send(&live, "192.0.2.40:7", 1);
+        std::thread::sleep(Duration::from_millis(100));
+        told() > 1
+    });
+    assert_eq!(live.json(flow)["backend"], before["backend"]);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().0, Some(0));
+    daemon.end(Signal::SIGTERM);
 }
