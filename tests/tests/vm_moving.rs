@@ -61,6 +61,8 @@ const OPEN: usize = 8;
 /// An emulated machine takes its time, most of all to verify the program, which is done once.
 const PATIENCE: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(150);
+/// All of it takes two minutes, of a host that has nothing else to do.
+const WHOLE: Duration = Duration::from_secs(480);
 /// IPVS adds up its counters every two seconds, on a thread that an emulated machine may keep waiting.
 const COUNTING: Duration = Duration::from_secs(5);
 /// How long that may take until they show.
@@ -72,7 +74,7 @@ fn services_move_one_by_one_while_ipvs_serves_the_rest() {
     let equip = |vm: xtask::vm::Vm| {
         let packages = Packages::fetch("peers", &["ipvsadm", "nftables"]).expect("fetched");
         // On a busy host the emulated timer may not keep up with the kernel's look at it.
-        let vm = vm.modules(["ip_vs", "ip_vs_mh"]).cmdline("no_timer_check");
+        let vm = vm.modules(["ip_vs", "ip_vs_mh"]).cmdline("no_timer_check").timeout(WHOLE);
         vm.program(&packages, "ipvsadm", "/host/ipvsadm").expect("there")
     };
     machine::within(KernelVersion::V6_12, test, equip, || {
