@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 use self::{
     care::{Care, Marks, News},
     events::{Event, Events},
-    file::When,
+    file::{Stamp, When},
     history::History,
     web::Web,
 };
@@ -130,10 +130,6 @@ pub async fn run(
         report("started", &changed);
         (Some(director), Some(changed))
     };
-    // Forwarding and health are worth more than being asked about them.
-    let server = Server::start(&config.api, instance, commands.clone())
-        .inspect_err(|error| error!("no command reaches this daemon: {error}"))
-        .ok();
     let mut daemon = Daemon {
         instance: instance.clone(),
         director,
@@ -145,13 +141,16 @@ pub async fn run(
         ways: PathProbes::new(netlink.clone(), instance),
         netlink,
         ways_lost: None,
-        server,
+        server: None,
+        unheard: None,
         web: Web::default(),
         commands,
         config,
         published: latest::channel(Arc::new(Conditions::default())).0,
         is_stale: true,
         path: path.to_path_buf(),
+        read: None,
+        seen: None,
         refused: None,
         warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
         warned: changed.map(|changed| changed.warnings).unwrap_or_default(),
@@ -164,7 +163,8 @@ pub async fn run(
     };
     daemon.note(text, "file");
     daemon.tell(&news);
-    daemon.web.listen(&daemon.config.api, instance, &daemon.published).await;
+    // Forwarding and health are worth more than being asked about them.
+    daemon.listen().await;
     daemon.watch_health().await;
     if let Some(director) = &daemon.director {
         director.datapath().beat();
@@ -223,6 +223,8 @@ struct Daemon {
     /// Why probes cannot go the way that traffic goes.
     ways_lost: Option<String>,
     server: Option<Server>,
+    /// Why there is none.
+    unheard: Option<String>,
     web: Web,
     /// For another server.
     commands: tokio::sync::mpsc::Sender<Request>,
@@ -231,6 +233,10 @@ struct Daemon {
     /// Whether there is more to tell than was published.
     is_stale: bool,
     path: PathBuf,
+    /// The file as it was read last.
+    read: Option<Stamp>,
+    /// As it was looked at last.
+    seen: Option<Stamp>,
     /// Why the file as it was last read is not what is in effect.
     refused: Option<String>,
     /// What is odd about the file.
@@ -261,6 +267,7 @@ impl Daemon {
         }
         if Instant::now() >= self.repair_at {
             self.repair().await;
+            self.look_at_file().await;
         }
         self.publish();
     }
@@ -326,6 +333,7 @@ impl Daemon {
     /// Has the maps hold what they should, whoever wrote into them, and probes go their ways.
     async fn repair(&mut self) {
         let began = Instant::now();
+        self.listen().await;
         for name in self.restore_ways().await {
             let what = format!("the filters of checks via path on {name}");
             warn!("somebody else took off {what}; they are back");

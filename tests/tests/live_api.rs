@@ -4,15 +4,18 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, PATIENCE, VIPS};
+use director_tests::live::{Live, PATIENCE, VIPS, command, finish, wait_until};
 use director_userspace::{api, lab::DEFAULT_CONFIG};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(1);
+/// The daemon looks after what is its own every five seconds.
+const REPAIRED: Duration = Duration::from_secs(10);
 
 /// Sends bytes to the API; whatever comes back until it closes.
 fn send(live: &Live, bytes: &[u8]) -> String {
@@ -122,6 +125,79 @@ async fn the_api_describes_itself_and_is_for_its_group_only() {
     }
     daemon.end(Signal::SIGTERM);
     assert!(!api::socket_of(live.instance()).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_may_operate_and_no_more() {
+    let live = Live::new("group").await;
+    let yaml = format!("api: {{group: nogroup}}\n{DEFAULT_CONFIG}");
+    live.write(&yaml);
+    let daemon = live.run();
+    let socket = fs::metadata(api::socket_of(live.instance())).expect("there");
+    assert_eq!(socket.permissions().mode() & 0o777, 0o660);
+    let nogroup = nix::unistd::Group::from_name("nogroup").expect("read").expect("Debian has it");
+    let ask = |group: u32, words: &[&str]| {
+        let mut director = command(words);
+        director.args(["--instance", live.instance().name()]);
+        finish({
+            director.current_dir(live.directory()).uid(65_534).gid(group);
+            director
+        })
+    };
+    let [member, stranger] = [nogroup.gid.as_raw(), 1];
+    ask(member, &["weight", "web", "10.0.0.11", "2"]).succeeded();
+    ask(member, &["drain", "web", "10.0.0.12"]).succeeded();
+    ask(stranger, &["undrain", "web", "10.0.0.12"]).refused(1).says(&["permission denied"]);
+    let new = live.directory().join("new.yaml");
+    let exec = "defaults: {health: {type: exec, command: [/bin/true]}}\nservices:";
+    for (text, why) in [
+        (yaml.replace("services:", exec), "it would run /bin/true as nobody for a check"),
+        (yaml.replace("nogroup", "daemon"), "it has another `api`"),
+    ] {
+        fs::write(&new, text).expect("written");
+        ask(member, &["apply", "-f", "new.yaml"]).refused(1).says(&[why, "from root only"]);
+    }
+    // What was said of a backend that is no more can be taken back, by nobody else's leave.
+    live.write(&yaml.replace("      - {address: 10.0.0.12, weight: 2}\n", ""));
+    daemon.wait_for("configuration applied", SOON);
+    live.director("drain --all 10.0.0.12")
+        .refused(1)
+        .says(&["10.0.0.12 is a backend of no service"]);
+    ask(member, &["undrain", "--all", "10.0.0.12"]).succeeded();
+    live.director("undrain --all 10.0.0.12").refused(1);
+    live.write(&yaml);
+    wait_until("it is back, and does not drain", PATIENCE, || {
+        live.spread(VIPS[0], 60).contains_key("b2")
+    });
+    daemon.end(Signal::SIGTERM);
+}
+
+/// What the API and the pages are served by is looked after; files of others are not touched.
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_were_lost_come_back() {
+    let live = Live::new("lostsocket").await;
+    let precious = live.directory().join("precious");
+    fs::write(&precious, "keep").expect("written");
+    let taken = live.node("director").run(|| TcpListener::bind("127.0.0.1:9101"));
+    let taken = taken.expect("enters").expect("listens");
+    let with = |api: &str| format!("api: {{{api}metrics: '127.0.0.1:9101'}}\n{DEFAULT_CONFIG}");
+    live.write(&with(&format!("socket: {}, ", precious.display())));
+    let daemon = live.run();
+    daemon.wait_for("there is a file that is no socket", SOON);
+    daemon.wait_for("metrics cannot be served at 127.0.0.1:9101", SOON);
+    assert_eq!(fs::read_to_string(&precious).expect("there"), "keep");
+
+    live.write(&with(""));
+    daemon.wait_for("configuration applied", SOON);
+    let warnings = live.json("status")["running"]["warnings"].to_string();
+    assert!(warnings.contains("metrics cannot be served"), "{warnings}");
+    drop(taken);
+    daemon.wait_for("metrics: http://127.0.0.1:9101/", REPAIRED);
+    fs::remove_file(api::socket_of(live.instance())).expect("removed");
+    wait_until("the socket is back", REPAIRED, || api::socket_of(live.instance()).exists());
+    live.director("plan -f director.yaml").succeeded();
+    daemon.end(Signal::SIGTERM);
+    assert_eq!(fs::read_to_string(&precious).expect("there"), "keep");
 }
 
 #[tokio::test(flavor = "multi_thread")]

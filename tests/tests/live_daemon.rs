@@ -81,6 +81,10 @@ async fn a_file_behind_a_symbolic_link_is_followed() {
     std::os::unix::fs::symlink("new", &swapped).expect("linked");
     fs::rename(swapped, data).expect("swapped");
     daemon.wait_for("weight 3 -> 33", SOON);
+    // What links lead to is elsewhere, and looked at every five seconds; twice.
+    fs::write(new.join("director.yaml"), DEFAULT_CONFIG.replace("weight: 3", "weight: 34"))
+        .expect("written");
+    daemon.wait_for("weight 33 -> 34", Duration::from_secs(15));
     daemon.end(Signal::SIGTERM);
 }
 

@@ -264,6 +264,34 @@ async fn a_check_via_path_notices_that_the_vip_is_gone() {
     live.detach();
 }
 
+/// Another check has not been asked yet, and the one before knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_check_takes_nobody_for_up_who_was_down() {
+    let mut live = Live::new("recheck").await;
+    live.write(&checked(""));
+    let daemon = live.run();
+    daemon.wait_for("ready", PATIENCE);
+    live.end_server("b3");
+    wait_until("down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
+    let load = Load::start(live.node("client1"), address(VIPS[0]));
+    for (text, another) in
+        [("type: http,", "type: http, path: /other,"), ("type: http,", "type: tcp,")]
+    {
+        daemon.clear_log();
+        live.write(&checked("").replace(text, another));
+        daemon.wait_for("configuration applied", PATIENCE);
+        assert_eq!(state(&live, 13), "down");
+        thread::sleep(2 * INTERVAL);
+    }
+    let totals = load.stop();
+    assert_eq!(totals.errors, Vec::<String>::new());
+    // And who comes back is taken back.
+    live.serve(&["b3"]);
+    wait_until("up", PATIENCE, || state(&live, 13) == "up");
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sorry_server_serves_while_nobody_else_can() {
     let mut live = Live::new("sorry").await;

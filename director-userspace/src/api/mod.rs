@@ -54,6 +54,24 @@ pub enum Command {
     Attach(Reply<Applied>),
 }
 
+impl Command {
+    /// Whether nobody waits for it any more.
+    pub fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Conditions(reply) => reply.is_closed(),
+            Self::Config(reply) => reply.is_closed(),
+            Self::Plan(_, reply) => reply.is_closed(),
+            Self::Apply(.., reply) | Self::Rollback(_, reply) => reply.is_closed(),
+            Self::Reload(reply) | Self::Attach(reply) => reply.is_closed(),
+            Self::History(reply) => reply.is_closed(),
+            Self::Drain(_, reply) | Self::Undrain(_, reply) | Self::Weight(_, reply) => {
+                reply.is_closed()
+            }
+            Self::Detach(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
 /// Where an answer goes. Whoever waited for it may be gone.
 pub type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::{
     Command, Refused, Reply, Request, connections,
@@ -24,6 +24,9 @@ use crate::{config::MAX_BYTES, datapath::Instance, view::Conditions};
 
 /// Longest body that is no configuration.
 const SMALL: usize = 64 << 10;
+/// A configuration that is longer than this says so, and of such there are so many at a time.
+const MIDDLING: usize = 1 << 20;
+static LARGE: Semaphore = Semaphore::const_new(16);
 /// How long a body may take.
 const BODY: Duration = Duration::from_secs(10);
 /// How long the daemon's loop may take for a command.
@@ -78,7 +81,12 @@ pub(super) fn router(api: Api) -> Router {
 /// half of it keeps its place for seconds only.
 async fn bounded(request: axum::extract::Request, next: Next) -> Response {
     let is_text = matches!(request.uri().path(), "/v1/plan" | "/v1/apply");
-    let limit = if is_text { MAX_BYTES } else { SMALL };
+    let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
+    let limit = match (is_text, has_length) {
+        (true, true) => MAX_BYTES,
+        (true, false) => MIDDLING,
+        (false, _) => SMALL,
+    };
     let too_long = || {
         let error = format!("longer than {limit} bytes, which is more than this takes");
         problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &error)
@@ -87,6 +95,11 @@ async fn bounded(request: axum::extract::Request, next: Next) -> Response {
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) {
         return too_long();
+    }
+    let place = length.is_some_and(|length| length > MIDDLING as u64).then(|| LARGE.try_acquire());
+    if let Some(Err(_)) = place {
+        let error = "too many large configurations are on their way: try again in some seconds";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "failed", error);
     }
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(BODY, axum::body::to_bytes(body, limit)).await {
@@ -148,7 +161,10 @@ impl Api {
             Request { command: command(reply), by: peer.to_string(), is_root: peer.is_root() };
         let busy = || {
             let seconds = PATIENCE.as_secs();
-            Refused::Failed(format!("the daemon did not get round to it within {seconds} s"))
+            Refused::Failed(format!(
+                "the daemon was not done with it within {seconds} s. What had not begun will not be \
+                 done; what had begun goes on: `director status` tells"
+            ))
         };
         let gone = || Refused::Failed("the daemon is stopping".into());
         tokio::time::timeout(PATIENCE, async {

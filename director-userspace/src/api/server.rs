@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, ErrorKind},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -66,6 +66,8 @@ pub struct Server {
     config: model::Api,
     path: PathBuf,
     link: Option<PathBuf>,
+    /// The socket's device and inode: another's in its place is not ours to remove.
+    file: Option<(u64, u64)>,
     accepting: JoinHandle<()>,
 }
 
@@ -88,7 +90,9 @@ impl Server {
         let link = (path != usual).then_some(usual);
         if let Some(link) = &link {
             // Only a convenience: commands can be told where the socket is.
-            let _ = fs::remove_file(link);
+            if link.is_symlink() || socket_at(link).is_some() {
+                let _ = fs::remove_file(link);
+            }
             if let Err(error) = symlink(&path, link) {
                 warn!("{}: {error}: commands need --socket {}", link.display(), path.display());
             }
@@ -96,27 +100,49 @@ impl Server {
         let applying = Arc::new(Mutex::new(()));
         let api = Api { daemon, instance: instance.clone(), applying };
         let accepting = tokio::spawn(accept(listener, api));
-        Ok(Self { config: config.clone(), path, link, accepting })
+        let file = socket_at(&path);
+        Ok(Self { config: config.clone(), path, link, file, accepting })
     }
 
-    /// Whether it listens as this configuration wants.
+    /// Whether it listens as this configuration wants, where it can be found.
     pub fn is_for(&self, config: &model::Api) -> bool {
         (&self.config.socket, &self.config.group) == (&config.socket, &config.group)
+            && self.is_there()
+    }
+
+    fn is_there(&self) -> bool {
+        self.file.is_some() && socket_at(&self.path) == self.file
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
-        for path in self.link.iter().chain([&self.path]) {
-            let _ = fs::remove_file(path);
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+        // A link to where nobody listens, or to the next socket, which makes its own.
+        for link in self.link.iter().filter(|link| link.is_symlink()) {
+            let _ = fs::remove_file(link);
         }
     }
+}
+
+/// Device and inode of the socket at `path`; `None` if there is none.
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let there = fs::symlink_metadata(path).ok()?;
+    there.file_type().is_socket().then(|| (there.dev(), there.ino()))
 }
 
 fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
+    }
+    // A link that another configuration's socket was found by may stand there.
+    let is_another = |file: fs::Metadata| !file.file_type().is_socket() && !file.is_symlink();
+    if fs::symlink_metadata(path).is_ok_and(is_another) {
+        let message = "there is a file that is no socket: choose another path (api.socket)";
+        return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::Error::new(ErrorKind::AddrInUse, "somebody listens there")),

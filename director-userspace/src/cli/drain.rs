@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{DaemonOf, output::Output};
 use crate::{
     api::{
-        client::Client,
+        client::{Client, ClientError},
         types::{Acted, BackendRequest, Connections, DrainRequest, WeightRequest},
     },
     config::units,
@@ -18,6 +18,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// Not to ask without a pause when the deadline is near.
 const SHORTEST: Duration = Duration::from_millis(50);
+/// A daemon that is restarted is back by then.
+const RESTART: Duration = Duration::from_secs(60);
 /// Longest wait without a deadline.
 const FOREVER: Duration = Duration::from_secs(7 * 86_400);
 
@@ -114,7 +116,8 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let request = DrainRequest {
         service,
         backend,
-        deadline_s: args.deadline.map(|deadline| deadline.as_secs()),
+        // Not sooner than was said.
+        deadline_s: args.deadline.map(|deadline| deadline.as_millis().div_ceil(1000) as u64),
     };
     let acted: Acted = client.post("/v1/drain", &request).await?;
     if !args.wait {
@@ -136,8 +139,20 @@ async fn wait(
     let address = acted.backends.first().map(|b| b.address.clone()).unwrap_or_default();
     let path = format!("/v1/connections?backend={address}");
     let mut before = 0;
+    let mut answered = began;
     loop {
-        let all: Connections = client.get(&path).await?;
+        let all: Connections = match client.get(&path).await {
+            Ok(all) => all,
+            // The drain holds while the daemon is restarted.
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. })
+                if answered.elapsed() < RESTART =>
+            {
+                sleep(LOOK).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        answered = Instant::now();
         let ours: Vec<_> =
             all.backends.iter().filter(|of| acted.backends.contains(&of.backend)).collect();
         let left: u64 = ours.iter().map(|of| of.established).sum();
@@ -158,6 +173,9 @@ async fn wait(
         if left == 0 || over {
             if output != Output::Table {
                 output.print(&all, String::new)?;
+            } else if over && deadline.is_none() {
+                writeln!(std::io::stdout(), "{address} drains on: this has waited long enough")?;
+                return Ok(ExitCode::FAILURE);
             } else if over {
                 let text = "the deadline is over: what was left is scheduled anew";
                 writeln!(std::io::stdout(), "{address}: {text}")?;

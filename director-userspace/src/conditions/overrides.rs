@@ -25,7 +25,8 @@ pub struct Override {
 }
 
 impl Override {
-    fn is_empty(&self) -> bool {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
         self.drain.is_none() && self.weight.is_none()
     }
 }

@@ -35,7 +35,8 @@ pub(super) struct Care {
     memories: HashMap<Frontend, Memory>,
     by_target: HashMap<Arc<Target>, Vec<usize>>,
     by_agent: HashMap<Arc<AgentTarget>, Vec<usize>>,
-    /// Backends that an earlier process knew to be down; for targets that were not asked yet.
+    /// Backends that are known to be down, also from an earlier process; for targets that were not
+    /// asked yet.
     remembered: HashSet<(Frontend, IpAddr)>,
 }
 
@@ -152,6 +153,13 @@ impl Care {
         let wanted: HashSet<Frontend> = config.services.iter().map(|s| s.frontend).collect();
         self.memories.retain(|frontend, _| wanted.contains(frontend));
         self.remembered.retain(|(frontend, _)| wanted.contains(frontend));
+        if !self.remembered.is_empty() {
+            let there = config.services.iter().flat_map(|service| {
+                service.backends.iter().map(|backend| (service.frontend, backend.address))
+            });
+            let there: HashSet<_> = there.collect();
+            self.remembered.retain(|whose| there.contains(whose));
+        }
     }
 
     /// Whether everything has been asked once.
@@ -171,14 +179,6 @@ impl Care {
         }
         services.sort_unstable();
         services.dedup();
-        // Who answers is remembered no longer for having been down.
-        for event in events {
-            if let Event::Check { target, health } = event
-                && health.up
-            {
-                self.remembered.retain(|(_, address)| *address != target.address);
-            }
-        }
         services
     }
 
@@ -231,6 +231,17 @@ impl Care {
             }
             watched.standing = judgement.standing;
             watched.standings = judgement.backends;
+            // Another check, or another way to it, has not been asked yet, and knows no better.
+            if watched.standings.is_empty() && !self.remembered.is_empty() {
+                self.remembered.retain(|(frontend, _)| *frontend != service.frontend);
+            }
+            for backend in &watched.standings {
+                let is_whose = (service.frontend, backend.address);
+                match backend.up {
+                    Some(false) => _ = self.remembered.insert(is_whose),
+                    Some(true) | None => _ = self.remembered.remove(&is_whose),
+                }
+            }
             watched.again_ns = judgement.again_ns;
             is_other |= effective.services[at] != judgement.service;
             effective.services[at] = judgement.service;

@@ -21,6 +21,7 @@ use crate::{
     },
     datapath::clock_ns,
     director::{Changed, Director, DirectorError},
+    unprivileged::DEFAULT_USER,
     wall_clock,
 };
 
@@ -28,8 +29,12 @@ use crate::{
 const STEPS: usize = 10_000;
 
 impl Daemon {
-    /// Does what was asked for, and answers. Whoever asked may be gone.
+    /// Does what was asked for, and answers. Whoever asked may go meanwhile; who was told before that
+    /// it would not be done is kept that promise.
     pub(super) async fn command(&mut self, Request { command, by, is_root }: Request) {
+        if command.is_abandoned() {
+            return;
+        }
         match command {
             Command::Conditions(reply) => answer(reply, Ok(self.conditions())),
             Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
@@ -115,6 +120,7 @@ impl Daemon {
         let Loaded { config, warnings } = parse(&text)?;
         if !is_root {
             no_new_programs(&self.config, &config)?;
+            same_api(&self.config, &config)?;
         }
         let revision = self.history.revision();
         if options.if_revision.is_some_and(|expected| expected != revision) {
@@ -196,9 +202,31 @@ impl Daemon {
         by: &str,
         what: impl Fn(Override) -> Override,
     ) -> Result<Acted, Refused> {
-        let meant = meant(&self.config, service.as_deref(), backend)?;
         let mut changes = Vec::new();
         let mut backends = Vec::new();
+        let meant = match meant(&self.config, service.as_deref(), backend) {
+            Ok(meant) => meant,
+            // What was said of one that is in the configuration no more can be taken back.
+            Err(unknown) => {
+                let address = backend.parse::<IpAddr>().map_err(|_| unknown.clone())?;
+                let named = self.config.services.iter().find(|known| {
+                    service.as_deref().is_some_and(|name| known.name.as_str() == name)
+                });
+                let front = named.map(|service| service.frontend.to_string());
+                let takes_back = what(Override::default()).is_empty();
+                let said = self.care.overrides.iter().filter(|(of, whose, _)| {
+                    takes_back
+                        && *whose == address
+                        && (service.is_none() || front.as_deref() == Some(*of))
+                });
+                let said = said.map(|(of, whose, said)| (of.to_owned(), whose, what(said.clone())));
+                changes.extend(said);
+                if changes.is_empty() {
+                    return Err(unknown);
+                }
+                Vec::new()
+            }
+        };
         for (at, address) in &meant {
             let service = &self.config.services[*at];
             let frontend = service.frontend.to_string();
@@ -286,31 +314,59 @@ fn steps(plan: &crate::plan::Plan) -> Vec<String> {
 
 /// Whoever may use the socket is not thereby allowed to run programs on this host.
 fn no_new_programs(before: &Config, after: &Config) -> Result<(), Refused> {
-    let known: HashSet<&[String]> = programs(before).collect();
+    let known: HashSet<Program<'_>> = programs(before).collect();
     match programs(after).find(|program| !known.contains(program)) {
         None => Ok(()),
         Some(program) => Err(Refused::Denied(format!(
-            "it would run {}, which the configuration in effect does not: programs (of checks, \
-             agents and alarms) are taken from root only, who edits the file or applies it",
-            program.join(" ")
+            "it would run {} as {} for {}, which the configuration in effect does not: programs (of \
+             checks, agents and alarms) are taken from root only, who edits the file or applies it",
+            program.command.join(" "),
+            program.user,
+            program.purpose
         ))),
     }
 }
 
-/// Every program that a configuration names, with its arguments.
-fn programs(config: &Config) -> impl Iterator<Item = &[String]> {
+/// A program that a configuration names: with which arguments, as whom, and what for.
+#[derive(PartialEq, Eq, Hash)]
+struct Program<'a> {
+    command: &'a [String],
+    user: &'a str,
+    purpose: &'static str,
+}
+
+fn programs(config: &Config) -> impl Iterator<Item = Program<'_>> {
     let of_services = config.services.iter().flat_map(|service| {
         let checks = service.health.checks.iter().filter_map(|check| match &check.probe {
-            Probe::Exec(exec) => Some(exec.command.as_slice()),
+            Probe::Exec(exec) => {
+                Some(Program { command: &exec.command, user: &exec.user, purpose: "a check" })
+            }
             _ => None,
         });
         let agent = service.health.agent.iter().filter_map(|agent| match &agent.source {
-            AgentSource::Exec(exec) => Some(exec.command.as_slice()),
+            AgentSource::Exec(exec) => {
+                Some(Program { command: &exec.command, user: &exec.user, purpose: "an agent" })
+            }
             _ => None,
         });
         checks.chain(agent)
     });
-    of_services.chain(config.alarms.exec.iter().map(Vec::as_slice))
+    let user = config.alarms.user.as_deref().unwrap_or(DEFAULT_USER);
+    let of_alarms =
+        config.alarms.exec.iter().map(move |command| Program { command, user, purpose: "alarms" });
+    of_services.chain(of_alarms)
+}
+
+/// Nor to say who may use it, and where.
+fn same_api(before: &Config, after: &Config) -> Result<(), Refused> {
+    if before.api == after.api {
+        return Ok(());
+    }
+    Err(Refused::Denied(
+        "it has another `api` (socket, group, metrics, page) than the configuration in effect: that \
+         is taken from root only, who edits the file or applies it"
+            .into(),
+    ))
 }
 
 /// The backends that are meant: by place of their service, and address.
@@ -399,6 +455,11 @@ mod tests {
             let refused = no_new_programs(before, after).expect_err("refused");
             assert!(refused.to_string().contains("taken from root only"), "{refused}");
         }
+        let other_user = config("health: {type: exec, command: [/bin/true, a], user: backup},");
+        assert!(no_new_programs(&check, &other_user).is_err());
+        let mut reused = check.clone();
+        reused.alarms.exec.push(vec!["/bin/true".into(), "a".into()]);
+        assert!(no_new_programs(&check, &reused).is_err());
         let mut alarm = none.clone();
         alarm.alarms.exec.push(vec!["/bin/false".into()]);
         assert!(no_new_programs(&none, &alarm).is_err());

@@ -37,7 +37,11 @@ impl Daemon {
             revision: self.history.revision(),
             applied: self.history.applied(),
             refused: self.refused.clone(),
-            warnings: lost.chain(self.warnings.iter().chain(&self.warned).cloned()).collect(),
+            warnings: lost
+                .chain(self.unheard.clone())
+                .chain(self.web.lost().iter().cloned())
+                .chain(self.warnings.iter().chain(&self.warned).cloned())
+                .collect(),
             services,
         }
     }

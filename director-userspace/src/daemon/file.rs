@@ -2,13 +2,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 use tracing::{error, info, warn};
 
 use super::{Daemon, report};
 use crate::{
+    api::server::Server,
     config::{
         self, Config, Loaded,
         model::{Frontend, Service},
@@ -27,6 +31,18 @@ pub(super) enum When {
     Asked,
 }
 
+/// Tells a file from what was there before: device, inode, length, and when it was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp([u64; 2], u64, [i64; 2]);
+
+impl Stamp {
+    /// Of the file that links at `path` lead to, if there is one.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self([file.dev(), file.ino()], file.len(), [file.mtime(), file.mtime_nsec()]))
+    }
+}
+
 /// Why the file is not in effect. Said already, where it is to be said.
 pub(super) struct NotInEffect(pub(super) String);
 
@@ -43,6 +59,7 @@ impl Daemon {
             }
             Err(NotInEffect(why))
         };
+        self.read = Stamp::of(&self.path);
         let (text, Loaded { config, warnings }) = match config::load_with_text(&self.path) {
             Ok(read) => read,
             Err(errors) => return refuse(self, format!(":\n{errors}")),
@@ -84,6 +101,15 @@ impl Daemon {
         }
     }
 
+    /// Reads the file if it is another and no event told of it: links lead elsewhere, or its directory
+    /// was replaced. Twice the same, so that nobody is writing it.
+    pub(super) async fn look_at_file(&mut self) {
+        let before = std::mem::replace(&mut self.seen, Stamp::of(&self.path));
+        if self.seen.is_some() && self.seen != self.read && self.seen == before {
+            drop(self.reload(When::Settled).await);
+        }
+    }
+
     /// Brings a configuration into effect. On an error, the one before stays.
     pub(super) async fn put(&mut self, config: Config) -> Result<Changed, DirectorError> {
         // Judged with what is known; what is new is probed when it is in effect.
@@ -120,21 +146,28 @@ impl Daemon {
         }
     }
 
-    /// Serves the API where the configuration says.
-    async fn listen(&mut self) {
+    /// Serves the API, metrics and the page where the configuration says, if they are not there.
+    pub(super) async fn listen(&mut self) {
+        let could = self.web.lost().len();
         self.web.listen(&self.config.api, &self.instance, &self.published).await;
+        self.is_stale |= could != self.web.lost().len();
         if self.server.as_ref().is_some_and(|server| server.is_for(&self.config.api)) {
             return;
         }
         // The old socket goes first: the new one may be at the same place, for another group.
         self.server = None;
-        match crate::api::server::Server::start(
-            &self.config.api,
-            &self.instance,
-            self.commands.clone(),
-        ) {
-            Ok(server) => self.server = Some(server),
-            Err(error) => error!("{error}"),
+        let started = Server::start(&self.config.api, &self.instance, self.commands.clone());
+        let lost = match started {
+            Ok(server) => {
+                self.server = Some(server);
+                None
+            }
+            Err(error) => Some(format!("no command reaches this daemon: {error}")),
+        };
+        if lost != self.unheard {
+            lost.iter().for_each(|why| error!("{why}"));
+            self.unheard = lost;
+            self.is_stale = true;
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct History {
     index: Index,
     /// The text in effect, also if it could not be written.
     current: String,
+    /// The highest number that was ever given, as far as that is known.
+    last: u64,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -52,7 +54,17 @@ impl History {
             Err(error) if error.kind() == ErrorKind::NotFound => (Index::default(), None),
             Err(error) => (Index::default(), Some(error)),
         };
-        (Self { directory, index, current: String::new() }, error)
+        let mut history = Self { directory, index, current: String::new(), last: 0 };
+        // Numbers are not given twice, also where the list of them is lost.
+        history.last = history.numbers_on_disk().max().unwrap_or(0).max(history.revision());
+        (history, error)
+    }
+
+    fn numbers_on_disk(&self) -> impl Iterator<Item = u64> {
+        let files = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        files.filter_map(|file| {
+            file.file_name().to_str()?.strip_suffix(".yaml")?.parse::<u64>().ok()
+        })
     }
 
     /// Number of the configuration in effect; 0 before the first.
@@ -93,7 +105,8 @@ impl History {
         if is_same {
             return Ok(());
         }
-        let revision = self.revision() + 1;
+        let revision = self.last + 1;
+        self.last = revision;
         self.index.revisions.push(Revision {
             revision,
             at,
@@ -101,13 +114,15 @@ impl History {
             services: config.services.len(),
             backends: config.services.iter().map(|service| service.backends.len()).sum(),
         });
-        write_whole(&self.path(revision), self.current.as_bytes())?;
+        let written = write_whole(&self.path(revision), self.current.as_bytes());
         while self.index.revisions.len() > KEPT {
             let oldest = self.index.revisions.remove(0);
             let _ = fs::remove_file(self.path(oldest.revision));
         }
+        // Also of one that is not there: its number was given.
         let index = serde_json::to_vec_pretty(&self.index)?;
-        write_whole(&self.directory.join("index.json"), &index)
+        let indexed = write_whole(&self.directory.join("index.json"), &index);
+        written.and(indexed)
     }
 
     /// The text of a former one.
@@ -140,5 +155,41 @@ impl History {
 
     fn path(&self, revision: u64) -> PathBuf {
         self.directory.join(format!("{revision:06}.yaml"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_once_whatever_is_lost() {
+        let directory = env::temp_dir().join(format!("director-history-{}", std::process::id()));
+        let yaml = "services: [{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: \
+                    tunnel, backends: [{address: 10.0.0.1}]}]";
+        let config = crate::config::parse("test", yaml).expect("valid").config;
+        let (mut history, unread) = History::open(&directory);
+        assert!(unread.is_none());
+        for number in 1..=KEPT as u64 + 3 {
+            history.add(format!("# {number}"), &config, "test", 1).expect("written");
+            assert_eq!(history.revision(), number);
+        }
+        assert_eq!(history.revisions().len(), KEPT);
+        assert!(history.text(3).is_err() && history.text(4).is_ok());
+
+        fs::write(directory.join("history/index.json"), "{").expect("written");
+        let (mut history, unread) = History::open(&directory);
+        assert!(unread.is_some() && history.revisions().is_empty());
+        history.add("# next".to_owned(), &config, "test", 1).expect("written");
+        assert_eq!(history.revision(), KEPT as u64 + 4);
+
+        // Where nothing can be written, no more is kept than otherwise.
+        fs::remove_dir_all(&directory).expect("removed");
+        fs::write(&directory, "in the way").expect("written");
+        for number in 0..2 * KEPT {
+            history.add(format!("# lost {number}"), &config, "test", 1).expect_err("in the way");
+        }
+        assert_eq!(history.revisions().len(), KEPT);
+        fs::remove_file(&directory).expect("removed");
     }
 }

@@ -16,12 +16,13 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Web {
     wanted: (Option<SocketAddr>, Option<SocketAddr>),
-    serving: Vec<JoinHandle<()>>,
+    serving: Vec<(SocketAddr, JoinHandle<()>)>,
+    lost: Vec<String>,
 }
 
 impl Web {
-    /// Listens where `config` says, if that is elsewhere than before. What cannot be had is said, and
-    /// forwarding does not need it.
+    /// Listens where `config` says, if that is elsewhere than before or could not be had. What cannot
+    /// is said, and forwarding does not need it; to be called now and then.
     pub(super) async fn listen(
         &mut self,
         config: &Api,
@@ -29,12 +30,15 @@ impl Web {
         conditions: &watch::Sender<Arc<Conditions>>,
     ) {
         let wanted = (config.metrics, config.page);
-        if self.wanted == wanted {
+        if self.wanted == wanted && self.lost.is_empty() {
             return;
         }
-        self.close().await;
-        self.wanted = wanted;
+        if self.wanted != wanted {
+            self.close().await;
+            self.wanted = wanted;
+        }
         if wanted == (None, None) {
+            self.lost.clear();
             return;
         }
         let sampler = Sampler::of(instance, conditions.subscribe());
@@ -51,19 +55,33 @@ impl Web {
                 routers.extend(page.map(|(at, router)| ("the status page", at, router)));
             }
         }
+        let before = std::mem::take(&mut self.lost);
+        routers.retain(|(_, at, _)| !self.serving.iter().any(|(there, _)| there == at));
         for (what, at, router) in routers {
             match TcpListener::bind(at).await {
                 Ok(listener) => {
                     info!("{what}: http://{at}/");
-                    self.serving.push(tokio::spawn(serve(listener, router)));
+                    self.serving.push((at, tokio::spawn(serve(listener, router))));
                 }
-                Err(error) => error!("{what} cannot be served at {at}: {error}"),
+                Err(error) => {
+                    let why = format!("{what} cannot be served at {at}: {error}");
+                    // Tried again and again: once said is enough.
+                    if !before.contains(&why) {
+                        error!("{why}");
+                    }
+                    self.lost.push(why);
+                }
             }
         }
     }
 
+    /// What is wanted and cannot be had.
+    pub(super) fn lost(&self) -> &[String] {
+        &self.lost
+    }
+
     async fn close(&mut self) {
-        for task in self.serving.drain(..) {
+        for (_, task) in self.serving.drain(..) {
             task.abort();
             // Its port is free when it has ended.
             let _ = task.await;
@@ -73,6 +91,6 @@ impl Web {
 
 impl Drop for Web {
     fn drop(&mut self) {
-        self.serving.iter().for_each(JoinHandle::abort);
+        self.serving.iter().for_each(|(_, task)| task.abort());
     }
 }
