@@ -170,8 +170,8 @@ pub async fn run(
         director.datapath().beat();
     }
     started();
-    // Whatever was written between the first reading and the watch.
-    daemon.reload(When::Settled).await.ok();
+    // Whatever was written between the first reading and the watch; maybe it is being written now.
+    events.file_may_be_another();
     let ready_at_most = Instant::now() + FIRST_ROUND;
     loop {
         if !daemon.is_ready && (daemon.care.is_settled() || Instant::now() >= ready_at_most) {

@@ -143,6 +143,25 @@ async fn drop_no_interface() {
     live.detach();
 }
 
+/// All addresses of this host are VIPs, which no backend takes tunnels from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_an_address_for_tunnels_is_told() {
+    let live = Live::with("no-source", &service("tunnel", "10.0.0.11")).await;
+    let own = live.node("director").ipv4().expect("has one").to_string();
+    let one = service("tunnel", "10.0.0.11");
+    let (_, other) = one.split_once("services:").expect("there");
+    let yaml = format!("{one}{}", other.replace("only", "own").replace("192.0.2.40", &own));
+    live.write(&yaml);
+    live.attach().says(&[
+        "warning: service only: backend 10.0.0.11: no address of this host can be the tunnel's source",
+        "set `tunnel: {source: ADDRESS}`",
+    ]);
+    live.write(&format!("tunnel: {{source: 10.0.0.77}}\n{yaml}"));
+    let said = live.attach();
+    assert!(!said.stderr.contains("warning"), "{said:?}");
+    live.detach();
+}
+
 /// A switch that floods, or a NIC that takes everything: frames for others pass untouched.
 #[tokio::test(flavor = "multi_thread")]
 async fn pass_not_our_mac() {

@@ -25,7 +25,7 @@ fn with_more(services: usize, weight: u32) -> String {
         let (high, low) = (n / 200, n % 200 + 1);
         let _ = write!(
             yaml,
-            "\n  - name: more{n}\n    address: 198.18.{high}.{low}\n    protocol: tcp\n    port: 80\n    \
+            "\n  - name: more{n}\n    address: 198.51.{high}.{low}\n    protocol: tcp\n    port: 80\n    \
              forward: tunnel\n    backends:\n      - {{address: 10.0.0.11, weight: {weight}}}\n      \
              - {{address: 10.0.0.12, weight: {weight}}}\n      - {{address: 10.0.0.13, weight: \
              {weight}}}\n"

@@ -31,7 +31,7 @@ services:
 fn grown() -> String {
     let more = (0..1400).map(|n| {
         format!(
-            "  - {{name: more{n}, address: 198.18.{}.{}, protocol: udp, port: 7, forward: tunnel, \
+            "  - {{name: more{n}, address: 198.51.{}.{}, protocol: udp, port: 7, forward: tunnel, \
              backends: [{{address: 10.0.0.11, weight: 0}}, {{address: 10.0.0.12, weight: 0}}]}}\n",
             n / 200,
             n % 200 + 1

@@ -122,6 +122,12 @@ impl Events {
         self.file_tried = false;
     }
 
+    /// The file is to be looked at when nothing has happened to it for a while.
+    pub(super) fn file_may_be_another(&mut self) {
+        let now = Instant::now();
+        self.file_due = Some((now + FILE_SETTLE, now + FILE_SETTLE_AT_MOST));
+    }
+
     pub(super) fn watch_host(&mut self, changes: mpsc::Receiver<Change>) {
         self.host = Some(changes);
     }

@@ -113,7 +113,16 @@ pub async fn ways(
                     ));
                 }
             }
-            ways.paths.insert(address, path(&sources, hop, slot, address));
+            let way = path(&sources, hop, slot, address);
+            if way.source.is_none() && service.forward == Forward::Tunnel {
+                ways.warnings.push(format!(
+                    "service {}: backend {address}: no address of this host can be the tunnel's \
+                     source, for the only ones are VIPs: give it another, or set `tunnel: {{source: \
+                     ADDRESS}}`; until then backends take no packets from it",
+                    name()
+                ));
+            }
+            ways.paths.insert(address, way);
         }
     }
     for backend in draining {
