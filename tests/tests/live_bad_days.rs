@@ -391,13 +391,6 @@ impl Drop for Garbage {
     }
 }
 
-/// Memory in use, KiB.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_for_ever_is_down_and_delays_no_other() {
     let mut live = Live::with("garbage", DEFAULT_CONFIG).await;
@@ -428,9 +421,9 @@ async fn garbage_for_ever_is_down_and_delays_no_other() {
         backends.iter().filter(|backend| backend["state"] == "down").count()
     };
     wait_until("all three are down", REPAIRED, || down(&live, "odd") == 3);
-    let before = resident(daemon.pid());
+    let before = daemon.resident();
     thread::sleep(Duration::from_secs(5));
-    let after = resident(daemon.pid());
+    let after = daemon.resident();
     println!("{before} KiB, 5 s later {after} KiB");
     assert!(after < before + 8192, "{before} KiB, then {after} KiB");
     assert_eq!(down(&live, "odd"), 3);

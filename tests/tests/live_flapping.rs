@@ -3,7 +3,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     net::TcpListener,
     process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -51,13 +50,6 @@ fn ip(live: &Live, node: &str, arguments: &str) {
     ip.args(arguments.split(' '));
     live.node(node).place(&mut ip).expect("placed");
     finish(ip).succeeded();
-}
-
-/// Kilobytes that a process has in memory.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +111,7 @@ fn asked_and_changed(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
 
     let load = Load::start(live.node("client1"), address(VIPS[0]));
     let datapath = Datapath::open(live.instance()).expect("attached");
-    let memory = resident(daemon.pid());
+    let memory = daemon.resident();
     let (mut rounds, mut slowest, mut oldest) = (0, Duration::ZERO, Duration::ZERO);
     let began = Instant::now();
     while began.elapsed() < WHOLE {
@@ -155,6 +147,6 @@ fn asked_and_changed(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
     assert!(phases >= 6 && rounds >= 3);
     assert_eq!(totals.errors, Vec::<String>::new());
     assert!(oldest < HEARTBEAT, "{oldest:?}");
-    let grown = resident(daemon.pid()).saturating_sub(memory);
+    let grown = daemon.resident().saturating_sub(memory);
     assert!(grown < 64 << 10, "{grown} KiB more");
 }

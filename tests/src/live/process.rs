@@ -188,6 +188,16 @@ impl Daemon {
         self.child.id()
     }
 
+    /// How much of it is in memory, KiB.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// What it said so far.
     ///
     /// # Panics
