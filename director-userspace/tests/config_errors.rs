@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_userspace::config::{
+use director_userspace::policy::config::{
     self, ConfigErrorKind as Kind, ConfigErrors, Loaded, MAX_BYTES, MAX_REPORTED, WarningKind,
     model::*,
 };

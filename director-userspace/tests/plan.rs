@@ -8,7 +8,7 @@ use director_common::{
     flow::Family,
     service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
 };
-use director_userspace::{
+use director_userspace::policy::{
     config,
     plan::{
         Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,

@@ -5,8 +5,8 @@ use director_common::{
     verdict::{DropReason, PassReason, ReplyReason, Verdict},
 };
 use director_userspace::{
-    config::model::{Forward, Service},
-    datapath::Counters,
+    kernel::datapath::Counters,
+    policy::config::model::{Forward, Service},
 };
 
 use crate::{

@@ -10,9 +10,11 @@ use std::{
 
 use director_common::{backend::NextHop, decision::Connection, verdict::Verdict};
 use director_userspace::{
-    config::{self, model::Config},
-    datapath::{Counters, Simulation, counters, observe},
-    plan::{Desired, Path, Paths},
+    kernel::datapath::{Counters, Simulation, counters, observe},
+    policy::{
+        config::{self, model::Config},
+        plan::{Desired, Path, Paths},
+    },
 };
 
 /// Source of IPv4 tunnels.

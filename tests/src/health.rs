@@ -7,8 +7,8 @@ use std::{
 };
 
 use director_userspace::{
-    config::model::{HealthCheck, HttpProbe, HttpVersion, Percent, Probe, Start, Via},
     health::{Checker, Event, Events, Health, Target},
+    policy::config::model::{HealthCheck, HttpProbe, HttpVersion, Percent, Probe, Start, Via},
 };
 use tokio::runtime::{Builder, Runtime};
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use director_userspace::config::model::{Config, Port, Protocol, Service};
+use director_userspace::policy::config::model::{Config, Port, Protocol, Service};
 
 use crate::packet::{
     AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, TCP, UDP, fold,

@@ -4,7 +4,7 @@
 use std::fs;
 
 use director_tests::live::{Finished, Live, VIPS, command, finish};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 
 /// Runs `director` where it needs no network.
 fn director(line: &str) -> Finished {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use director_tests::live::binary;
-use director_userspace::config;
+use director_userspace::policy::config;
 use xtask::{
     dist::Package,
     vm::{KernelVersion, System, Vm},

@@ -9,7 +9,7 @@ use std::{
 
 use clap::CommandFactory as _;
 use director_common::verdict::{DropReason, PassReason, ReplyReason};
-use director_userspace::{cli::Cli, config};
+use director_userspace::{cli::Cli, policy::config};
 
 const OPERATIONS: &str = "docs/operations.md";
 /// Files for users, who must not meet a wrong example.

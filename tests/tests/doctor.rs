@@ -16,11 +16,15 @@ use std::{
 
 use aya::programs::Xdp;
 use director_userspace::{
-    config::{self, Config},
-    doctor::{Finding, Level, RealserverExpectation, Report, examine_director, examine_realserver},
-    lab::{DEFAULT_CONFIG, Lab},
-    net::{LinkEnd, NetNs, Netlink, NewRoute},
-    realserver::{self, Forward, Mode, RealServer, Settings},
+    inspect::doctor::{
+        Finding, Level, RealserverExpectation, Report, examine_director, examine_realserver,
+    },
+    kernel::net::{LinkEnd, NetNs, Netlink, NewRoute},
+    policy::config::{self, Config},
+    setup::{
+        lab::{DEFAULT_CONFIG, Lab},
+        realserver::{self, Forward, Mode, RealServer, Settings},
+    },
 };
 
 const VIP: &str = "192.0.2.10";

@@ -15,8 +15,8 @@ use std::{
 
 use director_tests::health::{HERE, check, next, once, reason, runtime, target};
 use director_userspace::{
-    config::model::{Agent, AgentSource, ExecProbe, HealthCheck, Percent, Probe, Start},
     health::{AgentMode, AgentReport, AgentTarget, Checker, Event, Events, Health, Target},
+    policy::config::model::{Agent, AgentSource, ExecProbe, HealthCheck, Percent, Probe, Start},
 };
 use tokio::runtime::Runtime;
 
@@ -172,7 +172,7 @@ fn every_kind_of_probe_can_be_marked() {
     let runtime = runtime();
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let to = listener.local_addr().unwrap();
-    let udp = Probe::Udp(director_userspace::config::model::UdpProbe {
+    let udp = Probe::Udp(director_userspace::policy::config::model::UdpProbe {
         send: String::new(),
         expect: None,
     });

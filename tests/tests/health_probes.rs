@@ -9,7 +9,7 @@ use std::{
 };
 
 use director_tests::health::{HERE, check, get, once, reason, runtime, target};
-use director_userspace::config::model::{
+use director_userspace::policy::config::model::{
     DnsProbe, GrpcProbe, HttpProbe, HttpVersion, Probe, UdpProbe,
 };
 use hickory_proto::{

@@ -12,8 +12,8 @@ use std::{
 
 use director_tests::health::{check, get, target};
 use director_userspace::{
-    config::model::{HealthCheck, Percent, Probe},
     health::{Checker, Event, Target},
+    policy::config::model::{HealthCheck, Percent, Probe},
 };
 use nix::{
     sys::{

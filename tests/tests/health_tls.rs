@@ -15,7 +15,7 @@ use director_tests::{
     authority::{Authority, Identity},
     health::{HERE, get, reason, runtime},
 };
-use director_userspace::config::model::{GrpcProbe, HttpProbe, HttpVersion, Probe};
+use director_userspace::policy::config::model::{GrpcProbe, HttpProbe, HttpVersion, Probe};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     HeaderMap, Request, Response, body::Incoming, header::HeaderValue, server::conn::http2,

@@ -18,7 +18,7 @@ mod round_trip;
 
 use std::fs;
 
-use director_userspace::config;
+use director_userspace::policy::config;
 
 use self::fixture::{Fixture, summary};
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use director_userspace::{
-    lab::{Builder, DEFAULT_CONFIG, HttpServer, Lab, LabError, Node},
-    net::{NetNs, Netlink},
+    kernel::net::{NetNs, Netlink},
+    setup::lab::{Builder, DEFAULT_CONFIG, HttpServer, Lab, LabError, Node},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -216,7 +216,7 @@ async fn what_a_killed_process_left_behind_makes_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_decides_names_and_interfaces() {
     let yaml = DEFAULT_CONFIG.replace("eth0", "wan0");
-    let config = director_userspace::config::parse("test", &yaml).expect("valid").config;
+    let config = director_userspace::policy::config::parse("test", &yaml).expect("valid").config;
     let lab = builder("config").config(&config).clients(0).build().await.expect("a lab");
     // Nobody said which addresses are one machine.
     let names: Vec<_> = lab.nodes().iter().map(Node::name).collect();

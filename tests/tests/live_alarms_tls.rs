@@ -14,7 +14,7 @@ use director_tests::{
     authority::Authority,
     live::{Live, wait_until},
 };
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 

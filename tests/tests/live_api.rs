@@ -10,7 +10,7 @@ use std::{
 };
 
 use director_tests::live::{Live, PATIENCE, VIPS, command, finish, wait_until};
-use director_userspace::{api, lab::DEFAULT_CONFIG};
+use director_userspace::{serve::api, setup::lab::DEFAULT_CONFIG};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use director_common::{
     service::{RingChunk, Service, ServiceKey},
 };
 use director_tests::live::{Daemon, Live, Load, PATIENCE, VIPS, address, wait_until};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,

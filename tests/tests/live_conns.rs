@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, time::Duration};
 
 use director_tests::live::{Live, PATIENCE, VIPS, wait_until};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 
 fn with_clients() -> String {
     assert!(!DEFAULT_CONFIG.contains("\nflows:"));

@@ -11,8 +11,8 @@ use director_tests::live::{
     Connection, Host, Live, Load, PATIENCE, VIPS, address, ip, pass_everything, wait_until,
 };
 use director_userspace::{
-    lab::DEFAULT_CONFIG,
-    net::{LinkEnd, NewRoute},
+    kernel::net::{LinkEnd, NewRoute},
+    setup::lab::DEFAULT_CONFIG,
 };
 use nix::sys::signal::Signal;
 

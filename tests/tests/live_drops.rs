@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 
 use director_tests::live::{Capture, Host, Live, PATIENCE, ip, wait_until};
-use director_userspace::net::NewRoute;
+use director_userspace::kernel::net::NewRoute;
 
 const VIP: &str = "192.0.2.40:7";
 const PACKETS: u64 = 10;

@@ -16,9 +16,9 @@ use director_common::{
 };
 use director_tests::live::Live;
 use director_userspace::{
-    config::model::Protocol,
-    datapath::{Counters, Explainer, counters, observe},
-    trace::{FlowSpec, Packet, explain},
+    inspect::trace::{FlowSpec, Packet, explain},
+    kernel::datapath::{Counters, Explainer, counters, observe},
+    policy::config::model::Protocol,
 };
 use fastrand::Rng;
 use nix::libc;

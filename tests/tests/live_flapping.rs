@@ -11,7 +11,7 @@ use std::{
 };
 
 use director_tests::live::{Daemon, Live, Load, VIPS, address, finish, wait_until};
-use director_userspace::{datapath::Datapath, lab::DEFAULT_CONFIG};
+use director_userspace::{kernel::datapath::Datapath, setup::lab::DEFAULT_CONFIG};
 use nix::sys::{
     signal::Signal,
     socket::{Backlog, listen},

@@ -14,9 +14,11 @@ use director_tests::live::{
     verdicts_of, wait_until,
 };
 use director_userspace::{
-    datapath::{self, Instance},
-    lab::DEFAULT_CONFIG,
-    net::{AddressScope, LinkEnd, Netlink, NewRoute},
+    kernel::{
+        datapath::{self, Instance},
+        net::{AddressScope, LinkEnd, Netlink, NewRoute},
+    },
+    setup::lab::DEFAULT_CONFIG,
 };
 use nix::sys::signal::Signal;
 

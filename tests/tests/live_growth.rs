@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, Map, MapData, MapInfo};
 use director_common::service::{RING_CHUNKS, ServiceWord};
 use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 
 /// How often a director is killed while it changes.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use director_tests::live::{Live, Load, PATIENCE, VIPS, address, finish, wait_until};
-use director_userspace::lab::DEFAULT_CONFIG;
+use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

@@ -19,12 +19,14 @@ use std::{
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
 use director_tests::live::{Capture, Live, address, command, finish};
 use director_userspace::{
-    config::{self, model::Forward},
-    datapath::{Attached, Instance},
-    host,
-    lab::Node,
-    net::{Filter, NewRoute, Side},
-    path_probe::{self, PathProbe, PathProbes},
+    kernel::{
+        datapath::{Attached, Instance},
+        host,
+        net::{Filter, NewRoute, Side},
+        path_probe::{self, PathProbe, PathProbes},
+    },
+    policy::config::{self, model::Forward},
+    setup::lab::Node,
 };
 use nix::sys::signal::Signal;
 use tokio::{

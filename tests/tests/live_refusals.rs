@@ -9,9 +9,11 @@ use director_tests::live::{
     Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip, pass_everything,
 };
 use director_userspace::{
-    datapath::{self, Instance},
-    lab::DEFAULT_CONFIG,
-    net::NewRoute,
+    kernel::{
+        datapath::{self, Instance},
+        net::NewRoute,
+    },
+    setup::lab::DEFAULT_CONFIG,
 };
 
 const NOBODY: u32 = 65534;

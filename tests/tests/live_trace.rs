@@ -11,7 +11,7 @@ use std::{
 };
 
 use director_tests::live::{Live, PATIENCE, command, wait_until};
-use director_userspace::{datapath::Datapath, simulate::Capture};
+use director_userspace::{inspect::simulate::Capture, kernel::datapath::Datapath};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -12,7 +12,7 @@ use director_tests::{
     browser::Browser,
     live::{Connection, Live, VIPS, command, wait_until},
 };
-use director_userspace::{lab::DEFAULT_CONFIG, metrics};
+use director_userspace::{serve::metrics, setup::lab::DEFAULT_CONFIG};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

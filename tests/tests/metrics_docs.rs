@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use director_userspace::metrics::{ALL, Metric};
+use director_userspace::serve::metrics::{ALL, Metric};
 use serde_json::Value;
 
 fn read(file: &str) -> String {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_userspace::net::{
+use director_userspace::kernel::net::{
     AddressScope, Change, Link, LinkEnd, Managed, NeighbourState, NetError, NetNs, Netlink,
     NewRoute, RouteKind,
 };

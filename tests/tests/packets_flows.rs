@@ -370,7 +370,7 @@ fn shares_by_the_ring(#[case] backends: u32) {
         *got.entry(backend.slot()).or_default() += 1;
     }
     assert_eq!(got.len(), backends as usize, "nobody else's");
-    let observed = director_userspace::datapath::observe(&director.simulation.tables);
+    let observed = director_userspace::kernel::datapath::observe(&director.simulation.tables);
     for (slot, backend) in &observed.backends {
         let share = slots * f64::from(backend.weight) / f64::from(total);
         let off = (f64::from(got[slot]) - share).abs();

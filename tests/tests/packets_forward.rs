@@ -12,7 +12,7 @@ use director_tests::{
     },
     read,
 };
-use director_userspace::datapath::Standalone;
+use director_userspace::kernel::datapath::Standalone;
 use rstest::rstest;
 
 const V4: &str = "198.51.100.7:40000";

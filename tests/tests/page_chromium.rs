@@ -14,7 +14,7 @@ use std::{
 };
 
 use director_tests::browser::Browser;
-use director_userspace::{
+use director_userspace::serve::{
     page,
     view::{
         Sampler,

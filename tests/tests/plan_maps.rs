@@ -12,9 +12,11 @@ use director_common::{
 };
 use director_tests::given::{Director, Given};
 use director_userspace::{
-    config::{self, model::Config},
-    datapath::{Simulation, apply, observe},
-    plan::{Desired, Path, Paths, Plan, diff},
+    kernel::datapath::{Simulation, apply, observe},
+    policy::{
+        config::{self, model::Config},
+        plan::{Desired, Path, Paths, Plan, diff},
+    },
 };
 use fastrand::Rng;
 

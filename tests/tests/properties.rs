@@ -12,7 +12,7 @@ use director_tests::{
     packet::{Packet, fold, options_header, routing_header, sum_of},
     read,
 };
-use director_userspace::config::model::{Forward, Service, WhenEmpty};
+use director_userspace::policy::config::model::{Forward, Service, WhenEmpty};
 use fastrand::Rng;
 
 /// Each of two tests, so that both take under a minute on two CPUs.

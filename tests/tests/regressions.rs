@@ -10,8 +10,8 @@ use director_tests::{
     packet::{ACK, Packet, options_header},
 };
 use director_userspace::{
-    datapath::{DatapathError, apply, observe},
-    plan::{Desired, Op, diff},
+    kernel::datapath::{DatapathError, apply, observe},
+    policy::plan::{Desired, Op, diff},
 };
 
 /// Errors quoted 28, 48, 64 or 128 bytes: of a packet with options that was less than its IP header

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use director_userspace::config;
+use director_userspace::policy::config;
 use jsonschema::Validator;
 use serde_json::Value;
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use director_tests::live::{Finished, Live, address, command, finish, wait_until};
-use director_userspace::lab::Node;
+use director_userspace::setup::lab::Node;
 use nix::sys::signal::Signal;
 use xtask::vm::{KernelVersion, Packages};
 

@@ -19,9 +19,11 @@ use std::{
 use aya::programs::loaded_programs;
 use director_tests::live::{Daemon, Live, address, command, finish, verdicts_of, wait_until};
 use director_userspace::{
-    config,
-    datapath::Simulation,
-    plan::{Desired, Paths},
+    kernel::datapath::Simulation,
+    policy::{
+        config,
+        plan::{Desired, Paths},
+    },
 };
 use nix::sys::signal::Signal;
 use xtask::vm::KernelVersion;

@@ -9,7 +9,7 @@ use super::{
     message::{Message, Origin, Payload, environment},
     worker::{Channel, Failure},
 };
-use crate::unprivileged::{Job, User, run};
+use crate::kernel::unprivileged::{Job, User, run};
 
 /// Most hooks that run at a time.
 pub(super) const AT_ONCE: usize = 4;

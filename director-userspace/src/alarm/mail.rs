@@ -21,7 +21,7 @@ use super::{
     transition::Transition,
     worker::{Channel, Failure, Portions},
 };
-use crate::{config::model, wall_clock};
+use crate::{kernel::wall_clock, policy::config::model};
 
 /// How long one try may take, all of it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::SystemTime};
 use serde::Serialize;
 
 use super::transition::{Severity, Transition};
-use crate::wall_clock;
+use crate::kernel::wall_clock;
 
 /// Version of [`Payload`]: grows when a key goes away or changes its meaning.
 const PAYLOAD_VERSION: u32 = 1;

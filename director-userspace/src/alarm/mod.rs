@@ -51,7 +51,10 @@ use self::{
     webhook::Webhook,
     worker::{Channel, Patience, Portions, work},
 };
-use crate::{config::model, unprivileged::DEFAULT_USER, wall_clock};
+use crate::{
+    kernel::{unprivileged::DEFAULT_USER, wall_clock},
+    policy::config::model,
+};
 
 /// How channels behave.
 #[derive(Debug, Clone, Copy)]

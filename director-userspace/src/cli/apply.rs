@@ -6,10 +6,12 @@ use anyhow::Context as _;
 
 use super::{ConfigFile, DaemonOf, output::Output, say};
 use crate::{
-    api::types::{Applied, ApplyOptions, History, RollbackRequest},
-    api::{TEXT, client::ClientError},
-    config::MAX_BYTES,
-    view::text,
+    policy::config::MAX_BYTES,
+    serve::{
+        api::types::{Applied, ApplyOptions, History, RollbackRequest},
+        api::{TEXT, client::ClientError},
+        view::text,
+    },
 };
 
 /// Put a configuration into effect in the running daemon, and into its file: all of it or nothing

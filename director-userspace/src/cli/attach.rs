@@ -3,7 +3,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use super::{ConfigFile, DaemonOf, load_config, say};
-use crate::{api::types::Applied, director::Director, net::Netlink};
+use crate::{control::director::Director, kernel::net::Netlink, serve::api::types::Applied};
 
 /// Attach from a file, without a daemon: forwarding goes on after this command
 ///

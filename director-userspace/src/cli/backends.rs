@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::{InstanceName, look::look, output::Output};
 use crate::{
-    view::{
+    kernel::wall_clock,
+    serve::view::{
         BackendView, Mood,
         condition::{BackendCondition, CheckCondition},
         text::{ago, count, span, table},
     },
-    wall_clock,
 };
 
 /// List backends with their state and why, weight, share, connections and traffic
@@ -183,7 +183,7 @@ pub(super) fn check_text(check: &CheckCondition) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixture::{conditions, snapshot};
+    use crate::serve::view::fixture::{conditions, snapshot};
 
     fn rows(down: &[&str]) -> Vec<Row> {
         let snapshot = snapshot(1_000_000).with(Some(conditions(down)));

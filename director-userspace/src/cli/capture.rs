@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use director_common::trace::MAX_SNAP;
 
 use super::watch::{Sink, Wanted, summary, unix_ns, watch};
-use crate::trace::{Event, Pcapng};
+use crate::inspect::trace::{Event, Pcapng};
 
 /// Write packets to a pcapng file, each as it came and as it left, with what became of it
 ///

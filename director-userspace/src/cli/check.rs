@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{ConfigFile, output::Output, say};
-use crate::config::{self, ConfigError, Loaded, Warning};
+use crate::policy::config::{self, ConfigError, Loaded, Warning};
 
 /// Check a configuration file, away from any host: every error at once
 ///

@@ -13,10 +13,12 @@ use serde::Serialize;
 
 use super::{InstanceName, explained, output::Output, say};
 use crate::{
-    config::units::parse_duration,
-    datapath::{Conn, Conns, Datapath},
-    plan::{Observed, front},
-    view::text,
+    kernel::datapath::{Conn, Conns, Datapath},
+    policy::{
+        config::units::parse_duration,
+        plan::{Observed, front},
+    },
+    serve::view::text,
 };
 
 /// List known flows: by client where `flows: {clients: true}`, else counted by backend and state
@@ -147,7 +149,7 @@ struct Said<'a> {
 /// What kept flows from being read.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let datapath = Datapath::open(&args.instance.instance).map_err(explained)?;
-    let observed = crate::datapath::observe(&datapath.tables);
+    let observed = crate::kernel::datapath::observe(&datapath.tables);
     if let Some(name) = &args.service
         && !observed.services.values().any(|service| service.name == *name)
     {
@@ -255,7 +257,7 @@ fn find(args: &Args, conns: &Conns<'_>, observed: &Observed) -> Found {
             vip: conn.client.map(|(_, port)| std::net::SocketAddr::new(vip, port).to_string()),
             service: service.name.clone(),
             backend: backend.address,
-            state: crate::trace::state_label(conn.state),
+            state: crate::inspect::trace::state_label(conn.state),
             idle_s: seconds(conn.idle_ms),
             expires_s: seconds(conn.left_ms),
         })

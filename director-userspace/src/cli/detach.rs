@@ -4,10 +4,9 @@ use std::{io::Write as _, process::ExitCode};
 
 use super::{DaemonOf, explained};
 use crate::{
-    api::types::{DetachRequest, Detached},
-    datapath::DatapathError,
-    director::{Director, DirectorError},
-    net::Netlink,
+    control::director::{Director, DirectorError},
+    kernel::{datapath::DatapathError, net::Netlink},
+    serve::api::types::{DetachRequest, Detached},
 };
 
 /// Take the program off interfaces: off all, if none is named, and with the last one everything

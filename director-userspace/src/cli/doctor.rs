@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use super::output::Output;
 use crate::{
-    config,
-    doctor::{Finding, RealserverExpectation, Report, examine_director, examine_realserver},
-    net::Netlink,
-    realserver::{Forward, Prefix, RealServer},
+    inspect::doctor::{
+        Finding, RealserverExpectation, Report, examine_director, examine_realserver,
+    },
+    kernel::net::Netlink,
+    policy::config,
+    setup::realserver::{Forward, Prefix, RealServer},
 };
 
 /// The configuration of a director that is given none.

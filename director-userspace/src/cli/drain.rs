@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{DaemonOf, output::Output};
 use crate::{
-    api::{
+    policy::config::units,
+    serve::api::{
         client::{Client, ClientError},
         types::{Acted, BackendRequest, Connections, DrainRequest, WeightRequest},
     },
-    config::units,
 };
 
 /// How often remaining connections are looked at.
@@ -221,7 +221,7 @@ pub(super) async fn weight(mut args: WeightArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn done(acted: &Acted, what: &str) -> String {
-    let one = |backend: &crate::api::types::Backend| {
+    let one = |backend: &crate::serve::api::types::Backend| {
         format!("{} of {} ({}) {what}\n", backend.address, backend.service, backend.frontend)
     };
     acted.backends.iter().map(one).collect()

@@ -6,10 +6,12 @@ use director_common::wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::{InstanceName, explained, output::Output, say};
 use crate::{
-    config::model::Protocol,
-    datapath::{DatapathError, Explainer, attached},
-    net::Netlink,
-    trace::{Explanation, FlowSpec, Packet, explain},
+    inspect::trace::{Explanation, FlowSpec, Packet, explain},
+    kernel::{
+        datapath::{DatapathError, Explainer, attached},
+        net::Netlink,
+    },
+    policy::config::model::Protocol,
 };
 
 /// Ask the running program where a flow goes and why, disturbing nothing

@@ -8,8 +8,8 @@ use std::{
 
 use super::{InstanceName, explained, load_config, say};
 use crate::{
-    datapath::{self, Datapath},
-    export,
+    kernel::datapath::{self, Datapath},
+    migrate::export,
 };
 
 /// Write Director's services in the form of another balancer

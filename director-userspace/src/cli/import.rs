@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::say;
-use crate::import::{self, ImportErrors, Imported, MAX_BYTES, Names, Options, Report};
+use crate::migrate::import::{self, ImportErrors, Imported, MAX_BYTES, Names, Options, Report};
 
 /// Make a configuration out of what LVS is told, and list what cannot be carried over
 ///

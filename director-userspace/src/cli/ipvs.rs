@@ -12,13 +12,15 @@ use director_common::{flow_table::FlowState, stats::BackendStats};
 
 use super::{InstanceName, conns::HOW_TO_SEE_CLIENTS, explained, say};
 use crate::{
-    config::model::Protocol,
-    datapath::{self, Conns, Counters, Datapath},
-    export::{
+    kernel::datapath::{self, Conns, Counters, Datapath},
+    migrate::export::{
         self,
         listing::{self, Columns, Counted, Listed, ListedConn, ListedServer},
     },
-    plan::{Observed, ObservedService},
+    policy::{
+        config::model::Protocol,
+        plan::{Observed, ObservedService},
+    },
 };
 
 /// Over which rates are counted.

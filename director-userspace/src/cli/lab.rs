@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::{INSTANCE_VARIABLE, output::Output};
 use crate::{
-    config,
-    datapath::{self, DatapathError, Instance},
-    lab::{DEFAULT_CONFIG, DEFAULT_NAME, Lab, MAX_CLIENTS},
+    kernel::datapath::{self, DatapathError, Instance},
+    policy::config,
+    setup::lab::{DEFAULT_CONFIG, DEFAULT_NAME, Lab, MAX_CLIENTS},
 };
 
 /// Build a private network of namespaces on this host, with clients and backends, to try any

@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{explained, say};
 use crate::{
-    api::client::{Client, ClientError},
-    datapath::Instance,
-    view::{Conditions, Reader, Snapshot},
+    kernel::datapath::Instance,
+    serve::{
+        api::client::{Client, ClientError},
+        view::{Conditions, Reader, Snapshot},
+    },
 };
 
 /// How long the daemon may take: whoever looks is in a hurry.

@@ -39,10 +39,12 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    api::client::{Client, ClientError},
-    config::{ConfigErrors, Loaded, load},
-    datapath::{DatapathError, Instance},
-    host::privileges,
+    kernel::{
+        datapath::{DatapathError, Instance},
+        host::privileges,
+    },
+    policy::config::{ConfigErrors, Loaded, load},
+    serve::api::client::{Client, ClientError},
 };
 
 /// What `--version` says; of the build that upgrade tests use, something else.

@@ -6,11 +6,13 @@ use serde::Serialize;
 
 use super::{ConfigFile, DaemonOf, explained, lacking, load_config, output::Output, say};
 use crate::{
-    api::{client::Client, types::Planned},
-    datapath::{self, Datapath, DatapathError, Sizes},
-    host,
-    net::Netlink,
-    plan::{Desired, Observed, Paths, diff},
+    kernel::{
+        datapath::{self, Datapath, DatapathError, Sizes},
+        host,
+        net::Netlink,
+    },
+    policy::plan::{Desired, Observed, Paths, diff},
+    serve::api::{client::Client, types::Planned},
 };
 
 /// Show what putting a file into effect would change in the running director; changes nothing
@@ -58,7 +60,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .values()
         .map(|backend| {
             let source = Some(backend.source).filter(|source| !source.is_unspecified());
-            let path = crate::plan::Path { next_hop: backend.next_hop, source, mtu: backend.mtu };
+            let path =
+                crate::policy::plan::Path { next_hop: backend.next_hop, source, mtu: backend.mtu };
             (backend.address, path)
         })
         .collect();

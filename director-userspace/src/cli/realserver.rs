@@ -6,8 +6,10 @@ use anyhow::Context as _;
 
 use super::output::Output;
 use crate::{
-    net::Netlink,
-    realserver::{Forward, Mode, Prefix, RealServer, RealServerError, Settings, Status, Step},
+    kernel::net::Netlink,
+    setup::realserver::{
+        Forward, Mode, Prefix, RealServer, RealServerError, Settings, Status, Step,
+    },
 };
 
 /// Set this host up as a backend: VIPs on loopback, ARP settings, XDP decapsulation

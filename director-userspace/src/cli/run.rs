@@ -8,7 +8,7 @@ use tracing_subscriber::{
 };
 
 use super::{ConfigFile, InstanceName};
-use crate::daemon::{self, DaemonError};
+use crate::control::daemon::{self, DaemonError};
 
 /// Run the daemon: attach, apply the file and its changes, follow the host's neighbours and routes
 ///

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::config;
+use crate::policy::config;
 
 /// Print the JSON Schema (2020-12) of the configuration file
 ///

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{InstanceName, look::look, output::Output};
-use crate::view::{
+use crate::serve::view::{
     ServiceView,
     text::{ago, count, table},
 };
@@ -49,7 +49,8 @@ fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
         count(service.dropped),
     ];
     if wide {
-        let quorum = |q: crate::view::ServiceHealth| format!("{}/{}", q.quorum.up, q.quorum.needed);
+        let quorum =
+            |q: crate::serve::view::ServiceHealth| format!("{}/{}", q.quorum.up, q.quorum.needed);
         cells.extend([
             service.scheduler.into(),
             health.map_or_else(|| "-".into(), |health| ago(health.since)),

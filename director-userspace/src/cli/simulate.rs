@@ -12,9 +12,9 @@ use anyhow::{Context as _, bail};
 
 use super::{ConfigFile, load_config, output::Output, say};
 use crate::{
-    config::model::Config,
-    host::privileges,
-    simulate::{Capture, Judged, Simulator, Writer, offline},
+    inspect::simulate::{Capture, Judged, Simulator, Writer, offline},
+    kernel::host::privileges,
+    policy::config::model::Config,
 };
 
 /// Run the real XDP program over a capture, with maps of its own, disturbing nothing

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{InstanceName, explained, output::Output};
 use crate::{
-    config::units,
-    view::{
+    policy::config::units,
+    serve::view::{
         Reader, ServiceView, Snapshot, Traffic,
         text::{count, rate, table},
     },
@@ -157,7 +157,7 @@ fn traffic(services: &[ServiceView], moving: bool) -> String {
     let mut rows = Vec::new();
     for service in services {
         let totals = |t: Traffic| [t.flows, t.packets, t.bytes].map(count);
-        let rates = |r: Option<crate::view::Rate>| {
+        let rates = |r: Option<crate::serve::view::Rate>| {
             [r.map(|r| r.flows), r.map(|r| r.packets), r.map(|r| r.bytes)].map(rate)
         };
         let own = [count(service.dropped), count(service.unrecorded)];
@@ -186,7 +186,7 @@ fn traffic(services: &[ServiceView], moving: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixture::snapshot;
+    use crate::serve::view::fixture::snapshot;
 
     #[test]
     fn rates_stand_where_totals_did_and_fit_80_columns() {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{InstanceName, look::Looker, output::Output};
 use crate::{
-    net::Netlink,
-    view::{
+    kernel::net::Netlink,
+    serve::view::{
         Mood, Snapshot,
         text::{ago, count},
     },

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::watch::{Sink, Wanted, summary, watch};
-use crate::trace::Event;
+use crate::inspect::trace::Event;
 
 /// Print what becomes of packets as they come: verdict, reason, flow, service, backend
 ///

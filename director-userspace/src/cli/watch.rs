@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{InstanceName, explained, say};
 use crate::{
-    config::units::parse_duration,
-    datapath::{Datapath, Trace, TraceCounts, clock_ns},
-    trace::{Event, Filter, Names},
+    inspect::trace::{Event, Filter, Names},
+    kernel::datapath::{Datapath, Trace, TraceCounts, clock_ns},
+    policy::config::units::parse_duration,
 };
 
 /// How often the ring is looked into: what it holds is a tenth of a second of a million packets a

@@ -24,7 +24,7 @@ use super::{
     schedule::{Beats, start_window},
     streak::CheckCell,
 };
-use crate::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
+use crate::policy::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
 
 /// How long the end of a checker waits for its probes to be gone.
 const END: Duration = Duration::from_secs(2);
@@ -319,8 +319,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::model::{HealthCheck, Percent, Probe, Via},
         health::Event,
+        policy::config::model::{HealthCheck, Percent, Probe, Via},
     };
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::model::Percent;
+use crate::policy::config::model::Percent;
 
 /// First probes that start in a second, at most.
 const STARTS_PER_SECOND: u32 = 2000;

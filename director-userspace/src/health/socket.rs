@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::failure::Failure;
-use crate::path_probe;
+use crate::kernel::path_probe;
 
 /// Most bytes that a stream may send before a probe has had enough: more than the headers, the body
 /// and the certificates that any probe looks at.

@@ -13,7 +13,7 @@ use super::{
     events::{Place, lock},
     failure::Failure,
 };
-use crate::config::model::HealthCheck;
+use crate::policy::config::model::HealthCheck;
 
 /// What a probe came to: how long a good answer took, where one came, or why there is none.
 pub(super) type Outcome = Result<Option<Duration>, Failure>;
@@ -107,7 +107,7 @@ mod tests {
     use std::{net::Ipv4Addr, num::NonZeroU16};
 
     use super::*;
-    use crate::config::model::{Percent, Probe, Start, Via};
+    use crate::policy::config::model::{Percent, Probe, Start, Via};
 
     fn cell(rise: u16, fall: u16, up: bool) -> CheckCell {
         let check = HealthCheck {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::config::model::{Agent, HealthCheck};
+use crate::policy::config::model::{Agent, HealthCheck};
 
 /// What is probed. Equal targets are one probe, whoever wants them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,9 +4,9 @@ use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
 use director_userspace::{
-    config::{self, Config},
-    director::Director,
-    net::Netlink,
+    control::director::Director,
+    kernel::net::Netlink,
+    policy::config::{self, Config},
 };
 
 use super::{

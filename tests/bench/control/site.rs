@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use director_tests::live::pass_everything;
-use director_userspace::{
+use director_userspace::kernel::{
     datapath::{self, Instance},
     net::{LinkEnd, NetNs, Netlink, NewRoute},
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use director_userspace::datapath::Standalone;
+use director_userspace::kernel::datapath::Standalone;
 
 use super::{
     Options,

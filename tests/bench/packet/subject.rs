@@ -10,10 +10,12 @@ use aya::{
 };
 use director_common::{interface::Interface, wire::ethernet::mac_to_u64};
 use director_userspace::{
-    config::{self, Config},
-    datapath::Standalone,
-    plan::Desired,
-    simulate::offline,
+    inspect::simulate::offline,
+    kernel::datapath::Standalone,
+    policy::{
+        config::{self, Config},
+        plan::Desired,
+    },
 };
 
 use super::{

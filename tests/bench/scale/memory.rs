@@ -15,7 +15,7 @@ use director_common::{
     service::{RING_CHUNKS, RingChunk},
     stats::BackendStats,
 };
-use director_userspace::datapath::Sizes;
+use director_userspace::kernel::datapath::Sizes;
 
 use crate::packet::subject::{self, Setup};
 

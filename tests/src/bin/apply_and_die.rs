@@ -8,12 +8,16 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use director_common::backend::ForwardMode;
 use director_userspace::{
-    config,
-    config::model::Service,
-    datapath::{Attachments, Datapath, Instance, apply, clock_ns, observe},
-    host::{self, Draining, Hops},
-    net::Netlink,
-    plan::{Desired, diff},
+    kernel::{
+        datapath::{Attachments, Datapath, Instance, apply, clock_ns, observe},
+        host::{self, Draining, Hops},
+        net::Netlink,
+    },
+    policy::{
+        config,
+        config::model::Service,
+        plan::{Desired, diff},
+    },
 };
 use nix::sys::signal::{Signal, raise};
 

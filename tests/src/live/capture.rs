@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_userspace::net::NetNs;
+use director_userspace::kernel::net::NetNs;
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -33,7 +33,7 @@ impl Capture {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let all = SockProtocol::EthAll;
-            Ok::<_, director_userspace::net::NetError>(socket(
+            Ok::<_, director_userspace::kernel::net::NetError>(socket(
                 AddressFamily::Packet,
                 SockType::Raw,
                 flags,

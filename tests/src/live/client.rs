@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use director_userspace::lab::Node;
+use director_userspace::setup::lab::Node;
 
 /// How long anything that ought to happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let totals = Arc::new(Mutex::new(Totals::default()));
         let path = format!("/run/netns/{}", node.netns().label());
-        let netns = director_userspace::net::NetNs::open(&path).expect("is there");
+        let netns = director_userspace::kernel::net::NetNs::open(&path).expect("is there");
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&totals));
         let worker = thread::spawn(move || {
             netns.enter().expect("enters");

@@ -7,7 +7,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use director_userspace::{lab::Node, net::NetNs};
+use director_userspace::{kernel::net::NetNs, setup::lab::Node};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

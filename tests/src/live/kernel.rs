@@ -6,7 +6,7 @@ use aya::{
     maps::{MapInfo, loaded_maps},
     programs::{loaded_links, loaded_programs},
 };
-use director_userspace::{datapath::Instance, net::Netlink};
+use director_userspace::kernel::{datapath::Instance, net::Netlink};
 
 /// BPF objects by id.
 #[derive(Clone, Debug, PartialEq, Eq)]

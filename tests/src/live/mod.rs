@@ -28,11 +28,15 @@ use std::{
 
 use aya::programs::Xdp;
 use director_userspace::{
-    config,
-    datapath::{self, Instance},
-    lab::{DEFAULT_CONFIG, HttpServer, Lab, Node},
-    net::{LinkEnd, NetNs, Netlink},
-    realserver,
+    kernel::{
+        datapath::{self, Instance},
+        net::{LinkEnd, NetNs, Netlink},
+    },
+    policy::config,
+    setup::{
+        lab::{DEFAULT_CONFIG, HttpServer, Lab, Node},
+        realserver,
+    },
 };
 
 pub use self::{

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use director_userspace::lab::Node;
+use director_userspace::setup::lab::Node;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -7,11 +7,11 @@ use std::{
 };
 
 use director_userspace::{
-    config::{
+    migrate::import::{self, Effect, Imported, Names, Options},
+    policy::config::{
         self,
         model::{Flows, OnDown, Probe, Service, Start},
     },
-    import::{self, Effect, Imported, Names, Options},
 };
 
 /// Whom the fixtures name.

@@ -4,8 +4,8 @@
 use std::{fs, path::PathBuf};
 
 use director_userspace::{
-    config,
-    import::{self, Effect, ImportErrors, Imported, Names, Options},
+    migrate::import::{self, Effect, ImportErrors, Imported, Names, Options},
+    policy::config,
 };
 use proptest::prelude::*;
 

@@ -7,8 +7,11 @@ use std::{
 };
 
 use director_userspace::{
-    config, export,
-    import::{self, Names, Options},
+    migrate::{
+        export,
+        import::{self, Names, Options},
+    },
+    policy::config,
 };
 use proptest::prelude::*;
 

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use director_userspace::{
-    lab::Lab,
-    net::{NetNs, Netlink},
-    realserver::{self, Forward, Mode, RealServer, RealServerError, Settings, Step},
+    kernel::net::{NetNs, Netlink},
+    setup::{
+        lab::Lab,
+        realserver::{self, Forward, Mode, RealServer, RealServerError, Settings, Step},
+    },
 };
 
 const VIPS: [&str; 2] = ["192.0.2.77", "2001:db8:77::1"];
@@ -166,8 +168,9 @@ async fn a_host_whose_interface_is_gone_can_be_set_up_again() {
     assert!(!status.decapsulation.expect("on record").attached);
     // A new cable under the old name.
     let switch = lab.node("switch").expect("exists").netns();
-    let plug = director_userspace::net::LinkEnd { name: "eth0", netns: None, mac: None };
-    let port = director_userspace::net::LinkEnd { name: "again", netns: Some(switch), mac: None };
+    let plug = director_userspace::kernel::net::LinkEnd { name: "eth0", netns: None, mac: None };
+    let port =
+        director_userspace::kernel::net::LinkEnd { name: "again", netns: Some(switch), mac: None };
     netlink.create_veth(plug, port).await.expect("a cable");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     netlink.set_up(eth0, true).await.expect("up");

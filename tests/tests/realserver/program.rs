@@ -10,7 +10,7 @@ use aya::{
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use director_common::realserver::{DecapCounter, PROGRAM};
-use director_userspace::realserver;
+use director_userspace::setup::realserver;
 use proptest::prelude::*;
 
 use super::frames::{PROTOCOL_TCP, PROTOCOL_V4, PROTOCOL_V6, checksum, frame, v4, v6};

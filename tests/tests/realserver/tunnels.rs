@@ -13,9 +13,11 @@ use std::{
 };
 
 use director_userspace::{
-    lab::{Lab, Node},
-    net::Netlink,
-    realserver::RealServer,
+    kernel::net::Netlink,
+    setup::{
+        lab::{Lab, Node},
+        realserver::RealServer,
+    },
 };
 use nix::libc;
 
@@ -43,7 +45,7 @@ services:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tcp_goes_through_all_four_pairs() {
-    let config = director_userspace::config::parse("test", CONFIG).expect("valid").config;
+    let config = director_userspace::policy::config::parse("test", CONFIG).expect("valid").config;
     let backend = ["10.0.0.11", "2001:db8:1::11"].map(|a| a.parse::<IpAddr>().expect(a));
     let name = format!("trs-{}-pairs", std::process::id());
     let builder = Lab::builder().name(&name).config(&config).host(&backend);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use director_userspace::lab::Node;
+use director_userspace::setup::lab::Node;
 
 /// How long a step of a session may take. A segment that was lost comes again within a second:
 /// that is no failure here, but it shows in the counters.

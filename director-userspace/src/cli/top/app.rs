@@ -6,7 +6,7 @@ use ratatui::{
 };
 
 use super::grid::{self, Grid};
-use crate::view::Snapshot;
+use crate::serve::view::Snapshot;
 
 /// What the screen is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixture::{conditions, snapshot};
+    use crate::serve::view::fixture::{conditions, snapshot};
 
     fn press(app: &mut App, keys: &str) -> Outcome {
         let mut outcome = Outcome::GoOn;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     cli::backends::{by_hand, check_text},
-    view::{
+    serve::view::{
         BackendView, Mood, Snapshot,
         text::{ago, count, rate, table},
     },
@@ -138,7 +138,7 @@ fn clock(snapshot: &Snapshot) -> String {
 
 fn totals_of(snapshot: &Snapshot) -> String {
     let forwarded = snapshot.packet_rate(|v| matches!(v, Verdict::Tx | Verdict::Redirect));
-    let sum = |of: fn(&crate::view::Rate) -> f64| {
+    let sum = |of: fn(&crate::serve::view::Rate) -> f64| {
         snapshot.services.iter().map(|service| service.rate.as_ref().map(of)).sum::<Option<f64>>()
     };
     format!(

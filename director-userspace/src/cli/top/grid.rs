@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use director_common::verdict::Verdict;
 
 use super::app::{Order, Page};
-use crate::view::{
+use crate::serve::view::{
     BackendView, Mood, ServiceView, Snapshot, VerdictView,
     text::{ago, count, rate},
 };

@@ -27,7 +27,7 @@ use self::{
     screen::{Input, Screen},
 };
 use super::{InstanceName, look::Looker};
-use crate::{config::units, datapath::Instance, view::Snapshot};
+use crate::{kernel::datapath::Instance, policy::config::units, serve::view::Snapshot};
 
 /// Watch services and backends live: rates, connections, health, drops
 ///

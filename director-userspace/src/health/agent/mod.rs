@@ -24,7 +24,7 @@ use super::{
     probe::{Common, Destination, Stage, exec::Program, http::Ask, within},
     socket,
 };
-use crate::config::model::{Agent, AgentSource};
+use crate::policy::config::model::{Agent, AgentSource};
 
 /// Longest line that is read. Bytes.
 const LINE: usize = 1024;
@@ -176,7 +176,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::Percent;
+    use crate::policy::config::model::Percent;
 
     fn cell() -> AgentCell {
         let agent = Agent {

@@ -1,6 +1,6 @@
 //! The share of its weight that a backend is to have, smoothed.
 
-use crate::config::model::{Agent, Percent};
+use crate::policy::config::model::{Agent, Percent};
 
 /// A rest of the way that is not worth another report. Percent.
 const NEAR: f64 = 5.0;
@@ -36,7 +36,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::model::AgentSource;
+    use crate::policy::config::model::AgentSource;
 
     /// The shares after each report.
     fn shares(smoothing: u8, min: u8, reports: &[u8]) -> Vec<u8> {

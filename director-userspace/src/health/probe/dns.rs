@@ -11,7 +11,7 @@ use super::{
     super::{failure::Failure, socket},
     Destination,
 };
-use crate::config::model::DnsProbe;
+use crate::policy::config::model::DnsProbe;
 
 /// More than a server sends over UDP to somebody who did not offer room for more.
 const DATAGRAM: usize = 4096;

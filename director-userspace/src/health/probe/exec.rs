@@ -9,8 +9,8 @@ use super::{
     Destination,
 };
 use crate::{
-    config::model::ExecProbe,
-    unprivileged::{self, Job, RunError, User},
+    kernel::unprivileged::{self, Job, RunError, User},
+    policy::config::model::ExecProbe,
 };
 
 pub(in super::super) struct Program {

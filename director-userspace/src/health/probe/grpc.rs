@@ -20,7 +20,7 @@ use super::{
     Destination, Stage,
     http::{FAREWELL, hyper_failure},
 };
-use crate::config::model::GrpcProbe;
+use crate::policy::config::model::GrpcProbe;
 
 /// Longer than any answer: five bytes, and a field of two.
 const LONGEST: usize = 1024;

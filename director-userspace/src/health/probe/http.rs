@@ -22,8 +22,8 @@ use super::{
     udp::expression,
 };
 use crate::{
-    config::model::{HttpProbe, HttpVersion},
     health::hyper_tasks::Tasks,
+    policy::config::model::{HttpProbe, HttpVersion},
 };
 
 /// How much of a body is looked at. Bytes.

@@ -25,7 +25,7 @@ use super::{
     socket,
     streak::Outcome,
 };
-use crate::config::model::{HealthCheck, Probe};
+use crate::policy::config::model::{HealthCheck, Probe};
 
 /// What probes share.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use super::{
     },
     Destination,
 };
-use crate::config::model::UdpProbe;
+use crate::policy::config::model::UdpProbe;
 
 /// More than any datagram.
 const DATAGRAM: usize = 64 << 10;

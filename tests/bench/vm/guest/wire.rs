@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use director_userspace::net::NetNs;
+use director_userspace::kernel::net::NetNs;
 
 use super::{super::row::Wire, xdp};
 

@@ -7,7 +7,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::view::fixture::{conditions, snapshot};
+use crate::serve::view::fixture::{conditions, snapshot};
 
 /// The screen's lines.
 fn lines(app: &mut App, width: u16, height: u16) -> Vec<String> {

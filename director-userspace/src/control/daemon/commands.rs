@@ -1,0 +1,478 @@
+//! What the API is asked for.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Daemon, file, file::When, remember};
+use crate::{
+    control::director::{Changed, Director, DirectorError},
+    kernel::{datapath::clock_ns, unprivileged::DEFAULT_USER, wall_clock},
+    policy::{
+        conditions::{Drain, Override, write_whole},
+        config::{
+            self, Config, Loaded,
+            model::{AgentSource, Probe},
+        },
+    },
+    serve::api::{
+        Command, Refused, Reply, Request, TEXT,
+        types::{
+            Acted, Applied, ApplyOptions, Backend, DetachRequest, Detached, DrainRequest, History,
+            Planned, RollbackRequest, WeightRequest,
+        },
+    },
+};
+
+/// Most steps that an answer lists.
+const STEPS: usize = 10_000;
+
+impl Daemon {
+    /// Does what was asked for, and answers. Whoever asked may go meanwhile; who was told before that
+    /// it would not be done is kept that promise.
+    pub(super) async fn command(&mut self, Request { command, by, is_root }: Request) {
+        if command.is_abandoned() {
+            return;
+        }
+        match command {
+            Command::Conditions(reply) => answer(reply, Ok(self.conditions())),
+            Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
+            Command::Plan(text, reply) => {
+                let planned = self.plan(&text).await;
+                answer(reply, planned);
+            }
+            Command::Apply(text, options, reply) => {
+                let applied = self.apply(text, options, &by, is_root).await;
+                answer(reply, applied);
+            }
+            Command::History(reply) => {
+                answer(reply, Ok(History { revisions: self.history.revisions().to_vec() }));
+            }
+            Command::Rollback(request, reply) => {
+                let applied = self.rollback(request, &by, is_root).await;
+                answer(reply, applied);
+            }
+            Command::Drain(request, reply) => {
+                let acted = self.drain(request, &by).await;
+                answer(reply, acted);
+            }
+            Command::Undrain(request, reply) => {
+                let what = |said: Override| Override { drain: None, ..said };
+                let acted =
+                    self.by_hand(request.service, &request.backend, "undrain", &by, what).await;
+                answer(reply, acted);
+            }
+            Command::Weight(request, reply) => {
+                let WeightRequest { service, backend, weight } = request;
+                let what = |said: Override| Override { weight, since: wall_clock::now(), ..said };
+                let acted = self.by_hand(service, &backend, "weight", &by, what).await;
+                answer(reply, acted);
+            }
+            Command::Reload(reply) => {
+                self.forget_ways();
+                let result = self.reload(When::Asked).await;
+                let result = result.map_err(|why| Refused::Invalid(why.0));
+                let result = result.map(|changed| self.applied(&changed, Vec::new(), false));
+                answer(reply, result);
+            }
+            Command::Detach(request, reply) => {
+                let detached = self.detach(&request, &by).await;
+                answer(reply, detached);
+            }
+            Command::Attach(reply) => {
+                let applied = self.attach(&by).await;
+                answer(reply, applied);
+            }
+        }
+    }
+
+    async fn plan(&self, text: &str) -> Result<Planned, Refused> {
+        let Loaded { config, warnings } = parse(text)?;
+        let changed = self.planned(&config).await.map_err(failed)?;
+        let warnings = warnings.iter().map(ToString::to_string).chain(changed.warnings);
+        Ok(Planned {
+            changes: !changed.plan.is_empty() || config != self.config,
+            steps: steps(&changed.plan),
+            warnings: warnings.collect(),
+            revision: self.history.revision(),
+        })
+    }
+
+    fn applied(&self, changed: &Changed, warnings: Vec<String>, dry_run: bool) -> Applied {
+        Applied {
+            revision: self.history.revision(),
+            steps: steps(&changed.plan),
+            warnings: warnings.into_iter().chain(changed.warnings.iter().cloned()).collect(),
+            dry_run,
+        }
+    }
+
+    /// All of it or nothing: the file is written beside its place first, so that a full disk is
+    /// noticed before anything has changed, and takes its place when the maps are right.
+    async fn apply(
+        &mut self,
+        text: String,
+        options: ApplyOptions,
+        by: &str,
+        is_root: bool,
+    ) -> Result<Applied, Refused> {
+        let Loaded { config, warnings } = parse(&text)?;
+        if !is_root {
+            no_new_programs(&self.config, &config)?;
+            same_api(&self.config, &config)?;
+        }
+        let revision = self.history.revision();
+        if options.if_revision.is_some_and(|expected| expected != revision) {
+            return Err(Refused::Conflict(format!(
+                "another configuration came into effect meanwhile: revision {revision}. Look at \
+                 what yours would change now (`director plan`), and apply it again"
+            )));
+        }
+        if file::loses_all(&self.config, &config) && !options.force {
+            return Err(Refused::NeedsForce(
+                "this configuration has no services, and the one in effect has: --force applies it \
+                 all the same"
+                    .into(),
+            ));
+        }
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        if options.dry_run {
+            let changed = self.planned(&config).await.map_err(failed)?;
+            return Ok(self.applied(&changed, warnings, true));
+        }
+        let path = self.path.clone();
+        let beside = Beside::write(&path, &text)
+            .map_err(|error| Refused::Failed(format!("{}: {error}", path.display())))?;
+        let changed = self.put(config).await.map_err(failed)?;
+        if let Err(error) = beside.take_place() {
+            let message = format!(
+                "in effect, but {} could not be replaced: {error}. A restart would bring back what \
+                 it says",
+                path.display()
+            );
+            error!("{message}");
+            self.note(text, by);
+            return Err(Refused::Failed(message));
+        }
+        self.refused = None;
+        self.warnings.clone_from(&warnings);
+        super::report(&format!("configuration applied ({by})"), &changed);
+        self.note(text, by);
+        Ok(self.applied(&changed, warnings, false))
+    }
+
+    async fn rollback(
+        &mut self,
+        RollbackRequest { to, dry_run }: RollbackRequest,
+        by: &str,
+        is_root: bool,
+    ) -> Result<Applied, Refused> {
+        let nothing = || {
+            Refused::Unknown("there is no former configuration that differs from this one".into())
+        };
+        let to = to.or_else(|| self.history.last_other()).ok_or_else(nothing)?;
+        let text = self.history.text(to).map_err(|error| Refused::Unknown(error.to_string()))?;
+        let options = ApplyOptions { dry_run, force: true, if_revision: None };
+        self.apply(text, options, &format!("rollback to {to}, {by}"), is_root).await
+    }
+
+    async fn drain(
+        &mut self,
+        DrainRequest { service, backend, deadline_s }: DrainRequest,
+        by: &str,
+    ) -> Result<Acted, Refused> {
+        let deadline_ns = deadline_s
+            .map(|seconds| clock_ns().saturating_add(seconds.saturating_mul(1_000_000_000)));
+        let since = wall_clock::now();
+        let what = |said: Override| {
+            // Drained again, it goes on draining: with another deadline.
+            let since = said.drain.as_ref().map_or(since, |drain| drain.since);
+            Override { drain: Some(Drain { since, deadline_ns }), ..said }
+        };
+        self.by_hand(service, &backend, "drain", by, what).await
+    }
+
+    /// Says something by hand about every backend that is meant.
+    async fn by_hand(
+        &mut self,
+        service: Option<String>,
+        backend: &str,
+        verb: &str,
+        by: &str,
+        what: impl Fn(Override) -> Override,
+    ) -> Result<Acted, Refused> {
+        let mut changes = Vec::new();
+        let mut backends = Vec::new();
+        let meant = match meant(&self.config, service.as_deref(), backend) {
+            Ok(meant) => meant,
+            // What was said of one that is in the configuration no more can be taken back.
+            Err(unknown) => {
+                let address = backend.parse::<IpAddr>().map_err(|_| unknown.clone())?;
+                let named = self.config.services.iter().find(|known| {
+                    service.as_deref().is_some_and(|name| known.name.as_str() == name)
+                });
+                let front = named.map(|service| service.frontend.to_string());
+                let takes_back = what(Override::default()).is_empty();
+                let said = self.care.overrides.iter().filter(|(of, whose, _)| {
+                    takes_back
+                        && *whose == address
+                        && (service.is_none() || front.as_deref() == Some(*of))
+                });
+                let said = said.map(|(of, whose, said)| (of.to_owned(), whose, what(said.clone())));
+                changes.extend(said);
+                if changes.is_empty() {
+                    return Err(unknown);
+                }
+                Vec::new()
+            }
+        };
+        for (at, address) in &meant {
+            let service = &self.config.services[*at];
+            let frontend = service.frontend.to_string();
+            changes.push((
+                frontend.clone(),
+                *address,
+                what(self.care.overrides.of(&frontend, *address)),
+            ));
+            let (service, address) = (service.name.to_string(), address.to_string());
+            backends.push(Backend { service, frontend, address });
+        }
+        self.care.overrides.set(changes).map_err(|error| {
+            Refused::Failed(format!(
+                "this could not be written down, so nothing was done: {error}. Is the state \
+                 directory's disk full?"
+            ))
+        })?;
+        let of: Vec<_> =
+            backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
+        info!("{verb} {} ({by})", of.join(", "));
+        let services: Vec<usize> = meant.into_iter().map(|(at, _)| at).collect();
+        let steps = self.judge(&services).await.map_err(Refused::Failed)?;
+        Ok(Acted { backends, steps })
+    }
+
+    async fn detach(&mut self, request: &DetachRequest, by: &str) -> Result<Detached, Refused> {
+        let failed = |error: DirectorError| Refused::Failed(error.to_string());
+        let is_all = request.interfaces.is_empty();
+        if !is_all {
+            return Err(Refused::Failed(
+                "single interfaces are taken off by removing them from the configuration, else this \
+                 daemon would attach to them again"
+                    .into(),
+            ));
+        }
+        remember::set_detached(&self.instance, true)
+            .map_err(|error| Refused::Failed(format!("cannot note that it is off: {error}")))?;
+        // Its maps are closed first, and its lock is free.
+        self.director = None;
+        let gone = Director::detach(&self.netlink, &self.instance, &request.interfaces).await;
+        let gone = gone.map_err(failed)?;
+        warn!("detached from {} ({by}): packets are not forwarded any more", gone.join(", "));
+        self.is_stale = true;
+        Ok(Detached { interfaces: gone })
+    }
+
+    async fn attach(&mut self, by: &str) -> Result<Applied, Refused> {
+        if self.director.is_some() {
+            let nothing = Changed::default();
+            return Ok(self.applied(&nothing, Vec::new(), false));
+        }
+        let (director, changed) =
+            Director::start(self.netlink.clone(), &self.instance, &self.effective)
+                .await
+                .map_err(failed)?;
+        director.datapath().beat();
+        self.director = Some(director);
+        if let Err(error) = remember::set_detached(&self.instance, false) {
+            warn!("a restart would leave it detached: {error}");
+        }
+        super::report(&format!("attached ({by})"), &changed);
+        self.watch_health().await;
+        self.is_stale = true;
+        Ok(self.applied(&changed, Vec::new(), false))
+    }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Refused>) {
+    let reply: oneshot::Sender<_> = reply;
+    let _ = reply.send(result);
+}
+
+fn parse(text: &str) -> Result<Loaded, Refused> {
+    config::parse(TEXT, text).map_err(|errors| Refused::Invalid(errors.to_string()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: DirectorError) -> Refused {
+    Refused::Failed(error.to_string())
+}
+
+fn steps(plan: &crate::policy::plan::Plan) -> Vec<String> {
+    plan.brief(STEPS).lines().map(ToOwned::to_owned).collect()
+}
+
+/// Whoever may use the socket is not thereby allowed to run programs on this host.
+fn no_new_programs(before: &Config, after: &Config) -> Result<(), Refused> {
+    let known: HashSet<Program<'_>> = programs(before).collect();
+    match programs(after).find(|program| !known.contains(program)) {
+        None => Ok(()),
+        Some(program) => Err(Refused::Denied(format!(
+            "it would run {} as {} for {}, which the configuration in effect does not: programs (of \
+             checks, agents and alarms) are taken from root only, who edits the file or applies it",
+            program.command.join(" "),
+            program.user,
+            program.purpose
+        ))),
+    }
+}
+
+/// A program that a configuration names: with which arguments, as whom, and what for.
+#[derive(PartialEq, Eq, Hash)]
+struct Program<'a> {
+    command: &'a [String],
+    user: &'a str,
+    purpose: &'static str,
+}
+
+fn programs(config: &Config) -> impl Iterator<Item = Program<'_>> {
+    let of_services = config.services.iter().flat_map(|service| {
+        let checks = service.health.checks.iter().filter_map(|check| match &check.probe {
+            Probe::Exec(exec) => {
+                Some(Program { command: &exec.command, user: &exec.user, purpose: "a check" })
+            }
+            _ => None,
+        });
+        let agent = service.health.agent.iter().filter_map(|agent| match &agent.source {
+            AgentSource::Exec(exec) => {
+                Some(Program { command: &exec.command, user: &exec.user, purpose: "an agent" })
+            }
+            _ => None,
+        });
+        checks.chain(agent)
+    });
+    let user = config.alarms.user.as_deref().unwrap_or(DEFAULT_USER);
+    let of_alarms =
+        config.alarms.exec.iter().map(move |command| Program { command, user, purpose: "alarms" });
+    of_services.chain(of_alarms)
+}
+
+/// Nor to say who may use it, and where.
+fn same_api(before: &Config, after: &Config) -> Result<(), Refused> {
+    if before.api == after.api {
+        return Ok(());
+    }
+    Err(Refused::Denied(
+        "it has another `api` (socket, group, metrics, page) than the configuration in effect: that \
+         is taken from root only, who edits the file or applies it"
+            .into(),
+    ))
+}
+
+/// The backends that are meant: by place of their service, and address.
+fn meant(
+    config: &Config,
+    service: Option<&str>,
+    backend: &str,
+) -> Result<Vec<(usize, IpAddr)>, Refused> {
+    let unknown = |message: String| Err(Refused::Unknown(message));
+    let Ok(address) = backend.parse::<IpAddr>() else {
+        return unknown(format!("{backend:?} is no IP address: name a backend by its address"));
+    };
+    let named = |at: &usize| service.is_none_or(|name| config.services[*at].name.as_str() == name);
+    let services: Vec<usize> = (0..config.services.len()).filter(named).collect();
+    if services.is_empty() {
+        let name = service.unwrap_or_default();
+        return unknown(format!("there is no service {name:?}: see `director services`"));
+    }
+    let has = |at: &usize| config.services[*at].backends.iter().any(|b| b.address == address);
+    let of: Vec<usize> = services.into_iter().filter(has).collect();
+    if of.is_empty() {
+        let whose = service.map_or("no service".to_owned(), |name| format!("not {name}"));
+        return unknown(format!("{address} is a backend of {whose}: see `director backends`"));
+    }
+    Ok(of.into_iter().map(|at| (at, address)).collect())
+}
+
+/// A file that is to take another's place.
+struct Beside {
+    temporary: std::path::PathBuf,
+    path: std::path::PathBuf,
+}
+
+impl Beside {
+    /// Writes it, onto the disk. Behind a symbolic link, it is the link's target that is replaced.
+    fn write(path: &std::path::Path, text: &str) -> std::io::Result<Self> {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.apply"));
+        write_whole(&temporary, text.as_bytes())?;
+        if let Ok(metadata) = std::fs::metadata(&path) {
+            std::fs::set_permissions(&temporary, metadata.permissions())?;
+            std::os::unix::fs::chown(
+                &temporary,
+                Some(std::os::unix::fs::MetadataExt::uid(&metadata)),
+                Some(std::os::unix::fs::MetadataExt::gid(&metadata)),
+            )?;
+        }
+        Ok(Self { temporary, path })
+    }
+
+    fn take_place(self) -> std::io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Gone if it took its place.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(health: &str) -> Config {
+        let yaml = format!(
+            "services: [{{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: tunnel, \
+             {health} backends: [{{address: 10.0.0.1}}]}}]"
+        );
+        config::parse("test", &yaml).expect("valid").config
+    }
+
+    #[test]
+    fn programs_come_from_the_file_only() {
+        let none = config("");
+        let check = config("health: {type: exec, command: [/bin/true, a]},");
+        let other = config("health: {type: exec, command: [/bin/true, b]},");
+        let agent = config("agent: {type: exec, command: [/bin/echo]},");
+        assert_eq!(no_new_programs(&none, &none), Ok(()));
+        assert_eq!(no_new_programs(&check, &check), Ok(()));
+        assert_eq!(no_new_programs(&check, &none), Ok(()));
+        for (before, after) in [(&none, &check), (&check, &other), (&none, &agent)] {
+            let refused = no_new_programs(before, after).expect_err("refused");
+            assert!(refused.to_string().contains("taken from root only"), "{refused}");
+        }
+        let other_user = config("health: {type: exec, command: [/bin/true, a], user: backup},");
+        assert!(no_new_programs(&check, &other_user).is_err());
+        let mut reused = check.clone();
+        reused.alarms.exec.push(vec!["/bin/true".into(), "a".into()]);
+        assert!(no_new_programs(&check, &reused).is_err());
+        let mut alarm = none.clone();
+        alarm.alarms.exec.push(vec!["/bin/false".into()]);
+        assert!(no_new_programs(&none, &alarm).is_err());
+    }
+
+    #[test]
+    fn backends_are_named_by_service_and_address() {
+        let config = config("");
+        let address: IpAddr = "10.0.0.1".parse().expect("an address");
+        assert_eq!(meant(&config, Some("web"), "10.0.0.1"), Ok(vec![(0, address)]));
+        assert_eq!(meant(&config, None, "10.0.0.1"), Ok(vec![(0, address)]));
+        for (service, backend) in [(Some("x"), "10.0.0.1"), (None, "10.0.0.2"), (None, "web")] {
+            assert!(matches!(meant(&config, service, backend), Err(Refused::Unknown(_))));
+        }
+    }
+}

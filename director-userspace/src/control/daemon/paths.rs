@@ -1,0 +1,104 @@
+//! Probes that go the way the traffic goes: what they need, and which mark takes them there.
+
+use std::net::IpAddr;
+
+use tracing::error;
+
+use super::{Daemon, care::Marks};
+use crate::{
+    kernel::path_probe::PathProbe,
+    policy::config::model::{Forward, Service, Via},
+};
+
+impl Daemon {
+    /// Probes what the configuration names, by the ways that packets take now.
+    pub(super) async fn watch_health(&mut self) {
+        let probes = self.path_probes().await;
+        let interfaces = self.director.as_ref().map_or(&[][..], |director| director.interfaces());
+        self.marks = match self.ways.set(interfaces, &probes).await {
+            Ok(marks) => {
+                self.ways_lost = None;
+                let marks = marks.into_iter();
+                marks
+                    .map(|(probe, mark)| ((probe.vip, probe.backend, probe.forward), mark))
+                    .collect()
+            }
+            Err(error) => {
+                let error = error.to_string();
+                // Tried again whenever the host changes: once said is enough.
+                if self.ways_lost.as_ref() != Some(&error) {
+                    error!("checks via path cannot be made: {error}");
+                }
+                self.ways_lost = Some(error);
+                Marks::new()
+            }
+        };
+        self.care.watch(&self.config, &self.marks);
+    }
+
+    /// Puts back what somebody took off the ways of probes; returns the interfaces' names.
+    pub(super) async fn restore_ways(&mut self) -> Vec<String> {
+        let Some(director) = &self.director else { return Vec::new() };
+        match self.ways.restore(director.interfaces()).await {
+            Ok(names) => names,
+            Err(_) => {
+                // Says why, if it fails again, and probes that way no more.
+                self.watch_health().await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// The ways of all services that want probes to go them, as the maps have them.
+    async fn path_probes(&self) -> Vec<PathProbe> {
+        let wants =
+            |service: &&Service| service.health.checks.iter().any(|check| check.via == Via::Path);
+        let services: Vec<&Service> = self.config.services.iter().filter(wants).collect();
+        let Some(director) = self.director.as_ref().filter(|_| !services.is_empty()) else {
+            return Vec::new();
+        };
+        let observed = director.observe(&services);
+        let vips: Vec<IpAddr> = self.config.services.iter().map(|s| s.frontend.address).collect();
+        let own = self.own_addresses(&vips).await;
+        let mut probes = Vec::new();
+        for service in services {
+            let vip = service.frontend.address;
+            for backend in &service.backends {
+                let is_it =
+                    |b: &&crate::policy::plan::ObservedBackend| b.address == backend.address;
+                let in_maps = observed.backends.values().find(is_it);
+                let source = in_maps.map(|b| b.source).filter(|source| !source.is_unspecified());
+                let is_mixed = vip.is_ipv4() != backend.address.is_ipv4();
+                let from = own.iter().find(|own| is_mixed && own.is_ipv4() == vip.is_ipv4());
+                probes.push(PathProbe {
+                    vip,
+                    backend: backend.address,
+                    forward: service.forward,
+                    source: source.filter(|_| service.forward == Forward::Tunnel),
+                    from: from.copied(),
+                    mac: backend.mac,
+                });
+            }
+        }
+        probes.sort_by_key(|probe| (probe.vip, probe.backend));
+        probes.dedup();
+        probes
+    }
+
+    /// Addresses of the interfaces that Director is on which clients' answers could come to, but for
+    /// VIPs.
+    async fn own_addresses(&self, vips: &[IpAddr]) -> Vec<IpAddr> {
+        let Some(director) = &self.director else { return Vec::new() };
+        let Ok(addresses) = self.netlink.addresses().await else { return Vec::new() };
+        let is_usable = |address: &crate::kernel::net::Address| {
+            let is_local = match address.address {
+                IpAddr::V4(v4) => v4.is_link_local(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            } || address.tentative;
+            !is_local
+                && !vips.contains(&address.address)
+                && director.interfaces().iter().any(|i| i.ifindex == address.link_index)
+        };
+        addresses.into_iter().filter(is_usable).map(|address| address.address).collect()
+    }
+}

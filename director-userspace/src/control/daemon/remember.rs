@@ -1,0 +1,108 @@
+//! What a daemon leaves for the next one of the same boot, in /run: who is down, and whether it was
+//! detached.
+
+use std::{collections::HashMap, fs, net::IpAddr, path::PathBuf};
+
+use director_common::backend::BackendState;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{
+    kernel::{
+        datapath::{self, Datapath, Instance},
+        wall_clock,
+    },
+    policy::{
+        conditions::write_whole,
+        config::{
+            Config,
+            model::{Frontend, Service},
+        },
+        plan::key_of,
+    },
+};
+
+#[derive(Serialize, Deserialize)]
+struct Down {
+    /// `tcp 192.0.2.10:443`
+    service: String,
+    backend: IpAddr,
+}
+
+fn path(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("down.json")
+}
+
+fn off(instance: &Instance) -> PathBuf {
+    instance.run_dir().join("detached")
+}
+
+/// Backends of `config` that were down when the last daemon ended, and since when. The maps say so
+/// where flows were given up, the file where they were kept.
+pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, IpAddr), u64> {
+    let mut down = HashMap::new();
+    let since = wall_clock::now();
+    let text = fs::read(path(instance)).unwrap_or_default();
+    let noted: Vec<Down> = serde_json::from_slice(&text).unwrap_or_default();
+    if !noted.is_empty() {
+        let fronts: HashMap<String, Frontend> =
+            config.services.iter().map(|s| (s.frontend.to_string(), s.frontend)).collect();
+        for Down { service, backend } in noted {
+            if let Some(frontend) = fronts.get(&service) {
+                down.insert((*frontend, backend), since);
+            }
+        }
+    }
+    if let Ok(opened) = Datapath::open(instance) {
+        let observed = datapath::observe(&opened.tables);
+        let by_key: HashMap<_, Frontend> =
+            config.services.iter().map(|s| (key_of(&s.frontend), s.frontend)).collect();
+        for backend in observed.backends.values().filter(|b| b.state == BackendState::Down) {
+            let service = observed.services.get(&backend.service);
+            if let Some(frontend) = service.and_then(|service| by_key.get(&service.key)) {
+                down.insert((*frontend, backend.address), since);
+            }
+        }
+    }
+    // One that was drained until its deadline is down in the maps, too: whether it is checked
+    // decides, and what is not checked is not remembered.
+    let checked: HashMap<Frontend, bool> =
+        config.services.iter().map(|s| (s.frontend, !s.health.checks.is_empty())).collect();
+    down.retain(|(frontend, _), _| checked.get(frontend).copied().unwrap_or(false));
+    down
+}
+
+/// Notes who is down.
+pub(super) fn write<'a>(instance: &Instance, down: impl Iterator<Item = (&'a Service, IpAddr)>) {
+    let down: Vec<Down> = down
+        .map(|(service, backend)| Down { service: service.frontend.to_string(), backend })
+        .collect();
+    let written = serde_json::to_vec(&down)
+        .map_err(std::io::Error::from)
+        .and_then(|text| write_whole(&path(instance), &text));
+    if let Err(error) = written {
+        // The maps still say most of it.
+        warn!("{}: {error}", path(instance).display());
+    }
+}
+
+/// Whether it was detached and is to stay so.
+pub(super) fn is_detached(instance: &Instance) -> bool {
+    off(instance).exists()
+}
+
+/// Notes that it was detached, or is to be attached again.
+///
+/// # Errors
+///
+/// If that cannot be noted.
+pub(super) fn set_detached(instance: &Instance, detached: bool) -> std::io::Result<()> {
+    let path = off(instance);
+    if detached {
+        return write_whole(&path, b"");
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

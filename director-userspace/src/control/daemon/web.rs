@@ -1,0 +1,98 @@
+//! Metrics and the status page over HTTP, where the configuration wants them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tracing::{error, info};
+
+use crate::{
+    kernel::datapath::Instance,
+    policy::config::model::Api,
+    serve::{
+        metrics, page,
+        view::{Conditions, Sampler, serve},
+    },
+};
+
+/// What listens. Ends with the value.
+#[derive(Default)]
+pub(super) struct Web {
+    wanted: (Option<SocketAddr>, Option<SocketAddr>),
+    serving: Vec<(SocketAddr, JoinHandle<()>)>,
+    lost: Vec<String>,
+}
+
+impl Web {
+    /// Listens where `config` says, if that is elsewhere than before or could not be had. What cannot
+    /// is said, and forwarding does not need it; to be called now and then.
+    pub(super) async fn listen(
+        &mut self,
+        config: &Api,
+        instance: &Instance,
+        conditions: &watch::Sender<Arc<Conditions>>,
+    ) {
+        let wanted = (config.metrics, config.page);
+        if self.wanted == wanted && self.lost.is_empty() {
+            return;
+        }
+        if self.wanted != wanted {
+            self.close().await;
+            self.wanted = wanted;
+        }
+        if wanted == (None, None) {
+            self.lost.clear();
+            return;
+        }
+        let sampler = Sampler::of(instance, conditions.subscribe());
+        let mut routers = Vec::new();
+        match wanted {
+            (Some(metrics), Some(page)) if metrics == page => {
+                let both = metrics::router(sampler.clone()).merge(page::router(sampler));
+                routers.push(("metrics and the status page", page, both));
+            }
+            (metrics, page) => {
+                let metrics = metrics.map(|at| (at, metrics::router(sampler.clone())));
+                routers.extend(metrics.map(|(at, router)| ("metrics", at, router)));
+                let page = page.map(|at| (at, page::router(sampler)));
+                routers.extend(page.map(|(at, router)| ("the status page", at, router)));
+            }
+        }
+        let before = std::mem::take(&mut self.lost);
+        routers.retain(|(_, at, _)| !self.serving.iter().any(|(there, _)| there == at));
+        for (what, at, router) in routers {
+            match TcpListener::bind(at).await {
+                Ok(listener) => {
+                    info!("{what}: http://{at}/");
+                    self.serving.push((at, tokio::spawn(serve(listener, router))));
+                }
+                Err(error) => {
+                    let why = format!("{what} cannot be served at {at}: {error}");
+                    // Tried again and again: once said is enough.
+                    if !before.contains(&why) {
+                        error!("{why}");
+                    }
+                    self.lost.push(why);
+                }
+            }
+        }
+    }
+
+    /// What is wanted and cannot be had.
+    pub(super) fn lost(&self) -> &[String] {
+        &self.lost
+    }
+
+    async fn close(&mut self) {
+        for (_, task) in self.serving.drain(..) {
+            task.abort();
+            // Its port is free when it has ended.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.serving.iter().for_each(|(_, task)| task.abort());
+    }
+}

@@ -1,0 +1,41 @@
+//! Taking a director off its interfaces.
+
+use super::{Director, DirectorError};
+use crate::kernel::{
+    datapath::{self, Datapath, Instance, LinkPin},
+    host,
+    net::Netlink,
+    path_probe,
+};
+
+impl Director {
+    /// Takes the program off these interfaces, or off all, and with the last one everything that was
+    /// pinned. Returns the interfaces it was on.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be removed.
+    pub async fn detach(
+        netlink: &Netlink,
+        instance: &Instance,
+        interfaces: &[String],
+    ) -> Result<Vec<String>, DirectorError> {
+        // Maps of another version are removed all the same; only their neighbours are not known.
+        let observed =
+            Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
+        let named = |pin: &LinkPin| interfaces.is_empty() || interfaces.contains(&pin.interface);
+        if datapath::attached(instance)?.iter().all(named) {
+            // Before the pins go: without them a second try would find nothing to do.
+            host::withdraw_vips(netlink, &instance.run_dir()).await?;
+        }
+        // Left by a daemon that was killed, say; before the pins go, for the same reason.
+        path_probe::remove(netlink, instance, interfaces).await?;
+        let gone = datapath::detach(instance, interfaces)?;
+        if datapath::attached(instance)?.is_empty()
+            && let Some(observed) = observed
+        {
+            host::release_neighbours(netlink, &observed).await?;
+        }
+        Ok(gone)
+    }
+}

@@ -1,0 +1,292 @@
+//! Checks of a backend host: the VIPs, ARP, reverse-path filter, decapsulation.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{
+    Finding,
+    facts::{HostFacts, contains},
+    interface,
+};
+use crate::{
+    kernel::net::{Link, NetError, Netlink},
+    setup::realserver::{Prefix, Status},
+};
+
+const LOOPBACK: &str = "lo";
+/// The name of the decapsulation program, as the kernel shows it.
+const PROGRAM: &str = director_common::realserver::PROGRAM;
+/// Kinds of the kernel's own devices that take IP-in-IP tunnels apart.
+const TUNNEL_KINDS: [&str; 3] = ["ipip", "ip6tnl", "sit"];
+/// `rp_filter`: a packet must come in by the interface that a reply would leave by.
+const STRICT: u32 = 1;
+
+/// What a backend host is meant to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RealserverExpectation {
+    /// The VIPs it serves.
+    pub vips: BTreeSet<IpAddr>,
+    /// The interface that faces the directors; none to find it by the route to them.
+    pub interface: Option<String>,
+    /// The directors, if known.
+    pub from: BTreeSet<Prefix>,
+    /// Packets arrive inside tunnels.
+    pub tunnel: bool,
+    /// Packets arrive as they are, with this host's MAC address.
+    pub direct: bool,
+}
+
+impl RealserverExpectation {
+    /// What `director realserver` has set up here; none if nothing.
+    pub fn of(status: &Status) -> Option<Self> {
+        let decap = status.decapsulation.as_ref().map(|decap| &decap.settings);
+        status.up.then(|| Self {
+            vips: status.vips.iter().map(|vip| vip.address).collect(),
+            interface: decap.map(|decap| decap.interface.clone()).or_else(|| changed_on(status)),
+            from: decap.map(|decap| decap.from.clone()).unwrap_or_default(),
+            tunnel: decap.is_some(),
+            // Its record does not tell; it sets ARP up in either case, and so it shall stay.
+            direct: true,
+        })
+    }
+}
+
+/// The interface whose settings were changed.
+fn changed_on(status: &Status) -> Option<String> {
+    status.sysctls.iter().find_map(|changed| {
+        let name = changed.key.strip_prefix("net/ipv4/conf/")?.split('/').next()?;
+        (name != "all").then(|| name.to_owned())
+    })
+}
+
+/// A backend host and what it is meant to be.
+#[derive(Debug)]
+pub(super) struct RealserverFacts {
+    /// The host.
+    pub(super) host: HostFacts,
+    /// What it is meant to be.
+    pub(super) expect: RealserverExpectation,
+    /// The interface that faces the directors, if there is no doubt.
+    pub(super) interface: Option<String>,
+}
+
+impl RealserverFacts {
+    /// Looks at the host.
+    ///
+    /// # Errors
+    /// As [`HostFacts::gather`].
+    pub(super) async fn gather(
+        netlink: &Netlink,
+        expect: RealserverExpectation,
+    ) -> Result<Self, NetError> {
+        let links = netlink.links().await?;
+        let interface = match &expect.interface {
+            Some(name) => Some(name.clone()),
+            None => facing(netlink, &links, &expect.from).await,
+        };
+        let named: Vec<&str> = interface.as_deref().into_iter().collect();
+        let host = HostFacts::gather(netlink, &named).await?;
+        Ok(Self { host, expect, interface })
+    }
+
+    fn link(&self) -> Option<&Link> {
+        self.host.link(self.interface.as_deref()?)
+    }
+
+    fn has_v4(&self) -> bool {
+        self.expect.vips.iter().any(IpAddr::is_ipv4)
+    }
+}
+
+/// The interface by which the first director is reached, else the only one there is.
+async fn facing(netlink: &Netlink, links: &[Link], from: &BTreeSet<Prefix>) -> Option<String> {
+    if let Some(director) = from.first()
+        && let Ok(route) = netlink.route_to(director.address).await
+        && let Some(link) = links.iter().find(|l| l.index == route.link_index && !l.loopback)
+    {
+        return Some(link.name.clone());
+    }
+    let mut candidates = links.iter().filter(|l| l.ethernet && !l.loopback && l.master.is_none());
+    match (candidates.next(), candidates.next()) {
+        (Some(only), None) => Some(only.name.clone()),
+        _ => None,
+    }
+}
+
+pub(super) fn link(facts: &RealserverFacts) -> Vec<Finding> {
+    match &facts.interface {
+        Some(name) => vec![interface::link(&facts.host, name)],
+        None => vec![Finding::fail(
+            "link",
+            "interface",
+            "which interface faces the directors is not clear",
+            "name it: `--interface NAME`, or the directors: `--from ADDRESS`",
+        )],
+    }
+}
+
+pub(super) fn vips(facts: &RealserverFacts) -> Vec<Finding> {
+    let ipv6_off = facts.host.sysctl_number("net/ipv6/conf/lo/disable_ipv6") == Some(1);
+    let one = |vip: &IpAddr| {
+        let bits = if vip.is_ipv4() { 32 } else { 128 };
+        let here = facts.host.addresses.iter().find(|a| a.address == *vip);
+        let owner = here.map(|address| facts.host.name_of(address.link_index));
+        match (owner, here) {
+            (Some(LOOPBACK), _) => Finding::ok("vip", vip.to_string(), "is on lo"),
+            (Some(other), Some(address)) => Finding::fail(
+                "vip",
+                vip.to_string(),
+                format!("is on {other}, where it answers for the director's address"),
+                format!(
+                    "`ip address delete {vip}/{} dev {other}`, then `ip address add {vip}/{bits} \
+                     dev lo`",
+                    address.prefix_len
+                ),
+            ),
+            _ if vip.is_ipv6() && ipv6_off => Finding::fail(
+                "vip",
+                vip.to_string(),
+                "IPv6 is switched off on lo, so it can't have this VIP",
+                "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`",
+            ),
+            _ => Finding::fail(
+                "vip",
+                vip.to_string(),
+                "is missing on lo: this host drops or forwards what the director sends for it",
+                format!(
+                    "`director realserver` adds it; by hand: `ip address add {vip}/{bits} dev lo`"
+                ),
+            ),
+        }
+    };
+    if facts.expect.vips.is_empty() {
+        return vec![Finding::fail(
+            "vip",
+            "VIPs",
+            "no VIP is known that this host should serve",
+            "name them: `--vip ADDRESS`, or set the host up with `director realserver`",
+        )];
+    }
+    facts.expect.vips.iter().map(one).collect()
+}
+
+pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
+    let Some(link) = facts.link().filter(|_| facts.has_v4()) else {
+        return Vec::new();
+    };
+    // On the VIPs' own link a wrong answer draws the clients' traffic here, past the director.
+    let on_link = facts.expect.vips.iter().any(|vip| {
+        vip.is_ipv4()
+            && facts.host.addresses.iter().any(|a| {
+                a.link_index == link.index
+                    && a.address != *vip
+                    && contains(a.address, a.prefix_len, *vip)
+            })
+    });
+    let name = &link.name;
+    let grave = facts.expect.direct || on_link;
+    let check = |(setting, least, what): (&str, u32, &str)| {
+        let value = facts.host.ipv4_setting(name, setting);
+        let subject = format!("{setting} on {name}");
+        if value >= least {
+            return Finding::ok("arp", subject, format!("is {value}"));
+        }
+        let message = format!("is {value}: {what}");
+        let fix = format!(
+            "`director realserver` sets it; by hand: `sysctl -w net/ipv4/conf/all/{setting}={least}`"
+        );
+        if grave {
+            Finding::fail("arp", subject, message, fix)
+        } else {
+            Finding::warn("arp", subject, message, fix)
+        }
+    };
+    [
+        ("arp_ignore", 1, "this host answers ARP for VIPs on lo, in the director's place"),
+        ("arp_announce", 2, "this host asks by ARP in a VIP's name, and so claims it"),
+    ]
+    .map(check)
+    .into()
+}
+
+pub(super) fn reverse_path(facts: &RealserverFacts) -> Vec<Finding> {
+    let Some(link) = facts.link().filter(|_| facts.expect.tunnel && facts.has_v4()) else {
+        return Vec::new();
+    };
+    let tunnels = tunnel_devices(&facts.host).map(|device| device.name.as_str());
+    let check = |name: &str| {
+        let value = facts.host.ipv4_setting(name, "rp_filter");
+        let subject = format!("rp_filter on {name}");
+        if value == STRICT {
+            Finding::fail(
+                "rp_filter",
+                subject,
+                "is 1 (strict): packets out of a tunnel are dropped unless the reply to the client \
+                 leaves by the same interface",
+                format!("`sysctl -w net/ipv4/conf/{name}/rp_filter=2` (loose)"),
+            )
+        } else {
+            Finding::ok("rp_filter", subject, format!("is {value}"))
+        }
+    };
+    [link.name.as_str()].into_iter().chain(tunnels).map(check).collect()
+}
+
+pub(super) fn decapsulation(facts: &RealserverFacts) -> Vec<Finding> {
+    let Some(link) = facts.link().filter(|_| facts.expect.tunnel) else {
+        return Vec::new();
+    };
+    let name = &link.name;
+    let program = link.xdp.map(|xdp| {
+        let id = xdp.prog_id;
+        (id, facts.host.programs.get(&id).map_or("unknown name", String::as_str))
+    });
+    match program {
+        Some((id, PROGRAM)) => {
+            let message = format!("Director's decapsulation program is attached (id {id})");
+            return vec![Finding::ok("decapsulation", name, message)];
+        }
+        Some((id, other)) => {
+            return vec![Finding::fail(
+                "decapsulation",
+                name,
+                format!("carries somebody else's XDP program instead: {other} (id {id})"),
+                format!("stop its owner (`bpftool prog show id {id}`), then `director realserver`"),
+            )];
+        }
+        None => {}
+    }
+    let devices: Vec<&str> = tunnel_devices(&facts.host).map(|l| l.name.as_str()).collect();
+    if devices.is_empty() {
+        return vec![Finding::fail(
+            "decapsulation",
+            name,
+            "nothing takes tunnels apart: no program on it, and no tunnel device that is up",
+            "`director realserver --vip VIP --from DIRECTOR` attaches the program",
+        )];
+    }
+    let message = format!("the kernel's tunnel device {} takes tunnels apart", devices.join(", "));
+    vec![Finding::ok("decapsulation", name, message)]
+}
+
+pub(super) fn mtu(facts: &RealserverFacts) -> Vec<Finding> {
+    let Some(link) = facts.link().filter(|_| facts.expect.tunnel) else {
+        return Vec::new();
+    };
+    // Which outer family the directors use shows in their addresses.
+    let v6 = facts.expect.from.iter().any(|from| from.address.is_ipv6());
+    let overhead = if v6 { 40 } else { 20 };
+    let mss = link.mtu.saturating_sub(40 + overhead);
+    let message = format!(
+        "invites clients to send packets of {} bytes, {} in the tunnel; if the links between \
+         director and here carry less, clamp: `ip route change default via ROUTER advmss {mss}`",
+        link.mtu,
+        link.mtu + overhead
+    );
+    vec![Finding::ok("mtu", &link.name, message)]
+}
+
+fn tunnel_devices(host: &HostFacts) -> impl Iterator<Item = &Link> {
+    host.links
+        .iter()
+        .filter(|link| link.up && link.kind.as_deref().is_some_and(|k| TUNNEL_KINDS.contains(&k)))
+}

@@ -1,0 +1,278 @@
+//! Carrying out a plan, step by step, the way packets must see it.
+
+use std::{mem::offset_of, net::IpAddr};
+
+use director_common::{
+    abi::map,
+    address::Address,
+    backend::{
+        Backend, BackendFields, BackendNote, BackendRef, BackendState, BackendWord, GENERATIONS,
+    },
+    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceKey, ServiceNote, ServiceWord},
+    stats::{BackendStats, ServiceStats},
+};
+
+use super::{DatapathError, Tables, grace, rings, tables::AsPod};
+use crate::policy::plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint};
+
+/// Carries out `plan`. May stop after any step (an error, a crash): packets find maps that are
+/// right, and the next plan picks up what is missing. On return no packet holds anything that the
+/// plan replaced.
+///
+/// # Errors
+///
+/// Only system calls on the services' keys and on counters can fail.
+pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
+    // Where they are built, no packet looks until their services' words say so.
+    rings::build(&mut tables.rings, plan);
+    apply_built(tables, plan)
+}
+
+/// As [`apply`], with the plan's rings built already.
+///
+/// # Errors
+///
+/// As [`apply`].
+pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
+    let mut unlinked = false;
+    let result = plan.ops.iter().try_for_each(|op| {
+        match op {
+            Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
+            // A packet that read the old ring, or found the service, is still on its way.
+            Op::FreeBackend { .. } | Op::StopBackend { .. } if unlinked => {
+                grace::wait();
+                unlinked = false;
+            }
+            _ => {}
+        }
+        step(tables, op)
+    });
+    if plan.ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
+        super::filter::tidy(tables);
+    }
+    if !plan.is_empty() {
+        // Also after an error: the next plan reuses what this one freed.
+        grace::wait();
+    }
+    result
+}
+
+fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
+    match op {
+        Op::RemoveStrayKey(key) => remove_key(tables, *key)?,
+        Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
+            tables.service_notes.set(*slot, note(name));
+            zero_service_stats(tables, *slot)?;
+            let service =
+                Service { key: *key, drain_timeout_s: *drain_timeout_s, ..Service::default() };
+            tables.services.set(*slot, service);
+            publish_service(tables, *slot, ServiceWord::new(0, 0, *when_empty));
+        }
+        Op::NoteService { slot, name, drain_timeout_s, .. } => {
+            let retired = tables.service_notes.get(*slot).retired;
+            tables.service_notes.set(*slot, ServiceNote { retired, ..note(name) });
+            let at = offset_of!(Service, drain_timeout_s);
+            tables.services.publish(*slot, at, *drain_timeout_s);
+        }
+        Op::AddBackend { reference, service, spec } => {
+            add_backend(tables, *reference, *service, spec)?;
+        }
+        Op::SetBackend { reference, service, spec, source_place, state, .. } => {
+            set_backend(tables, *reference, *service, spec, *source_place, *state);
+        }
+        Op::SetRing { service, ring, members, when_empty, .. } => {
+            let word = match ring {
+                Some(ring) => ServiceWord::new(ring * RING_CHUNKS, RING_SLOTS, *when_empty),
+                None => ServiceWord::new(0, 0, *when_empty),
+            };
+            // Were we to end between these, the ring is built again.
+            let at = offset_of!(Service, ring_fingerprint);
+            tables.services.publish(*service, at, 0);
+            publish_service(tables, *service, word);
+            tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
+        }
+        Op::ShowService { slot, key } => {
+            super::filter::admit(tables, key);
+            // The service counts as shown by its own key, so that comes last.
+            if tables.keys.get(&AsPod(key.presence()), 0).is_err() {
+                insert_key(tables, key.presence(), *slot)?;
+            }
+            insert_key(tables, *key, *slot)?;
+        }
+        Op::DrainBackend { reference, deadline_ns, .. } => {
+            let slot = reference.slot();
+            let note =
+                BackendNote { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
+            tables.backend_notes.set(slot, BackendNote { weight: 0, ..note });
+            publish_state(tables, slot, BackendState::Draining);
+        }
+        Op::StopBackend { reference, .. } => {
+            publish_state(tables, reference.slot(), BackendState::Down);
+        }
+        Op::MoveBackend { reference, next_hop, .. } => {
+            let at = offset_of!(Backend, next_hop);
+            tables.backends.publish(reference.slot(), at, next_hop.0);
+        }
+        Op::FreeBackend { reference, service, .. } => free_backend(tables, *reference, *service)?,
+        Op::HideService { key, presence, .. } => {
+            remove_key(tables, *key)?;
+            match presence {
+                Presence::Keep => {}
+                Presence::Move(slot) => insert_key(tables, key.presence(), *slot)?,
+                Presence::Remove => remove_key(tables, key.presence())?,
+            }
+        }
+        Op::RemoveService { slot } => publish_service(tables, *slot, ServiceWord::default()),
+    }
+    Ok(())
+}
+
+fn note(name: &str) -> ServiceNote {
+    let mut bytes = [0; NAME_LEN + 1];
+    let length = name.len().min(NAME_LEN);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    ServiceNote { name: bytes, retired: BackendStats::default(), _pad: [0; 32] }
+}
+
+fn publish_service(tables: &Tables, slot: u32, word: ServiceWord) {
+    tables.services.publish(slot, offset_of!(Service, word), word.0);
+}
+
+fn publish_backend(tables: &Tables, slot: u32, word: BackendWord) {
+    tables.backends.publish(slot, offset_of!(Backend, word), word.0);
+}
+
+fn publish_state(tables: &Tables, slot: u32, state: BackendState) {
+    let fields = tables.backends.get(slot).word.unpack();
+    publish_backend(tables, slot, BackendWord::pack(BackendFields { state, ..fields }));
+}
+
+fn source_address(spec: &BackendSpec) -> Address {
+    spec.path.source.map_or_else(Address::default, Address::from)
+}
+
+fn word(
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+    source_place: u8,
+    state: BackendState,
+) -> BackendWord {
+    BackendWord::pack(BackendFields {
+        generation: reference.generation(),
+        state,
+        forward: spec.forward,
+        is_v6: matches!(spec.address, IpAddr::V6(_)),
+        fixed_next_hop: spec.fixed_next_hop,
+        source: source_place,
+        service: service as u16,
+        mtu: spec.path.mtu,
+    })
+}
+
+fn add_backend(
+    tables: &mut Tables,
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+) -> Result<(), DatapathError> {
+    let slot = reference.slot();
+    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    tables.backend_notes.set(slot, note);
+    // In its first generation a slot has counted nothing yet: maps are made of zeros. (The last
+    // generation's end leaves zeros too: see `free_backend`.)
+    if reference.generation() != 0 {
+        zero_backend_stats(tables, slot)?;
+    }
+    // The free word of the slot stays until the rest is there.
+    let free = tables.backends.get(slot).word;
+    tables.backends.set(
+        slot,
+        Backend {
+            word: free,
+            next_hop: spec.path.next_hop,
+            address: spec.address.into(),
+            sources: [source_address(spec), Address::default()],
+        },
+    );
+    let state = if spec.is_down { BackendState::Down } else { BackendState::Active };
+    publish_backend(tables, slot, word(reference, service, spec, 0, state));
+    Ok(())
+}
+
+fn set_backend(
+    tables: &Tables,
+    reference: BackendRef,
+    service: u32,
+    spec: &BackendSpec,
+    source_place: u8,
+    state: BackendState,
+) {
+    let slot = reference.slot();
+    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    tables.backend_notes.set(slot, note);
+    // The place that the word does not name; two words, which no packet reads until it does.
+    let at = offset_of!(Backend, sources) + usize::from(source_place) * size_of::<Address>();
+    let source = source_address(spec);
+    tables.backends.publish(slot, at, source.first);
+    tables.backends.publish(slot, at + 8, source.second);
+    tables.backends.publish(slot, offset_of!(Backend, next_hop), spec.path.next_hop.0);
+    publish_backend(tables, slot, word(reference, service, spec, source_place, state));
+}
+
+fn free_backend(
+    tables: &mut Tables,
+    reference: BackendRef,
+    service: u32,
+) -> Result<(), DatapathError> {
+    let slot = reference.slot();
+    let next = (reference.generation() + 1) % GENERATIONS;
+    let free = BackendFields {
+        generation: next,
+        state: BackendState::Free,
+        ..BackendWord::default().unpack()
+    };
+    publish_backend(tables, slot, BackendWord::pack(free));
+    // What it forwarded stays with the service.
+    if tables.services.get(service).word.in_use() {
+        let mut note = tables.service_notes.get(service);
+        note.retired.add(&super::stats::backend_total(tables, slot)?);
+        tables.service_notes.set(service, note);
+    }
+    if next == 0 {
+        grace::wait();
+        zero_backend_stats(tables, slot)?;
+    }
+    Ok(())
+}
+
+fn insert_key(tables: &mut Tables, key: ServiceKey, slot: u32) -> Result<(), DatapathError> {
+    tables.keys.insert(AsPod(key), slot, 0).map_err(of(map::SERVICE_KEYS))
+}
+
+fn remove_key(tables: &mut Tables, key: ServiceKey) -> Result<(), DatapathError> {
+    match tables.keys.remove(&AsPod(key)) {
+        Ok(()) => Ok(()),
+        // Gone already: an earlier process got as far as this step.
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(of(map::SERVICE_KEYS)(error)),
+    }
+}
+
+fn of(name: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
+    move |error| DatapathError::Map { name, error }
+}
+
+fn zero_backend_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathError> {
+    super::stats::zero(&mut tables.backend_stats, slot, AsPod(BackendStats::default()))
+        .map_err(of(map::BACKEND_STATS))
+}
+
+fn zero_service_stats(tables: &mut Tables, slot: u32) -> Result<(), DatapathError> {
+    super::stats::zero(&mut tables.service_stats, slot, AsPod(ServiceStats::default()))
+        .map_err(of(map::SERVICE_STATS))
+}

@@ -1,0 +1,235 @@
+//! Larger maps for a director that forwards.
+//!
+//! Maps do not grow, so larger ones take their place: made and filled beside the old ones, then the
+//! programs are replaced, each at once through its link, by ones that use them, then pins change
+//! places. The flow table, services and everything else that does not depend on the number of
+//! backends or rings stays the same map, so known flows stay.
+//!
+//! A process may die at any point. Until the directory `unfinished` is renamed `larger`, nothing has
+//! happened, and the next one removes it; from then on the maps in it count
+//! ([`Instance::map_pin`]), whoever uses them already, and the next start attaches all programs
+//! anew, which ends in [`finish`] as ever. Meanwhile old and new maps hold the same.
+
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread};
+
+use aya::maps::MapData;
+use director_common::{abi::map, service::RING_CHUNKS};
+
+use super::{
+    Attached, Attachments, Datapath, DatapathError, Instance, Sizes, Tables,
+    attach::{LinkPin, link_pins},
+    batch::Copies,
+    grace, load,
+    open::make_directory,
+    rings,
+};
+use crate::policy::plan::{Capacity, Plan, ring_of};
+
+/// Maps with a place per backend.
+const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_NOTES, map::BACKEND_STATS];
+/// Maps with places for rings.
+const BY_RING: [&str; 1] = [map::RINGS];
+/// How often a reader looks again that finds pins changing places.
+const LOOKS: usize = 8;
+
+impl Datapath {
+    /// Makes the maps as large as `capacity` says, which is at least what they are, and puts the
+    /// program on `interfaces` as [`Datapath::attach`] does, with the larger maps. Forwarding goes
+    /// on, known flows stay. Meanwhile the rings of `plan` are built: it is to be carried out by
+    /// [`super::apply_built`]. On an error, what was in effect stays.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory, or as [`Datapath::attach`].
+    pub fn grow(
+        &mut self,
+        capacity: Capacity,
+        interfaces: &[Attached],
+        attachments: &Attachments,
+        plan: &Plan,
+    ) -> Result<(), DatapathError> {
+        let unfinished = self.instance.unfinished_pins();
+        let old = self.tables.capacity();
+        let mut names = Vec::new();
+        if capacity.backends > old.backends {
+            names.push(BY_BACKEND.as_slice());
+        }
+        if capacity.rings > old.rings {
+            names.push(BY_RING.as_slice());
+        }
+        discard_unfinished(&self.instance)?;
+        make_directory(&unfinished)?;
+        let prepared = self.make(capacity, &names).and_then(|mut larger| {
+            let counted = self.fill(&mut larger, &names)?;
+            let smaller_stats = load::pinned(&self.instance, map::BACKEND_STATS)?;
+            Ok((larger, counted, smaller_stats))
+        });
+        let (mut larger, counted, smaller_stats) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let _ = discard_unfinished(&self.instance);
+                return Err(error);
+            }
+        };
+        // From here on, whoever opens the maps finds the larger ones.
+        rename(&unfinished, &self.instance.larger_pins())?;
+        let attached = thread::scope(|scope| {
+            scope.spawn(|| rings::build(&mut larger.rings, plan));
+            self.attach(interfaces, attachments)
+        });
+        if let Err(error) = attached {
+            self.shrink_back(interfaces, attachments);
+            return Err(error);
+        }
+        self.tables = larger;
+        if let Some(before) = counted {
+            // What was counted in the smaller maps after they were copied. Packets count in the
+            // larger ones already, so it is added to what the services' former backends counted.
+            grace::wait();
+            let after = Copies::read(smaller_stats, old.backends)?;
+            for (slot, stats) in after.since(&before) {
+                let service = self.tables.backends.get(slot).word.service().into();
+                let mut note = self.tables.service_notes.get(service);
+                note.retired.add(&stats);
+                self.tables.service_notes.set(service, note);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the larger maps, those by backend and those by ring side by side.
+    fn make(
+        &self,
+        Capacity { backends, rings, .. }: Capacity,
+        names: &[&[&'static str]],
+    ) -> Result<Tables, DatapathError> {
+        let sizes = Sizes { table_bits: self.tables.meta().table_bits, backends, rings };
+        let constants = self.constants(0);
+        let make = |names: &[&str]| {
+            load::load(sizes, &constants, Some(&|name| self.pin(name, names))).map(drop)
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = names.iter().map(|names| scope.spawn(|| make(names))).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        let all = names.concat();
+        Tables::open(|name| {
+            MapData::from_pin(self.pin(name, &all))
+                .map_err(|error| DatapathError::Map { name, error })
+        })
+    }
+
+    /// Where a map is pinned, if those called `names` are being made.
+    fn pin(&self, name: &str, names: &[&str]) -> PathBuf {
+        if names.contains(&name) {
+            self.instance.unfinished_pins().join(name)
+        } else {
+            self.instance.map_pin(name)
+        }
+    }
+
+    /// Copies what the maps hold; the counters that were copied, if their map is among them.
+    fn fill(
+        &self,
+        larger: &mut Tables,
+        names: &[&[&'static str]],
+    ) -> Result<Option<Copies>, DatapathError> {
+        let smaller = &self.tables;
+        if names.contains(&BY_RING.as_slice()) {
+            let words = (0..smaller.services.len()).map(|slot| smaller.services.get(slot).word);
+            let mut firsts: Vec<u32> = words
+                .filter(|word| word.in_use())
+                .filter_map(ring_of)
+                .map(|ring| ring * RING_CHUNKS)
+                .collect();
+            firsts.sort_unstable();
+            let places = larger.rings.slices_mut(&firsts, RING_CHUNKS);
+            for (place, first) in places.into_iter().zip(&firsts) {
+                for (chunk, at) in place.iter_mut().zip(*first..) {
+                    *chunk = smaller.rings.get(at);
+                }
+            }
+        }
+        if !names.contains(&BY_BACKEND.as_slice()) {
+            return Ok(None);
+        }
+        let slots = smaller.capacity().backends;
+        for slot in 0..slots {
+            larger.backends.set(slot, smaller.backends.get(slot));
+            larger.backend_notes.set(slot, smaller.backend_notes.get(slot));
+        }
+        let counted = Copies::read(load::pinned(&self.instance, map::BACKEND_STATS)?, slots)?;
+        let pin = self.instance.unfinished_pins().join(map::BACKEND_STATS);
+        let name = map::BACKEND_STATS;
+        counted
+            .write(MapData::from_pin(pin).map_err(|error| DatapathError::Map { name, error })?)?;
+        Ok(Some(counted))
+    }
+
+    /// Has programs use the smaller maps again.
+    fn shrink_back(&self, interfaces: &[Attached], attachments: &Attachments) {
+        if rename(&self.instance.larger_pins(), &self.instance.unfinished_pins()).is_err() {
+            return;
+        }
+        let attached = link_pins(&self.instance).unwrap_or_default();
+        for interface in interfaces.iter().filter(|i| attached.contains(&LinkPin::of(i))) {
+            let _ = self.attach_one(interface, attachments);
+        }
+        let _ = discard_unfinished(&self.instance);
+    }
+}
+
+/// Removes maps that nobody got as far as using.
+pub(super) fn discard_unfinished(instance: &Instance) -> Result<(), DatapathError> {
+    let path = instance.unfinished_pins();
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(DatapathError::File { path, error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts the pins of larger maps, if there are any, where the smaller ones' were. Stopped in between,
+/// it is gone on with by the next call.
+pub(super) fn finish(instance: &Instance) -> Result<(), DatapathError> {
+    let path = instance.larger_pins();
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(DatapathError::File { path, error }),
+    };
+    // Listed before it changes.
+    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    for name in names {
+        rename(&path.join(&name), &instance.pins().join("maps").join(&name))?;
+    }
+    fs::remove_dir(&path).map_err(|error| DatapathError::File { path, error })
+}
+
+fn rename(from: &PathBuf, to: &PathBuf) -> Result<(), DatapathError> {
+    fs::rename(from, to).map_err(|error| DatapathError::File { path: to.clone(), error })
+}
+
+/// Opens maps by their pins, and again if pins changed places meanwhile: maps of two sizes are not
+/// for one reader.
+pub(super) fn consistently<T>(
+    instance: &Instance,
+    open: impl Fn() -> Result<T, DatapathError>,
+) -> Result<T, DatapathError> {
+    let pins = || {
+        let inode = |name: &&str| fs::metadata(instance.map_pin(name)).map(|pin| pin.ino()).ok();
+        BY_BACKEND.iter().chain(&BY_RING).map(inode).collect::<Vec<_>>()
+    };
+    for _ in 1..LOOKS {
+        let before = pins();
+        let opened = open();
+        if pins() == before {
+            return opened;
+        }
+    }
+    open()
+}

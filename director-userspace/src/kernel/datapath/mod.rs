@@ -1,0 +1,58 @@
+//! The BPF side of a director: programs, maps, links. Nothing else opens its maps.
+//!
+//! - [`Instance`] says where things are pinned, [`Datapath`] opens or creates them;
+//! - [`Tables`] are the maps; [`observe`] reads them into [`crate::policy::plan::Observed`], [`apply`]
+//!   carries out a [`crate::policy::plan::Plan`];
+//! - `grow` makes them larger while packets pass; [`Scrub`] finds what somebody else wrote into them;
+//! - [`Attachments`] puts the program on interfaces and takes it off;
+//! - [`Explainer`] asks the program what would become of a packet, [`Trace`] what becomes of those that
+//!   come, [`Conns`] reads known flows;
+//! - [`Simulation`] runs the same program over frames, [`Standalone`] lends it to whoever measures
+//!   it; both with maps of their own.
+
+mod apply;
+mod attach;
+mod batch;
+mod census;
+mod conns;
+mod error;
+mod explain;
+mod filter;
+mod grace;
+mod grow;
+mod instance;
+mod link;
+mod load;
+mod lock;
+mod mmap;
+mod object;
+mod observe;
+mod open;
+mod pins;
+mod rings;
+mod scrub;
+mod simulation;
+mod standalone;
+mod stats;
+mod tables;
+mod test_run;
+mod trace;
+
+pub use apply::{apply, apply_built};
+pub use attach::{Attached, Attachments, LinkPin, attached, detach};
+pub use census::{Census, census};
+pub use conns::{Conn, Conns};
+pub use error::DatapathError;
+pub use explain::{Entry, Explainer};
+pub use instance::{Instance, mount_bpffs};
+pub use load::Sizes;
+pub use lock::Lock;
+pub use observe::{observe, observe_some};
+pub use open::{Datapath, clock_ns};
+pub use pins::Pins;
+pub use scrub::Scrub;
+pub use simulation::{Outcome, Simulation};
+pub use standalone::Standalone;
+pub use stats::{BackendCounters, Counters, ServiceCounters, counters};
+pub use tables::Tables;
+pub use trace::{Trace, TraceCounts};

@@ -1,0 +1,245 @@
+//! Opening an instance's maps, or making them.
+
+use std::{fs, io, path::Path};
+
+use director_common::{
+    abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, map},
+    flow::HashKey,
+    runtime::{Runtime, TICK_SHIFT, Ticks},
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    DatapathError, Instance, Sizes, Tables, grow,
+    load::{self, Constants},
+    mmap::MappedArray,
+    mount_bpffs,
+    tables::Fd,
+};
+use crate::policy::config::model::{Config, Flows};
+
+/// CLOCK_MONOTONIC, nanoseconds: the clock of the program and of drain deadlines.
+pub fn clock_ns() -> u64 {
+    // The clock exists on every Linux.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// An instance's maps, opened.
+pub struct Datapath {
+    /// Which instance.
+    pub instance: Instance,
+    /// Its maps.
+    pub tables: Tables,
+    /// Whether they were there already: made by an earlier process.
+    pub adopted: bool,
+    /// Whether flows' clients are written down.
+    pub(super) clients: bool,
+}
+
+impl Datapath {
+    /// Opens the pinned maps; nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// [`DatapathError::NotAttached`] if there are none, [`DatapathError::Abi`] if they are another
+    /// version's.
+    pub fn open(instance: &Instance) -> Result<Self, DatapathError> {
+        match pinned_version(instance)? {
+            None | Some(0) => return Err(DatapathError::NotAttached(instance.name().into())),
+            Some(OLDEST_ADOPTED..=ABI_VERSION) => {}
+            Some(found) => {
+                let path = instance.pins();
+                return Err(DatapathError::Abi { path, found, expected: ABI_VERSION });
+            }
+        }
+        let tables =
+            grow::consistently(instance, || Tables::open(|name| load::pinned(instance, name)))?;
+        let clients = super::conns::are_recorded(instance)?;
+        Ok(Self { instance: instance.clone(), tables, adopted: true, clients })
+    }
+
+    /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::open`], and whatever making maps runs into.
+    pub fn open_or_create(instance: &Instance, config: &Config) -> Result<Self, DatapathError> {
+        mount_bpffs()?;
+        let hash_key = HashKey::expand(config.hash_key.0);
+        let complete = !matches!(pinned_version(instance)?, None | Some(0));
+        if !complete {
+            if instance.pins().exists() {
+                // A process died while it made them; no program uses them.
+                super::attach::remove_pins(instance)?;
+            }
+            Self::create(instance, config, hash_key)?;
+        }
+        grow::discard_unfinished(instance)?;
+        let mut opened = Self::open(instance)?;
+        opened.adopted = complete;
+        Ok(opened)
+    }
+
+    /// Makes adopted maps this version's: an older director refuses them from now on, since it would
+    /// misread what is about to be written.
+    pub fn adopt(&self) {
+        let meta = self.tables.meta();
+        if meta.abi_version != ABI_VERSION {
+            self.tables.meta.set(0, Meta { abi_version: ABI_VERSION, ..meta });
+        }
+    }
+
+    /// Takes over the hash key, which is in effect once the programs are attached again. The key
+    /// there was, if it was another.
+    pub fn set_hash_key(&self, config: &Config) -> Option<HashKey> {
+        let hash_key = HashKey::expand(config.hash_key.0);
+        let meta = self.tables.meta();
+        if meta.hash_key == hash_key {
+            return None;
+        }
+        self.tables.meta.set(0, Meta { hash_key, ..meta });
+        Some(meta.hash_key)
+    }
+
+    /// Undoes [`Datapath::set_hash_key`], given what it returned.
+    pub fn put_back(&self, hash_key: Option<HashKey>) {
+        if let Some(hash_key) = hash_key {
+            self.tables.meta.set(0, Meta { hash_key, ..self.tables.meta() });
+        }
+    }
+
+    /// Has programs that are attached from now on write flows' clients down, or not, as `config` says.
+    /// Whether that is a change: then those that are attached are to be replaced.
+    ///
+    /// # Errors
+    ///
+    /// If the map's pin cannot be removed.
+    pub fn set_clients(&mut self, config: &Config) -> Result<bool, DatapathError> {
+        if self.clients == config.flows.clients {
+            return Ok(false);
+        }
+        // Made anew in its other size when the first program is loaded; the records of the old one
+        // go with its last user.
+        let path = self.instance.map_pin(map::CLIENTS);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DatapathError::File { path, error });
+            }
+            _ => {}
+        }
+        self.clients = config.flows.clients;
+        Ok(true)
+    }
+
+    /// Takes over the flow timeouts.
+    pub fn set_timeouts(&self, config: &Config) {
+        set_timeouts(&self.tables, &config.flows);
+    }
+
+    /// How long flows are remembered, in seconds: TCP, TCP before and after that, UDP.
+    pub fn timeouts_s(&self) -> [u64; 3] {
+        let runtime = self.tables.runtime.get(0);
+        [runtime.tcp_ticks, runtime.tcp_closing_ticks, runtime.udp_ticks]
+            .map(|ticks| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000)
+    }
+
+    fn create(
+        instance: &Instance,
+        config: &Config,
+        hash_key: HashKey,
+    ) -> Result<(), DatapathError> {
+        let maps = instance.pins().join("maps");
+        make_directory(&maps)?;
+        make_directory(&instance.link_pins())?;
+        let sizes = Sizes::for_config(config);
+        let constants = Constants {
+            hash_key,
+            table_salt: random_odd()?,
+            table_bits: sizes.table_bits,
+            interface_slot: 0,
+            own_mac: 0,
+            simulate: false,
+            explain: false,
+            clients: config.flows.clients,
+        };
+        load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
+        let tables = Tables::open(|name| load::pinned(instance, name))?;
+        tables.meta.set(
+            0,
+            Meta {
+                abi_version: ABI_VERSION,
+                table_bits: sizes.table_bits,
+                table_salt: constants.table_salt,
+                hash_key,
+            },
+        );
+        Ok(())
+    }
+
+    /// Says that next hops are kept fresh as of now; the program trusts that for a second and a
+    /// half.
+    pub fn beat(&self) {
+        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
+        self.tables.runtime.publish(0, at, clock_ns());
+    }
+
+    /// Says that nobody keeps next hops fresh any more.
+    pub fn stop_beating(&self) {
+        self.tables.runtime.publish(0, std::mem::offset_of!(Runtime, heartbeat_ns), 0);
+    }
+
+    /// When the daemon last said that it lives, nanoseconds ago; `None` if it never did, or ended.
+    pub fn heartbeat_age_ns(&self) -> Option<u64> {
+        match self.tables.runtime.get(0).heartbeat_ns {
+            0 => None,
+            beat => Some(clock_ns().saturating_sub(beat)),
+        }
+    }
+}
+
+/// The version of the pinned maps; 0 if their creator did not get as far as noting it, which it does
+/// last. Looks at nothing but the first field of META, which every version has.
+fn pinned_version(instance: &Instance) -> Result<Option<u32>, DatapathError> {
+    if !instance.map_pin(map::META).exists() {
+        return Ok(None);
+    }
+    let data = load::pinned(instance, map::META)?;
+    let first = MappedArray::<u64>::new(Fd(&data), 1)
+        .map_err(|error| DatapathError::Mmap { name: map::META, error })?;
+    Ok(Some(first.get(0) as u32))
+}
+
+/// Writes the flow timeouts, two at a time: each pair is a word.
+pub(super) fn set_timeouts(tables: &Tables, flows: &Flows) {
+    let runtime = Runtime {
+        tcp_ticks: Ticks::from_secs(flows.tcp.as_secs()).0,
+        tcp_closing_ticks: Ticks::from_secs(flows.tcp_closing.as_secs()).0,
+        udp_ticks: Ticks::from_secs(flows.udp.as_secs()).0,
+        ..Runtime::default()
+    };
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let tcp = pair(runtime.tcp_ticks, runtime.tcp_closing_ticks);
+    tables.runtime.publish(0, std::mem::offset_of!(Runtime, tcp_ticks), tcp);
+    let udp = pair(runtime.udp_ticks, 0);
+    tables.runtime.publish(0, std::mem::offset_of!(Runtime, udp_ticks), udp);
+}
+
+pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
+    fs::create_dir_all(path)
+        .map_err(|error| DatapathError::File { path: path.to_path_buf(), error })
+}
+
+/// A secret odd number.
+pub(super) fn random_odd() -> Result<u64, DatapathError> {
+    let mut bytes = [0; 8];
+    // SAFETY: eight writable bytes.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if read != bytes.len() as isize {
+        return Err(DatapathError::File {
+            path: "/dev/urandom".into(),
+            error: io::Error::last_os_error(),
+        });
+    }
+    Ok(u64::from_ne_bytes(bytes) | 1)
+}

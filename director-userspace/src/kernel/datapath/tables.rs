@@ -1,0 +1,157 @@
+//! The maps, opened: arrays as shared memory, the rest through system calls.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::{
+    Pod,
+    maps::{DevMapHash, HashMap, MapData, PerCpuArray},
+};
+use director_common::{
+    abi::{Meta, map},
+    backend::{Backend, BackendNote, BackendRef, BackendState},
+    flow_table::FlowSet,
+    interface::Interface,
+    runtime::Runtime,
+    service::{RING_CHUNKS, RingChunk, Service, ServiceKey, ServiceNote},
+    stats::{BackendStats, ServiceStats},
+};
+
+use super::{DatapathError, mmap::MappedArray};
+use crate::policy::plan::Capacity;
+
+/// Lets aya hand `T` to the kernel as bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct AsPod<T>(pub(super) T);
+
+// SAFETY: repr(C), no implicit padding, valid for all bytes (see director-common).
+unsafe impl Pod for AsPod<ServiceKey> {}
+// SAFETY: as above.
+unsafe impl Pod for AsPod<BackendStats> {}
+// SAFETY: as above.
+unsafe impl Pod for AsPod<ServiceStats> {}
+
+/// The maps of one instance, or of one simulation.
+pub struct Tables {
+    pub(super) meta: MappedArray<Meta>,
+    pub(super) flows: MappedArray<FlowSet>,
+    pub(super) backends: MappedArray<Backend>,
+    pub(super) backend_notes: MappedArray<BackendNote>,
+    pub(super) keys: HashMap<MapData, AsPod<ServiceKey>, u32>,
+    pub(super) services: MappedArray<Service>,
+    pub(super) vip_filter: MappedArray<u64>,
+    pub(super) service_notes: MappedArray<ServiceNote>,
+    pub(super) rings: MappedArray<RingChunk>,
+    pub(super) interfaces: MappedArray<Interface>,
+    pub(super) tx_ports: DevMapHash<MapData>,
+    pub(super) runtime: MappedArray<Runtime>,
+    pub(super) verdicts: PerCpuArray<MapData, u64>,
+    pub(super) backend_stats: PerCpuArray<MapData, AsPod<BackendStats>>,
+    pub(super) service_stats: PerCpuArray<MapData, AsPod<ServiceStats>>,
+}
+
+impl Tables {
+    /// Opens every map, `get` being how to find one by name.
+    pub(super) fn open(
+        mut get: impl FnMut(&'static str) -> Result<MapData, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        macro_rules! mapped {
+            ($name:expr, $kind:ty) => {{
+                let data = get($name)?;
+                let len = entries(&data, $name, size_of::<$kind>())?;
+                MappedArray::<$kind>::new(Fd(&data), len)
+                    .map_err(|error| DatapathError::Mmap { name: $name, error })?
+            }};
+        }
+        macro_rules! typed {
+            ($name:expr, $kind:ident, $variant:ident) => {
+                $kind::try_from(aya::maps::Map::$variant(get($name)?))
+                    .map_err(|error| DatapathError::Map { name: $name, error })?
+            };
+        }
+        Ok(Self {
+            meta: mapped!(map::META, Meta),
+            flows: mapped!(map::FLOWS, FlowSet),
+            backends: mapped!(map::BACKENDS, Backend),
+            backend_notes: mapped!(map::BACKEND_NOTES, BackendNote),
+            keys: typed!(map::SERVICE_KEYS, HashMap, HashMap),
+            services: mapped!(map::SERVICES, Service),
+            vip_filter: mapped!(map::VIP_FILTER, u64),
+            service_notes: mapped!(map::SERVICE_NOTES, ServiceNote),
+            rings: mapped!(map::RINGS, RingChunk),
+            interfaces: mapped!(map::INTERFACES, Interface),
+            tx_ports: typed!(map::TX_PORTS, DevMapHash, DevMapHash),
+            runtime: mapped!(map::RUNTIME, Runtime),
+            verdicts: typed!(map::VERDICTS, PerCpuArray, PerCpuArray),
+            backend_stats: typed!(map::BACKEND_STATS, PerCpuArray, PerCpuArray),
+            service_stats: typed!(map::SERVICE_STATS, PerCpuArray, PerCpuArray),
+        })
+    }
+
+    /// What fits.
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            services: self.services.len(),
+            backends: self
+                .backends
+                .len()
+                .min(self.backend_notes.len())
+                .min(self.backend_stats.len()),
+            rings: self.rings.len() / RING_CHUNKS,
+        }
+    }
+
+    /// The ring of the service in this slot, as packets see it; empty if it has none.
+    pub fn ring(&self, service: u32) -> Vec<BackendRef> {
+        let word = self.services.get(service).word;
+        let chunks = (0..RING_CHUNKS).map(|chunk| self.rings.get(word.first_chunk() + chunk).slots);
+        let slots = word.slots() as usize;
+        if slots == 0 { Vec::new() } else { chunks.flatten().take(slots).collect() }
+    }
+
+    /// Whether some backend's drain is over at `now_ns`. Looks at shared memory only: the daemon
+    /// asks twice a second.
+    pub fn drain_is_over(&self, now_ns: u64) -> bool {
+        (1..self.backends.len()).any(|slot| {
+            self.backends.get(slot).word.unpack().state == BackendState::Draining
+                && self.backend_notes.get(slot).drain_deadline_ns <= now_ns
+        })
+    }
+
+    /// Flows that the flow table is made for.
+    pub fn flow_capacity(&self) -> u64 {
+        let places = u64::from(self.flows.len()) * director_common::flow_table::SET_WAYS as u64;
+        places >> super::load::SPARE_BITS
+    }
+
+    /// What the maps' creator noted.
+    pub fn meta(&self) -> Meta {
+        self.meta.get(0)
+    }
+}
+
+/// Number of values of a map, whose values must be of `value_size` bytes: aya reuses pins without
+/// looking (0.14).
+fn entries(data: &MapData, name: &'static str, value_size: usize) -> Result<u32, DatapathError> {
+    let info = data.info().map_err(|error| DatapathError::Map { name, error })?;
+    if info.value_size() as usize != value_size {
+        let error = io::Error::other(format!(
+            "values of {} bytes instead of {value_size}: pinned by another version",
+            info.value_size()
+        ));
+        return Err(DatapathError::Mmap { name, error });
+    }
+    Ok(info.max_entries())
+}
+
+/// A map's file descriptor.
+pub(super) struct Fd<'a>(pub(super) &'a MapData);
+
+impl AsFd for Fd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd().as_fd()
+    }
+}

@@ -1,0 +1,73 @@
+//! The interfaces of the configuration, as this host has them.
+
+use director_common::interface::INTERFACE_MACS;
+
+use super::{HostError, HostErrors};
+use crate::{
+    kernel::{
+        datapath::Attached,
+        net::{Link, NetError, Netlink},
+    },
+    policy::config::Config,
+};
+
+/// Finds every configured interface.
+///
+/// # Errors
+///
+/// Each interface that is not there, or cannot be worked on; none at all configured.
+pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attached>, HostErrors> {
+    if config.interfaces.is_empty() {
+        return Err(HostErrors(vec![HostError::NoInterfaces]));
+    }
+    let (found, errors) = present_interfaces(netlink, config).await?;
+    if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
+}
+
+/// Finds those configured interfaces that there are, and what is wrong with the others.
+///
+/// # Errors
+///
+/// If the host's interfaces cannot be listed.
+pub async fn present_interfaces(
+    netlink: &Netlink,
+    config: &Config,
+) -> Result<(Vec<Attached>, Vec<HostError>), NetError> {
+    let links = netlink.links().await?;
+    let mut found = Vec::new();
+    let mut errors = Vec::new();
+    for interface in &config.interfaces {
+        let name = || interface.name.clone();
+        let Some(link) = links.iter().find(|link| link.name == interface.name) else {
+            let present = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>();
+            errors.push(HostError::NoSuchInterface { name: name(), present: present.join(", ") });
+            continue;
+        };
+        if !link.ethernet {
+            errors.push(HostError::NotEthernet { name: name() });
+            continue;
+        }
+        found.push(Attached {
+            name: name(),
+            ifindex: link.index,
+            mode: interface.mode,
+            role: interface.role,
+            macs: macs(link, &links),
+            program: link.xdp.map(|xdp| xdp.prog_id),
+        });
+    }
+    Ok((found, errors))
+}
+
+/// The MACs whose frames the interface takes: its own, and those of devices on top of it that have
+/// one of their own (VRRP's macvlans, VLAN devices).
+fn macs(link: &Link, links: &[Link]) -> Vec<[u8; 6]> {
+    let mut macs = vec![link.mac];
+    let on_top = links.iter().filter(|other| other.parent == Some(link.index));
+    for mac in on_top.map(|other| other.mac) {
+        if !macs.contains(&mac) && macs.len() < INTERFACE_MACS {
+            macs.push(mac);
+        }
+    }
+    macs
+}

@@ -1,0 +1,100 @@
+//! The configuration against this host: do its interfaces exist, and what are the ways to its
+//! backends? Between `config`, which knows no host, and `plan`, which knows no kernel.
+
+mod hops;
+mod interfaces;
+pub mod kernel;
+mod neighbours;
+mod paths;
+pub mod privileges;
+mod vips;
+
+use std::net::IpAddr;
+
+pub use hops::Hops;
+pub use interfaces::{interfaces, present_interfaces};
+pub use neighbours::release_neighbours;
+pub use paths::{Draining, Ways, ways};
+pub use vips::{assign_vips, withdraw_vips};
+
+use crate::kernel::net::NetError;
+
+/// Why a configuration cannot be carried out on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No interface to attach to.
+    #[error(
+        "the configuration names no interface to attach to: add `interfaces: [{{name: eth0}}]`"
+    )]
+    NoInterfaces,
+    /// An interface that does not exist.
+    #[error("interface {name} does not exist on this host; there are: {present}")]
+    NoSuchInterface {
+        /// The name configured.
+        name: String,
+        /// The names there are.
+        present: String,
+    },
+    /// An interface without MAC addresses.
+    #[error("interface {name} has no Ethernet header: Director works on Ethernet interfaces")]
+    NotEthernet {
+        /// The name configured.
+        name: String,
+    },
+    /// Direct routing to somewhere behind a router.
+    #[error(
+        "service {service}: backend {backend} is reached by way of {gateway}, but `forward: direct` \
+         only reaches backends on the same link: a router would send the packet back to the VIP. \
+         Use `forward: tunnel`"
+    )]
+    DirectOffLink {
+        /// The service's name.
+        service: String,
+        /// The backend's address.
+        backend: IpAddr,
+        /// The router.
+        gateway: IpAddr,
+    },
+    /// A backend that is this host.
+    #[error(
+        "service {service}: backend {backend} is an address of this host, and packets to it never \
+         leave: a director cannot be its own backend yet"
+    )]
+    OwnAddress {
+        /// The service's name.
+        service: String,
+        /// The backend's address.
+        backend: IpAddr,
+    },
+    /// A way out that is not Director's to use.
+    #[error(
+        "service {service}: backend {backend} is reached by {interface}, which is not under \
+         `interfaces`: add `{{name: {interface}, role: egress}}`"
+    )]
+    OtherInterface {
+        /// The service's name.
+        service: String,
+        /// The backend's address.
+        backend: IpAddr,
+        /// The interface that the route names.
+        interface: String,
+    },
+    /// The kernel's answer.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// Everything that keeps a configuration from being carried out on this host.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct HostErrors(pub Vec<HostError>);
+
+fn lines(errors: &[HostError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl From<NetError> for HostErrors {
+    fn from(error: NetError) -> Self {
+        Self(vec![error.into()])
+    }
+}

@@ -1,0 +1,42 @@
+//! Neighbours that the kernel keeps fresh for us.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use crate::{
+    kernel::net::{Group, NetError, Netlink},
+    policy::plan::Observed,
+};
+
+/// Leaves to age what was kept fresh for the backends in `observed`.
+///
+/// # Errors
+///
+/// If the neighbours cannot be listed.
+pub async fn release_neighbours(netlink: &Netlink, observed: &Observed) -> Result<(), NetError> {
+    let mut next_hops: BTreeSet<IpAddr> = BTreeSet::new();
+    // What cannot be listed is asked for one by one.
+    let alike = netlink.alike().await.unwrap_or_default();
+    let mut gateways: HashMap<Group, Option<IpAddr>> = HashMap::new();
+    for backend in observed.backends.values() {
+        let group = alike.group(backend.address);
+        let gateway = match group.and_then(|group| gateways.get(&group)) {
+            Some(gateway) => *gateway,
+            None => {
+                let Ok(route) = netlink.route_to(backend.address).await else { continue };
+                gateways.extend(group.map(|group| (group, route.gateway)));
+                route.gateway
+            }
+        };
+        next_hops.insert(gateway.unwrap_or(backend.address));
+    }
+    for neighbour in netlink.neighbours().await? {
+        if neighbour.managed && next_hops.contains(&neighbour.ip) {
+            // Gone meanwhile: nothing to release.
+            let _ = netlink.unmanage_neighbour(neighbour.link_index, neighbour.ip).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! The ways to backends: next hop, MTU, tunnel source.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use director_common::backend::NextHop;
+
+use super::{Hops, HostError};
+use crate::{
+    kernel::{
+        datapath::{Attached, Attachments},
+        net::{self, AddressScope, NetError, Netlink},
+    },
+    policy::{
+        config::{
+            Config,
+            model::{Forward, Service, TunnelSource},
+        },
+        plan::{Path, Paths},
+    },
+};
+
+/// What is known of the ways to all backends.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// By backend address.
+    pub paths: Paths,
+    /// Who frames are sent to, by the interface that the route names: to be kept fresh.
+    pub neighbours: BTreeSet<(u32, IpAddr)>,
+    /// What is odd but no reason to stop, for people: a backend without a route or with a silent
+    /// neighbour. That may pass.
+    pub warnings: Vec<String>,
+    /// Every backend that this host cannot send to in the way that is configured. They have no path.
+    pub errors: Vec<HostError>,
+}
+
+/// A backend that the configuration no longer names, and whose known flows are still served.
+#[derive(Clone, Copy, Debug)]
+pub struct Draining {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it must be on the link.
+    pub is_direct: bool,
+}
+
+/// Finds the way to every backend of `services`, which are some of `config`'s or all of them, and to
+/// those of `draining`, which it no longer names. `hops` says how the kernel would send to them.
+pub async fn ways(
+    netlink: &Netlink,
+    config: &Config,
+    services: &[&Service],
+    draining: &[Draining],
+    interfaces: &[Attached],
+    attachments: &Attachments,
+    hops: &Hops,
+) -> Ways {
+    let sources = Sources::new(netlink, config).await;
+    let mut ways = Ways::default();
+    for service in services {
+        for backend in &service.backends {
+            let name = || service.name.to_string();
+            let address = backend.address;
+            let Some(hop) = hops.get(address) else { continue };
+            let hop = match hop {
+                Ok(hop) => hop,
+                Err(NetError::OwnAddress { .. }) => {
+                    ways.errors.push(HostError::OwnAddress { service: name(), backend: address });
+                    continue;
+                }
+                // Where it is sent is fixed; only the interface has to be guessed.
+                Err(_) if backend.mac.is_some() => {
+                    let first = interfaces.iter().find_map(|i| attachments.slot(i.ifindex));
+                    let next_hop = NextHop::new([0; 6], 0, first.unwrap_or(0) as u8);
+                    let source = sources.fixed(address);
+                    if source.is_none() && service.forward == Forward::Tunnel {
+                        ways.warnings.push(format!(
+                            "service {}: backend {address}: no route tells the tunnel's source: \
+                             set `tunnel: {{source: ADDRESS}}`; packets for it are dropped until then",
+                            name()
+                        ));
+                        continue;
+                    }
+                    ways.paths.insert(address, Path { next_hop, source, mtu: 0 });
+                    continue;
+                }
+                Err(error) => {
+                    ways.warnings.push(format!("service {}: backend {address}: {error}", name()));
+                    continue;
+                }
+            };
+            if service.forward == Forward::Direct && !hop.on_link {
+                ways.errors.push(HostError::DirectOffLink {
+                    service: name(),
+                    backend: address,
+                    gateway: hop.neighbour,
+                });
+                continue;
+            }
+            let Some(slot) = attachments.slot(hop.link_index) else {
+                let interface = interface_name(netlink, hop.link_index).await;
+                ways.errors.push(HostError::OtherInterface {
+                    service: name(),
+                    backend: address,
+                    interface,
+                });
+                continue;
+            };
+            let egress = interfaces.iter().find(|i| i.ifindex == hop.link_index);
+            if backend.mac.is_none() {
+                ways.neighbours.insert((hop.route_link_index, hop.neighbour));
+                if hop.mac.is_none() {
+                    let egress = egress.map_or("?", |interface| &interface.name);
+                    ways.warnings.push(format!(
+                        "service {}: nobody answers for {} on {egress}, the next hop of backend \
+                         {address}; packets for it are dropped until somebody does",
+                        name(),
+                        hop.neighbour
+                    ));
+                }
+            }
+            let way = path(&sources, hop, slot, address);
+            if way.source.is_none() && service.forward == Forward::Tunnel {
+                ways.warnings.push(format!(
+                    "service {}: backend {address}: no address of this host can be the tunnel's \
+                     source, for the only ones are VIPs: give it another, or set `tunnel: {{source: \
+                     ADDRESS}}`; until then backends take no packets from it",
+                    name()
+                ));
+            }
+            ways.paths.insert(address, way);
+        }
+    }
+    for backend in draining {
+        if let Some(Ok(hop)) = hops.get(backend.address)
+            && let Some(slot) = attachments.slot(hop.link_index)
+            && (hop.on_link || !backend.is_direct)
+        {
+            let way = path(&sources, hop, slot, backend.address);
+            ways.paths.entry(backend.address).or_insert(way);
+            ways.neighbours.insert((hop.route_link_index, hop.neighbour));
+        }
+    }
+    ways.warnings.sort();
+    ways.warnings.dedup();
+    ways
+}
+
+fn path(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
+    // Zero while it is not known: a backend with a fixed one needs the way out all the same.
+    let mac = hop.mac.unwrap_or_default();
+    let next_hop = NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8);
+    let source = sources.of(address, hop);
+    Path { next_hop, source, mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX) }
+}
+
+/// Sources of outer headers.
+struct Sources<'a> {
+    config: &'a Config,
+    vips: BTreeSet<IpAddr>,
+    addresses: Vec<net::Address>,
+}
+
+impl<'a> Sources<'a> {
+    async fn new(netlink: &Netlink, config: &'a Config) -> Self {
+        Self {
+            config,
+            vips: config.services.iter().map(|service| service.frontend.address).collect(),
+            // Looked at only where the kernel would take a VIP.
+            addresses: netlink.addresses().await.unwrap_or_default(),
+        }
+    }
+
+    /// The configured source towards a backend.
+    fn fixed(&self, backend: IpAddr) -> Option<IpAddr> {
+        match (&self.config.tunnel.source, backend) {
+            (TunnelSource::Auto, _) => None,
+            (TunnelSource::Fixed { v4, .. }, IpAddr::V4(_)) => v4.map(IpAddr::V4),
+            (TunnelSource::Fixed { v6, .. }, IpAddr::V6(_)) => v6.map(IpAddr::V6),
+        }
+    }
+
+    /// The configured source, else the kernel's choice by route: but never a VIP, which backends do
+    /// not take tunnels from. (A /128 beats the host's own /64 by RFC 6724 rule 8.)
+    fn of(&self, backend: IpAddr, hop: &net::NextHop) -> Option<IpAddr> {
+        if self.config.tunnel.source != TunnelSource::Auto {
+            return self.fixed(backend);
+        }
+        let is_own = |address: &IpAddr| !self.vips.contains(address);
+        hop.source.filter(is_own).or_else(|| {
+            let usable = |address: &&net::Address| {
+                address.address.is_ipv4() == backend.is_ipv4()
+                    && address.scope == AddressScope::Global
+                    && is_own(&address.address)
+            };
+            let near = |address: &&net::Address| address.link_index == hop.route_link_index;
+            let mut candidates = self.addresses.iter().filter(usable);
+            candidates.clone().find(near).or_else(|| candidates.next()).map(|found| found.address)
+        })
+    }
+}
+
+async fn interface_name(netlink: &Netlink, index: u32) -> String {
+    netlink.link_by_index(index).await.map_or_else(|_| format!("#{index}"), |link| link.name)
+}

@@ -1,0 +1,17 @@
+//! All that touches the kernel. No decision about services is made here: plans come in, facts go out.
+//!
+//! Begin with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
+//!
+//! - [`datapath`]: BPF maps, programs and links; nothing else opens the director's maps;
+//! - [`net`]: netlink, ethtool, sysctls, network namespaces;
+//! - [`host`]: a configuration on this host: its interfaces, the routes to its backends, privileges;
+//! - [`path_probe`]: the tc programs of health checks through the data path;
+//! - [`unprivileged`]: runs the operator's programs (checks, alarms) without privileges;
+//! - `wall_clock`: the time of day.
+
+pub mod datapath;
+pub mod host;
+pub mod net;
+pub mod path_probe;
+pub mod unprivileged;
+pub(crate) mod wall_clock;

@@ -1,0 +1,148 @@
+//! Which IPv4 destinations the kernel routes alike, so that one question answers for many.
+
+use std::{
+    collections::HashSet,
+    hash::BuildHasherDefault,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage},
+    rule::{RuleAttribute, RuleMessage},
+};
+
+use super::{NetError, Netlink, failed};
+use crate::policy::by_address::AddressHasher;
+
+/// Destinations of one group take the same route, gateway and source address.
+///
+/// Prefixes are nested or apart, so the longest one around an address, of all routing tables and
+/// rules together, says which others are around it too: addresses that share it look the same to
+/// every lookup. Left out, to be asked about one by one: destinations with a path MTU or redirect of
+/// their own, everything where some route has several next hops (the kernel picks by destination),
+/// and IPv6 (the source address depends on the destination).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alike {
+    prefixes: HashSet<Group, BuildHasherDefault<AddressHasher>>,
+    /// Lengths of prefixes there are, the longest first.
+    lengths: Vec<u8>,
+    exceptions: HashSet<u32>,
+    /// Whether some route has several next hops.
+    is_split: bool,
+}
+
+/// A group of destinations: its prefix and that prefix's length.
+pub type Group = (u32, u8);
+
+impl Alike {
+    /// The group of a destination; `None`: it has to be asked about by itself.
+    pub fn group(&self, destination: IpAddr) -> Option<Group> {
+        let IpAddr::V4(address) = destination else { return None };
+        let address = address.to_bits();
+        if self.is_split || self.exceptions.contains(&address) {
+            return None;
+        }
+        let around = |length: &u8| (masked(address, *length), *length);
+        self.lengths.iter().map(around).find(|prefix| self.prefixes.contains(prefix))
+    }
+
+    fn add(&mut self, destination: Option<Ipv4Addr>, length: u8) {
+        let destination = destination.unwrap_or(Ipv4Addr::UNSPECIFIED).to_bits();
+        self.prefixes.insert((masked(destination, length), length));
+        if let Err(place) = self.lengths.binary_search_by(|other| length.cmp(other)) {
+            self.lengths.insert(place, length);
+        }
+    }
+
+    fn add_route(&mut self, message: &RouteMessage) {
+        let mut destination = None;
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(*v4),
+                RouteAttribute::MultiPath(_) | RouteAttribute::NhId(_) => self.is_split = true,
+                _ => {}
+            }
+        }
+        self.add(destination, message.header.destination_prefix_length);
+    }
+}
+
+/// The first `length` bits of an address.
+fn masked(address: u32, length: u8) -> u32 {
+    address & u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0)
+}
+
+impl Netlink {
+    /// Which destinations are routed alike at the moment: a few requests, however many there are.
+    ///
+    /// # Errors
+    /// [`NetError::System`].
+    pub async fn alike(&self) -> Result<Alike, NetError> {
+        let mut alike = Alike::default();
+        for is_cache in [false, true] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            if is_cache {
+                message.header.flags |= RouteFlags::Cloned;
+            }
+            let answer = self.dump(RouteNetlinkMessage::GetRoute(message)).await;
+            for message in answer.map_err(|e| failed("list the routes", e))? {
+                let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+                // An old kernel lists both, whatever it is asked for.
+                if !message.header.flags.contains(RouteFlags::Cloned) {
+                    alike.add_route(&message);
+                    continue;
+                }
+                let destination = message.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(v4.to_bits()),
+                    _ => None,
+                });
+                alike.exceptions.extend(destination);
+            }
+        }
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let answer = self.dump(RouteNetlinkMessage::GetRule(message)).await;
+        for message in answer.map_err(|e| failed("list the routing rules", e))? {
+            let RouteNetlinkMessage::NewRule(message) = message else { continue };
+            let destination = message.attributes.iter().find_map(|attribute| match attribute {
+                RuleAttribute::Destination(IpAddr::V4(v4)) => Some(*v4),
+                _ => None,
+            });
+            alike.add(destination, message.header.dst_len);
+        }
+        Ok(alike)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(alike: &Alike, address: [u8; 4]) -> Option<String> {
+        let (prefix, length) = alike.group(address.into())?;
+        Some(format!("{}/{length}", Ipv4Addr::from_bits(prefix)))
+    }
+
+    #[test]
+    fn the_longest_prefix_of_all_tables_tells_groups_apart() {
+        let mut alike = Alike::default();
+        for (prefix, length) in [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 2, 3], 32)] {
+            alike.add(Some(prefix.into()), length);
+        }
+        // As rules and routes have it: bits beyond the length do not count.
+        alike.add(Some([10, 1, 9, 9].into()), 16);
+        assert_eq!(group(&alike, [10, 1, 2, 3]).as_deref(), Some("10.1.2.3/32"));
+        assert_eq!(group(&alike, [10, 1, 2, 4]).as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(group(&alike, [10, 2, 2, 4]).as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(group(&alike, [11, 2, 2, 4]).as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(alike.group(std::net::Ipv6Addr::LOCALHOST.into()), None);
+        alike.exceptions.insert(Ipv4Addr::new(10, 2, 2, 4).to_bits());
+        assert_eq!(group(&alike, [10, 2, 2, 4]), None);
+        let mut split = RouteMessage::default();
+        split.attributes.push(RouteAttribute::NhId(7));
+        alike.add_route(&split);
+        assert_eq!(group(&alike, [11, 2, 2, 4]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! What LVS would be told to balance alike: `ipvsadm -S -n`, for `ipvsadm -R`.
+//!
+//! Two sources, one form: a configuration, or the maps of a running director.
+
+mod ipvsadm;
+pub mod listing;
+
+use std::net::{IpAddr, SocketAddr};
+
+use director_common::{
+    backend::{BackendState, ForwardMode},
+    flow::Family,
+    service::PRESENCE,
+    wire::tcp::PROTOCOL_TCP,
+};
+
+pub use self::ipvsadm::{Exported, ipvsadm};
+use crate::policy::{
+    config::model::{Config, Forward, Port, Protocol, Service},
+    plan::{Observed, ObservedService},
+};
+
+/// A service as IPVS knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualService {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The VIP; port 0 for any.
+    pub address: SocketAddr,
+    /// In the source's order.
+    pub servers: Vec<RealServer>,
+}
+
+/// A real server as IPVS knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RealServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight.
+    pub weight: u16,
+    /// How packets travel to it.
+    pub forward: Forward,
+}
+
+/// The services of a configuration.
+pub fn of_config(config: &Config) -> Vec<VirtualService> {
+    config.services.iter().map(of_service).collect()
+}
+
+fn of_service(service: &Service) -> VirtualService {
+    let port = match service.frontend.port {
+        Port::Any => 0,
+        Port::Exact(port) => port.get(),
+    };
+    let servers = service.backends.iter().map(|backend| RealServer {
+        address: backend.address,
+        weight: backend.weight,
+        forward: service.forward,
+    });
+    VirtualService {
+        protocol: service.frontend.protocol,
+        address: SocketAddr::new(service.frontend.address, port),
+        servers: servers.collect(),
+    }
+}
+
+/// The services of a running director, by protocol and address.
+pub fn of_running(observed: &Observed) -> Vec<VirtualService> {
+    let services = observed.services.iter();
+    let mut services: Vec<_> =
+        services.map(|(slot, service)| of_slot(observed, *slot, service).0).collect();
+    services.sort_by_key(|service| (service.protocol, service.address));
+    services
+}
+
+/// A running director's service, and the slots of its servers. Those that were removed and still
+/// drain are none any more; those that are down get no new connections.
+pub fn of_slot(
+    observed: &Observed,
+    slot: u32,
+    service: &ObservedService,
+) -> (VirtualService, Vec<u32>) {
+    let (protocol, address) = frontend(service);
+    let backends = observed.backends_of(slot);
+    let mut kept: Vec<_> =
+        backends.filter(|(_, backend)| backend.state != BackendState::Draining).collect();
+    kept.sort_by_key(|(_, backend)| backend.address);
+    let servers = kept.iter().map(|(_, backend)| RealServer {
+        address: backend.address,
+        weight: if backend.state == BackendState::Active { backend.weight } else { 0 },
+        forward: forward(backend.forward),
+    });
+    let servers = servers.collect();
+    let slots = kept.iter().map(|(slot, _)| *slot).collect();
+    (VirtualService { protocol, address, servers }, slots)
+}
+
+/// Protocol, address and port of a service in the maps; port 0 for any.
+pub fn frontend(service: &ObservedService) -> (Protocol, SocketAddr) {
+    let key = service.key;
+    let is_v6 = key.family & !PRESENCE == Family::V6 as u8;
+    let address = key.address.to_ip(if is_v6 { Family::V6 } else { Family::V4 });
+    let is_tcp = key.protocol == PROTOCOL_TCP;
+    let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
+    (protocol, SocketAddr::new(address, u16::from_be_bytes(key.port)))
+}
+
+fn forward(mode: ForwardMode) -> Forward {
+    match mode {
+        ForwardMode::Tunnel => Forward::Tunnel,
+        ForwardMode::Direct => Forward::Direct,
+    }
+}

@@ -1,0 +1,223 @@
+//! How a service is to be, given what is known about its backends.
+
+use super::{
+    BackendMemory, BackendStanding, Change, Facts, Judgement, Memory, Now, Override, Standing,
+};
+use crate::policy::config::model::{Backend, OnDown, Service};
+
+/// Weights in effect are this much finer than the file's where shares of them count.
+const FINER: u32 = 100;
+/// A slow start begins at this share, percent, and takes steps of it.
+const STEP: u64 = 10;
+
+/// Says how `service` is to be. `facts` tells what is known about a backend.
+pub fn judge(
+    service: &Service,
+    memory: &mut Memory,
+    now: Now,
+    mut facts: impl FnMut(&Backend) -> Facts,
+) -> Judgement {
+    let facts: Vec<Facts> = service.backends.iter().map(&mut facts).collect();
+    let mut changes = Vec::new();
+    let mut backends = Vec::with_capacity(facts.len());
+    for (backend, facts) in service.backends.iter().zip(&facts) {
+        backends.push(standing(backend, facts, memory, now, &mut changes));
+    }
+    if memory.backends.len() > service.backends.len() {
+        memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
+    }
+    let panics = panics(service, &backends, memory, &mut changes);
+    let usable = |b: &BackendStanding| panics || b.up != Some(false);
+    let is_lost = loses_quorum(service, &backends, &usable, memory, &mut changes);
+
+    let shares: Vec<u64> = service
+        .backends
+        .iter()
+        .zip(&facts)
+        .map(|(backend, facts)| share(service, backend, facts, memory, now))
+        .collect();
+    let finer = fineness(service, &facts, &shares);
+    let mut again_ns = None;
+    let mut effective = service.clone();
+    for (at, standing) in backends.iter_mut().enumerate() {
+        let backend = &mut effective.backends[at];
+        let weight = own_weight(backend.weight, &facts[at].by_hand);
+        let drains = facts[at].by_hand.drain.is_some()
+            || facts[at].load.as_ref().is_some_and(|load| load.drains);
+        standing.weight = if drains { 0.0 } else { f64::from(weight) * shares[at] as f64 / 100.0 };
+        let is_up = usable(standing);
+        backend.weight =
+            if drains || is_lost || !is_up { 0 } else { fine(weight, finer, shares[at]) };
+        let is_given_up = !is_up && service.health.on_down == OnDown::Reschedule;
+        backend.is_down = is_given_up || standing.is_over;
+        let memory = memory.backends.get_mut(&standing.address);
+        let deadline = facts[at].by_hand.drain.as_ref().and_then(|drain| drain.deadline_ns);
+        let next = [deadline, memory.and_then(|memory| next_step(service, memory, now))];
+        again_ns = next.into_iter().flatten().filter(|ns| *ns > now.ns).chain(again_ns).min();
+    }
+    if let Some(sorry) = &service.sorry {
+        // Also while it is not needed: flows that it got end there.
+        effective.backends.push(Backend { weight: u16::from(is_lost), ..sorry.clone() });
+    }
+    let is_checked = backends.iter().any(|backend| backend.up.is_some());
+    let standing = match () {
+        () if panics => Standing::Panic,
+        () if is_lost && service.sorry.is_some() => Standing::Sorry,
+        () if is_lost => Standing::Down,
+        () if !is_checked => Standing::Unchecked,
+        () if backends.iter().any(|backend| backend.up == Some(false)) => Standing::Degraded,
+        () => Standing::Up,
+    };
+    Judgement { service: effective, standing, backends, changes, again_ns }
+}
+
+/// What is said about one backend, and whether that is news.
+fn standing(
+    backend: &Backend,
+    facts: &Facts,
+    memory: &mut Memory,
+    now: Now,
+    changes: &mut Vec<Change>,
+) -> BackendStanding {
+    let by_agent = facts.load.as_ref().map(|load| load.down.as_deref());
+    let (up, reason) = match (&facts.checked, by_agent) {
+        (Some(checked), _) if !checked.up => (Some(false), checked.reason.clone()),
+        (_, Some(Some(why))) => (Some(false), format!("its agent says {why}")),
+        (None, None) => (None, String::new()),
+        _ => (Some(true), String::new()),
+    };
+    let is_up = up != Some(false);
+    let before = memory.backends.get(&backend.address).copied();
+    let after = match before {
+        Some(before) if before.up == is_up => before,
+        _ => BackendMemory {
+            up: is_up,
+            since: now.unix,
+            rose_ns: before.is_some_and(|_| is_up).then_some(now.ns),
+        },
+    };
+    memory.backends.insert(backend.address, after);
+    // One that was never heard of is no news.
+    if before.is_some_and(|before| before.up != is_up) {
+        let reason = reason.clone();
+        changes.push(Change::Backend { address: backend.address, up: is_up, reason });
+    }
+    let deadline_ns = facts.by_hand.drain.as_ref().and_then(|drain| drain.deadline_ns);
+    BackendStanding {
+        address: backend.address,
+        configured_weight: backend.weight,
+        weight: f64::from(backend.weight),
+        up,
+        reason,
+        since: after.since,
+        by_hand: facts.by_hand.clone(),
+        is_over: deadline_ns.is_some_and(|deadline| deadline <= now.ns),
+    }
+}
+
+/// Whether so many are down that the checker is the likelier fault. Those that get nothing anyway
+/// do not count.
+fn panics(
+    service: &Service,
+    backends: &[BackendStanding],
+    memory: &mut Memory,
+    changes: &mut Vec<Change>,
+) -> bool {
+    let counts = |b: &&BackendStanding| {
+        own_weight(b.configured_weight, &b.by_hand) > 0 && b.by_hand.drain.is_none()
+    };
+    let of = backends.iter().filter(counts).count();
+    let down = backends.iter().filter(counts).filter(|b| b.up == Some(false)).count();
+    let limit = usize::from(service.health.panic.0);
+    let panics = limit < 100 && of > 0 && down * 100 > of * limit;
+    if std::mem::replace(&mut memory.panics, panics) != panics {
+        changes.push(Change::Panic { panics, down, of });
+    }
+    panics
+}
+
+/// Whether too little is up. A lost quorum comes back later than it went (hysteresis).
+fn loses_quorum(
+    service: &Service,
+    backends: &[BackendStanding],
+    usable: &impl Fn(&BackendStanding) -> bool,
+    memory: &mut Memory,
+    changes: &mut Vec<Change>,
+) -> bool {
+    let weight: u32 = backends
+        .iter()
+        .filter(|b| usable(b) && b.by_hand.drain.is_none())
+        .map(|b| u32::from(own_weight(b.configured_weight, &b.by_hand)))
+        .sum();
+    let health = &service.health;
+    let is_lost = if memory.lost_quorum {
+        weight < health.quorum.saturating_add(health.hysteresis)
+    } else {
+        weight < health.quorum.saturating_sub(health.hysteresis)
+    };
+    let is_lost = is_lost || weight == 0;
+    if std::mem::replace(&mut memory.lost_quorum, is_lost) != is_lost {
+        changes.push(Change::Quorum { is_there: !is_lost, weight });
+    }
+    is_lost
+}
+
+/// A backend's weight by the file or by hand.
+fn own_weight(configured: u16, by_hand: &Override) -> u16 {
+    by_hand.weight.unwrap_or(configured)
+}
+
+/// Percent of its weight that a backend is to have, by its load and its slow start.
+fn share(service: &Service, backend: &Backend, facts: &Facts, memory: &Memory, now: Now) -> u64 {
+    let by_load = facts.load.as_ref().map_or(100, |load| u64::from(load.share));
+    let rose_ns = memory.backends.get(&backend.address).and_then(|memory| memory.rose_ns);
+    let slow_ns = service.health.slow_start.as_nanos() as u64;
+    let by_age = match rose_ns {
+        Some(rose_ns) if slow_ns > 0 => {
+            let steps = (now.ns.saturating_sub(rose_ns) * (100 / STEP) / slow_ns).min(100 / STEP);
+            (steps * STEP).max(STEP)
+        }
+        _ => 100,
+    };
+    by_load * by_age / 100
+}
+
+/// When a backend's slow start is a step further, if it is not over; forgets it if it is.
+fn next_step(service: &Service, memory: &mut BackendMemory, now: Now) -> Option<u64> {
+    let rose_ns = memory.rose_ns?;
+    let step_ns = service.health.slow_start.as_nanos() as u64 / (100 / STEP);
+    let past = now.ns.saturating_sub(rose_ns).checked_div(step_ns).unwrap_or(u64::MAX);
+    if past >= 100 / STEP {
+        memory.rose_ns = None;
+        return None;
+    }
+    Some(rose_ns + (past + 1) * step_ns)
+}
+
+/// By how much weights in effect are finer than the file's: shares of a weight of 1 have to be
+/// weights too. 1 where there are no shares, so that what is shown is what the file says.
+fn fineness(service: &Service, facts: &[Facts], shares: &[u64]) -> u32 {
+    let has_shares = service.health.agent.is_some() || shares.iter().any(|share| *share != 100);
+    if !has_shares {
+        return 1;
+    }
+    let largest = service
+        .backends
+        .iter()
+        .zip(facts)
+        .map(|(backend, facts)| u32::from(own_weight(backend.weight, &facts.by_hand)))
+        .max();
+    (u32::from(u16::MAX) / largest.unwrap_or(1).max(1)).clamp(1, FINER)
+}
+
+/// A weight in effect: what has any share keeps some.
+fn fine(weight: u16, finer: u32, share: u64) -> u16 {
+    let fine = u64::from(weight) * u64::from(finer) * share;
+    let rounded = (fine + 50) / 100;
+    let least = u64::from(fine > 0);
+    u16::try_from(rounded.max(least)).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

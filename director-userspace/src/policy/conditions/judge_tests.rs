@@ -1,0 +1,217 @@
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::policy::{
+    conditions::{Checked, Drain, Load},
+    config::{
+        self,
+        model::{Health, Percent},
+    },
+};
+
+/// A service with these weights, and this to be known about its health.
+fn service(weights: &[u16], health: Health) -> Service {
+    let backends: Vec<_> = (1..)
+        .zip(weights)
+        .map(|(last, weight)| format!("{{address: 10.0.0.{last}, weight: {weight}}}"))
+        .collect();
+    let yaml = format!(
+        "services: [{{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: tunnel, \
+         backends: [{}]}}]",
+        backends.join(", ")
+    );
+    let mut service = config::parse("test", &yaml).expect("valid").config.services.remove(0);
+    service.health = Arc::new(health);
+    service
+}
+
+fn sorry(service: &mut Service) {
+    let address = "10.0.0.99".parse().expect("an address");
+    service.sorry = Some(Backend { address, weight: 1, mac: None, is_down: false });
+}
+
+fn checked(up: bool) -> Facts {
+    let reason = if up { "" } else { "connection refused" };
+    Facts { checked: Some(Checked { up, reason: reason.into() }), ..Facts::default() }
+}
+
+/// Judges with backends up (`u`), down (`d`) or unchecked (`-`), by their place in the file.
+fn judged(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> Judgement {
+    let states: Vec<char> = states.chars().collect();
+    let place = |backend: &Backend| {
+        service.backends.iter().position(|b| b.address == backend.address).expect("its own")
+    };
+    judge(service, memory, Now { ns, unix: ns }, |backend| match states[place(backend)] {
+        'u' => checked(true),
+        'd' => checked(false),
+        _ => Facts::default(),
+    })
+}
+
+/// Weights in effect, with `!` behind those that are down.
+fn weights(judgement: &Judgement) -> String {
+    let one = |b: &Backend| format!("{}{}", b.weight, if b.is_down { "!" } else { "" });
+    judgement.service.backends.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_not_checked_is_as_the_file_says() {
+    let service = service(&[1, 0, 5], Health::default());
+    let judgement = judged(&service, &mut Memory::default(), 1, "---");
+    assert_eq!(judgement.service, service);
+    assert_eq!((judgement.standing, judgement.changes.len()), (Standing::Unchecked, 0));
+    assert_eq!(judgement.again_ns, None);
+}
+
+#[test]
+fn one_that_is_down_gets_nothing_and_is_told_once() {
+    let service = service(&[1, 2, 3], Health::default());
+    let mut memory = Memory::default();
+    assert_eq!(judged(&service, &mut memory, 1, "uuu").changes, []);
+    let judgement = judged(&service, &mut memory, 2, "udu");
+    assert_eq!(weights(&judgement), "1 0! 3");
+    assert_eq!(judgement.standing, Standing::Degraded);
+    let address = service.backends[1].address;
+    let reason = "connection refused".to_owned();
+    assert_eq!(judgement.changes, [Change::Backend { address, up: false, reason }]);
+    assert_eq!(judgement.backends[1].since, 2);
+    let again = judged(&service, &mut memory, 3, "udu");
+    assert_eq!((again.changes.len(), again.backends[1].since), (0, 2));
+    let back = judged(&service, &mut memory, 4, "uuu");
+    assert_eq!(weights(&back), "1 2 3");
+    assert_eq!(back.changes, [Change::Backend { address, up: true, reason: String::new() }]);
+}
+
+#[test]
+fn flows_stay_where_that_is_wanted() {
+    let health = Health { on_down: OnDown::Keep, ..Health::default() };
+    let service = service(&[1, 2], health);
+    assert_eq!(weights(&judged(&service, &mut Memory::default(), 1, "ud")), "1 0");
+}
+
+#[test]
+fn quorum_is_lost_and_regained_with_hysteresis() {
+    let health = Health { quorum: 4, hysteresis: 1, ..Health::default() };
+    let mut service = service(&[1, 1, 1, 1, 1], health);
+    sorry(&mut service);
+    let mut memory = Memory::default();
+    let mut see = |states: &str| {
+        let judgement = judged(&service, &mut memory, 1, states);
+        let quorum: Vec<_> = judgement
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Quorum { is_there, weight } => Some((*is_there, *weight)),
+                _ => None,
+            })
+            .collect();
+        (weights(&judgement), judgement.standing, quorum)
+    };
+    assert_eq!(see("uuuud"), ("1 1 1 1 0! 0".into(), Standing::Degraded, vec![]));
+    assert_eq!(see("uuudd").1, Standing::Degraded, "3 is not below 4 - 1");
+    // Those that are up keep their flows.
+    assert_eq!(see("uuddd"), ("0 0 0! 0! 0! 1".into(), Standing::Sorry, vec![(false, 2)]));
+    assert_eq!(see("uuuud").1, Standing::Sorry, "4 is below 4 + 1");
+    assert_eq!(see("uuuuu"), ("1 1 1 1 1 0".into(), Standing::Up, vec![(true, 5)]));
+}
+
+#[test]
+fn without_anybody_the_service_is_down() {
+    let service = service(&[1, 1], Health::default());
+    let judgement = judged(&service, &mut Memory::default(), 1, "dd");
+    assert_eq!((weights(&judgement).as_str(), judgement.standing), ("0! 0!", Standing::Down));
+}
+
+#[test]
+fn when_too_many_are_down_at_once_all_are_kept() {
+    let health = Health { panic: Percent(50), ..Health::default() };
+    // The last one gets nothing anyway.
+    let service = service(&[1, 1, 1, 1, 0], health);
+    let mut memory = Memory::default();
+    let half = judged(&service, &mut memory, 1, "dduuu");
+    assert_eq!((weights(&half).as_str(), half.standing), ("0! 0! 1 1 0", Standing::Degraded));
+    let more = judged(&service, &mut memory, 2, "ddduu");
+    assert_eq!((weights(&more).as_str(), more.standing), ("1 1 1 1 0", Standing::Panic));
+    assert!(more.changes.contains(&Change::Panic { panics: true, down: 3, of: 4 }));
+    assert_eq!(more.backends[0].up, Some(false), "what is known is shown");
+    let fewer = judged(&service, &mut memory, 3, "uuduu");
+    assert_eq!(weights(&fewer), "1 1 0! 1 0");
+    assert!(fewer.changes.contains(&Change::Panic { panics: false, down: 1, of: 4 }));
+}
+
+#[test]
+fn a_drain_by_hand_keeps_flows_until_its_deadline() {
+    let service = service(&[1, 1], Health::default());
+    let mut memory = Memory::default();
+    let mut at = |ns| {
+        judge(&service, &mut memory, Now { ns, unix: 0 }, |backend| {
+            let drain = Some(Drain { since: 0, deadline_ns: Some(100) });
+            let is_first = backend.address == service.backends[0].address;
+            let by_hand = if is_first {
+                Override { drain, ..Override::default() }
+            } else {
+                Override::default()
+            };
+            Facts { by_hand, ..Facts::default() }
+        })
+    };
+    let before = at(10);
+    assert_eq!((weights(&before).as_str(), before.again_ns), ("0 1", Some(100)));
+    let after = at(100);
+    assert_eq!((weights(&after).as_str(), after.again_ns), ("0! 1", None));
+    assert!(after.backends[0].is_over);
+}
+
+#[test]
+fn weights_by_hand_go_before_the_files() {
+    let service = service(&[1, 1], Health::default());
+    let judgement = judge(&service, &mut Memory::default(), Now::default(), |_| Facts {
+        by_hand: Override { weight: Some(9), ..Override::default() },
+        ..Facts::default()
+    });
+    assert_eq!(weights(&judgement), "9 9");
+    assert_eq!(judgement.backends[0].configured_weight, 1);
+}
+
+/// The agent of the first backend says this.
+fn with_load(service: &Service, load: &Load) -> Judgement {
+    judge(service, &mut Memory::default(), Now::default(), |backend| Facts {
+        load: (backend.address == service.backends[0].address).then(|| load.clone()),
+        ..Facts::default()
+    })
+}
+
+#[test]
+fn a_loaded_backend_gets_its_share_of_its_weight() {
+    let load = |share| Load { share, drains: false, down: None };
+    let three = service(&[1, 1, 1], Health::default());
+    assert_eq!(weights(&with_load(&three, &load(25))), "25 100 100");
+    assert_eq!(with_load(&three, &load(25)).backends[0].weight, 0.25);
+    // As fine as a weight can be.
+    let heavy = service(&[40_000, 65_535], Health::default());
+    assert_eq!(weights(&with_load(&heavy, &load(50))), "20000 65535");
+    // What has any share keeps some.
+    let light = service(&[1, 65_535], Health::default());
+    assert_eq!(weights(&with_load(&light, &load(1))), "1 65535");
+    let drains = Load { share: 50, drains: true, down: None };
+    assert_eq!(weights(&with_load(&three, &drains)), "0 100 100");
+    let down = Load { share: 100, drains: false, down: Some("down".into()) };
+    let judgement = with_load(&three, &down);
+    assert_eq!(weights(&judgement), "0! 1 1");
+    assert_eq!(judgement.backends[0].reason, "its agent says down");
+}
+
+#[test]
+fn one_that_comes_back_starts_slowly() {
+    let health = Health { slow_start: Duration::from_nanos(1000), ..Health::default() };
+    let service = service(&[2, 2], health);
+    let mut memory = Memory::default();
+    assert_eq!(weights(&judged(&service, &mut memory, 0, "uu")), "2 2", "up from the start");
+    judged(&service, &mut memory, 10, "du");
+    let steps = [(1000, "20 200", Some(1100)), (1099, "20 200", Some(1100))];
+    let later = [(1550, "100 200", Some(1600)), (2000, "2 2", None), (9000, "2 2", None)];
+    for (ns, expected, again) in steps.into_iter().chain(later) {
+        let judgement = judged(&service, &mut memory, ns, "uu");
+        assert_eq!((weights(&judgement).as_str(), judgement.again_ns), (expected, again), "{ns}");
+    }
+}

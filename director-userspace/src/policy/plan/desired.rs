@@ -1,0 +1,143 @@
+//! What the maps should hold: the configuration, and the ways to its backends.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use director_common::{
+    backend::{ForwardMode, NextHop},
+    flow::Family,
+    service::{ServiceKey, WhenEmpty},
+    wire::{tcp::PROTOCOL_TCP, udp::PROTOCOL_UDP},
+};
+
+use crate::policy::config::model::{self, Config, Forward, Frontend, Port, Protocol};
+
+/// The way to a backend, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Where packets leave, and to whom: [`NextHop::UNRESOLVED`] if that is not known yet, with MAC
+    /// zero if only the way out is.
+    pub next_hop: NextHop,
+    /// Source address of the outer header; of the backend's family.
+    pub source: Option<IpAddr>,
+    /// Bytes of IP packet that fit; 0: not known.
+    pub mtu: u16,
+}
+
+impl Path {
+    /// Nothing is known: the program asks the kernel's FIB.
+    pub const UNKNOWN: Self = Self { next_hop: NextHop::UNRESOLVED, source: None, mtu: 0 };
+}
+
+/// The ways to backends, by address.
+pub type Paths = HashMap<IpAddr, Path>;
+
+/// A backend as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its share of new flows.
+    pub weight: u16,
+    /// How packets travel to it.
+    pub forward: ForwardMode,
+    /// Whether the configuration fixes the next hop.
+    pub fixed_next_hop: bool,
+    /// The way to it.
+    pub path: Path,
+    /// Whether it gets no packets at all: known flows go elsewhere.
+    pub is_down: bool,
+}
+
+/// A service as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredService {
+    /// What identifies it.
+    pub key: ServiceKey,
+    /// Its name, at most 63 bytes.
+    pub name: String,
+    /// What a new flow gets when no backend is usable.
+    pub when_empty: WhenEmpty,
+    /// How long known flows of a removed backend are still served.
+    pub drain_timeout: Duration,
+    /// Its backends, no address twice.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// All services as they should be, no key twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// In the configuration's order, which decides nothing.
+    pub services: Vec<DesiredService>,
+    /// The ways to backends: also to those that are configured no longer and still drain.
+    pub paths: Paths,
+}
+
+impl Desired {
+    /// What the configuration asks for, `paths` being the ways to its backends. A backend whose
+    /// configuration fixes its MAC takes it over the path's.
+    pub fn new(config: &Config, paths: &Paths) -> Self {
+        Self::of(&config.services, paths.clone())
+    }
+
+    /// The same for some services only; the others are not there.
+    pub fn of<'a>(services: impl IntoIterator<Item = &'a model::Service>, paths: Paths) -> Self {
+        Self { services: services.into_iter().map(|s| service(s, &paths)).collect(), paths }
+    }
+}
+
+fn service(service: &model::Service, paths: &Paths) -> DesiredService {
+    let forward = match service.forward {
+        Forward::Tunnel => ForwardMode::Tunnel,
+        Forward::Direct => ForwardMode::Direct,
+    };
+    let backend = |backend: &model::Backend| {
+        let path = paths.get(&backend.address).copied().unwrap_or(Path::UNKNOWN);
+        let next_hop = match backend.mac {
+            Some(mac) if path.next_hop.is_resolved() => {
+                let hop = path.next_hop;
+                NextHop::new(mac.0, hop.vlan_id(), hop.interface() as u8)
+            }
+            None if path.next_hop.has_mac() => path.next_hop,
+            _ => NextHop::UNRESOLVED,
+        };
+        BackendSpec {
+            address: backend.address,
+            weight: backend.weight,
+            forward,
+            fixed_next_hop: backend.mac.is_some(),
+            path: Path { next_hop, ..path },
+            is_down: backend.is_down,
+        }
+    };
+    DesiredService {
+        key: key_of(&service.frontend),
+        name: service.name.to_string(),
+        when_empty: match service.when_empty {
+            model::WhenEmpty::Reject => WhenEmpty::Reject,
+            model::WhenEmpty::Drop => WhenEmpty::Drop,
+            model::WhenEmpty::Pass => WhenEmpty::Pass,
+        },
+        drain_timeout: service.drain_timeout,
+        backends: service.backends.iter().map(backend).collect(),
+    }
+}
+
+/// What identifies the service in front of which this is.
+pub fn key_of(frontend: &Frontend) -> ServiceKey {
+    ServiceKey {
+        address: frontend.address.into(),
+        port: match frontend.port {
+            Port::Any => [0; 2],
+            Port::Exact(port) => port.get().to_be_bytes(),
+        },
+        protocol: match frontend.protocol {
+            Protocol::Tcp => PROTOCOL_TCP,
+            Protocol::Udp => PROTOCOL_UDP,
+        },
+        family: match frontend.address {
+            IpAddr::V4(_) => Family::V4 as u8,
+            IpAddr::V6(_) => Family::V6 as u8,
+        },
+        _pad: [0; 4],
+    }
+}

@@ -1,0 +1,330 @@
+//! A backend host made ready for what a director sends, and taken back again.
+//!
+//! The VIPs go on the loopback interface, ARP is told not to answer for them, and an XDP program
+//! takes the tunnels apart that come from the directors. In reading order:
+//!
+//! - `settings`: what is wanted
+//! - `observe`: what is there
+//! - `plan`: the difference as [`Step`]s; pure
+//! - `state`: what was changed, on disk, so that it can be taken back exactly
+//! - `program`: the XDP program
+//!
+//! Everything happens in the network namespace of the [`Netlink`] it is given; the state file and
+//! the BPF pins are the caller's, told apart by the instance's name.
+
+mod error;
+mod observe;
+mod plan;
+mod program;
+mod settings;
+mod state;
+mod step;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+pub use self::{
+    error::{RealServerError, Refusal},
+    program::{Counts, PASS, counts, load, load_pass},
+    settings::{Forward, Mode, NoPrefix, Prefix, Settings},
+    step::{Decap, Step},
+};
+use self::{
+    observe::{in_namespace, observe},
+    program::Pins,
+    state::{State, StateFile},
+    step::LOOPBACK,
+};
+use crate::kernel::net::{NetError, Netlink};
+
+/// How long the kernel may take to let go of a program that was detached.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The backend role of the host, or network namespace, that a [`Netlink`] belongs to.
+#[derive(Debug)]
+pub struct RealServer {
+    netlink: Netlink,
+    pins: Pins,
+    state_file: StateFile,
+}
+
+/// Removes the pins and the state file of an instance and touches nothing else: for a network
+/// namespace that is gone or about to go.
+///
+/// # Errors
+/// [`RealServerError::Bpf`] or [`RealServerError::StateFile`] if they can't be removed.
+pub fn forget(instance: Option<&str>) -> Result<(), RealServerError> {
+    let (pins, state_file) = places(instance)?;
+    forget_at(&pins, &state_file)
+}
+
+fn forget_at(pins: &Pins, state_file: &StateFile) -> Result<(), RealServerError> {
+    pins.remove()?;
+    state_file.save(&State::new(""))
+}
+
+/// Whether a plan is to be carried out by this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Privileges {
+    Needed,
+    Assumed,
+}
+
+/// Where an instance keeps what it must not lose.
+fn places(instance: Option<&str>) -> Result<(Pins, StateFile), RealServerError> {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let name = match instance {
+        None => "realserver".to_owned(),
+        Some(name) if (1..=63).contains(&name.len()) && name.bytes().all(allowed) => {
+            format!("realserver-{name}")
+        }
+        Some(name) => return Err(RealServerError::BadInstance { name: name.to_owned() }),
+    };
+    let pins = Pins::new(PathBuf::from(format!("/sys/fs/bpf/director-{name}")));
+    Ok((pins, StateFile::new(PathBuf::from(format!("/run/director/{name}.json")))?))
+}
+
+/// What a real server is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Whether anything is set up here.
+    pub up: bool,
+    /// The VIPs that were added to the loopback interface.
+    pub vips: Vec<VipStatus>,
+    /// The kernel settings that were changed.
+    pub sysctls: Vec<SysctlStatus>,
+    /// The decapsulation program, if tunnels are accepted.
+    pub decapsulation: Option<DecapStatus>,
+}
+
+/// A VIP that was added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VipStatus {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Whether it is still there.
+    pub present: bool,
+}
+
+/// A kernel setting that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SysctlStatus {
+    /// Below /proc/sys.
+    pub key: String,
+    /// The value it was given.
+    pub set: String,
+    /// The value it has now; none if it is gone, with its interface.
+    pub current: Option<String>,
+    /// The value it will go back to.
+    pub original: String,
+}
+
+/// The decapsulation program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DecapStatus {
+    /// Where, from whom, to which VIPs.
+    #[serde(flatten)]
+    pub settings: Decap,
+    /// Whether it is still on its interface.
+    pub attached: bool,
+    /// Packets by what became of them, since it was attached first.
+    pub packets: Counts,
+}
+
+impl RealServer {
+    /// The real server of one instance: `None` for the host's only one.
+    ///
+    /// # Errors
+    /// [`RealServerError::BadInstance`]; [`RealServerError::StateFile`] if /proc is not mounted.
+    pub fn new(netlink: Netlink, instance: Option<&str>) -> Result<Self, RealServerError> {
+        let (pins, state_file) = places(instance)?;
+        Ok(Self { netlink, pins, state_file })
+    }
+
+    /// What would be done to make this host what the settings say: nothing if it is that already.
+    /// Whether this process may do it is not looked at.
+    ///
+    /// # Errors
+    /// [`RealServerError::Refused`] with all that is in the way, or what kept us from looking.
+    pub async fn plan_up(&self, settings: &Settings) -> Result<Vec<Step>, RealServerError> {
+        self.plan(Some(settings), Privileges::Assumed).await
+    }
+
+    /// What would be done to take back all that was changed. Whether this process may do it is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`RealServer::plan_up`].
+    pub async fn plan_down(&self) -> Result<Vec<Step>, RealServerError> {
+        self.plan(None, Privileges::Assumed).await
+    }
+
+    /// Carries out a plan. If a step fails, it and the steps before it are undone. After a crash,
+    /// a new plan takes up where this one stopped.
+    ///
+    /// # Errors
+    /// [`RealServerError::Step`], or [`RealServerError::StateFile`] if nothing could be begun.
+    pub async fn apply(&self, steps: &[Step]) -> Result<(), RealServerError> {
+        let mut state = self.state_file.load()?;
+        for (done, step) in steps.iter().enumerate() {
+            if let Err(source) = self.carry_out(step, &mut state).await {
+                let left = self.undo(step, &steps[..done], &mut state).await;
+                let (step, source) = (step.to_string(), Box::new(source));
+                return Err(RealServerError::Step { step, source, left });
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans and applies: makes this host what the settings say. Returns what was done.
+    ///
+    /// # Errors
+    /// As [`RealServer::plan_up`] and [`RealServer::apply`].
+    pub async fn up(&self, settings: &Settings) -> Result<Vec<Step>, RealServerError> {
+        let steps = self.plan(Some(settings), Privileges::Needed).await?;
+        self.apply(&steps).await?;
+        Ok(steps)
+    }
+
+    /// Plans and applies: takes back all that was changed. Returns what was done.
+    ///
+    /// # Errors
+    /// As [`RealServer::plan_down`] and [`RealServer::apply`].
+    pub async fn down(&self) -> Result<Vec<Step>, RealServerError> {
+        let steps = self.plan(None, Privileges::Needed).await?;
+        self.apply(&steps).await?;
+        // What is left on record is settings that somebody else has changed since: theirs now.
+        forget_at(&self.pins, &self.state_file)?;
+        Ok(steps)
+    }
+
+    /// What this real server is now.
+    ///
+    /// # Errors
+    /// What kept us from looking.
+    pub async fn status(&self) -> Result<Status, RealServerError> {
+        let state = self.state_file.load()?;
+        let our_program = self.pins.program_id()?;
+        let observed = observe(&self.netlink, our_program, None, &state).await?;
+        let packets = self.pins.counts()?.unwrap_or_default();
+        Ok(Status {
+            up: !state.is_empty(),
+            vips: state
+                .addresses
+                .iter()
+                .map(|&address| VipStatus {
+                    address,
+                    present: plan::on_loopback(address, &observed),
+                })
+                .collect(),
+            sysctls: state
+                .sysctls
+                .into_iter()
+                .map(|changed| SysctlStatus {
+                    current: observed.sysctls.get(&changed.key).cloned(),
+                    key: changed.key,
+                    set: changed.ours,
+                    original: changed.original,
+                })
+                .collect(),
+            decapsulation: state.decap.map(|settings| DecapStatus {
+                attached: plan::is_attached(&settings, &observed),
+                settings,
+                packets,
+            }),
+        })
+    }
+
+    async fn plan(
+        &self,
+        settings: Option<&Settings>,
+        privileges: Privileges,
+    ) -> Result<Vec<Step>, RealServerError> {
+        let state = self.state_file.load()?;
+        let program = self.pins.program_id()?;
+        let mut observed = observe(&self.netlink, program, settings, &state).await?;
+        if privileges == Privileges::Assumed {
+            observed.capabilities = u64::MAX;
+        }
+        let steps = match settings {
+            Some(settings) => plan::plan_up(settings, &observed, &state),
+            None => plan::plan_down(&observed, &state),
+        };
+        steps.map_err(RealServerError::Refused)
+    }
+
+    /// One step, on record before it is begun.
+    async fn carry_out(&self, step: &Step, state: &mut State) -> Result<(), RealServerError> {
+        state.before(step);
+        self.state_file.save(state)?;
+        self.execute(step).await?;
+        state.after(step);
+        self.state_file.save(state)
+    }
+
+    /// Takes steps back, the last first. Returns those that could not be, and why.
+    async fn undo(&self, failed: &Step, done: &[Step], state: &mut State) -> Vec<String> {
+        let mut left = Vec::new();
+        // The failed step may have got halfway. Where it did nothing, this may well fail too.
+        let inverse = failed.inverse();
+        if self.carry_out(&inverse, state).await.is_err() {
+            state.after(&inverse);
+        }
+        for step in done.iter().rev() {
+            let inverse = step.inverse();
+            if let Err(error) = self.carry_out(&inverse, state).await {
+                left.push(format!("{inverse}: {error}"));
+            }
+        }
+        left
+    }
+
+    async fn execute(&self, step: &Step) -> Result<(), RealServerError> {
+        match step {
+            Step::SetSysctl { key, to, .. } => Ok(self.netlink.set_sysctl(key, to)?),
+            Step::AddAddress { vip } => {
+                let lo = self.netlink.link_by_name(LOOPBACK).await?.index;
+                self.netlink.add_address(lo, *vip, Prefix::from(*vip).len).await?;
+                Ok(())
+            }
+            Step::RemoveAddress { vip } => {
+                let lo = self.netlink.link_by_name(LOOPBACK).await?.index;
+                self.netlink.remove_address(lo, *vip, Prefix::from(*vip).len).await?;
+                Ok(())
+            }
+            Step::AttachDecap(Decap { interface, mode, from, vips }) => {
+                let index = self.netlink.link_by_name(interface).await?.index;
+                in_namespace(&self.netlink, || self.pins.attach(index, *mode, from, vips))
+            }
+            Step::ReplaceDecap { to, .. } => self.pins.replace(&to.from, &to.vips),
+            Step::DetachDecap(decap) => self.detach(&decap.interface).await,
+        }
+    }
+
+    /// Detaches, and waits until the interface is free: whoever is next may want to attach.
+    async fn detach(&self, interface: &str) -> Result<(), RealServerError> {
+        let ours = self.pins.program_id()?;
+        self.pins.remove()?;
+        let deadline = tokio::time::Instant::now() + DETACH_TIMEOUT;
+        loop {
+            let xdp = match self.netlink.link_by_name(interface).await {
+                Ok(link) => link.xdp.map(|xdp| xdp.prog_id),
+                Err(NetError::NoSuchInterface { .. }) => None,
+                Err(error) => return Err(error.into()),
+            };
+            if xdp.is_none() || xdp != ours {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(RealServerError::Bpf {
+                    doing: format!("detach the XDP program from {interface}"),
+                    reason: "its pin is removed, but something else holds its link \
+                             (`bpftool link` shows it)"
+                        .into(),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
