@@ -23,20 +23,20 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Words of the filter of [`crate::service::vip_bit`].
     pub const VIP_FILTER: &str = "VIP_FILTER";
-    /// [`crate::service::ServiceNote`] by service slot. Not read by packets.
-    pub const SERVICE_NOTES: &str = "SERVICE_NOTES";
-    /// [`crate::backend::BackendNote`] by backend slot. Not read by packets.
-    pub const BACKEND_NOTES: &str = "BACKEND_NOTES";
+    /// [`crate::service::ServiceMeta`] by service slot. Not read by packets.
+    pub const SERVICE_META: &str = "SERVICE_META";
+    /// [`crate::backend::BackendMeta`] by backend slot. Not read by packets.
+    pub const BACKEND_META: &str = "BACKEND_META";
     /// [`crate::service::RingChunk`] by chunk.
     pub const RINGS: &str = "RINGS";
     /// [`crate::interface::Interface`] by slot.
     pub const INTERFACES: &str = "INTERFACES";
     /// Interfaces that packets may be redirected to, by index.
     pub const TX_PORTS: &str = "TX_PORTS";
-    /// The programs that packets go to which the first one has no short way for, by interface slot.
-    pub const LONG_WAY: &str = "LONG_WAY";
-    /// One [`crate::runtime::Runtime`].
-    pub const RUNTIME: &str = "RUNTIME";
+    /// The programs of the slow path, by interface slot.
+    pub const SLOW_PATH: &str = "SLOW_PATH";
+    /// One [`crate::tunables::Runtime`].
+    pub const TUNABLES: &str = "TUNABLES";
     /// Packets by [`crate::verdict::Verdict::code`], per CPU.
     pub const VERDICTS: &str = "VERDICTS";
     /// [`crate::stats::BackendStats`] by backend slot, per CPU.
@@ -45,9 +45,9 @@ pub mod map {
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
     /// One [`super::Meta`]. Not read by packets.
     pub const META: &str = "META";
-    /// [`crate::client::ClientSet`] by set of [`FLOWS`], or one value if clients are not written down.
+    /// [`crate::client::ClientSet`] by set of [`FLOWS`], or one value if clients are not tracked.
     /// Written by packets.
-    pub const CLIENTS: &str = "CLIENTS";
+    pub const FLOW_KEYS: &str = "FLOW_KEYS";
     /// The programs that packets go to which somebody traces, by interface slot.
     pub const TRACED: &str = "TRACED";
     /// One [`crate::trace::TraceFilter`].
@@ -70,17 +70,17 @@ pub mod map {
         SERVICE_KEYS,
         SERVICES,
         VIP_FILTER,
-        SERVICE_NOTES,
-        BACKEND_NOTES,
+        SERVICE_META,
+        BACKEND_META,
         RINGS,
         INTERFACES,
         TX_PORTS,
-        LONG_WAY,
-        RUNTIME,
+        SLOW_PATH,
+        TUNABLES,
         VERDICTS,
         BACKEND_STATS,
         SERVICE_STATS,
-        CLIENTS,
+        FLOW_KEYS,
         TRACED,
         TRACE_FILTER,
         TRACE_TURNS,
@@ -106,13 +106,13 @@ pub mod constant {
     pub const JIFFY_NS: &str = "JIFFY_NS";
     /// The timer's count at boot: `INITIAL_JIFFIES`.
     pub const FIRST_JIFFY: &str = "FIRST_JIFFY";
-    /// 1 for `simulate`: any frame is for us, the clock is [`crate::runtime::Runtime`]'s, and what
+    /// 1 for `simulate`: any frame is for us, the clock is [`crate::tunables::Runtime`]'s, and what
     /// became of a packet is recorded.
     pub const SIMULATE: &str = "SIMULATE";
     /// 1 for `explain`: what would become of a packet is recorded, and nothing else is written.
     pub const EXPLAIN: &str = "EXPLAIN";
-    /// 1: who the client of a flow is, is written down beside the flow.
-    pub const CLIENTS: &str = "RECORD_CLIENTS";
+    /// 1: the client of each flow is recorded beside the flow.
+    pub const TRACK_CLIENTS: &str = "TRACK_CLIENTS";
 }
 
 /// What a later process must know to adopt the pinned maps.

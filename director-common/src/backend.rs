@@ -3,8 +3,16 @@
 //! Whatever must be seen whole lies in one aligned 64-bit word: [`BackendWord`] and [`NextHop`].
 //! The rest is written while no published word points at it.
 
-use crate::address::Address;
-use crate::wire::ethernet::{Mac, mac_from_u64, mac_to_u64};
+use crate::{
+    address::Address,
+    numbered::numbered,
+    wire::{
+        Header as _,
+        ethernet::{Mac, mac_from_u64, mac_to_u64},
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
 
 /// Bits of a backend's number.
 pub const BACKEND_SLOT_BITS: u32 = 20;
@@ -14,7 +22,7 @@ pub const MAX_BACKENDS: u32 = 1 << BACKEND_SLOT_BITS;
 pub const GENERATIONS: u16 = 1 << 12;
 
 /// A backend's slot and the slot's generation: what rings and flow entries hold. A slot that has
-/// been reused since has another generation, so the reference reads as nobody's.
+/// been reused since has another generation, so the reference is stale.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BackendRef(pub u32);
@@ -69,14 +77,54 @@ pub enum BackendState {
     Down = 4,
 }
 
-/// How packets travel to the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ForwardMode {
-    /// Within an outer IP header (RFC 2003, RFC 2473, RFC 4213).
-    Tunnel = 0,
-    /// As they are, to the backend's MAC address.
-    Direct = 1,
+numbered! {
+    /// How packets travel to the backend. Three bits of [`BackendWord`].
+    ForwardMode {
+        /// Within an outer IP header (RFC 2003, RFC 2473, RFC 4213); the backend may be anywhere.
+        Tunnel = 0, "tunnel";
+        /// Unchanged, to the backend's MAC address; the backend is on the link.
+        Direct = 1, "direct";
+    }
+}
+
+/// What a mode needs and adds: the compiler asks each of these of a new mode.
+impl ForwardMode {
+    /// Bytes that forwarding adds to the IP packet, towards a backend whose address is IPv6 or not.
+    #[inline(always)]
+    pub const fn overhead(self, backend_is_v6: bool) -> u16 {
+        match self {
+            Self::Tunnel if backend_is_v6 => Ipv6Header::LEN as u16,
+            Self::Tunnel => Ipv4Header::LEN as u16,
+            Self::Direct => 0,
+        }
+    }
+
+    /// Whether the director puts an outer header in front of the packet, with a source address of its
+    /// own.
+    #[inline(always)]
+    pub const fn encapsulates(self) -> bool {
+        match self {
+            Self::Tunnel => true,
+            Self::Direct => false,
+        }
+    }
+
+    /// Whether the backend must be on the link: a gateway would route the packet back to the VIP.
+    #[inline(always)]
+    pub const fn needs_link(self) -> bool {
+        match self {
+            Self::Tunnel => false,
+            Self::Direct => true,
+        }
+    }
+
+    /// Whether a backend's address may be of another family than the VIP.
+    pub const fn mixes_families(self) -> bool {
+        match self {
+            Self::Tunnel => true,
+            Self::Direct => false,
+        }
+    }
 }
 
 /// Everything about a backend that decides how a packet is treated, in one word.
@@ -104,8 +152,8 @@ pub struct BackendFields {
     pub generation: u16,
     /// What the slot is used for.
     pub state: BackendState,
-    /// How packets travel.
-    pub forward: ForwardMode,
+    /// How packets travel; `None` for a number that this version does not know.
+    pub forward: Option<ForwardMode>,
     /// Whether the backend's address is IPv6.
     pub is_v6: bool,
     /// Whether the configuration fixes the next hop's MAC.
@@ -118,6 +166,9 @@ pub struct BackendFields {
     pub mtu: u16,
 }
 
+/// The number of no [`ForwardMode`].
+const UNKNOWN_MODE: u64 = 7;
+
 impl BackendWord {
     /// Packs the fields.
     pub const fn pack(f: BackendFields) -> Self {
@@ -125,7 +176,10 @@ impl BackendWord {
             (f.generation & (GENERATIONS - 1)) as u64
                 | (f.state as u64 & 3) << 12
                 | (f.state as u64 >> 2) << 20
-                | (f.forward as u64) << 14
+                | (match f.forward {
+                    Some(mode) => mode as u64,
+                    None => UNKNOWN_MODE,
+                }) << 14
                 | (f.is_v6 as u64) << 17
                 | (f.fixed_next_hop as u64) << 18
                 | ((f.source & 1) as u64) << 19
@@ -144,7 +198,7 @@ impl BackendWord {
                 (1, _) => BackendState::Active,
                 _ => BackendState::Draining,
             },
-            forward: if self.is_direct() { ForwardMode::Direct } else { ForwardMode::Tunnel },
+            forward: self.forward(),
             is_v6: self.is_v6(),
             fixed_next_hop: self.has_fixed_next_hop(),
             source: self.source() as u8,
@@ -165,10 +219,10 @@ impl BackendWord {
         (self.0 & (GENERATIONS as u64 - 1)) as u16
     }
 
-    /// Whether packets go as they are, rather than in a tunnel.
+    /// How packets travel; `None` for a number that this version does not know.
     #[inline(always)]
-    pub const fn is_direct(self) -> bool {
-        (self.0 >> 14) & 7 == ForwardMode::Direct as u64
+    pub const fn forward(self) -> Option<ForwardMode> {
+        ForwardMode::from_number((self.0 >> 14) as u8 & 7)
     }
 
     /// Whether the backend's address is IPv6.
@@ -268,7 +322,7 @@ const _: () = assert!(size_of::<Backend>() == 64);
 /// What only userspace reads of a backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendNote {
+pub struct BackendMeta {
     /// When a draining backend's flows are given up: CLOCK_MONOTONIC, nanoseconds.
     pub drain_deadline_ns: u64,
     /// Weight, 0 to 65,535.
@@ -286,7 +340,7 @@ mod tests {
         let fields = BackendFields {
             generation: 0xabc,
             state: BackendState::Draining,
-            forward: ForwardMode::Direct,
+            forward: Some(ForwardMode::Direct),
             is_v6: true,
             fixed_next_hop: true,
             source: 1,
@@ -299,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_slot_is_nobody_even_in_its_generation() {
+    fn a_free_slot_matches_no_reference_even_in_its_generation() {
         let word = BackendWord::pack(BackendFields {
             state: BackendState::Free,
             ..BackendWord(5).unpack()
@@ -309,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_is_nobody_to_packets_and_known_to_userspace() {
+    fn a_backend_that_is_down_reads_as_free_to_packets_and_is_known_to_userspace() {
         let fields = BackendFields { state: BackendState::Down, ..BackendWord(5).unpack() };
         let word = BackendWord::pack(fields);
         assert!(!word.is(BackendRef::new(1, 5)));

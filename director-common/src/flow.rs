@@ -5,11 +5,11 @@
 //! the flow table, and multiplied by a per-boot salt it picks the flow table's set.
 //!
 //! The hash is NH (Black et al., UMAC, CRYPTO '99) twice with independent keys, then a bijective
-//! finish. NH is universal: without the key nobody can name two flows that collide more often than
+//! finish. NH is universal: without the key, no two flows can be named that collide more often than
 //! by chance, whichever fields they control; and it is one multiplication per eight bytes, where
 //! SipHash's rotations cost four BPF instructions each.
 
-use crate::address::Address;
+use crate::{address::Address, numbered::numbered};
 
 /// Address family of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,16 @@ pub enum Family {
     V4 = 4,
     /// IPv6.
     V6 = 6,
+}
+
+numbered! {
+    /// A transport protocol that services have, by its IP protocol number.
+    Protocol {
+        /// TCP (RFC 9293).
+        Tcp = 6, "tcp";
+        /// UDP (RFC 768).
+        Udp = 17, "udp";
+    }
 }
 
 /// The 5-tuple of a packet as the director receives it: from a client to a VIP.
@@ -97,15 +107,15 @@ impl FlowHash {
     }
 
     /// Which of `1 << bits` sets of the flow table holds this flow. `salt` is odd and secret, so
-    /// that nobody can aim at one set (Dietzfelbinger's multiply-shift).
+    /// that no sender can aim at one set (Dietzfelbinger's multiply-shift).
     #[inline(always)]
     pub const fn table_set(self, salt: u64, bits: u32) -> u32 {
         (self.0.wrapping_mul(salt) >> (64 - bits)) as u32
     }
 
-    /// Where in its set a flow is looked for first: below 4.
+    /// The way of its set that a flow is looked up in first: below 4.
     #[inline(always)]
-    pub const fn favourite_way(self) -> usize {
+    pub const fn preferred_way(self) -> usize {
         (self.0 & 3) as usize
     }
 

@@ -9,7 +9,7 @@
 use crate::{
     backend::BackendRef,
     flow::FlowHash,
-    runtime::{TICKS_MASK, Ticks},
+    tunables::{TICKS_MASK, Ticks},
 };
 
 /// Entries in a set: what fits a 64-byte cache line.
@@ -17,7 +17,7 @@ pub const SET_WAYS: usize = 4;
 
 /// New TCP flows that a CPU admits to the table in a tick (67 ms): 122,000 a second, which is more
 /// than a service with a million clients sees, and little for a flood.
-pub const ADMITTED_A_TICK: u32 = 8192;
+pub const MAX_ADMITTED_PER_TICK: u32 = 8192;
 
 /// How far one CPU's reading of the clock may lag behind another's: a second, in ticks.
 const LAG: u32 = 16;
@@ -51,7 +51,7 @@ impl FlowState {
 pub struct FlowEntry {
     /// Fingerprint xor [`BackendRef::spread`].
     pub tag: u64,
-    /// Low half: [`BackendRef`]. High half: [`Touch`].
+    /// Low half: [`BackendRef`]. High half: [`LastSeen`].
     pub word: u64,
 }
 
@@ -59,7 +59,7 @@ pub struct FlowEntry {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowSet {
-    /// A flow may be in any; most are in [`FlowHash::favourite_way`].
+    /// A flow may be in any; most are in [`FlowHash::preferred_way`].
     pub entries: [FlowEntry; SET_WAYS],
 }
 
@@ -67,9 +67,9 @@ const _: () = assert!(size_of::<FlowEntry>() == 16 && size_of::<FlowSet>() == 64
 
 /// When a flow was last seen, and its state: 30 bits of [`Ticks`], 2 bits of [`FlowState`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Touch(u32);
+pub struct LastSeen(u32);
 
-impl Touch {
+impl LastSeen {
     /// Seen at `now` in `state`.
     #[inline(always)]
     pub const fn new(now: Ticks, state: FlowState) -> Self {
@@ -94,8 +94,8 @@ impl Touch {
 impl FlowEntry {
     /// The entry of the flow `hash`, sent to `backend`.
     #[inline(always)]
-    pub const fn new(hash: FlowHash, backend: BackendRef, touch: Touch) -> Self {
-        Self { tag: hash.0 ^ backend.spread(), word: backend.0 as u64 | (touch.0 as u64) << 32 }
+    pub const fn new(hash: FlowHash, backend: BackendRef, last_seen: LastSeen) -> Self {
+        Self { tag: hash.0 ^ backend.spread(), word: backend.0 as u64 | (last_seen.0 as u64) << 32 }
     }
 
     /// The backend this entry names.
@@ -106,14 +106,14 @@ impl FlowEntry {
 
     /// When it was last seen.
     #[inline(always)]
-    pub const fn touch(&self) -> Touch {
-        Touch((self.word >> 32) as u32)
+    pub const fn last_seen(&self) -> LastSeen {
+        LastSeen((self.word >> 32) as u32)
     }
 
     /// This entry, seen again.
     #[inline(always)]
-    pub const fn touched(&self, touch: Touch) -> Self {
-        Self { tag: self.tag, word: self.word & 0xffff_ffff | (touch.0 as u64) << 32 }
+    pub const fn refreshed(&self, last_seen: LastSeen) -> Self {
+        Self { tag: self.tag, word: self.word & 0xffff_ffff | (last_seen.0 as u64) << 32 }
     }
 
     /// Whether this place holds nothing.
@@ -156,17 +156,17 @@ mod tests {
 
     #[test]
     fn age_survives_the_clock_wrapping() {
-        let touch = Touch::new(Ticks(TICKS_MASK - 4), FlowState::Established);
-        assert_eq!(touch.age(Ticks(5)), Ticks(10));
+        let last_seen = LastSeen::new(Ticks(TICKS_MASK - 4), FlowState::Established);
+        assert_eq!(last_seen.age(Ticks(5)), Ticks(10));
     }
 
     #[test]
     fn an_entry_from_the_future_has_no_age() {
-        let touch = Touch::new(Ticks(1000), FlowState::Established);
-        assert_eq!(touch.age(Ticks(1000 - LAG)), Ticks(0));
-        assert_eq!(touch.age(Ticks(1001)), Ticks(1));
+        let last_seen = LastSeen::new(Ticks(1000), FlowState::Established);
+        assert_eq!(last_seen.age(Ticks(1000 - LAG)), Ticks(0));
+        assert_eq!(last_seen.age(Ticks(1001)), Ticks(1));
         let year = Ticks::from_secs(365 * 24 * 3600);
-        assert_eq!(touch.age(Ticks(1000 + year.0)), year, "the longest timeout there is");
+        assert_eq!(last_seen.age(Ticks(1000 + year.0)), year, "the longest timeout there is");
     }
 
     fn backend() -> impl Strategy<Value = BackendRef> {
@@ -177,31 +177,31 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_what_was_written(hash: u64, b in backend(), now in 0..TICKS_MASK) {
-            let touch = Touch::new(Ticks(now), FlowState::Closing);
-            let entry = FlowEntry::new(FlowHash(hash), b, touch);
+            let last_seen = LastSeen::new(Ticks(now), FlowState::Closing);
+            let entry = FlowEntry::new(FlowHash(hash), b, last_seen);
             prop_assert!(entry.is_of(FlowHash(hash)));
-            prop_assert_eq!((entry.backend(), entry.touch(), entry.hash()), (b, touch, FlowHash(hash)));
-            prop_assert_eq!(entry.touch().state(), FlowState::Closing);
+            prop_assert_eq!((entry.backend(), entry.last_seen(), entry.hash()), (b, last_seen, FlowHash(hash)));
+            prop_assert_eq!(entry.last_seen().state(), FlowState::Closing);
         }
 
         /// Halves of two writes: a miss for both flows, unless both name the same backend.
         #[test]
         fn torn_entries_miss(a: u64, b: u64, x in backend(), y in backend()) {
             prop_assume!(a != b && x != y && a ^ x.spread() != b ^ y.spread());
-            let touch = Touch::new(Ticks(1), FlowState::New);
+            let last_seen = LastSeen::new(Ticks(1), FlowState::New);
             let torn = FlowEntry {
-                tag: FlowEntry::new(FlowHash(a), x, touch).tag,
-                word: FlowEntry::new(FlowHash(b), y, touch).word,
+                tag: FlowEntry::new(FlowHash(a), x, last_seen).tag,
+                word: FlowEntry::new(FlowHash(b), y, last_seen).word,
             };
             prop_assert!(!torn.is_of(FlowHash(a)) && !torn.is_of(FlowHash(b)));
         }
 
         #[test]
-        fn touching_keeps_the_flow(hash: u64, b in backend(), now in 0..TICKS_MASK) {
-            let entry = FlowEntry::new(FlowHash(hash), b, Touch::new(Ticks(0), FlowState::New));
-            let again = entry.touched(Touch::new(Ticks(now), FlowState::Established));
+        fn refreshing_keeps_the_flow(hash: u64, b in backend(), now in 0..TICKS_MASK) {
+            let entry = FlowEntry::new(FlowHash(hash), b, LastSeen::new(Ticks(0), FlowState::New));
+            let again = entry.refreshed(LastSeen::new(Ticks(now), FlowState::Established));
             prop_assert!(again.is_of(FlowHash(hash)));
-            prop_assert_eq!(again.touch().age(Ticks(now)), Ticks(0));
+            prop_assert_eq!(again.last_seen().age(Ticks(now)), Ticks(0));
         }
     }
 }

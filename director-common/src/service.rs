@@ -1,6 +1,8 @@
 //! Services: address, protocol and port in front of backends.
 
-use crate::{address::Address, backend::BackendRef, flow::FlowKey, stats::BackendStats};
+use crate::{
+    address::Address, backend::BackendRef, flow::FlowKey, numbered::numbered, stats::BackendStats,
+};
 
 /// Slots of a ring: prime, and large enough that 1,000 backends get their share within 1.6 %.
 pub const RING_SLOTS: u32 = 65_537;
@@ -83,19 +85,19 @@ pub const fn vip_bit(address: Address, is_v6: bool) -> (u32, u32) {
     (last & (VIP_FILTER_WORDS - 1), last >> 26)
 }
 
-/// What happens to a new flow when no backend is usable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum WhenEmpty {
-    /// The client gets ICMP port-unreachable from the VIP.
-    Reject = 0,
-    /// Dropped.
-    Drop = 1,
-    /// Left to the host.
-    Pass = 2,
+numbered! {
+    /// What happens to a new flow when no backend is usable.
+    WhenEmpty {
+        /// The client gets ICMP port unreachable from the VIP.
+        Reject = 0, "reject";
+        /// Dropped.
+        Drop = 1, "drop";
+        /// Passed to the host.
+        Pass = 2, "pass";
+    }
 }
 
-/// A service's ring and manners in one word, replaced whole.
+/// A service's ring and policy in one word, replaced whole.
 ///
 /// | bits | meaning |
 /// |---|---|
@@ -145,10 +147,10 @@ impl ServiceWord {
     /// What a new flow gets when no backend is usable.
     #[inline(always)]
     pub const fn when_empty(self) -> WhenEmpty {
-        match (self.0 >> 56) & 3 {
-            0 => WhenEmpty::Reject,
-            1 => WhenEmpty::Drop,
-            _ => WhenEmpty::Pass,
+        match WhenEmpty::from_number((self.0 >> 56) as u8 & 3) {
+            Some(policy) => policy,
+            // Written by no version: the host decides.
+            None => WhenEmpty::Pass,
         }
     }
 }
@@ -179,7 +181,7 @@ pub const NAME_LEN: usize = 63;
 /// What only userspace reads of a service: kept beside the maps so that a new daemon finds it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceNote {
+pub struct ServiceMeta {
     /// The service's name, UTF-8, padded with zeros.
     pub name: [u8; NAME_LEN + 1],
     /// Counters of backends whose slots were freed since.
@@ -188,7 +190,7 @@ pub struct ServiceNote {
     pub _pad: [u8; 32],
 }
 
-const _: () = assert!(size_of::<ServiceNote>() == 128);
+const _: () = assert!(size_of::<ServiceMeta>() == 128);
 
 #[cfg(test)]
 mod tests {

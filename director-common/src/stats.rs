@@ -21,7 +21,7 @@ pub struct ServiceStats {
     /// Packets of this service that were dropped, or answered in place of a backend.
     pub dropped: u64,
     /// Flows that went by the ring alone, their set of the flow table being full of others.
-    pub unrecorded: u64,
+    pub untracked: u64,
 }
 
 impl BackendStats {

@@ -1,5 +1,5 @@
 //! What `trace` and `capture` ask of the program, and what it tells them. Read and written only while
-//! somebody traces: see [`crate::runtime::Runtime::trace_until_ns`].
+//! somebody traces: see [`crate::tunables::Runtime::trace_until_ns`].
 
 use crate::{address::Address, decision::Decision, flow::FlowKey};
 

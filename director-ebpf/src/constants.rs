@@ -20,7 +20,7 @@ static SIMULATE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static EXPLAIN: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-static RECORD_CLIENTS: Global<u32> = Global::new(0);
+static TRACK_CLIENTS: Global<u32> = Global::new(0);
 
 #[unsafe(no_mangle)]
 static JIFFY_NS: Global<u64> = Global::new(4_000_000);
@@ -76,28 +76,28 @@ pub fn jiffy_ns() -> u64 {
     JIFFY_NS.load()
 }
 
-/// What the kernel counted the first of them as.
+/// The timer's count at boot.
 #[inline(always)]
 pub fn first_jiffy() -> u64 {
     FIRST_JIFFY.load()
 }
 
-/// Whether this program is asked what would become of a packet: it writes nothing that others read.
+/// Whether this program explains packets: it decides, and writes nothing that others read.
 #[inline(always)]
 pub fn explain() -> bool {
     EXPLAIN.load() != 0
 }
 
-/// Whether what becomes of packets is recorded, for who runs the program over one.
+/// Whether decisions are recorded, for `simulate` and `explain`.
 #[inline(always)]
 pub fn records() -> bool {
     simulate() || explain()
 }
 
-/// Whether flows' clients are written down.
+/// Whether the clients of flows are recorded.
 #[inline(always)]
-pub fn record_clients() -> bool {
-    RECORD_CLIENTS.load() != 0
+pub fn track_clients() -> bool {
+    TRACK_CLIENTS.load() != 0
 }
 
 /// Whether this program runs over a capture.

@@ -7,7 +7,7 @@ use director_common::{
     verdict::Verdict,
 };
 
-use crate::{constants, maps, parse::Packet, schedule::Assigned};
+use crate::{backend::SelectedBackend, constants, maps, parse::Packet};
 
 /// Counts what became of a packet.
 #[inline(always)]
@@ -21,49 +21,41 @@ pub fn verdict(verdict: Verdict) {
     }
 }
 
-/// What will be told of a packet, before anything is known.
+/// The decision about a packet before any stage has run.
 #[inline(always)]
 pub fn undecided() -> Decision {
     let zero = constants::zero() as u32;
     Decision { verdict: zero, backend: BackendRef(zero), service: zero, connection: zero }
 }
 
-/// Tells who runs the program over a packet what became of it.
+/// Records the decision, for `simulate` and `explain`.
 #[inline(always)]
 pub fn decision(decision: &Decision) {
     if let Some(place) = maps::DECISION.get_ptr_mut(0) {
-        // SAFETY: they run one packet at a time.
+        // SAFETY: these run one packet at a time.
         unsafe { *place = *decision };
     }
 }
 
 #[inline(always)]
-fn of_backend(assigned: &Assigned) -> Option<&'static mut BackendStats> {
+fn of_backend(selected: &SelectedBackend) -> Option<&'static mut BackendStats> {
     if constants::explain() {
         return None;
     }
-    let stats = maps::BACKEND_STATS.get_ptr_mut(assigned.reference.slot())?;
+    let stats = maps::BACKEND_STATS.get_ptr_mut(selected.reference.slot())?;
     // SAFETY: as in `verdict`.
     Some(unsafe { &mut *stats })
 }
 
-/// Counts a packet on its way to a backend, and the flow that it is the first of.
+/// Counts a packet that is forwarded to a backend, and the flow that it is the first of.
 #[inline(always)]
-pub fn forwarded(packet: &Packet, assigned: &Assigned, is_new_flow: bool) {
-    if let Some(stats) = of_backend(assigned) {
+pub fn forwarded(packet: &Packet, selected: &SelectedBackend, is_new_flow: bool) {
+    if let Some(stats) = of_backend(selected) {
         stats.packets += 1;
         stats.bytes += u64::from(packet.l3_length);
         if is_new_flow {
             stats.flows += 1;
         }
-    }
-}
-
-/// Counts a new flow.
-#[inline(always)]
-pub fn scheduled(assigned: &Assigned) {
-    if let Some(stats) = of_backend(assigned) {
-        stats.flows += 1;
     }
 }
 
@@ -77,7 +69,7 @@ fn of_service(slot: u16) -> Option<&'static mut ServiceStats> {
     Some(unsafe { &mut *stats })
 }
 
-/// Counts a packet of a service that no backend got.
+/// Counts a packet of a service that is not forwarded.
 #[inline(always)]
 pub fn service_dropped(slot: u16) {
     if let Some(stats) = of_service(slot) {
@@ -87,8 +79,8 @@ pub fn service_dropped(slot: u16) {
 
 /// Counts a flow that its set of the flow table had no room for.
 #[inline(always)]
-pub fn unrecorded(slot: u16) {
+pub fn untracked(slot: u16) {
     if let Some(stats) = of_service(slot) {
-        stats.unrecorded += 1;
+        stats.untracked += 1;
     }
 }

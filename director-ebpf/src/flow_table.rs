@@ -1,5 +1,5 @@
-//! Stage 2: is the flow known? Previous: `parse`; next: `next_hop` if it is, `service` if not.
-//! Also stage 5: record. Reads and writes FLOWS, reads BACKENDS.
+//! Stage 3: is the flow known? Previous: `admission`; next: `next_hop` if it is, `service` if not.
+//! Also stage 8: record. Reads and writes FLOWS, reads BACKENDS, writes FLOW_KEYS.
 //!
 //! Why plain loads and stores are enough here: `director_common::flow_table`.
 
@@ -8,32 +8,33 @@ use core::ptr::{read_volatile, write_volatile};
 use director_common::{
     client::Client,
     flow::FlowHash,
-    flow_table::{FlowEntry, FlowSet, FlowState, SET_WAYS, Touch},
-    runtime::Ticks,
+    flow_table::{FlowEntry, FlowSet, FlowState, LastSeen, SET_WAYS},
+    tunables::Ticks,
     wire::tcp::{ACK, FIN, PROTOCOL_TCP, RST, SYN},
 };
 
 use crate::{
-    constants, count, maps,
+    backend::{self, SelectedBackend},
+    constants,
+    context::PacketContext,
+    count, maps,
     parse::{Content, Packet},
-    pipeline::Now,
-    schedule::{self, Assigned},
 };
 
 /// An entry is written again when it is older than this (about a second), so that its cache line
 /// stays shared between CPUs.
-const TOUCH_AFTER: Ticks = Ticks(16);
-/// An established flow that was seen within this time (about a minute) never gives way to another.
+const REFRESH_AFTER: Ticks = Ticks(16);
+/// An established flow that was seen within this time (about a minute) is never evicted.
 const PROTECT: Ticks = Ticks(900);
 
 /// A flow's entry, and where it leads.
-pub struct Found {
+pub struct FlowHit {
     /// The entry's place.
     place: *mut FlowEntry,
     /// What it held.
     entry: FlowEntry,
     /// Where the flow goes.
-    pub assigned: Assigned,
+    pub selected: SelectedBackend,
 }
 
 #[inline(always)]
@@ -53,16 +54,16 @@ fn read(place: *const FlowEntry) -> FlowEntry {
     }
 }
 
-/// Place `at` of those where the flow `hash` may be, its favourite first: most sets are nearly empty,
-/// and there the first look finds it, which spares a misprediction.
+/// Way `at` of those where the flow `hash` may be, its preferred one first: most sets are nearly empty,
+/// and there the first comparison finds it, which spares a misprediction.
 #[inline(always)]
 fn place(set: *mut FlowSet, hash: FlowHash, at: usize) -> *mut FlowEntry {
     // SAFETY: below SET_WAYS, so within the set.
-    unsafe { &raw mut (*set).entries[(hash.favourite_way() ^ at) & (SET_WAYS - 1)] }
+    unsafe { &raw mut (*set).entries[(hash.preferred_way() ^ at) & (SET_WAYS - 1)] }
 }
 
-/// The entry of the flow `hash`, whatever it says. An empty place may be one of a backend that is
-/// none: see [`FlowEntry::matches`].
+/// The entry of the flow `hash`, whatever its state. An empty place may match, and names no backend:
+/// see [`FlowEntry::matches`].
 #[inline(always)]
 fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
     let set = set_of(hash)?;
@@ -78,80 +79,90 @@ fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
 
 /// The entry of the flow `hash`, if it has not idled too long and its backend is still there.
 #[inline(always)]
-pub fn find(hash: FlowHash, packet: &Packet, now: &Now) -> Option<Found> {
+pub fn find(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Option<FlowHit> {
     let (place, entry) = search(hash)?;
-    let touch = entry.touch();
-    if touch.age(now.ticks) > timeout(packet, touch.state(), now) {
+    let last_seen = entry.last_seen();
+    if last_seen.age(context.now)
+        > context.tunables.timeout(packet.flow.protocol, last_seen.state())
+    {
         return None;
     }
-    // A client that opens a connection again from the same port wants a new one.
-    if touch.state() as u8 == FlowState::Closing as u8 && opens(packet) {
+    // A client that opens a connection again from the same port wants a new one (RFC 9293 3.6.1).
+    if last_seen.state() as u8 == FlowState::Closing as u8 && is_initial_syn(packet) {
         return None;
     }
-    let assigned = schedule::resolve(entry.backend())?;
-    Some(Found { place, entry, assigned })
+    let selected = backend::resolve(entry.backend())?;
+    Some(FlowHit { place, entry, selected })
 }
 
-/// What a short look at the table says.
-pub enum Glance {
+/// What the fast path's lookup says.
+pub enum FastLookup {
     /// An established flow that this packet neither opens nor closes: seen now.
-    Established(Assigned),
+    Established(SelectedBackend),
     /// There is no entry of the flow.
     Unknown,
-    /// There is one, and [`find`] is to look at it.
-    Other,
+    /// There is one that [`find`] has to decide about.
+    Undecided,
 }
 
-/// Looks for the flow, as far as that is simple.
+/// Looks the flow up, as far as that takes no decision.
 #[inline(always)]
-pub fn glance(hash: FlowHash, packet: &Packet, now: &Now) -> Glance {
-    let Some((place, entry)) = search(hash) else { return Glance::Unknown };
-    let touch = entry.touch();
-    if flags(packet) & (SYN | FIN | RST) != 0 || touch.state() as u8 != FlowState::Established as u8
+pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> FastLookup {
+    let Some((place, entry)) = search(hash) else { return FastLookup::Unknown };
+    let last_seen = entry.last_seen();
+    if flags(packet) & (SYN | FIN | RST) != 0
+        || last_seen.state() as u8 != FlowState::Established as u8
     {
-        return Glance::Other;
+        return FastLookup::Undecided;
     }
-    if touch.age(now.ticks) >= TOUCH_AFTER {
-        if touch.age(now.ticks) > timeout(packet, FlowState::Established, now) {
-            return Glance::Other;
+    if last_seen.age(context.now) >= REFRESH_AFTER {
+        if last_seen.age(context.now)
+            > context.tunables.timeout(packet.flow.protocol, FlowState::Established)
+        {
+            return FastLookup::Undecided;
         }
         if !constants::explain() {
-            let entry = entry.touched(Touch::new(now.ticks, FlowState::Established));
-            // SAFETY: as in `touch`.
+            let entry = entry.refreshed(LastSeen::new(context.now, FlowState::Established));
+            // SAFETY: as in `refresh`.
             unsafe { write_volatile(&raw mut (*place).word, entry.word) };
         }
     }
-    match schedule::resolve(entry.backend()) {
-        Some(assigned) => Glance::Established(assigned),
-        None => Glance::Other,
+    match backend::resolve(entry.backend()) {
+        Some(selected) => FastLookup::Established(selected),
+        None => FastLookup::Undecided,
     }
 }
 
-/// Writes down that the flow was seen, if that changes anything.
+/// Refreshes the flow's entry: it was seen now. Written only if that changes anything.
 #[inline(always)]
-pub fn touch(found: &Found, packet: &Packet, now: &Now) {
-    // An error about a flow says nothing of its being alive.
+pub fn refresh(hit: &FlowHit, packet: &Packet, context: &PacketContext) {
+    // An error about a flow does not show that the flow is alive.
     if packet.content == Content::IcmpError || constants::explain() {
         return;
     }
-    let before = found.entry.touch();
+    let before = hit.entry.last_seen();
     let state = next_state(packet, before.state());
-    if state as u8 != before.state() as u8 || before.age(now.ticks) >= TOUCH_AFTER {
-        let entry = found.entry.touched(Touch::new(now.ticks, state));
+    if state as u8 != before.state() as u8 || before.age(context.now) >= REFRESH_AFTER {
+        let entry = hit.entry.refreshed(LastSeen::new(context.now, state));
         // SAFETY: the place is within a set that the map's lookup returned; if it was given to
         // another flow since, the halves do not fit together and both miss.
-        unsafe { write_volatile(&raw mut (*found.place).word, entry.word) };
+        unsafe { write_volatile(&raw mut (*hit.place).word, entry.word) };
     }
 }
 
-/// Remembers where a new flow goes. If its set is full of established flows, it is not remembered:
-/// the ring alone decides then, and a flood of new flows pushes no known one out.
+/// Records where a new flow goes. If its set is full of established flows, it is not recorded: the
+/// ring alone decides then, and a flood of new flows evicts no known one.
 #[inline(always)]
-pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
+pub fn record(
+    hash: FlowHash,
+    packet: &Packet,
+    selected: &SelectedBackend,
+    context: &PacketContext,
+) {
     if constants::explain() {
         return;
     }
-    // The end of a flow that nobody knew: nothing to remember.
+    // The end of a flow that is not in the table: nothing to record.
     if packet.flow.protocol == PROTOCOL_TCP && flags(packet) & (RST | FIN) != 0 {
         return;
     }
@@ -160,68 +171,56 @@ pub fn record(hash: FlowHash, packet: &Packet, assigned: &Assigned, now: &Now) {
     let mut most = 0;
     for at in 0..SET_WAYS {
         let place = place(set, hash, at);
-        let willing = willingness(&read(place), hash, now);
-        if willing > most {
-            most = willing;
+        let priority = eviction_priority(&read(place), hash, context);
+        if priority > most {
+            most = priority;
             victim = place;
         }
     }
     if most == 0 {
-        count::unrecorded(assigned.word.service());
+        count::untracked(selected.word.service());
         return;
     }
-    // One that we meet in its middle (another director had it before) has proven itself as little
-    // as a SYN has.
-    let touch = Touch::new(now.ticks, FlowState::New);
-    let entry = FlowEntry::new(hash, assigned.reference, touch);
+    // A flow first seen in its middle (another director had it before) may be forged as well as a SYN.
+    let last_seen = LastSeen::new(context.now, FlowState::New);
+    let entry = FlowEntry::new(hash, selected.reference, last_seen);
     // SAFETY: `victim` is within the set.
     unsafe {
         write_volatile(&raw mut (*victim).tag, entry.tag);
         write_volatile(&raw mut (*victim).word, entry.word);
     }
-    if constants::record_clients() {
-        // By addresses, so that nothing has to be kept for it where it is not wanted.
+    if constants::track_clients() {
+        // Derived from addresses, so that no register holds it where clients are not tracked.
         let place = (victim as usize).wrapping_sub(set as usize) / size_of::<FlowEntry>();
         record_client(hash, place, packet);
     }
 }
 
-/// Writes down who the client of the flow in this place of its set is. Whoever reads it sees by the
-/// flow's hash whether it is all there.
+/// Records the client of the flow in this place of its set. A reader sees by the flow's hash whether
+/// the record is whole.
 #[inline(always)]
 fn record_client(hash: FlowHash, place: usize, packet: &Packet) {
     let set = hash.table_set(constants::table_salt(), constants::table_bits());
-    let Some(set) = maps::CLIENTS.get_ptr_mut(set) else { return };
+    let Some(set) = maps::FLOW_KEYS.get_ptr_mut(set) else { return };
     // SAFETY: below SET_WAYS, so within the set that the map's lookup returned.
     unsafe { (*set).clients[place & (SET_WAYS - 1)] = Client::of(&packet.flow) };
 }
 
-/// How willingly an entry gives way to the flow `hash`; 0: not at all.
+/// How soon an entry is evicted for the flow `hash`: the highest first; 0: never.
 #[inline(always)]
-fn willingness(entry: &FlowEntry, hash: FlowHash, now: &Now) -> u32 {
+fn eviction_priority(entry: &FlowEntry, hash: FlowHash, context: &PacketContext) -> u32 {
     if entry.is_of(hash) {
         return u32::MAX;
     }
     if entry.is_empty() {
         return u32::MAX - 1;
     }
-    let touch = entry.touch();
-    let age = touch.age(now.ticks);
-    if touch.state() as u8 != FlowState::Established as u8 {
+    let last_seen = entry.last_seen();
+    let age = last_seen.age(context.now);
+    if last_seen.state() as u8 != FlowState::Established as u8 {
         return 1 << 30 | age.0;
     }
     if age >= PROTECT { age.0 } else { 0 }
-}
-
-#[inline(always)]
-fn timeout(packet: &Packet, state: FlowState, now: &Now) -> Ticks {
-    Ticks(if packet.flow.protocol != PROTOCOL_TCP {
-        now.runtime.udp_ticks
-    } else if state as u8 == FlowState::Established as u8 {
-        now.runtime.tcp_ticks
-    } else {
-        now.runtime.tcp_closing_ticks
-    })
 }
 
 #[inline(always)]
@@ -229,9 +228,9 @@ fn flags(packet: &Packet) -> u8 {
     packet.tcp_flags as u8
 }
 
-/// Whether this packet asks for a new connection.
+/// Whether this packet is the first SYN of a TCP connection.
 #[inline(always)]
-pub fn opens(packet: &Packet) -> bool {
+pub fn is_initial_syn(packet: &Packet) -> bool {
     flags(packet) & (SYN | ACK) == SYN
 }
 

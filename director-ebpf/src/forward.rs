@@ -1,31 +1,24 @@
-//! Stage 7: rewrite the frame for the backend. Previous: `next_hop`; next: `transmit`.
+//! Stage 9, the last: rewrite the frame for the backend. Previous: `flow_table::record`.
 
 mod direct;
 mod tunnel;
 
 use director_common::{
+    backend::ForwardMode,
     flow::FlowHash,
     verdict::DropReason,
     wire::{
         Header,
         ethernet::{ETHERTYPE_VLAN, EthernetHeader, VlanTag},
-        ipv4::Ipv4Header,
-        ipv6::Ipv6Header,
     },
 };
 
-use crate::{frame::Frame, next_hop::Hop, parse::Packet, schedule::Assigned};
+use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet};
 
-/// Bytes that the way to the backend adds to the IP packet.
+/// Bytes that forwarding adds to the IP packet.
 #[inline(always)]
-pub fn overhead(assigned: &Assigned) -> u16 {
-    if assigned.word.is_direct() {
-        0
-    } else if assigned.word.is_v6() {
-        Ipv6Header::LEN as u16
-    } else {
-        Ipv4Header::LEN as u16
-    }
+pub fn overhead(selected: &SelectedBackend) -> u16 {
+    selected.forward.overhead(selected.word.is_v6())
 }
 
 /// Rewrites the frame; on an error nothing has changed.
@@ -33,14 +26,13 @@ pub fn overhead(assigned: &Assigned) -> u16 {
 pub fn rewrite(
     frame: &mut Frame,
     packet: &Packet,
-    assigned: &Assigned,
+    selected: &SelectedBackend,
     hop: &Hop,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
-    if assigned.word.is_direct() {
-        direct::rewrite(frame, packet, hop)
-    } else {
-        tunnel::rewrite(frame, packet, assigned, hop, hash)
+    match selected.forward {
+        ForwardMode::Tunnel => tunnel::rewrite(frame, packet, selected, hop, hash),
+        ForwardMode::Direct => direct::rewrite(frame, packet, hop),
     }
 }
 

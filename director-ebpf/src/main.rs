@@ -1,5 +1,5 @@
 //! The director's XDP programs: entry and exit. The packet's path is `pipeline.rs`, and for nearly
-//! every packet `shortcut.rs`.
+//! every packet `fast_path.rs`.
 #![no_std]
 #![no_main]
 #![expect(
@@ -8,8 +8,11 @@
 )]
 
 mod admission;
+mod backend;
 mod constants;
+mod context;
 mod count;
+mod fast_path;
 mod filter;
 mod flow_table;
 mod forward;
@@ -18,55 +21,56 @@ mod maps;
 mod next_hop;
 mod parse;
 mod pipeline;
-mod rate;
 mod reply;
 mod schedule;
 mod service;
-mod shortcut;
+mod stages;
+mod tick_count;
 mod trace;
 mod transmit;
+mod verdict_policy;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use director_common::{decision::Decision, verdict::Verdict};
 
 use crate::{frame::Frame, parse::Packet};
 
-/// Decides one packet: by the shortcut, or the long way; or while somebody looks.
+/// Decides one packet: by the fast path, else by the slow path; or traced.
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it so")]
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
-    // Once, for who traces and for the shortcut: each look costs as much as a stage.
-    let Some(runtime) = maps::runtime() else { return xdp_action::XDP_PASS };
-    if trace::wants(runtime) {
+    // Read once, for tracing and the fast path: a map lookup costs as much as a stage.
+    let Some(tunables) = maps::tunables() else { return xdp_action::XDP_PASS };
+    if trace::wants(tunables) {
         // SAFETY: as below; without the program, the packet is decided untraced.
         unsafe { maps::TRACED.tail_call(&ctx, constants::interface_slot()) };
     }
     let mut frame = Frame::new(XdpContext::new(ctx.ctx));
     let mut decision = count::undecided();
-    // Upgrade tests need another program, and the long way decides as the shortcut does.
-    let is_short = !cfg!(feature = "next") || frame.len() & 1 == 0;
-    if is_short && let Some(verdict) = shortcut::run(&mut frame, runtime, &mut decision) {
+    // Upgrade tests need another program, and the slow path decides as the fast path does.
+    let is_fast = !cfg!(feature = "next") || frame.len() & 1 == 0;
+    if is_fast && let Some(verdict) = fast_path::run(&mut frame, tunables, &mut decision) {
         return finish(verdict, &mut decision);
     }
     // A program of its own and no function: it needs all of the 512 bytes of stack that Linux 6.1
     // allows for any chain of calls, and a return costs as much as a cache miss where the CPU's bugs
     // are worked around.
-    // SAFETY: the program takes an XDP context, as this one does. Returns only if it is not there,
-    // which userspace sees to before it attaches this one; then the host gets the packet.
-    unsafe { maps::LONG_WAY.tail_call(&ctx, constants::interface_slot()) };
+    // SAFETY: the program takes an XDP context, as this one does. Returns only if the program is
+    // missing, which userspace rules out before it attaches this one; then the host gets the packet.
+    unsafe { maps::SLOW_PATH.tail_call(&ctx, constants::interface_slot()) };
     xdp_action::XDP_PASS
 }
 
 /// The whole pipeline.
 #[xdp]
-fn long_way(ctx: XdpContext) -> u32 {
+fn slow_path(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);
     let mut decision = count::undecided();
     let verdict = pipeline::run::<false>(&mut frame, &mut Packet::unread(), &mut decision);
     finish(verdict, &mut decision)
 }
 
-/// The same for a packet that somebody looks at.
+/// The same for a packet that is traced.
 #[xdp]
 fn traced(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);

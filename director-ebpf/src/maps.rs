@@ -10,19 +10,19 @@ use aya_ebpf::{
 };
 use director_common::{
     abi::Meta,
-    backend::{Backend, BackendNote},
+    backend::{Backend, BackendMeta},
     client::ClientSet,
     decision::Decision,
     flow_table::FlowSet,
     interface::{Interface, MAX_INTERFACES},
-    runtime::Runtime,
-    service::{MAX_SERVICES, RingChunk, Service, ServiceKey, ServiceNote, VIP_FILTER_WORDS},
+    service::{MAX_SERVICES, RingChunk, Service, ServiceKey, ServiceMeta, VIP_FILTER_WORDS},
     stats::{BackendStats, ServiceStats},
     trace::{RING_BYTES, TraceFilter, TraceScratch, TraceTurn},
+    tunables::Tunables,
     verdict::VERDICT_CODES,
 };
 
-use crate::rate::TickCount;
+use crate::tick_count::TickCount;
 
 /// `BPF_F_MMAPABLE`, kernel 5.5.
 const MMAPABLE: u32 = 1 << 10;
@@ -31,10 +31,10 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 pub static FLOWS: Array<FlowSet> = Array::with_max_entries(2, MMAPABLE);
 
-/// Clients of known flows, by set; one value where they are not written down. Written by packets;
-/// userspace reads.
+/// Keys of known flows, by set; one value where clients are not tracked. Written by packets; userspace
+/// reads.
 #[map]
-pub static CLIENTS: Array<ClientSet> = Array::with_max_entries(1, MMAPABLE);
+pub static FLOW_KEYS: Array<ClientSet> = Array::with_max_entries(1, MMAPABLE);
 
 /// Backends, by slot. Written by userspace, read by packets.
 #[map]
@@ -54,11 +54,11 @@ pub static VIP_FILTER: Array<u64> = Array::with_max_entries(VIP_FILTER_WORDS, MM
 
 /// Names of services, by slot. Only for userspace.
 #[map]
-pub static SERVICE_NOTES: Array<ServiceNote> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
+pub static SERVICE_META: Array<ServiceMeta> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
 
 /// Weights of backends, by slot. Only for userspace.
 #[map]
-pub static BACKEND_NOTES: Array<BackendNote> = Array::with_max_entries(64, MMAPABLE);
+pub static BACKEND_META: Array<BackendMeta> = Array::with_max_entries(64, MMAPABLE);
 
 /// Rings, in chunks of a cache line. Written by userspace where no packet reads yet.
 #[map]
@@ -72,18 +72,18 @@ pub static INTERFACES: Array<Interface> = Array::with_max_entries(MAX_INTERFACES
 #[map]
 pub static TX_PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
 
-/// The program `long_way`, by the interface slot that it was made for. Written by userspace.
+/// The program `slow_path`, by the interface slot that it was made for. Written by userspace.
 #[map]
-pub static LONG_WAY: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
+pub static SLOW_PATH: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
 
-/// The knobs. Written by userspace, read by packets.
+/// The tunables. Written by userspace, read by packets.
 #[map]
-pub static RUNTIME: Array<Runtime> = Array::with_max_entries(1, MMAPABLE);
+pub static TUNABLES: Array<Tunables> = Array::with_max_entries(1, MMAPABLE);
 
-/// The knobs; always there.
+/// The tunables; always there.
 #[inline(always)]
-pub fn runtime() -> Option<&'static Runtime> {
-    RUNTIME.get(0)
+pub fn tunables() -> Option<&'static Tunables> {
+    TUNABLES.get(0)
 }
 
 /// Packets by verdict code. Written by packets.
@@ -99,11 +99,11 @@ pub static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entr
 pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
     PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 
-/// ICMP errors sent of late, so that nobody can make us a source of many. Written by packets.
+/// ICMP errors sent in this tick, which limits reflection. Written by packets.
 #[map]
 pub static REPLY_LIMIT: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
-/// New TCP flows admitted to the flow table of late. Written by packets.
+/// New TCP flows admitted to the flow table in this tick. Written by packets.
 #[map]
 pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
@@ -111,19 +111,19 @@ pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0
 #[map]
 pub static TRACED: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
 
-/// Which packets a trace wants. Written by userspace while nobody traces, read by packets.
+/// Which packets a trace wants. Written by userspace while no trace runs, read by packets.
 #[map]
 pub static TRACE_FILTER: Array<TraceFilter> = Array::with_max_entries(1, MMAPABLE);
 
-/// Whose turn it is to be traced. Written by packets.
+/// How many packets until the next traced one. Written by packets.
 #[map]
 pub static TRACE_TURNS: PerCpuArray<TraceTurn> = PerCpuArray::with_max_entries(1, 0);
 
-/// The record that is being made. Written by packets.
+/// The record in progress. Written by packets.
 #[map]
 pub static TRACE_SCRATCH: PerCpuArray<TraceScratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// Records of packets, for who traces.
+/// Records of traced packets. Written by packets, read by userspace.
 #[map]
 pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
@@ -131,6 +131,6 @@ pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
 
-/// The last packet's fate. Written by packets of a simulation, and of who asks for an explanation.
+/// The decision about the last packet. Written for `simulate` and `explain`.
 #[map]
 pub static DECISION: Array<Decision> = Array::with_max_entries(1, MMAPABLE);

@@ -1,4 +1,5 @@
-//! Stage 6: where does the packet leave, and to whom? Previous: `flow_table`; next: `forward`.
+//! Stage 6: where does the packet leave, and to whom? Previous: `flow_table` or `schedule`; next:
+//! `transmit`.
 //! Reads BACKENDS and INTERFACES; asks the kernel's FIB when userspace does not know.
 
 use core::{
@@ -14,15 +15,17 @@ use aya_ebpf::{
     helpers::bpf_fib_lookup,
 };
 use director_common::{
-    address::Address, backend::NextHop, runtime::HEARTBEAT_STALE_NS, verdict::DropReason,
+    address::Address, backend::NextHop, tunables::HEARTBEAT_STALE_NS, verdict::DropReason,
 };
 
-use crate::{constants, frame::Frame, maps, parse::Packet, pipeline::Now, schedule::Assigned};
+use crate::{
+    backend::SelectedBackend, constants, context::PacketContext, frame::Frame, maps, parse::Packet,
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// The way to the backend.
+/// The next hop to a backend.
 pub struct Hop {
     /// Destination MAC of the frame that leaves, as `mac_to_u64` makes it; the upper bits are not
     /// looked at.
@@ -39,53 +42,59 @@ pub struct Hop {
     pub mtu: u16,
 }
 
-/// The way to the packet's backend: the one that userspace keeps fresh while it lives, else the
-/// kernel's answer, else what userspace knew last.
+/// The next hop to the packet's backend: the one that userspace keeps fresh while its heartbeat is
+/// fresh, else the kernel's answer, else what userspace knew last.
 #[inline(always)]
 pub fn find(
     frame: &Frame,
     packet: &Packet,
-    assigned: &Assigned,
-    now: &Now,
+    selected: &SelectedBackend,
+    context: &PacketContext,
 ) -> Result<Hop, DropReason> {
-    let known = read(assigned);
-    // Whom it was sent to may be another MAC of the interface: VRRP's, say. A simulation has none.
+    let known = read(selected);
+    // The frame's destination may be another MAC of the interface, VRRP's for example. A simulated
+    // interface has none of its own.
     let own = if constants::simulate() { Some(packet.destination_mac) } else { None };
-    if known.is_resolved() && is_fresh(assigned, now) {
-        return from_cache(own, assigned, known);
+    if known.is_resolved() && is_fresh(selected, context) {
+        return from_cache(own, selected, known);
     }
-    match from_fib(frame, assigned) {
+    match from_fib(frame, selected) {
         Ok(hop) => Ok(hop),
-        Err(_) if known.is_resolved() => from_cache(own, assigned, known),
+        Err(_) if known.is_resolved() => from_cache(own, selected, known),
         Err(reason) => Err(reason),
     }
 }
 
-/// The way that userspace keeps fresh, if it does. The packet was sent to the interface's own MAC.
+/// The next hop that userspace keeps fresh, if it does. The packet was sent to the interface's own
+/// MAC.
 #[inline(always)]
-pub fn cached(packet: &Packet, assigned: &Assigned, now: &Now) -> Option<Hop> {
-    let known = read(assigned);
-    if !known.is_resolved() || !is_fresh(assigned, now) {
+pub fn cached(packet: &Packet, selected: &SelectedBackend, context: &PacketContext) -> Option<Hop> {
+    let known = read(selected);
+    if !known.is_resolved() || !is_fresh(selected, context) {
         return None;
     }
-    from_cache(Some(packet.destination_mac), assigned, known).ok()
+    from_cache(Some(packet.destination_mac), selected, known).ok()
 }
 
 #[inline(always)]
-fn read(assigned: &Assigned) -> NextHop {
+fn read(selected: &SelectedBackend) -> NextHop {
     // SAFETY: a field of a map value that outlives the program's run; replaced while we look.
-    NextHop(unsafe { read_volatile(&raw const assigned.backend.next_hop.0) })
+    NextHop(unsafe { read_volatile(&raw const selected.backend.next_hop.0) })
 }
 
 #[inline(always)]
-fn is_fresh(assigned: &Assigned, now: &Now) -> bool {
-    assigned.word.has_fixed_next_hop()
-        || now.ns < now.runtime.heartbeat_ns.wrapping_add(HEARTBEAT_STALE_NS)
+fn is_fresh(selected: &SelectedBackend, context: &PacketContext) -> bool {
+    selected.word.has_fixed_next_hop()
+        || context.now_ns < context.tunables.heartbeat_ns.wrapping_add(HEARTBEAT_STALE_NS)
 }
 
 /// `own` is the MAC of the interface that the packet came from, where that is known already.
 #[inline(always)]
-fn from_cache(own: Option<u64>, assigned: &Assigned, known: NextHop) -> Result<Hop, DropReason> {
+fn from_cache(
+    own: Option<u64>,
+    selected: &SelectedBackend,
+    known: NextHop,
+) -> Result<Hop, DropReason> {
     let same_interface = known.interface() == constants::interface_slot();
     let (source, ifindex) = match own {
         Some(own) if same_interface || constants::simulate() => (own, 0),
@@ -100,19 +109,19 @@ fn from_cache(own: Option<u64>, assigned: &Assigned, known: NextHop) -> Result<H
         vlan_id: known.vlan_id(),
         ifindex,
         same_interface,
-        mtu: assigned.word.mtu(),
+        mtu: selected.word.mtu(),
     })
 }
 
 #[inline(always)]
-fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
+fn from_fib(frame: &Frame, selected: &SelectedBackend) -> Result<Hop, DropReason> {
     let mut answer = Answer { ifindex: 0, source: 0, destination: 0 };
-    // A tunnel from nowhere: userspace never learned a way that would have told its source.
-    let source = assigned.backend.sources[assigned.word.source() & 1];
-    if !assigned.word.is_direct() && source.first == 0 && source.second == 0 {
+    // Userspace never found a route, which would have told the tunnel's source address.
+    let source = selected.backend.sources[selected.word.source() & 1];
+    if selected.forward.encapsulates() && source.first == 0 && source.second == 0 {
         return Err(DropReason::NoRoute);
     }
-    match ask(frame, assigned, &mut answer) {
+    match ask(frame, selected, &mut answer) {
         // A VLAN device, say: the program can only send by the interfaces it knows.
         ANSWERED if maps::TX_PORTS.get_ifindex(answer.ifindex).is_none() => {
             Err(DropReason::NoInterface)
@@ -123,7 +132,7 @@ fn from_fib(frame: &Frame, assigned: &Assigned) -> Result<Hop, DropReason> {
             vlan_id: 0,
             ifindex: answer.ifindex,
             same_interface: answer.ifindex == ingress(frame),
-            mtu: assigned.word.mtu(),
+            mtu: selected.word.mtu(),
         }),
         BPF_FIB_LKUP_RET_NO_NEIGH => Err(DropReason::NoNeighbour),
         _ => Err(DropReason::NoRoute),
@@ -141,7 +150,7 @@ fn ingress(frame: &Frame) -> u32 {
     frame.ingress_ifindex()
 }
 
-/// What the FIB knows of a way.
+/// The FIB's answer.
 struct Answer {
     ifindex: u32,
     source: u64,
@@ -163,9 +172,9 @@ const _: () = assert!(
 /// not hold the request, and one that returns a number, since the verifier takes a returned
 /// structure's address for a leaked pointer (6.18: "cannot return stack pointer to the caller").
 #[inline(never)]
-fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
-    let address = words(assigned.backend.address);
-    let source = words(assigned.backend.sources[assigned.word.source() & 1]);
+fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
+    let address = words(selected.backend.address);
+    let source = words(selected.backend.sources[selected.word.source() & 1]);
     let mut aligned = MaybeUninit::<Aligned>::uninit();
     // SAFETY: zeros are a valid request, and every word of it is written, which its size (a multiple
     // of eight) and alignment allow; the union fields written are those that the address family
@@ -178,7 +187,7 @@ fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
         }
         let request = &mut aligned.assume_init_mut().0;
         request.ifindex = ingress(frame);
-        request.family = if assigned.word.is_v6() { AF_INET6 } else { AF_INET };
+        request.family = if selected.word.is_v6() { AF_INET6 } else { AF_INET };
         request.__bindgen_anon_4.ipv6_dst = address;
         request.__bindgen_anon_3.ipv6_src = source;
         let size = size_of::<FibLookup>() as i32;
@@ -194,7 +203,7 @@ fn ask(frame: &Frame, assigned: &Assigned, answer: &mut Answer) -> u32 {
     };
     // The answer's destination is the gateway's where there is one; sent to a gateway, a packet for
     // the VIP would come back.
-    if code == ANSWERED && assigned.word.is_direct() && reached != address {
+    if code == ANSWERED && selected.forward.needs_link() && reached != address {
         return BPF_FIB_LKUP_RET_UNREACHABLE;
     }
     answer.ifindex = ifindex as u32;
@@ -209,7 +218,7 @@ fn words(address: Address) -> [u32; 4] {
     [address.word(0), address.word(1), address.word(2), address.word(3)]
 }
 
-/// Whether the packet with its outer header does not fit the way.
+/// Whether the packet with its outer header exceeds the MTU towards the backend.
 #[inline(always)]
 pub fn too_big(packet: &Packet, hop: &Hop, overhead: u16) -> bool {
     hop.mtu != 0 && packet.l3_length + u32::from(overhead) > u32::from(hop.mtu)

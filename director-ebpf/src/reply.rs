@@ -21,19 +21,19 @@ use director_common::{
 };
 
 use crate::{
+    constants,
+    context::PacketContext,
     frame::Frame,
     maps,
     parse::{Content, Packet, Word},
-    pipeline::Now,
-    rate,
 };
 
 /// Bytes of the packet that are quoted at most. RFC 792 wants its IP header and eight bytes behind
 /// it, and receivers ignore errors with less: 68 of IPv4, and of IPv6 with the extension headers that
 /// are seen in practice no more than this.
-const MOST_QUOTED: usize = 128;
+const MAX_QUOTE: usize = 128;
 /// Errors that one CPU sends in a tick (67 ms) at most: about a thousand a second, as the kernel.
-const REPLIES_A_TICK: u32 = 64;
+const MAX_REPLIES_PER_TICK: u32 = 64;
 /// DSCP CS6, as the kernel marks its own errors (RFC 4594: network control).
 const TOS: u8 = 0xc0;
 /// Hops an error may take.
@@ -41,8 +41,8 @@ const HOPS: u8 = 64;
 
 /// Whether, under the limit on errors sent, this packet may be answered with one.
 #[inline(always)]
-pub fn allowed(packet: &Packet, now: &Now) -> bool {
-    packet.content == Content::Whole && may_answer(packet) && within_limit(now)
+pub fn allowed(packet: &Packet, context: &PacketContext) -> bool {
+    packet.content == Content::Whole && may_answer(packet) && within_limit(context)
 }
 
 /// Turns the frame into the error. `mtu` is what fits, or 0. Whether it worked; if not, the frame
@@ -65,7 +65,7 @@ pub fn send(frame: &mut Frame, packet: &Packet, reason: ReplyReason, mtu: u16) -
 /// sake is payload.
 #[inline(always)]
 fn quote_length(packet: &Packet) -> usize {
-    (packet.l3_length as usize).min(MOST_QUOTED) & !3
+    (packet.l3_length as usize).min(MAX_QUOTE) & !3
 }
 
 /// A function of its own, so that the pipeline's stack need not hold its parts.
@@ -139,7 +139,7 @@ fn write_packet(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, qu
 #[inline(never)]
 fn sum_quote(frame: &Frame, start: usize, length: usize) -> u64 {
     let mut sum = 0;
-    for word in 0..MOST_QUOTED / 4 {
+    for word in 0..MAX_QUOTE / 4 {
         if word * 4 >= length {
             break;
         }
@@ -164,6 +164,13 @@ fn may_answer(packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-fn within_limit(now: &Now) -> bool {
-    rate::count(&maps::REPLY_LIMIT, now).is_some_and(|sent| sent <= REPLIES_A_TICK)
+fn within_limit(context: &PacketContext) -> bool {
+    if constants::explain() {
+        return true;
+    }
+    let Some(limit) = maps::REPLY_LIMIT.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
+    let sent = unsafe { &mut *limit }.at(context.now);
+    *sent += 1;
+    *sent <= MAX_REPLIES_PER_TICK
 }

@@ -1,25 +1,24 @@
-//! A look at packets while they are decided, for `director trace` and `capture`. Reads RUNTIME and
-//! TRACE_FILTER; writes TRACE_TURNS, TRACE_SCRATCH and TRACE_RING, and ends in RUNTIME what has run
-//! out.
+//! A look at packets while they are decided, for `director trace` and `capture`. Reads TUNABLES and
+//! TRACE_FILTER; writes TRACE_TURNS, TRACE_SCRATCH and TRACE_RING, and ends in TUNABLES a trace whose
+//! time is over.
 //!
 //! Nothing of it is on the way of packets but one load and one branch: the program `traced` is tail-
-//! called for those whose turn it is, and does what `long_way` does.
+//! called for those whose turn it is, and does what `slow_path` does.
 
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_load_bytes};
 use director_common::{
     decision::Decision,
-    runtime::Runtime,
     trace::{MAX_SNAP, TraceFilter, TraceRecord, TraceScratch, TraceTurn, TracedContent},
+    tunables::Tunables,
 };
 
 use crate::{
-    constants,
+    backend, constants, context,
     frame::Frame,
     maps,
     parse::{Content, Packet},
-    pipeline, schedule,
 };
 
 /// `BPF_RB_NO_WAKEUP`: the reader looks when it has time.
@@ -27,13 +26,13 @@ const NO_WAKEUP: u64 = 1;
 
 /// Whether the next packet is to be looked at: somebody traces, and it is its turn.
 #[inline(always)]
-pub fn wants(runtime: &'static Runtime) -> bool {
-    let until = runtime.trace_until_ns;
-    until != 0 && is_turn(runtime, until)
+pub fn wants(tunables: &'static Tunables) -> bool {
+    let until = tunables.trace_until_ns;
+    until != 0 && is_turn(tunables, until)
 }
 
 #[inline(always)]
-fn is_turn(runtime: &'static Runtime, until: u64) -> bool {
+fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
     if constants::simulate() || constants::explain() {
         return false;
     }
@@ -43,11 +42,11 @@ fn is_turn(runtime: &'static Runtime, until: u64) -> bool {
         return false;
     }
     // Only now: what is not looked at need not know the time.
-    if pipeline::clock() >= until {
+    if context::clock() >= until {
         end();
         return false;
     }
-    let every = runtime.trace_every;
+    let every = tunables.trace_every;
     // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
     turn.left = if every > 1 {
         // SAFETY: a helper without arguments.
@@ -62,9 +61,9 @@ fn is_turn(runtime: &'static Runtime, until: u64) -> bool {
 /// Whoever still traces says so again before long.
 #[inline(always)]
 fn end() {
-    if let Some(runtime) = maps::RUNTIME.get_ptr_mut(0) {
+    if let Some(tunables) = maps::TUNABLES.get_ptr_mut(0) {
         // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets look.
-        unsafe { write_volatile(&raw mut (*runtime).trace_until_ns, 0) };
+        unsafe { write_volatile(&raw mut (*tunables).trace_until_ns, 0) };
     }
 }
 
@@ -177,7 +176,7 @@ fn takes(filter: &TraceFilter, packet: &Packet, decision: &Decision) -> bool {
     if !filter.wants_backend() {
         return true;
     }
-    let Some(assigned) = schedule::resolve(decision.backend) else { return false };
+    let Some(selected) = backend::resolve(decision.backend) else { return false };
     let is_v6 = filter.backend_family == 6;
-    assigned.word.is_v6() == is_v6 && assigned.backend.address == filter.backend
+    selected.word.is_v6() == is_v6 && selected.backend.address == filter.backend
 }

@@ -896,7 +896,7 @@ fn a_service() -> impl Strategy<Value = Service> {
                         port,
                     },
                     scheduler: Scheduler::Maglev,
-                    forward: if direct { Forward::Direct } else { Forward::Tunnel },
+                    forward: if direct { ForwardMode::Direct } else { ForwardMode::Tunnel },
                     when_empty,
                     drain_timeout: Duration::from_millis(drain_millis),
                     health: Arc::new(fit_health(
@@ -950,7 +950,7 @@ fn the_smallest_file_has_the_defaults() {
             port: exact(443),
         },
         scheduler: Scheduler::Maglev,
-        forward: Forward::Tunnel,
+        forward: ForwardMode::Tunnel,
         when_empty: WhenEmpty::Reject,
         drain_timeout: Duration::from_secs(300),
         health: Arc::default(),
@@ -1015,14 +1015,14 @@ fn the_largest_file_is_read_whole() {
         panic!("{:#?}", config.services)
     };
     // From `defaults`: forward and drain_timeout.
-    assert_eq!((web.forward, web.drain_timeout), (Forward::Tunnel, Duration::from_secs(600)));
+    assert_eq!((web.forward, web.drain_timeout), (ForwardMode::Tunnel, Duration::from_secs(600)));
     assert_eq!(web.when_empty, WhenEmpty::Reject);
     // One service per protocol, else the same.
     assert_eq!(dns_tcp.frontend.protocol, Protocol::Tcp);
     let mut as_udp = dns_tcp.clone();
     as_udp.frontend.protocol = Protocol::Udp;
     assert_eq!(*dns_udp, as_udp);
-    assert_eq!((dns_tcp.forward, dns_tcp.drain_timeout), (Forward::Direct, Duration::ZERO));
+    assert_eq!((dns_tcp.forward, dns_tcp.drain_timeout), (ForwardMode::Direct, Duration::ZERO));
     assert_eq!(
         dns_tcp.backends,
         [

@@ -106,7 +106,7 @@ fn step(observed: &mut Observed, op: &Op) {
                 state,
                 address: spec.address,
                 weight: spec.weight,
-                forward: spec.forward,
+                forward: Some(spec.forward),
                 fixed_next_hop: spec.fixed_next_hop,
                 next_hop: spec.path.next_hop,
                 source: spec.path.source.unwrap_or(Address::default().to_ip(Family::V4)),

@@ -27,7 +27,7 @@ const COLD_AT_MOST: f64 = 1000.0;
 /// Most that a weight may take, in ms.
 const WEIGHT_AT_MOST: f64 = 10.0;
 /// How long any change may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Services and backends of each in the large configuration.
 #[derive(Clone, Copy)]
@@ -83,7 +83,7 @@ fn weights(session: &mut Session, site: &Site) -> Result<()> {
         heavy = !heavy;
         let probe = site.probe(SMALL_VIP, Some(site::taker(heavy)))?;
         let began = site.replace(&small(heavy))?;
-        samples.push(probe.first(began, PATIENCE)?);
+        samples.push(probe.first(began, TIMEOUT)?);
     }
     daemon.stop()?;
     site.detach();

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 /// How long the browser may take to start, or for any one thing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A browser of its own, ended and forgotten when dropped.
 pub struct Browser {
@@ -53,7 +53,7 @@ impl Browser {
         // Keeps its pipe from filling.
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .build()
             .new_agent();

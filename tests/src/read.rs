@@ -54,7 +54,7 @@ pub struct Outer {
     pub protocol: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// Hops left.
+    /// NextHopCache left.
     pub ttl: u8,
     /// Length of the header.
     pub header_length: usize,

@@ -308,7 +308,7 @@ async fn looking_commands_print_tables_json_and_yaml() {
     table.prints(&["web      tcp 192.0.2.10:80", "web-v6   tcp [2001:db8::10]:80", "3/3"]);
     live.director("services --wide").succeeded().prints(&["SCHEDULER", "maglev"]);
     let services = live.json("services");
-    let mut names = ["backends", "dropped", "frontend", "name", "scheduler", "unrecorded"].to_vec();
+    let mut names = ["backends", "dropped", "frontend", "name", "scheduler", "untracked"].to_vec();
     names.extend(["condition", "dropped_rate", "established", "rate"]);
     names.extend(traffic);
     names.sort_unstable();

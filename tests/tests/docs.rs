@@ -195,7 +195,11 @@ fn what_the_architecture_rules_out_is_absent() {
             &["data_end", "adjust_head"],
         ),
         ("director-ebpf/src", &[], &["aya_log", "bpf_printk", "spin_lock", "core::intrinsics"]),
-        ("director-userspace/src/policy/plan", &[], &["Instant", "SystemTime", "tracing", "std::fs"]),
+        (
+            "director-userspace/src/policy/plan",
+            &[],
+            &["Instant", "SystemTime", "tracing", "std::fs"],
+        ),
         ("director-userspace/src", &["mod.rs"], &["/sys/class/net"]),
     ];
     for (directory, except, absent) in rows {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, PATIENCE, VIPS, command, finish, wait_until};
+use director_tests::live::{Live, TIMEOUT, VIPS, command, finish, wait_until};
 use director_userspace::{serve::api, setup::lab::DEFAULT_CONFIG};
 use nix::sys::signal::Signal;
 
@@ -166,7 +166,7 @@ async fn the_group_may_operate_and_no_more() {
     ask(member, &["undrain", "--all", "10.0.0.12"]).succeeded();
     live.director("undrain --all 10.0.0.12").refused(1);
     live.write(&yaml);
-    wait_until("it is back, and does not drain", PATIENCE, || {
+    wait_until("it is back, and does not drain", TIMEOUT, || {
         live.spread(VIPS[0], 60).contains_key("b2")
     });
     daemon.end(Signal::SIGTERM);
@@ -213,7 +213,7 @@ async fn nonsense_is_refused_and_harms_nobody() {
         .expect("sent");
     let began = Instant::now();
     assert_eq!(live.json("plan -f director.yaml")["changes"], false);
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
     let rows = [
         ("/v1/drain", "application/json", "{", "400"),
         ("/v1/drain", "application/json", "{\"backend\": 7}", "422"),

@@ -17,11 +17,11 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use director_common::{
-    backend::{Backend, BackendNote},
+    backend::{Backend, BackendMeta},
     interface::Interface,
     service::{RingChunk, Service, ServiceKey},
 };
-use director_tests::live::{Daemon, Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_tests::live::{Daemon, Live, Load, TIMEOUT, VIPS, address, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -51,12 +51,12 @@ async fn a_directory_in_the_files_place_is_refused_and_can_be_taken_away_again()
     let daemon = started(&live);
     fs::remove_file(live.file()).expect("removed");
     fs::create_dir(live.file()).expect("made");
-    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
     let log = daemon.log();
     assert!(log.contains("director.yaml") && log.contains("irectory"), "{log}");
     daemon.clear_log();
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
     // What is asked for by hand cannot take the directory's place, and says so.
     fs::write(live.directory().join("new.yaml"), weighing(20)).expect("written");
     let apply = live.director("apply -f new.yaml").refused(1);
@@ -81,10 +81,10 @@ async fn pins_that_are_removed_come_back_and_no_request_fails() {
     daemon.wait_for("ready", REPAIRED);
     let before = live.bpf().await;
     let load = Load::start(live.node("client1"), address(VIPS[0]));
-    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+    wait_until("requests are running", TIMEOUT, || load.so_far().answered() > 50);
     let pins = live.instance().pins();
     let maps = pins.join("maps");
-    for gone in [vec![maps.join("BACKENDS"), maps.join("LONG_WAY")], vec![maps.clone()]] {
+    for gone in [vec![maps.join("BACKENDS"), maps.join("SLOW_PATH")], vec![maps.clone()]] {
         daemon.clear_log();
         for path in &gone {
             if path.is_dir() {
@@ -95,7 +95,7 @@ async fn pins_that_are_removed_come_back_and_no_request_fails() {
         }
         daemon.wait_for("repaired", REPAIRED);
         let log = daemon.log();
-        assert!(log.contains("maps/LONG_WAY") && log.contains("maps/BACKENDS"), "{log}");
+        assert!(log.contains("maps/SLOW_PATH") && log.contains("maps/BACKENDS"), "{log}");
         wait_until("all of them", REPAIRED, || gone.iter().all(|path| path.exists()));
         assert_eq!(live.json("backends web").as_array().map(Vec::len), Some(3));
     }
@@ -106,13 +106,13 @@ async fn pins_that_are_removed_come_back_and_no_request_fails() {
     wait_until("links", REPAIRED, || pins.join("links").exists() && maps.join("META").exists());
     assert_eq!(live.bpf().await, before, "the same programs, maps and links as before");
     live.write(&weighing(30));
-    daemon.wait_for("-> 30", PATIENCE);
+    daemon.wait_for("-> 30", TIMEOUT);
     let total = load.stop();
     assert_eq!(total.errors, [] as [String; 0], "of {} requests", total.answered());
     daemon.end(Signal::SIGTERM);
     // The next one finds all that it needs.
     let daemon = started(&live);
-    daemon.wait_for("started: nothing to change", PATIENCE);
+    daemon.wait_for("started: nothing to change", TIMEOUT);
     daemon.end(Signal::SIGTERM);
     live.detach();
     live.assert_nothing_attached().await;
@@ -155,8 +155,8 @@ type Meddling = (&'static str, fn(&Live) -> usize);
 const MEDDLING: [Meddling; 7] = [
     ("weights", |live| {
         // The weight is the third of four words.
-        const N: usize = size_of::<BackendNote>();
-        overwrite::<N>(live, "BACKEND_NOTES", is_used, |note| note[8] = note[8].wrapping_add(50))
+        const N: usize = size_of::<BackendMeta>();
+        overwrite::<N>(live, "BACKEND_META", is_used, |note| note[8] = note[8].wrapping_add(50))
     }),
     ("service words", |live| {
         const N: usize = size_of::<Service>();
@@ -219,9 +219,9 @@ async fn maps_that_somebody_else_changes_are_repaired_and_it_is_said() {
             // For those that follow.
             live.write(&format!("{}# {what}\n", weighing(4)));
             daemon.signal(Signal::SIGHUP);
-            daemon.wait_for("-> 4", PATIENCE);
+            daemon.wait_for("-> 4", TIMEOUT);
             live.write(&weighing(3));
-            daemon.wait_for("-> 3", PATIENCE);
+            daemon.wait_for("-> 3", TIMEOUT);
         }
     }
     assert_eq!(left, [] as [String; 0]);
@@ -262,7 +262,7 @@ async fn a_full_disk_stops_nothing() {
     let daemon = started(&live);
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
     // A change of the file is applied all the same; that it cannot be gone back to is said.
-    daemon.wait_for("No space left", PATIENCE);
+    daemon.wait_for("No space left", TIMEOUT);
     live.write(&weighing(30));
     daemon.wait_for("-> 30", SOON);
     // A drain that would be forgotten by a restart is not done half.
@@ -466,13 +466,13 @@ async fn alarms_reach_a_hook_while_a_webhook_hangs() {
     wait_until("the hook has run", REPAIRED, || {
         told().contains("nobody backend 10.0.0.13 up down")
     });
-    daemon.wait_for("backend 10.0.0.13 of web: up -> down", PATIENCE);
+    daemon.wait_for("backend 10.0.0.13 of web: up -> down", TIMEOUT);
     daemon.wait_for("webhook http://127.0.0.1:9009 failed", Duration::from_secs(20));
     live.serve(&["b3"]);
     wait_until("and again", REPAIRED, || told().contains("nobody backend 10.0.0.13 down up"));
     let began = Instant::now();
     assert!(daemon.end(Signal::SIGTERM).success());
-    assert!(began.elapsed() < PATIENCE, "the end waits for no webhook: {:?}", began.elapsed());
+    assert!(began.elapsed() < TIMEOUT, "the end waits for no webhook: {:?}", began.elapsed());
     drop(hung);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::UdpSocket, time::Duration};
 
-use director_tests::live::{Live, PATIENCE, VIPS, wait_until};
+use director_tests::live::{Live, TIMEOUT, VIPS, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 
 fn with_clients() -> String {
@@ -110,7 +110,7 @@ services:
             }
         })
         .expect("enters");
-    wait_until("all of them", PATIENCE, || live.json("conns --count")["flows"] == FLOWS);
+    wait_until("all of them", TIMEOUT, || live.json("conns --count")["flows"] == FLOWS);
     let said = live.json("conns --limit 100000 --sort client");
     let listed = said["connections"].as_array().expect("a list");
     assert_eq!(listed.len(), FLOWS);
@@ -127,6 +127,6 @@ services:
     // Switched off while the daemon runs.
     daemon.clear_log();
     live.replace(&YAML.replace("clients: true", "clients: false"));
-    wait_until("off", PATIENCE, || live.json("conns --count")["clients"] == false);
+    wait_until("off", TIMEOUT, || live.json("conns --count")["clients"] == false);
     assert_eq!(live.json("conns --count")["flows"], FLOWS);
 }

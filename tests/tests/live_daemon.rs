@@ -8,7 +8,7 @@ use std::{
 };
 
 use director_tests::live::{
-    Connection, Host, Live, Load, PATIENCE, VIPS, address, ip, pass_everything, wait_until,
+    Connection, Host, Live, Load, TIMEOUT, VIPS, address, ip, pass_everything, wait_until,
 };
 use director_userspace::{
     kernel::net::{LinkEnd, NewRoute},
@@ -237,7 +237,7 @@ async fn a_removed_backend_drains_and_no_request_fails() {
     let mut kept = connection_to(&live, "b3");
     let mut others = connection_to(&live, "b1");
     let load = Load::start(live.node("client1"), address(VIPS[0]));
-    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+    wait_until("requests are running", TIMEOUT, || load.so_far().answered() > 50);
 
     live.write(&without_b3());
     daemon.wait_for("backend 10.0.0.13 drains", SOON);

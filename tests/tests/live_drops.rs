@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 
-use director_tests::live::{Capture, Host, Live, PATIENCE, ip, wait_until};
+use director_tests::live::{Capture, Host, Live, TIMEOUT, ip, wait_until};
 use director_userspace::kernel::net::NewRoute;
 
 const VIP: &str = "192.0.2.40:7";
@@ -43,7 +43,7 @@ fn expect(live: &Live, verdict: &str) {
     let count = |verdict: &str| live.verdicts().get(verdict).copied().unwrap_or(0);
     let was = count(verdict);
     send(live);
-    wait_until(verdict, PATIENCE, || count(verdict) >= was + PACKETS);
+    wait_until(verdict, TIMEOUT, || count(verdict) >= was + PACKETS);
     let verdicts = live.verdicts();
     assert_eq!(verdicts[verdict], was + PACKETS, "{verdicts:?}");
     for other in ["tx", "redirect"].iter().filter(|other| **other != verdict) {
@@ -105,7 +105,7 @@ async fn drop_no_route_to_a_direct_backend_behind_a_router() {
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let gateway = live.node("client1").ipv4();
     let (destination, source) = (ip("10.0.0.99"), live.node("director").ipv4());
-    let asked = netlink.resolve_neighbour(eth0, gateway.expect("has one"), PATIENCE).await;
+    let asked = netlink.resolve_neighbour(eth0, gateway.expect("has one"), TIMEOUT).await;
     asked.expect("asked").expect("known");
     netlink
         .add_route(NewRoute {
@@ -137,7 +137,7 @@ async fn drop_no_interface() {
     let there = far.netlink();
     let index = there.link_by_name("far").await.expect("far").index;
     there.add_address(index, ip("10.0.0.99"), 24).await.expect("moved");
-    let asked = netlink.resolve_neighbour(eth1, ip("10.0.0.99"), PATIENCE).await;
+    let asked = netlink.resolve_neighbour(eth1, ip("10.0.0.99"), TIMEOUT).await;
     asked.expect("asked").expect("known");
     expect(&live, "drop/no-interface");
     live.detach();
@@ -177,10 +177,10 @@ async fn pass_not_our_mac() {
     live.attach();
     send(&live);
     let counted = || live.verdicts().get("pass/not-our-mac").copied().unwrap_or(0);
-    wait_until("pass/not-our-mac", PATIENCE, || counted() >= PACKETS);
+    wait_until("pass/not-our-mac", TIMEOUT, || counted() >= PACKETS);
     // Hosts send multicast (MLD, ND) when they please, which is not for this MAC either.
     let counted = counted();
-    let for_others = capture.frames(counted as usize, PATIENCE, |frame| {
+    let for_others = capture.frames(counted as usize, TIMEOUT, |frame| {
         frame[..6] != link.mac && matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd])
     });
     assert!(for_others.len() as u64 >= counted, "{counted} counted, {} came", for_others.len());

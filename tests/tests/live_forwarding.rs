@@ -10,8 +10,8 @@ use std::{
 };
 
 use director_tests::live::{
-    Capture, Host, Live, PATIENCE, VIPS, address, command, finish, ip, pass_everything,
-    verdicts_of, wait_until,
+    Capture, Host, Live, TIMEOUT, VIPS, address, command, finish, ip, pass_everything, verdicts_of,
+    wait_until,
 };
 use director_userspace::{
     kernel::{
@@ -294,7 +294,7 @@ async fn send_far(live: &Live, far: &Host, count: usize) -> Vec<Vec<u8>> {
             }
         })
         .expect("enters");
-    capture.frames(count, PATIENCE, is_marked)
+    capture.frames(count, TIMEOUT, is_marked)
 }
 
 /// Lab nodes come from the configuration: one that names only the first interface, and no backend.
@@ -375,7 +375,7 @@ async fn clients_of_an_empty_service_are_refused() {
     live.attach().says(&["warning: ", "no backends"]);
     for vip in VIPS {
         // The answer to a first SYN may come so soon that the socket is not ready for it.
-        let connect = || TcpStream::connect_timeout(&address(vip), PATIENCE);
+        let connect = || TcpStream::connect_timeout(&address(vip), TIMEOUT);
         let error = live.node("client1").run(connect).expect("enters").expect_err("nobody answers");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{vip}: {error}");
     }
@@ -395,8 +395,8 @@ async fn a_client_learns_the_size_that_fits_a_tunnel() {
     for (vip, replies) in [(VIPS[0], true), (VIPS[1], false)] {
         let before = live.verdicts().get("reply/too-big").copied().unwrap_or(0);
         let answer = live.node("client1").run(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&address(vip), PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut stream = TcpStream::connect_timeout(&address(vip), TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             let long = "x".repeat(6000);
             stream.write_all(format!("GET /?{long} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
             let mut answer = String::new();
@@ -443,7 +443,7 @@ async fn vips_are_assigned_announced_and_withdrawn() {
             && frame[28..32] == [192, 0, 2, 10]
             && frame[38..42] == frame[28..32]
     };
-    assert!(!capture.frames(1, PATIENCE, gratuitous_arp).is_empty(), "no gratuitous ARP");
+    assert!(!capture.frames(1, TIMEOUT, gratuitous_arp).is_empty(), "no gratuitous ARP");
     for vip in VIPS {
         assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
     }

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Array, Map, MapData, MapInfo};
 use director_common::service::{RING_CHUNKS, ServiceWord};
-use director_tests::live::{Live, Load, PATIENCE, VIPS, address, wait_until};
+use director_tests::live::{Live, Load, TIMEOUT, VIPS, address, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 
@@ -50,7 +50,7 @@ fn pins(live: &Live) -> (Vec<String>, BTreeMap<&'static str, u32>) {
     let mut names: Vec<_> =
         names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let places = ["BACKENDS", "BACKEND_NOTES", "BACKEND_STATS", "RINGS", "FLOWS"];
+    let places = ["BACKENDS", "BACKEND_META", "BACKEND_STATS", "RINGS", "FLOWS"];
     let places = places.map(|name| {
         let pin = live.instance().pins().join("maps").join(name);
         (name, MapInfo::from_pin(pin).expect(name).max_entries())
@@ -83,11 +83,11 @@ async fn maps_grow_and_no_request_fails() {
         VIPS.iter().flat_map(|vip| [vip; 6]).map(|vip| live.connect(vip)).collect();
     let served: Vec<_> = kept.iter_mut().map(|c| c.ask().expect("answers")).collect();
     let load = Load::start(live.node("client1"), address(VIPS[0]));
-    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 20);
+    wait_until("requests are running", TIMEOUT, || load.so_far().answered() > 20);
 
     for (yaml, grows) in [
         (more_rings(), ["RINGS"].as_slice()),
-        (more_backends(), &["BACKENDS", "BACKEND_NOTES", "BACKEND_STATS"]),
+        (more_backends(), &["BACKENDS", "BACKEND_META", "BACKEND_STATS"]),
     ] {
         let (_, small) = pins(&live);
         let counted = packets(&live);
@@ -107,7 +107,7 @@ async fn maps_grow_and_no_request_fails() {
             assert_eq!(&connection.ask().expect("open still"), name);
         }
         let answered = load.so_far().answered();
-        wait_until("requests go on", PATIENCE, || load.so_far().answered() > answered + 20);
+        wait_until("requests go on", TIMEOUT, || load.so_far().answered() > answered + 20);
     }
     let totals = load.stop();
     assert_eq!(totals.errors, Vec::<String>::new());
@@ -212,7 +212,7 @@ async fn pins_that_were_changing_places_are_put_in_order() {
     let (names, _) = pins(&live);
     assert_eq!(names, ["links", "maps"]);
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
-    daemon.wait_for("weight 3 -> 30", PATIENCE);
+    daemon.wait_for("weight 3 -> 30", TIMEOUT);
     assert_eq!(live.spread(VIPS[0], 60).values().sum::<usize>(), 60);
     daemon.end(Signal::SIGTERM);
     live.detach();
@@ -226,8 +226,8 @@ fn contents(live: &Live) -> BTreeMap<&'static str, Vec<Vec<u64>>> {
         "FLOWS",
         "BACKENDS",
         "SERVICES",
-        "SERVICE_NOTES",
-        "BACKEND_NOTES",
+        "SERVICE_META",
+        "BACKEND_META",
         "RINGS",
         "INTERFACES",
     ];
@@ -259,8 +259,8 @@ async fn a_weight_writes_into_its_own_service_only() {
     let daemon = live.run();
     let before = contents(&live);
     live.replace(&yaml.replace("weight: 3}\n\n  - name: web-v6", "weight: 7}\n\n  - name: web-v6"));
-    daemon.wait_for("backend 10.0.0.13: weight 3 -> 7", PATIENCE);
-    daemon.wait_for("ring over 3 backends", PATIENCE);
+    daemon.wait_for("backend 10.0.0.13: weight 3 -> 7", TIMEOUT);
+    daemon.wait_for("ring over 3 backends", TIMEOUT);
     let log = daemon.log();
     let applied = log.split("configuration applied").nth(1).expect("applied");
     assert_eq!(applied.matches("backend ").count(), 1, "{applied}");
@@ -282,10 +282,10 @@ async fn a_weight_writes_into_its_own_service_only() {
     assert!(chunks.iter().all(|chunk| ring.contains(chunk)), "outside of {ring:?}");
     assert!(chunks.len() > 4000, "{} lines of the ring", chunks.len());
     // The backend's weight.
-    let notes = changed("BACKEND_NOTES");
+    let notes = changed("BACKEND_META");
     assert_eq!(notes.len(), 1);
-    assert_eq!(after["BACKEND_NOTES"][notes[0]][1], 7);
-    for name in ["META", "FLOWS", "BACKENDS", "SERVICE_NOTES", "INTERFACES"] {
+    assert_eq!(after["BACKEND_META"][notes[0]][1], 7);
+    for name in ["META", "FLOWS", "BACKENDS", "SERVICE_META", "INTERFACES"] {
         assert_eq!(changed(name), Vec::<usize>::new(), "{name}");
     }
     daemon.end(Signal::SIGTERM);

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use director_tests::live::{Live, Load, PATIENCE, VIPS, address, finish, wait_until};
+use director_tests::live::{Live, Load, TIMEOUT, VIPS, address, finish, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const INTERVAL: Duration = Duration::from_millis(400);
-const TIMEOUT: Duration = Duration::from_millis(300);
+const CHECK_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a change takes from knowing to doing, on a busy machine.
 const DOING: Duration = Duration::from_millis(300);
 
@@ -53,9 +53,9 @@ async fn a_backend_that_dies_under_load_is_left_in_time_and_taken_back() {
     let mut live = Live::new("dies").await;
     live.write(&checked(""));
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     let load = Load::start(live.node("client1"), address(VIPS[0]));
-    wait_until("requests are running", PATIENCE, || load.so_far().answered() > 50);
+    wait_until("requests are running", TIMEOUT, || load.so_far().answered() > 50);
     live.end_server("b3");
     let left =
         wait_until("it has left", 2 * INTERVAL + TIMEOUT + DOING, || state(&live, 13) == "down");
@@ -72,7 +72,7 @@ async fn a_backend_that_dies_under_load_is_left_in_time_and_taken_back() {
     live.serve(&["b3"]);
     wait_until("it is back", 3 * INTERVAL + DOING, || state(&live, 13) != "down");
     println!("left after {left:?}, back after {:?}", back.elapsed());
-    wait_until("it answers", PATIENCE, || load.so_far().answers["b3"] > after.answers["b3"]);
+    wait_until("it answers", TIMEOUT, || load.so_far().answers["b3"] > after.answers["b3"]);
     daemon.end(Signal::SIGTERM);
 }
 
@@ -81,7 +81,7 @@ async fn a_restart_remembers_who_is_down_and_what_was_drained() {
     let mut live = Live::new("remembers").await;
     live.write(&checked(""));
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     live.end_server("b3");
     wait_until("it is down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
     live.director("drain web 10.0.0.11").succeeded();
@@ -94,7 +94,7 @@ async fn a_restart_remembers_who_is_down_and_what_was_drained() {
     let daemon = live.spawn_run();
     let restarted = live.spread(VIPS[0], 2000);
     assert_eq!(restarted.keys().collect::<Vec<_>>(), ["b2"], "{restarted:?}");
-    daemon.wait_for("started: nothing to change", PATIENCE);
+    daemon.wait_for("started: nothing to change", TIMEOUT);
     let weights: Vec<_> = live
         .json("backends web-v6")
         .as_array()
@@ -106,7 +106,7 @@ async fn a_restart_remembers_who_is_down_and_what_was_drained() {
     live.director("undrain --all 10.0.0.11").succeeded();
     live.director("weight web-v6 2001:db8:1::12 reset").succeeded();
     live.serve(&["b3"]);
-    wait_until("all are back", PATIENCE, || live.spread(VIPS[0], 60).len() == 3);
+    wait_until("all are back", TIMEOUT, || live.spread(VIPS[0], 60).len() == 3);
     daemon.end(Signal::SIGTERM);
 }
 
@@ -118,7 +118,7 @@ async fn without_a_daemon_the_dead_stay_out_and_moved_next_hops_are_found() {
     netlink.set_sysctl("net/ipv4/ip_forward", "1").expect("sysctl");
     live.write(&checked(""));
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     live.end_server("b3");
     wait_until("it is down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
     live.director("drain web 10.0.0.12").succeeded();
@@ -144,7 +144,7 @@ async fn without_a_daemon_the_dead_stay_out_and_moved_next_hops_are_found() {
     // Neither the dead one nor the drained one, from the first connection on.
     let spread = live.spread(VIPS[0], 2000);
     assert_eq!(spread.keys().collect::<Vec<_>>(), ["b1"], "{spread:?}");
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     assert_eq!(state(&live, 12), "draining");
     daemon.end(Signal::SIGTERM);
 }
@@ -162,7 +162,7 @@ async fn a_drain_keeps_connections_and_waits_for_them() {
     drained.prints(&["1 connections left", "the deadline is over"]);
     assert!(waited.elapsed() >= Duration::from_secs(2));
     assert!(!live.spread(VIPS[0], 100).contains_key(&name));
-    wait_until("what was left is given up", PATIENCE, || connection.ask().is_err());
+    wait_until("what was left is given up", TIMEOUT, || connection.ask().is_err());
     live.director(&format!("undrain web {backend}")).succeeded();
     assert!(live.spread(VIPS[0], 100).contains_key(&name));
     for (line, why) in [
@@ -208,7 +208,7 @@ async fn an_agents_share_is_obeyed_within_two_intervals() {
         });
     }
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     *says.lock().expect("ok") = "25%".into();
     let asked = Instant::now();
     wait_until("a quarter", 2 * Duration::from_millis(500) + DOING, || {
@@ -235,16 +235,16 @@ async fn a_check_via_path_notices_that_the_vip_is_gone() {
     let yaml = checked("").replace("type: http,", "type: http, via: path,");
     live.write(&yaml);
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     for last in [11, 12, 13] {
-        wait_until("up", PATIENCE, || state(&live, last) == "up");
+        wait_until("up", TIMEOUT, || state(&live, last) == "up");
     }
     // Without its filters, probes would go straight to backends, which answer.
     let mut tc = Command::new("tc");
     tc.args(["qdisc", "del", "dev", "eth0", "clsact"]);
     live.node("director").place(&mut tc).expect("placed");
     finish(tc).succeeded();
-    daemon.wait_for("took off the filters of checks via path on eth0; they are back", 2 * PATIENCE);
+    daemon.wait_for("took off the filters of checks via path on eth0; they are back", 2 * TIMEOUT);
     let b2 = live.netlink("b2");
     let lo = b2.link_by_name("lo").await.expect("lo").index;
     let vip = address(VIPS[0]).ip();
@@ -258,7 +258,7 @@ async fn a_check_via_path_notices_that_the_vip_is_gone() {
     // A restart knows who was up, and asks on.
     daemon.end(Signal::SIGKILL);
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
     daemon.end(Signal::SIGTERM);
     live.detach();
@@ -270,7 +270,7 @@ async fn a_changed_check_takes_nobody_for_up_who_was_down() {
     let mut live = Live::new("recheck").await;
     live.write(&checked(""));
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     live.end_server("b3");
     wait_until("down", 4 * INTERVAL + DOING, || state(&live, 13) == "down");
     let load = Load::start(live.node("client1"), address(VIPS[0]));
@@ -279,7 +279,7 @@ async fn a_changed_check_takes_nobody_for_up_who_was_down() {
     {
         daemon.clear_log();
         live.write(&checked("").replace(text, another));
-        daemon.wait_for("configuration applied", PATIENCE);
+        daemon.wait_for("configuration applied", TIMEOUT);
         assert_eq!(state(&live, 13), "down");
         thread::sleep(2 * INTERVAL);
     }
@@ -287,7 +287,7 @@ async fn a_changed_check_takes_nobody_for_up_who_was_down() {
     assert_eq!(totals.errors, Vec::<String>::new());
     // And who comes back is taken back.
     live.serve(&["b3"]);
-    wait_until("up", PATIENCE, || state(&live, 13) == "up");
+    wait_until("up", TIMEOUT, || state(&live, 13) == "up");
     daemon.end(Signal::SIGTERM);
     live.detach();
 }
@@ -301,7 +301,7 @@ async fn a_sorry_server_serves_while_nobody_else_can() {
     let end = yaml.find("  - name: web-v6").expect("there");
     live.write(&yaml[..end]);
     let daemon = live.run();
-    daemon.wait_for("ready", PATIENCE);
+    daemon.wait_for("ready", TIMEOUT);
     assert_eq!(live.spread(VIPS[0], 40).keys().collect::<Vec<_>>(), ["b1", "b2"]);
     live.end_server("b1");
     live.end_server("b2");
@@ -317,12 +317,12 @@ async fn when_all_are_down_at_once_the_checker_is_the_likelier_fault() {
     let wrong = checked(", panic: 50%").replace("type: http,", "type: http, status: 500,");
     live.write(&wrong);
     let daemon = live.run();
-    daemon.wait_for("rather the checks are wrong, so all are kept", 4 * INTERVAL + PATIENCE);
+    daemon.wait_for("rather the checks are wrong, so all are kept", 4 * INTERVAL + TIMEOUT);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
     // One alone that is really down is not noticed then: that is the price.
     live.end_server("b1");
     live.serve(&["b1"]);
     live.write(&checked(", panic: 50%"));
-    wait_until("up", PATIENCE, || state(&live, 11) == "up");
+    wait_until("up", TIMEOUT, || state(&live, 11) == "up");
     daemon.end(Signal::SIGTERM);
 }

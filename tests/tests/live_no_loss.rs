@@ -14,7 +14,7 @@ use std::{
 
 use aya::programs::loaded_programs;
 use director_tests::live::{
-    Daemon, Echo, Flow, FlowTotals, Live, PATIENCE, Program, RequestTotals, Requests, Steady,
+    Daemon, Echo, Flow, FlowTotals, Live, Program, RequestTotals, Requests, Steady, TIMEOUT,
     Transport, address, finish, wait_until,
 };
 use nix::sys::signal::Signal;
@@ -110,7 +110,7 @@ async fn a_loss_is_noticed() {
     flows.iter_mut().for_each(|flow| flow.on = vec!["b3".to_owned()]);
     let steady = Steady::start(live.node("client1"), flows);
     live.replace(&NEW.replace("drain_timeout: 5m", "drain_timeout: 0s"));
-    daemon.wait_for("configuration applied", PATIENCE);
+    daemon.wait_for("configuration applied", TIMEOUT);
     thread::sleep(Duration::from_millis(300));
     for flow in steady.stop() {
         assert!(!flow.is_whole(), "{flow}");
@@ -222,7 +222,7 @@ async fn changes_restarts_kills_and_upgrades_lose_nothing() {
         daemon.clear_log();
         shape.change(n);
         live.replace(&shape.yaml());
-        daemon.wait_for("configuration applied", PATIENCE);
+        daemon.wait_for("configuration applied", TIMEOUT);
         if n % 5 == 4 {
             assert_eq!(daemon.end(Signal::SIGTERM).code(), Some(0));
             daemon = live.run_as(program);
@@ -246,7 +246,7 @@ async fn changes_restarts_kills_and_upgrades_lose_nothing() {
             nothing_to_change(&live);
         }
         let before = steady.answered();
-        wait_until("traffic goes on", PATIENCE, || steady.answered() > before + 30);
+        wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 30);
     }
     assert_eq!((restarts, kills, upgrades), (10, 5, 2));
     let asked = requests.stop();
@@ -276,7 +276,7 @@ async fn a_slow_writer_breaks_nothing() {
     let requests = Requests::start(live.node("client1"), address(&socket(MODES[0].1)), RATE);
     // A daemon that has just started looks at the file once more.
     let warm = RATE as usize / 2;
-    wait_until("requests are answered", PATIENCE, || {
+    wait_until("requests are answered", TIMEOUT, || {
         requests.so_far().answers.values().sum::<usize>() > warm
     });
 
@@ -427,7 +427,7 @@ async fn killed_at_each_step_of_a_change_nothing_goes_astray() {
             lengths.insert(length);
             // Packets meet what is there, and nobody puts it right yet.
             let before = steady.answered();
-            wait_until("traffic goes on", PATIENCE, || steady.answered() > before + 24);
+            wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 24);
             daemon = live.run();
             let to_do = daemon.log().contains("started: nothing to change");
             assert_eq!(to_do, step >= length, "{step} of {length}:\n{}", daemon.log());
@@ -486,7 +486,7 @@ async fn killed_in_large_changes_nothing_goes_astray() {
         unfinished += usize::from(!daemon.log().contains("configuration applied"));
         daemon.ended();
         let before = steady.answered();
-        wait_until("traffic goes on", PATIENCE, || steady.answered() > before + 24);
+        wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 24);
         daemon = live.spawn_run();
         daemon.wait_for("running by", LARGE);
         nothing_to_change(&live);

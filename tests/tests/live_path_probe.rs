@@ -25,7 +25,7 @@ use director_userspace::{
         net::{Filter, NewRoute, Side},
         path_probe::{self, PathProbe, PathProbes},
     },
-    policy::config::{self, model::Forward},
+    policy::config::{self, model::ForwardMode},
     setup::lab::Node,
 };
 use nix::sys::signal::Signal;
@@ -98,7 +98,7 @@ impl Case {
         PathProbe {
             vip,
             backend,
-            forward: if self.tunnel.is_some() { Forward::Tunnel } else { Forward::Direct },
+            forward: if self.tunnel.is_some() { ForwardMode::Tunnel } else { ForwardMode::Direct },
             source: own(backend),
             from: own(vip),
             mac: None,

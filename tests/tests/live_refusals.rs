@@ -6,7 +6,7 @@ use std::{fs, os::unix::process::CommandExt as _, process::Command};
 use aya::maps::{Array, Map, MapData};
 use director_common::abi::{ABI_VERSION, OLDEST_ADOPTED};
 use director_tests::live::{
-    Finished, Host, Live, PATIENCE, VIPS, binary, command, finish, ip, pass_everything,
+    Finished, Host, Live, TIMEOUT, VIPS, binary, command, finish, ip, pass_everything,
 };
 use director_userspace::{
     kernel::{
@@ -126,7 +126,7 @@ async fn a_refused_change_of_a_director_at_work_changes_nothing() {
     live.write(DEFAULT_CONFIG);
     let daemon = live.run();
     live.write(&changed);
-    daemon.wait_for("refused, what was in effect stays", PATIENCE);
+    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
     assert!(daemon.log().contains("eth1 already carries"), "{}", daemon.log());
     assert_eq!(weights(), weighed);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use director_tests::live::{Live, PATIENCE, command, wait_until};
+use director_tests::live::{Live, TIMEOUT, command, wait_until};
 use director_userspace::{inspect::simulate::Capture, kernel::datapath::Datapath};
 use nix::{
     sys::signal::{Signal, kill},
@@ -50,7 +50,7 @@ struct Running {
 impl Running {
     fn start(live: &Live, line: &str, name: &str) -> Self {
         let running = Self::spawn(live, line, name);
-        wait_until("traced", PATIENCE, || is_traced(live));
+        wait_until("traced", TIMEOUT, || is_traced(live));
         running
     }
 
@@ -72,7 +72,7 @@ impl Running {
 
     /// Waits for its end: exit code, what it printed, what it said.
     fn end(mut self) -> (Option<i32>, String, String) {
-        wait_until("ended", PATIENCE, || self.child.try_wait().expect("waited for").is_some());
+        wait_until("ended", TIMEOUT, || self.child.try_wait().expect("waited for").is_some());
         let code = self.child.wait().expect("ended").code();
         let read = |path: &PathBuf| fs::read_to_string(path).expect("read");
         (code, read(&self.out), read(&self.said))
@@ -164,7 +164,7 @@ async fn filters_choose() {
         let line = format!("trace --output json --duration 20s --count 1 {options}");
         let running = Running::start(&live, &line, &format!("filter{number}"));
         // Flows to one backend of two may take a few.
-        wait_until(options, PATIENCE, || {
+        wait_until(options, TIMEOUT, || {
             send_both();
             std::thread::sleep(Duration::from_millis(30));
             !running.out().is_empty()
@@ -200,7 +200,7 @@ async fn one_at_a_time_and_none_after_a_kill() {
     live.director("trace").refused(1).says(&["one at a time", "pid"]);
     live.director("capture -w second.pcapng").refused(1).says(&["one at a time"]);
     send(&live, "192.0.2.40:7", 1);
-    wait_until("a line", PATIENCE, || running.out().contains("echo"));
+    wait_until("a line", TIMEOUT, || running.out().contains("echo"));
     running.signal(Signal::SIGKILL);
     wait_until("over by itself", Duration::from_secs(3), || !is_traced(&live));
     drop(running);
@@ -210,7 +210,7 @@ async fn one_at_a_time_and_none_after_a_kill() {
     assert_eq!(verdicts["tx"], 2, "{verdicts:?}");
     let running = Running::start(&live, "trace --filter udp,port=7", "next");
     send(&live, "192.0.2.40:7", 1);
-    wait_until("a line", PATIENCE, || running.out().contains("echo"));
+    wait_until("a line", TIMEOUT, || running.out().contains("echo"));
     let out = running.out();
     assert_eq!(out.lines().count(), 2, "a heading and one packet: {out}");
     running.signal(Signal::SIGTERM);
@@ -332,7 +332,7 @@ async fn who_looks_goes_on_while_maps_grow() {
     let running = Running::start(&live, line, "grow");
     let told = || running.out().lines().count();
     send(&live, "192.0.2.40:7", 1);
-    wait_until("a line", PATIENCE, || told() == 1);
+    wait_until("a line", TIMEOUT, || told() == 1);
     let flow = "explain udp 198.51.100.7:4 192.0.2.40:7";
     let before = live.json(flow);
     assert_eq!(before["verdict"], "tx", "{before:#}");
@@ -353,7 +353,7 @@ async fn who_looks_goes_on_while_maps_grow() {
     println!("{looks} looks while it grew");
     assert!(looks > 0);
     // Whoever traces notices, and has its program loaded again.
-    wait_until("told of packets again", 4 * PATIENCE, || {
+    wait_until("told of packets again", 4 * TIMEOUT, || {
         send(&live, "192.0.2.40:7", 1);
         std::thread::sleep(Duration::from_millis(100));
         told() > 1

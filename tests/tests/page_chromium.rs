@@ -18,9 +18,9 @@ use director_userspace::serve::{
     page,
     view::{
         Sampler,
-        condition::Conditions,
         fixture::{conditions, snapshot},
         serve,
+        status::Status,
     },
 };
 use serde_json::json;
@@ -30,7 +30,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 struct Daemon {
     runtime: Runtime,
     address: SocketAddr,
-    conditions: watch::Sender<Arc<Conditions>>,
+    conditions: watch::Sender<Arc<Status>>,
 }
 
 impl Daemon {

@@ -111,7 +111,7 @@ fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
         assert_eq!(backends.len(), wanted.backends.len());
         for spec in &wanted.backends {
             let backend = backends[&spec.address];
-            assert_eq!((backend.weight, backend.forward), (spec.weight, spec.forward));
+            assert_eq!((backend.weight, backend.forward), (spec.weight, Some(spec.forward)));
             assert_eq!(backend.next_hop, spec.path.next_hop);
             assert_eq!(Some(backend.source), spec.path.source);
             if spec.path.mtu != 0 {

@@ -12,7 +12,7 @@ use director_tests::{
     packet::{Packet, fold, options_header, routing_header, sum_of},
     read,
 };
-use director_userspace::policy::config::model::{Forward, Service, WhenEmpty};
+use director_userspace::policy::config::model::{ForwardMode, Service, WhenEmpty};
 use fastrand::Rng;
 
 /// Each of two tests, so that both take under a minute on two CPUs.
@@ -122,9 +122,9 @@ fn forwarded(
         return Err("an error made a flow".into());
     }
     let overhead = match (service.forward, backend) {
-        (Forward::Direct, _) => 0,
-        (Forward::Tunnel, IpAddr::V4(_)) => 20,
-        (Forward::Tunnel, IpAddr::V6(_)) => 40,
+        (ForwardMode::Direct, _) => 0,
+        (ForwardMode::Tunnel, IpAddr::V4(_)) => 20,
+        (ForwardMode::Tunnel, IpAddr::V6(_)) => 40,
     };
     if l3_length + overhead > usize::from(MTU) {
         return match seen.verdict {
@@ -143,7 +143,7 @@ fn forwarded(
         return Err("not from the director, or tagged".into());
     }
     let (inner, sent) = (&frame[l3_offset..], &seen.frame[link.l3_offset..]);
-    if service.forward == Forward::Direct {
+    if service.forward == ForwardMode::Direct {
         return if sent == inner { Ok(()) } else { Err("changed on its way".into()) };
     }
     // Checks checksum and lengths.

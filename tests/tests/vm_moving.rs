@@ -59,7 +59,7 @@ const SHOP: &str = "192.0.2.20:80";
 /// Connections that stay open while services move.
 const OPEN: usize = 8;
 /// An emulated machine takes its time, most of all to verify the program, which is done once.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(150);
 /// All of it takes two minutes, of a host that has nothing else to do.
 const WHOLE: Duration = Duration::from_secs(480);
@@ -192,7 +192,7 @@ fn looks_the_same(live: &Live) {
 /// Writes the file, and waits until these are the VIPs that the daemon serves.
 fn put(live: &Live, yaml: &str, vips: &[&str]) {
     live.replace(yaml);
-    wait_until("the daemon follows the file", PATIENCE, || {
+    wait_until("the daemon follows the file", TIMEOUT, || {
         let listed = live.director("ipvs -Ln").succeeded().stdout;
         let services = listed.lines().filter(|line| line.starts_with("TCP "));
         let services: Vec<&str> =
@@ -295,8 +295,8 @@ fn open(live: &Live, service: &str) -> Vec<Connection> {
     let connect = || {
         (0..OPEN)
             .map(|_| {
-                let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
                 let mut connection = Connection { stream, name: String::new() };
                 connection.name = connection.ask()?;
                 Ok(connection)

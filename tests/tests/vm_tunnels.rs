@@ -29,7 +29,7 @@ use nix::sys::signal::Signal;
 use xtask::vm::KernelVersion;
 
 /// Time for what takes a moment on a machine, and many on an emulated one.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 const CONFIG: &str = r#"
 interfaces: [{name: eth0}]
@@ -113,12 +113,12 @@ async fn with_realserver() -> (Live, Daemon) {
     let ports = CASES.map(|case| address(case.vip).port());
     sessions::serve(live.node("b1"), &ports);
     let daemon = live.spawn_run();
-    daemon.wait_for("running by", PATIENCE);
+    daemon.wait_for("running by", TIMEOUT);
 
     // The daemon lives, so the next hops are those it cached.
     let sent = forwarded(&live);
     let in_tunnels = sum(&sent, |device| device.is_some());
-    wait_until("all are taken apart", PATIENCE, || decapsulated(&live) >= in_tunnels);
+    wait_until("all are taken apart", TIMEOUT, || decapsulated(&live) >= in_tunnels);
     println!("realserver accepted {in_tunnels} of {sent:?}");
     no_complaints(&live);
     (live, daemon)
@@ -134,7 +134,7 @@ async fn with_kernel_devices() {
     for name in DEVICES {
         let in_tunnel = sum(&sent, |device| device == Some(name));
         let received = || device_counters(&live, name)["packets"];
-        wait_until(&format!("{name} accepts all"), PATIENCE, || received() >= in_tunnel);
+        wait_until(&format!("{name} accepts all"), TIMEOUT, || received() >= in_tunnel);
         println!("{name} accepted {in_tunnel} of {sent:?}");
     }
     for name in DEVICES.into_iter().chain(["eth0"]) {

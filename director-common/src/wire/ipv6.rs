@@ -21,7 +21,7 @@ pub struct Ipv6Header {
     payload_length: [u8; 2],
     /// Protocol number of what follows.
     pub next_header: u8,
-    /// Hops left.
+    /// NextHopCache left.
     pub hop_limit: u8,
     /// Source address, wire order.
     pub source: [u8; 16],

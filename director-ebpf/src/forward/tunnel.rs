@@ -16,7 +16,7 @@ use director_common::{
 };
 
 use super::{link_length, write};
-use crate::{frame::Frame, next_hop::Hop, parse::Packet, schedule::Assigned};
+use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet};
 
 /// Protocol number of an IPv4 packet in another.
 const PROTOCOL_IPIP: u8 = 4;
@@ -30,15 +30,15 @@ const HOPS: u8 = 64;
 pub fn rewrite(
     frame: &mut Frame,
     packet: &Packet,
-    assigned: &Assigned,
+    selected: &SelectedBackend,
     hop: &Hop,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
     let protocol = if packet.is_v6() { PROTOCOL_IPV6 } else { PROTOCOL_IPIP };
-    let source = assigned.backend.sources[assigned.word.source() & 1];
-    let address = assigned.backend.address;
+    let source = selected.backend.sources[selected.word.source() & 1];
+    let address = selected.backend.address;
     let link = link_length(hop);
-    let written = if assigned.word.is_v6() {
+    let written = if selected.word.is_v6() {
         if !frame.grow_head((link + Ipv6Header::LEN) as i32 - packet.l3_offset as i32) {
             return Err(DropReason::NoHeadroom);
         }

@@ -120,7 +120,7 @@ impl Dispatcher {
                     }
                     let now = Instant::now().into_std();
                     let (journal, people) = (self.journal.finish(now), self.people.finish(now));
-                    self.tell(journal, people);
+                    self.notify(journal, people);
                     let _ = done.send(());
                     continue;
                 }
@@ -140,7 +140,7 @@ impl Dispatcher {
             }
             let now = now.into_std();
             let (journal, people) = (self.journal.take(now), self.people.take(now));
-            self.tell(journal, people);
+            self.notify(journal, people);
         }
     }
 
@@ -156,7 +156,7 @@ impl Dispatcher {
         self.people.add(event, now);
     }
 
-    fn tell(&mut self, for_journal: Vec<Event>, for_people: Vec<Event>) {
+    fn notify(&mut self, for_journal: Vec<Event>, for_people: Vec<Event>) {
         for event in for_journal {
             journal::write(&self.message(event, 0));
         }

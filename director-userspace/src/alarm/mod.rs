@@ -12,7 +12,7 @@
 //!   task of its own, so that none delays another;
 //! - `exec`, `webhook`, `mail`: the channels.
 //!
-//! Nothing here makes the daemon wait: [`Alarmist::tell`] counts what there is no room for.
+//! Nothing here makes the daemon wait: [`Notifier::tell`] counts what there is no room for.
 
 mod damper;
 mod digest;
@@ -105,7 +105,7 @@ impl Drop for Running {
 
 /// Whom transitions are told to. Channels end with it; [`flush`](Self::flush) before.
 #[derive(Debug)]
-pub struct Alarmist {
+pub struct Notifier {
     incoming: mpsc::Sender<Transition>,
     flush: mpsc::Sender<oneshot::Sender<()>>,
     missed: Arc<AtomicU64>,
@@ -116,7 +116,7 @@ pub struct Alarmist {
     behaviour: Behaviour,
 }
 
-impl Alarmist {
+impl Notifier {
     /// Starts telling: the journal always, and the channels of `config`. `instance` is the director's
     /// name. Wants a tokio runtime.
     pub fn start(instance: &str, config: &model::Alarms) -> Self {
@@ -134,7 +134,7 @@ impl Alarmist {
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let started = wall_clock::now();
         let run = format!("{started:x}-{:x}", std::process::id());
-        let mut alarmist = Self {
+        let mut notifier = Self {
             incoming,
             flush,
             missed,
@@ -144,8 +144,8 @@ impl Alarmist {
             slots: Arc::new(Semaphore::new(exec::AT_ONCE)),
             behaviour,
         };
-        alarmist.configure(config);
-        alarmist
+        notifier.configure(config);
+        notifier
     }
 
     /// From now on tells the channels of `config`. Those that were there before keep what waits for
@@ -210,7 +210,7 @@ impl Alarmist {
 
     /// Tells a transition. Never waits: if tens of thousands are waiting to be told, it is counted,
     /// and the next message has the number.
-    pub fn tell(&self, transition: Transition) {
+    pub fn notify(&self, transition: Transition) {
         if self.incoming.try_send(transition.cleaned()).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }

@@ -58,17 +58,17 @@ async fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 #[tokio::test]
 async fn a_storm_is_few_messages_and_tells_all() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), quick());
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), quick());
     let began = Instant::now();
     // 2,000 backends of 50 services go down and come back: 10,000 transitions.
     for round in 0..5 {
         for n in 0..2000 {
             let to = if round % 2 == 0 { "down" } else { "up" };
-            alarmist.tell(backend(n, &format!("s{}", n % 50), to));
+            notifier.notify(backend(n, &format!("s{}", n % 50), to));
         }
     }
     assert!(began.elapsed() < Duration::from_secs(2), "telling took {:?}", began.elapsed());
-    alarmist.flush(Duration::from_secs(10)).await;
+    notifier.flush(Duration::from_secs(10)).await;
     let bodies = server.bodies();
     assert!((1..=3).contains(&bodies.len()), "{}", bodies.len());
     let told: u64 = bodies.iter().map(|body| body["transitions"].as_u64().unwrap()).sum();
@@ -85,15 +85,15 @@ async fn what_flaps_is_told_once_by_every_channel() {
     let mut behaviour = quick();
     let damping = Damping { quiet: Duration::from_millis(400), ..Damping::default() };
     behaviour.limits.damping = damping;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), behaviour);
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), behaviour);
     for n in 0..40 {
-        alarmist.tell(backend(1, "web", if n % 2 == 0 { "down" } else { "up" }));
+        notifier.notify(backend(1, "web", if n % 2 == 0 { "down" } else { "up" }));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    alarmist.tell(backend(2, "web", "down"));
+    notifier.notify(backend(2, "web", "down"));
     eventually("quiet", || server.bodies().iter().any(|b| b["event"] == "quiet").then_some(()))
         .await;
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let bodies = server.bodies();
     let of = |event: &str| bodies.iter().filter(|body| body["event"] == event).count();
     assert_eq!((of("transition"), of("flapping"), of("quiet")), (7, 1, 1), "{bodies:#?}");
@@ -109,12 +109,12 @@ async fn what_there_is_no_room_for_is_counted_and_told() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let mut behaviour = quick();
     behaviour.limits.incoming = 10;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), behaviour);
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), behaviour);
     // The dispatcher runs on this thread: nothing is taken in before the next await.
     for n in 0..100 {
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
     }
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let bodies = server.bodies();
     assert_eq!(bodies.len(), 10);
     assert_eq!(bodies[0]["missed"], 90);
@@ -133,12 +133,12 @@ async fn channels_come_and_go_and_those_that_stay_keep_what_waits() {
     let goes = sink::Http::start(|_| sink::Answer::Hang).await;
     let comes = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let before = webhooks(&[&goes.url(), &stays.url()]);
-    let mut alarmist = Alarmist::with("main", &before, quick());
-    alarmist.tell(backend(1, "web", "down"));
+    let mut notifier = Notifier::with("main", &before, quick());
+    notifier.notify(backend(1, "web", "down"));
     eventually("a try", || (stays.tries() > 0 && goes.tries() > 0).then_some(())).await;
-    alarmist.configure(&webhooks(&[&stays.url(), &comes.url(), "ftp://example.com/"]));
-    alarmist.tell(backend(2, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.configure(&webhooks(&[&stays.url(), &comes.url(), "ftp://example.com/"]));
+    notifier.notify(backend(2, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     let backends = |server: &sink::Http| {
         let bodies = server.bodies();
         bodies.iter().map(|body| body["backend"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -156,10 +156,10 @@ async fn the_end_is_told_but_not_waited_for_without_end() {
     let hangs = sink::Http::start(|_| sink::Answer::Hang).await;
     let config = webhooks(&[&server.url(), &hangs.url()]);
     // The shipped times: a message is gathered for a second.
-    let mut alarmist = Alarmist::start("main", &config);
-    alarmist.tell(Transition::now(Subject::Director, "running", "stopped", "SIGTERM"));
+    let mut notifier = Notifier::start("main", &config);
+    notifier.notify(Transition::now(Subject::Director, "running", "stopped", "SIGTERM"));
     let began = Instant::now();
-    alarmist.flush(Duration::from_millis(700)).await;
+    notifier.flush(Duration::from_millis(700)).await;
     assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
     let bodies = server.bodies();
     assert_eq!(bodies.len(), 1);

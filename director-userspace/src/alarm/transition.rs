@@ -189,7 +189,7 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::view::condition::{BackendHealth, ServiceState};
+    use crate::serve::view::status::{BackendHealth, ServiceState};
 
     fn backend() -> Subject {
         Subject::Backend {

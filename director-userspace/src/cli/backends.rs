@@ -4,12 +4,12 @@ use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{InstanceName, look::look, output::Output};
+use super::{InstanceName, output::Output, state_reader::look};
 use crate::{
     kernel::wall_clock,
     serve::view::{
         BackendView, Mood,
-        condition::{BackendCondition, CheckCondition},
+        status::{BackendStatus, CheckStatus},
         text::{ago, count, span, table},
     },
 };
@@ -126,7 +126,7 @@ fn note(row: &Row, wide: bool) -> Option<String> {
             let (state, reason) = (condition.state.label(), &condition.reason);
             parts.push(format!("{state} since {}{colon}{reason}", ago(condition.since)));
         }
-        parts.extend(by_hand(condition));
+        parts.extend(admin_override(condition));
     }
     let mut note = String::new();
     if !parts.is_empty() || wide && has_checks(backend) {
@@ -146,7 +146,7 @@ fn has_checks(backend: &BackendView) -> bool {
 }
 
 /// What somebody or something but the file says about a backend.
-pub(super) fn by_hand(condition: &BackendCondition) -> Vec<String> {
+pub(super) fn admin_override(condition: &BackendStatus) -> Vec<String> {
     let mut parts = Vec::new();
     let set = condition.override_.unwrap_or_default();
     if let Some(drain) = set.drain {
@@ -164,7 +164,7 @@ pub(super) fn by_hand(condition: &BackendCondition) -> Vec<String> {
 }
 
 /// One check in a line.
-pub(super) fn check_text(check: &CheckCondition) -> String {
+pub(super) fn check_text(check: &CheckStatus) -> String {
     let state = match check.up {
         Some(true) => "up",
         Some(false) => "down",

@@ -161,7 +161,8 @@ fn listed(
         let is_tcp = observed
             .services
             .get(&flow.service)
-            .is_some_and(|service| export::frontend(service).0 == Protocol::Tcp);
+            .and_then(export::frontend)
+            .is_some_and(|(protocol, _)| protocol == Protocol::Tcp);
         // For IPVS, no UDP connection is active.
         let is_active = is_tcp && flow.state != FlowState::Closing;
         let (active, inactive) = flows.entry(flow.backend).or_default();
@@ -170,25 +171,25 @@ fn listed(
     let mut listed: Vec<Listed> = observed
         .services
         .iter()
-        .map(|(slot, service)| {
+        .filter_map(|(slot, service)| {
             let counted = counters.services.get(slot);
             let numbers = |stats: BackendStats| Counted {
                 conns: stats.flows,
                 packets: stats.packets,
                 bytes: stats.bytes,
             };
-            let service = export::of_slot(observed, *slot, service);
+            let service = export::of_slot(observed, *slot, service)?;
             let servers = service.1.iter().map(|slot| {
                 let (active, inactive) = flows.get(slot).copied().unwrap_or_default();
                 let stats = counted.and_then(|counted| counted.backends.get(slot));
                 let stats = stats.map(|(_, counters)| counters.stats).unwrap_or_default();
                 ListedServer { counted: numbers(stats), active, inactive }
             });
-            Listed {
+            Some(Listed {
                 servers: servers.collect(),
                 counted: numbers(counted.map(|counted| counted.total).unwrap_or_default()),
                 service: service.0,
-            }
+            })
         })
         .collect();
     listed.sort_by_key(|listed| (listed.service.protocol, listed.service.address));
@@ -200,7 +201,7 @@ fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
     let frontends: BTreeMap<u32, (Protocol, SocketAddr)> = observed
         .services
         .iter()
-        .map(|(slot, s): (_, &ObservedService)| (*slot, export::frontend(s)))
+        .filter_map(|(slot, s): (_, &ObservedService)| Some((*slot, export::frontend(s)?)))
         .collect();
     let known = Conns::open(datapath)?;
     if !known.have_clients() {

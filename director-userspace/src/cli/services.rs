@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{InstanceName, look::look, output::Output};
+use super::{InstanceName, output::Output, state_reader::look};
 use crate::serve::view::{
     ServiceView,
     text::{ago, count, table},
@@ -27,7 +27,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut headings =
             vec!["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "PACKETS", "BYTES", "DROPPED"];
         if args.wide {
-            headings.extend(["SCHEDULER", "SINCE", "QUORUM", "FLOWS", "UNRECORDED"]);
+            headings.extend(["SCHEDULER", "SINCE", "QUORUM", "FLOWS", "UNTRACKED"]);
         }
         let rows: Vec<_> = services.iter().map(|service| cells(service, args.wide)).collect();
         table(&headings, &rows)
@@ -56,7 +56,7 @@ fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
             health.map_or_else(|| "-".into(), |health| ago(health.since)),
             health.map_or_else(|| "-".into(), quorum),
             count(service.traffic.flows),
-            count(service.unrecorded),
+            count(service.untracked),
         ]);
     }
     cells

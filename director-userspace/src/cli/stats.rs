@@ -160,8 +160,8 @@ fn traffic(services: &[ServiceView], moving: bool) -> String {
         let rates = |r: Option<crate::serve::view::Rate>| {
             [r.map(|r| r.flows), r.map(|r| r.packets), r.map(|r| r.bytes)].map(rate)
         };
-        let own = [count(service.dropped), count(service.unrecorded)];
-        let own_rates = [rate(service.dropped_rate), count(service.unrecorded)];
+        let own = [count(service.dropped), count(service.untracked)];
+        let own_rates = [rate(service.dropped_rate), count(service.untracked)];
         let mut row = |what: String, numbers: [String; 3], own: [String; 2]| {
             rows.push([vec![service.name.clone(), what], numbers.into(), own.into()].concat());
         };
@@ -177,9 +177,9 @@ fn traffic(services: &[ServiceView], moving: bool) -> String {
         }
     }
     if moving {
-        table(&["SERVICE", "", "FLOWS/S", "PKT/S", "BYTES/S", "DROP/S", "UNRECORDED"], &rows)
+        table(&["SERVICE", "", "FLOWS/S", "PKT/S", "BYTES/S", "DROP/S", "UNTRACKED"], &rows)
     } else {
-        table(&["SERVICE", "", "FLOWS", "PACKETS", "BYTES", "DROPPED", "UNRECORDED"], &rows)
+        table(&["SERVICE", "", "FLOWS", "PACKETS", "BYTES", "DROPPED", "UNTRACKED"], &rows)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, process::ExitCode};
 use director_common::verdict::Verdict;
 use serde::Serialize;
 
-use super::{InstanceName, look::Looker, output::Output};
+use super::{InstanceName, output::Output, state_reader::StateReader};
 use crate::{
     kernel::net::Netlink,
     serve::view::{
@@ -70,7 +70,7 @@ struct Interface {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (snapshot, missing) = Looker::new(&args.instance.instance).look().await?;
+    let (snapshot, missing) = StateReader::new(&args.instance.instance).look().await?;
     let links = Netlink::connect()?.links().await?;
     let interfaces = snapshot
         .interfaces

@@ -2,23 +2,23 @@
 //!
 //! - `events`: what can happen;
 //! - `file`: the configuration file and its changes;
-//! - `care`: backends' health, and what follows from it;
+//! - `health_tracker`: backends' health, and what follows from it;
 //! - `commands`: what the API is asked for;
 //! - `history`: configurations that were in effect;
-//! - `conditions`: what there is to tell.
+//! - `conditions`: what there is to notify.
 //!
 //! Whatever happens ends in a configuration *in effect* (the file's, with weights and backends as
 //! health and operators have them), and [`Director`] brings the maps there.
 
-mod care;
+mod boot_state;
 mod commands;
-mod conditions;
 mod events;
 mod file;
+mod health_tracker;
 mod history;
 mod notify;
 mod paths;
-mod remember;
+mod status;
 mod watch;
 mod web;
 
@@ -33,14 +33,14 @@ use tokio::{sync::watch as latest, time::Instant};
 use tracing::{error, info, warn};
 
 use self::{
-    care::{Care, Marks, News},
     events::{Event, Events},
     file::{Stamp, When},
+    health_tracker::{HealthTracker, Marks, StateChange},
     history::History,
     web::Web,
 };
 use crate::{
-    alarm::{Alarmist, Subject, Transition},
+    alarm::{Notifier, Subject, Transition},
     control::director::{Changed, Director, DirectorError},
     health::{Checker, Event as HealthEvent},
     kernel::{
@@ -50,17 +50,17 @@ use crate::{
         wall_clock,
     },
     policy::{
-        conditions::{Change as HealthChange, Overrides},
         config::{self, Config, ConfigErrors},
+        health_policy::{Change as HealthChange, Overrides},
     },
     serve::{
         api::{Request, server::Server},
-        view::Conditions,
+        view::Status,
     },
 };
 
 /// How long what is to be told may take when the daemon ends.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const SHUTDOWN_NOTICE: Duration = Duration::from_secs(2);
 /// Most steps of a change that are written into the log.
 const STEPS_LOGGED: usize = 200;
 /// How often the maps are compared with what they should hold, at the most.
@@ -119,15 +119,15 @@ pub async fn run(
         .map_err(system(&format!("{}: remove it to start without", overrides_at.display())))?;
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
-    let remembered = remember::read(instance, &config);
-    let mut care = Care::new(checker, overrides, remembered);
-    care.watch(&config, &Marks::new());
-    let (effective, news) = care.judge_all(&config);
+    let remembered = boot_state::read(instance, &config);
+    let mut health_tracker = HealthTracker::new(checker, overrides, remembered);
+    health_tracker.watch(&config, &Marks::new());
+    let (effective, news) = health_tracker.evaluate_all(&config);
     let (history, unread) = History::open(&state);
     if let Some(error) = unread {
         warn!("{}: {error}: there is nothing to roll back to", state.display());
     }
-    let is_off = remember::is_detached(instance);
+    let is_off = boot_state::is_detached(instance);
     let (director, changed) = if is_off {
         info!("detached by `director detach`: `director attach` begins forwarding again");
         (None, None)
@@ -139,20 +139,20 @@ pub async fn run(
     let mut daemon = Daemon {
         instance: instance.clone(),
         director,
-        care,
+        health_tracker,
         marks: Marks::new(),
         effective,
         history,
-        alarms: Alarmist::start(instance.name(), &config.alarms),
-        ways: PathProbes::new(netlink.clone(), instance),
+        alarms: Notifier::start(instance.name(), &config.alarms),
+        path_probes: PathProbes::new(netlink.clone(), instance),
         netlink,
-        ways_lost: None,
+        path_probes_error: None,
         server: None,
         unheard: None,
         web: Web::default(),
         commands,
         config,
-        published: latest::channel(Arc::new(Conditions::default())).0,
+        published: latest::channel(Arc::new(Status::default())).0,
         is_stale: true,
         path: path.to_path_buf(),
         read: None,
@@ -168,27 +168,29 @@ pub async fn run(
         is_ready: false,
     };
     daemon.note(text, "file");
-    daemon.tell(&news);
+    daemon.notify(&news);
     // Forwarding and health are worth more than being asked about them.
     daemon.listen().await;
     daemon.watch_health().await;
     if let Some(director) = &daemon.director {
-        director.datapath().beat();
+        director.datapath().heartbeat();
     }
     started();
     // Whatever was written between the first reading and the watch; maybe it is being written now.
     events.file_may_be_another();
     let ready_at_most = Instant::now() + FIRST_ROUND;
     loop {
-        if !daemon.is_ready && (daemon.care.is_settled() || Instant::now() >= ready_at_most) {
+        if !daemon.is_ready
+            && (daemon.health_tracker.is_settled() || Instant::now() >= ready_at_most)
+        {
             daemon.is_ready = true;
             // What the first round found is in effect by then.
-            daemon.judge_all().await;
-            notify::ready(&daemon.status());
+            daemon.evaluate_all().await;
+            notify::ready(&daemon.summary());
             info!("ready");
         }
         match events.next(daemon.due(), |neighbour| daemon.sends_to(neighbour.ip)).await {
-            Event::Beat => daemon.beat().await,
+            Event::Heartbeat => daemon.heartbeat().await,
             Event::Touched => {
                 if daemon.reload(When::AtOnce).await.is_ok() {
                     events.file_is_done();
@@ -197,13 +199,13 @@ pub async fn run(
             Event::File => drop(daemon.reload(When::Settled).await),
             Event::Reload => {
                 notify::reloading();
-                daemon.forget_ways();
+                daemon.forget_next_hops();
                 drop(daemon.reload(When::Asked).await);
-                notify::ready(&daemon.status());
+                notify::ready(&daemon.summary());
             }
             Event::Host => daemon.refresh().await,
             Event::Blind => daemon.blind = true,
-            Event::Health(news) => daemon.hear(&news).await,
+            Event::Health(news) => daemon.on_health(&news).await,
             Event::Due => daemon.look_again().await,
             Event::Command(request) => daemon.command(request).await,
             Event::Stop(signal) => break daemon.stop(signal).await,
@@ -217,17 +219,17 @@ struct Daemon {
     instance: Instance,
     /// None while it is detached.
     director: Option<Director>,
-    care: Care,
+    health_tracker: HealthTracker,
     marks: Marks,
     /// As the file says.
     config: Config,
     /// As the maps have it.
     effective: Config,
     history: History,
-    alarms: Alarmist,
-    ways: PathProbes,
+    alarms: Notifier,
+    path_probes: PathProbes,
     /// Why probes cannot go the way that traffic goes.
-    ways_lost: Option<String>,
+    path_probes_error: Option<String>,
     server: Option<Server>,
     /// Why there is none.
     unheard: Option<String>,
@@ -235,8 +237,8 @@ struct Daemon {
     /// For another server.
     commands: tokio::sync::mpsc::Sender<Request>,
     /// For whoever shows them.
-    published: latest::Sender<Arc<Conditions>>,
-    /// Whether there is more to tell than was published.
+    published: latest::Sender<Arc<Status>>,
+    /// Whether there is more to notify than was published.
     is_stale: bool,
     path: PathBuf,
     /// The file as it was read last.
@@ -262,14 +264,14 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn beat(&mut self) {
+    async fn heartbeat(&mut self) {
         notify::alive();
         let Some(director) = &self.director else { return self.publish() };
         // Without the kernel's news, or as long as they cannot be followed, one looks for oneself.
         if self.blind || self.lost.is_some() || director.drain_is_over() {
             self.refresh().await;
         } else {
-            director.datapath().beat();
+            director.datapath().heartbeat();
         }
         if Instant::now() >= self.repair_at {
             self.repair().await;
@@ -280,7 +282,7 @@ impl Daemon {
 
     /// When [`Event::Due`] is due.
     fn due(&self) -> Option<Instant> {
-        let ns = self.care.next_due()?.saturating_sub(clock_ns());
+        let ns = self.health_tracker.next_due()?.saturating_sub(clock_ns());
         Some(Instant::now() + Duration::from_nanos(ns))
     }
 
@@ -288,9 +290,9 @@ impl Daemon {
         self.director.as_ref().is_some_and(|director| director.sends_to(neighbour))
     }
 
-    fn forget_ways(&mut self) {
+    fn forget_next_hops(&mut self) {
         if let Some(director) = &mut self.director {
-            director.forget_ways();
+            director.forget_next_hops();
         }
     }
 
@@ -319,20 +321,20 @@ impl Daemon {
                 let error = error.to_string();
                 if self.lost.as_ref() != Some(&error) {
                     error!("cannot follow the host, what was in effect stays: {error}");
-                    self.tell_own("in effect", "stuck", &error);
+                    self.notify_director("in effect", "stuck", &error);
                 }
                 self.lost = Some(error);
                 self.is_stale = true;
                 // Next hops may be out of date: the program asks the kernel about each packet.
                 if let Some(director) = &self.director {
-                    director.datapath().stop_beating();
+                    director.datapath().stop_heartbeat();
                 }
                 return;
             }
         }
         self.is_stale = true;
         if let Some(director) = &self.director {
-            director.datapath().beat();
+            director.datapath().heartbeat();
         }
     }
 
@@ -340,10 +342,10 @@ impl Daemon {
     async fn repair(&mut self) {
         let began = Instant::now();
         self.listen().await;
-        for name in self.restore_ways().await {
+        for name in self.restore_path_probes().await {
             let what = format!("the filters of checks via path on {name}");
             warn!("somebody else took off {what}; they are back");
-            self.tell_own("changed by somebody else", "repaired", &what);
+            self.notify_director("changed by somebody else", "repaired", &what);
         }
         if let Some(director) = &mut self.director {
             match director.repair(&self.effective).await {
@@ -351,7 +353,7 @@ impl Daemon {
                 Ok(repaired) => {
                     let what = repaired.to_string();
                     warn!("somebody else changed this director's maps or pins; repaired:\n{what}");
-                    self.tell_own("changed by somebody else", "repaired", &what);
+                    self.notify_director("changed by somebody else", "repaired", &what);
                 }
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
@@ -361,27 +363,28 @@ impl Daemon {
     }
 
     /// Backends or agents have news.
-    async fn hear(&mut self, events: &[HealthEvent]) {
+    async fn on_health(&mut self, events: &[HealthEvent]) {
         self.is_stale = true;
-        let services = self.care.concerned(events);
-        drop(self.judge(&services).await);
+        let services = self.health_tracker.concerned(events);
+        drop(self.evaluate(&services).await);
     }
 
     /// Slow starts go a step further, and drains end.
     async fn look_again(&mut self) {
-        let services = self.care.due(clock_ns());
-        drop(self.judge(&services).await);
+        let services = self.health_tracker.due(clock_ns());
+        drop(self.evaluate(&services).await);
     }
 
     /// Judges some services anew, and brings what follows into effect.
-    async fn judge(&mut self, services: &[usize]) -> Result<Vec<String>, String> {
+    async fn evaluate(&mut self, services: &[usize]) -> Result<Vec<String>, String> {
         if services.is_empty() {
             return Ok(Vec::new());
         }
-        let (news, is_other) = self.care.judge_some(&self.config, services, &mut self.effective);
-        self.tell(&news);
+        let (news, is_other) =
+            self.health_tracker.evaluate_some(&self.config, services, &mut self.effective);
+        self.notify(&news);
         if !news.is_empty() {
-            remember::write(&self.instance, self.care.down(&self.config));
+            boot_state::write(&self.instance, self.health_tracker.down(&self.config));
         }
         self.is_stale = true;
         let Some(director) = &mut self.director else { return Ok(Vec::new()) };
@@ -389,7 +392,7 @@ impl Daemon {
             return Ok(Vec::new());
         }
         let changed = director.change(&self.effective).await;
-        director.datapath().beat();
+        director.datapath().heartbeat();
         match changed {
             Ok(changed) => {
                 let steps = changed.plan.brief(STEPS_LOGGED);
@@ -408,8 +411,8 @@ impl Daemon {
     }
 
     /// Says what is new about services.
-    fn tell(&self, news: &[News]) {
-        for News { name, frontend, change } in news {
+    fn notify(&self, news: &[StateChange]) {
+        for StateChange { name, frontend, change } in news {
             let (name, frontend) = (name.clone(), frontend.to_string());
             let transition = match change {
                 HealthChange::Backend { address, up, reason } => {
@@ -430,18 +433,18 @@ impl Daemon {
                     continue;
                 }
                 HealthChange::Panic { panics: false, .. } => continue,
-                HealthChange::Standing { from, to } => {
+                HealthChange::Service { from, to } => {
                     let subject = Subject::Service { name, frontend };
                     Transition::now(subject, from.label(), to.label(), "")
                 }
             };
-            self.alarms.tell(transition);
+            self.alarms.notify(transition);
         }
     }
 
     /// Says what is new about the director itself.
-    fn tell_own(&self, from: &str, to: &str, reason: &str) {
-        self.alarms.tell(Transition::now(Subject::Director, from, to, reason));
+    fn notify_director(&self, from: &str, to: &str, reason: &str) {
+        self.alarms.notify(Transition::now(Subject::Director, from, to, reason));
     }
 
     /// A configuration is in effect: its text is kept.
@@ -454,18 +457,18 @@ impl Daemon {
 
     async fn stop(&mut self, signal: &str) {
         notify::stopping();
-        self.alarms.flush(LAST_WORDS).await;
+        self.alarms.flush(SHUTDOWN_NOTICE).await;
         self.server = None;
         if let Some(director) = &self.director {
-            director.datapath().stop_beating();
+            director.datapath().stop_heartbeat();
             info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
         } else {
             info!("{signal}: stopping");
         }
     }
 
-    /// For `systemctl status`.
-    fn status(&self) -> String {
+    /// The line that `systemctl status` shows.
+    fn summary(&self) -> String {
         match &self.director {
             None => "detached".into(),
             Some(director) => {

@@ -22,7 +22,7 @@ use crate::{
         datapath::{
             self, Attached, Attachments, Datapath, DatapathError, Instance, Pins, Scrub, clock_ns,
         },
-        host::{self, Hops, HostErrors, kernel, privileges},
+        host::{self, HostErrors, NextHopCache, kernel, privileges},
         net::{NetError, Netlink},
         path_probe::PathProbeError,
     },
@@ -91,7 +91,7 @@ pub struct Director {
 /// A configuration that is in effect, and the ways that it was given.
 struct Effective {
     config: Config,
-    hops: Hops,
+    hops: NextHopCache,
     /// What is odd about these ways.
     warnings: Vec<String>,
 }
@@ -317,7 +317,7 @@ impl Director {
     }
 
     /// Forgets what is known of the ways to backends: the next change asks about all of them.
-    pub fn forget_ways(&mut self) {
+    pub fn forget_next_hops(&mut self) {
         self.effective = None;
     }
 

@@ -21,7 +21,7 @@ use super::{
     failure::Failure,
     limits::raise_descriptors,
     probe::{Common, Destination, Prepared},
-    schedule::{Beats, start_window},
+    schedule::{ProbeSchedule, start_window},
     streak::CheckCell,
 };
 use crate::policy::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
@@ -236,9 +236,9 @@ async fn repeat(
 ) {
     let Target { check, address, port, mark } = &*cell.target;
     let to = Destination { address: *address, port: *port, mark: *mark };
-    let mut beats = Beats::new(check.interval, check.jitter, window);
+    let mut schedule = ProbeSchedule::new(check.interval, check.jitter, window);
     loop {
-        beats.wait().await;
+        schedule.wait().await;
         if cell.record(guarded(|| prepared.probe(to, &common)).await) {
             queue.push(Source::Check(cell.clone()));
         }
@@ -267,9 +267,9 @@ async fn repeat_agent(
     queue: Arc<Queue>,
     window: Duration,
 ) {
-    let mut beats = Beats::new(cell.target.agent.interval, AGENT_JITTER, window);
+    let mut schedule = ProbeSchedule::new(cell.target.agent.interval, AGENT_JITTER, window);
     loop {
-        beats.wait().await;
+        schedule.wait().await;
         if cell.record(guarded(|| prepared.ask(&cell.target, &common)).await) {
             queue.push(Source::Agent(cell.clone()));
         }

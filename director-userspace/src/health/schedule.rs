@@ -21,14 +21,14 @@ pub(super) fn start_window(count: usize) -> Duration {
 }
 
 /// The times of one target's probes.
-pub(super) struct Beats {
+pub(super) struct ProbeSchedule {
     interval: Duration,
     jitter: Percent,
     next: Instant,
     spread: bool,
 }
 
-impl Beats {
+impl ProbeSchedule {
     /// The first is at any time within `window`, or the interval if that is shorter.
     pub(super) fn new(interval: Duration, jitter: Percent, window: Duration) -> Self {
         let next = Instant::now() + window.min(interval).mul_f64(fastrand::f64());
@@ -61,13 +61,13 @@ impl Beats {
 mod tests {
     use super::*;
 
-    fn beats(jitter: u8) -> Beats {
-        Beats::new(Duration::from_secs(10), Percent(jitter), Duration::ZERO)
+    fn schedule(jitter: u8) -> ProbeSchedule {
+        ProbeSchedule::new(Duration::from_secs(10), Percent(jitter), Duration::ZERO)
     }
 
     #[test]
     fn an_interval_is_shorter_by_the_jitter() {
-        let seconds = |jitter, random| beats(jitter).jittered(random).as_secs_f64();
+        let seconds = |jitter, random| schedule(jitter).jittered(random).as_secs_f64();
         assert_eq!([seconds(0, 0.0), seconds(0, 1.0)], [10.0, 10.0]);
         assert_eq!([seconds(20, 0.0), seconds(20, 0.5), seconds(20, 1.0)], [10.0, 9.0, 8.0]);
         assert_eq!([seconds(100, 0.0), seconds(100, 1.0)], [10.0, 0.0]);
@@ -82,14 +82,14 @@ mod tests {
 
     #[test]
     fn probes_keep_their_interval_and_missed_ones_are_not_made_up_for() {
-        let mut beats = beats(0);
-        let at = |beats: &Beats, start: Instant| (beats.next - start).as_secs_f64();
-        let start = beats.next;
-        beats.begin(start, 0.25);
-        assert_eq!(at(&beats, start), 2.5, "the second is anywhere within the interval");
-        beats.begin(start + Duration::from_millis(2501), 0.25);
-        assert_eq!(at(&beats, start), 12.5, "from then on it is kept, a late timer or not");
-        beats.begin(start + Duration::from_secs(45), 0.25);
-        assert_eq!(at(&beats, start), 55.0, "after a stall, one at once, and none to make up");
+        let mut schedule = schedule(0);
+        let at = |schedule: &ProbeSchedule, start: Instant| (schedule.next - start).as_secs_f64();
+        let start = schedule.next;
+        schedule.begin(start, 0.25);
+        assert_eq!(at(&schedule, start), 2.5, "the second is anywhere within the interval");
+        schedule.begin(start + Duration::from_millis(2501), 0.25);
+        assert_eq!(at(&schedule, start), 12.5, "from then on it is kept, a late timer or not");
+        schedule.begin(start + Duration::from_secs(45), 0.25);
+        assert_eq!(at(&schedule, start), 55.0, "after a stall, one at once, and none to make up");
     }
 }

@@ -10,7 +10,7 @@ use director_userspace::{
 };
 
 use super::{
-    COLD_AT_MOST, PATIENCE, Size, WEIGHT_AT_MOST, record,
+    COLD_AT_MOST, Size, TIMEOUT, WEIGHT_AT_MOST, record,
     site::{Site, small},
 };
 use crate::{measurement::Spread, session::Session};
@@ -42,7 +42,7 @@ fn cold(session: &mut Session, site: &Site, size: Size) -> Result<()> {
         // Services are applied in the file's order.
         let probe = site.probe(vip(size.services - 1), None)?;
         let began = site.replace(&large)?;
-        samples.push(probe.first(began, PATIENCE)?);
+        samples.push(probe.first(began, TIMEOUT)?);
         daemon.stop()?;
         site.detach();
     }
@@ -66,11 +66,11 @@ fn through_the_daemon(session: &mut Session, site: &Site, size: Size) -> Result<
     for _ in 0..repeats(session) {
         let probe = site.probe(vip(0), Some(backend(0, 0)))?;
         let began = site.replace(&heavy)?;
-        samples.push(probe.first(began, PATIENCE)?);
+        samples.push(probe.first(began, TIMEOUT)?);
         // Back, before the next round: until then, hardly a flow goes to anybody else.
         let probe = site.probe(vip(0), Some(backend(0, 1)))?;
         let began = site.replace(&light)?;
-        probe.first(began, PATIENCE)?;
+        probe.first(began, TIMEOUT)?;
     }
     daemon.stop()?;
     record(session, "weight-change", "daemon, large file", size, &samples);
@@ -112,7 +112,7 @@ async fn change_weights(site: &Site, mut config: Config, rounds: u32) -> Result<
         let probe = site.probe(vip(at), Some(backend(at, 0)))?;
         let began = Instant::now();
         director.change(&config).await?;
-        samples.push(probe.first(began, PATIENCE)?);
+        samples.push(probe.first(began, TIMEOUT)?);
     }
     Ok(samples)
 }

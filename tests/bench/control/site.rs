@@ -34,7 +34,7 @@ use nix::{
 };
 
 /// How long a director may take to start or stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Packets sent by all probes.
 static SENT: AtomicU32 = AtomicU32::new(0);
 /// So long without a packet, in microseconds, and none is on its way.
@@ -169,7 +169,7 @@ impl Site {
         let mut daemon = Daemon::spawn(command, &log)?;
         let began = Instant::now();
         while !fs::read_to_string(&log)?.contains("running by") {
-            if began.elapsed() > PATIENCE || daemon.child.try_wait()?.is_some() {
+            if began.elapsed() > TIMEOUT || daemon.child.try_wait()?.is_some() {
                 bail!("director does not start:\n{}", fs::read_to_string(&log)?);
             }
             thread::sleep(Duration::from_millis(5));
@@ -219,7 +219,7 @@ impl Daemon {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
         let began = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 bail!("director does not stop");
             }
             thread::sleep(Duration::from_millis(5));
@@ -259,7 +259,7 @@ impl Probe {
         // What was on its way before would be taken for an answer to what is going to change.
         let (began, mut frame) = (Instant::now(), [0; 64]);
         while recv(receiver.as_raw_fd(), &mut frame, MsgFlags::empty()).is_ok() {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 bail!("packets keep coming that nobody sends");
             }
         }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{maps::loaded_maps, util::nr_cpus};
 use director_common::{
     abi::map,
-    backend::{Backend, BackendNote},
+    backend::{Backend, BackendMeta},
     flow_table::FlowSet,
     service::{RING_CHUNKS, RingChunk},
     stats::BackendStats,
@@ -42,7 +42,7 @@ impl Need {
         let flows = sets * size_of::<FlowSet>() as u64;
         let ring = u64::from(RING_CHUNKS) * size_of::<RingChunk>() as u64;
         let rings = u64::from(setup.services) * RINGS * ring;
-        let backend = size_of::<Backend>() + size_of::<BackendNote>();
+        let backend = size_of::<Backend>() + size_of::<BackendMeta>();
         let counters = cpus * size_of::<BackendStats>() as u64;
         let backends = u64::from(setup.services) * u64::from(setup.backends);
         Ok(Self(flows + rings + backends * (backend as u64 + counters + MODEL) + REST))
@@ -155,12 +155,12 @@ impl Maps {
 
     /// Bytes of a backend, with counters of all CPUs.
     pub(super) fn backend(&self) -> Result<f64> {
-        self.entries(&[map::BACKENDS, map::BACKEND_NOTES, map::BACKEND_STATS])
+        self.entries(&[map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS])
     }
 
     /// Bytes of a service with its ring, without its backends.
     pub(super) fn service(&self) -> Result<f64> {
-        let others = [map::SERVICES, map::SERVICE_NOTES, map::SERVICE_KEYS, map::SERVICE_STATS];
+        let others = [map::SERVICES, map::SERVICE_META, map::SERVICE_KEYS, map::SERVICE_STATS];
         Ok(self.entry(map::RINGS)? * f64::from(RING_CHUNKS) + self.entries(&others)?)
     }
 }
@@ -229,7 +229,7 @@ mod tests {
             // Another process's first.
             (map::FLOWS, vec![(2 * sets, 5), (sets, 64 << 16)]),
             (map::BACKENDS, vec![(4, 256)]),
-            (map::BACKEND_NOTES, vec![(4, 64), (400, 6_500)]),
+            (map::BACKEND_META, vec![(4, 64), (400, 6_500)]),
             (map::BACKEND_STATS, vec![(2, 64)]),
             (map::RINGS, vec![(1, 64), (1, 128)]),
         ];

@@ -6,11 +6,10 @@
 use std::{net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use director_common::backend::ForwardMode;
 use director_userspace::{
     kernel::{
         datapath::{Attachments, Datapath, Instance, apply, clock_ns, observe},
-        host::{self, Draining, Hops},
+        host::{self, Draining, NextHopCache},
         net::Netlink,
     },
     policy::{
@@ -45,15 +44,13 @@ async fn main() -> Result<()> {
         .backends
         .values()
         .filter(|backend| !named.contains(&backend.address))
-        .map(|backend| Draining {
-            address: backend.address,
-            is_direct: backend.forward == ForwardMode::Direct,
-        })
+        .map(|backend| Draining { address: backend.address, forward: backend.forward })
         .collect();
     let addresses = named.iter().copied().chain(draining.iter().map(|backend| backend.address));
-    let hops = Hops::find(&netlink, addresses, Duration::from_millis(500)).await;
+    let hops = NextHopCache::find(&netlink, addresses, Duration::from_millis(500)).await;
     let ways =
-        host::ways(&netlink, &config, &services, &draining, &interfaces, &attachments, &hops).await;
+        host::routes(&netlink, &config, &services, &draining, &interfaces, &attachments, &hops)
+            .await;
     if !ways.errors.is_empty() {
         bail!("{:?}", ways.errors);
     }

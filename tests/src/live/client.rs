@@ -15,7 +15,7 @@ use std::{
 use director_userspace::setup::lab::Node;
 
 /// How long anything that ought to happen at once may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take. A lost SYN is sent again after a second.
 const REQUEST: Duration = Duration::from_millis(900);
 
@@ -58,9 +58,9 @@ impl Connection {
     /// # Panics
     /// If that fails.
     pub fn open(node: &Node, address: SocketAddr) -> Self {
-        let connect = || TcpStream::connect_timeout(&address, PATIENCE);
+        let connect = || TcpStream::connect_timeout(&address, TIMEOUT);
         let stream = node.run(connect).expect("enters").expect("connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         Self { stream }
     }
 

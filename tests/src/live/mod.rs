@@ -41,7 +41,7 @@ use director_userspace::{
 
 pub use self::{
     capture::Capture,
-    client::{Connection, Load, PATIENCE, Totals, get},
+    client::{Connection, Load, TIMEOUT, Totals, get},
     echo::Echo,
     kernel::BpfObjects,
     process::{Daemon, Finished, Program, binary, command, finish},

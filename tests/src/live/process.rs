@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// How long a command may take. One that waits for a silent neighbour takes a second and a half.
 const COMMAND: Duration = Duration::from_secs(20);
@@ -259,7 +259,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("waited for") {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "still running:\n{}", self.log());
+            assert!(began.elapsed() < TIMEOUT, "still running:\n{}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    PATIENCE,
+    TIMEOUT,
     echo::{BLOCK, NAME, datagrams, in_namespace_of},
 };
 
@@ -133,7 +133,7 @@ impl Steady {
             totals
         });
         for _ in 0..n_flows {
-            is_open.recv_timeout(4 * PATIENCE).expect("a flow is answered");
+            is_open.recv_timeout(4 * TIMEOUT).expect("a flow is answered");
         }
         Self { stop, answers, worker }
     }
@@ -212,11 +212,11 @@ impl Keeper {
 
     async fn open_tcp(&self) -> (TcpStream, FlowTotals) {
         for _ in 0..TRIES {
-            let Ok(Ok(mut stream)) = timeout(PATIENCE, TcpStream::connect(self.flow.address)).await
+            let Ok(Ok(mut stream)) = timeout(TIMEOUT, TcpStream::connect(self.flow.address)).await
             else {
                 continue;
             };
-            let asked = timeout(PATIENCE, ask(&mut stream, &[7; BLOCK])).await;
+            let asked = timeout(TIMEOUT, ask(&mut stream, &[7; BLOCK])).await;
             if let Ok(Ok(name)) = asked
                 && self.suits(&name)
             {
@@ -237,7 +237,7 @@ impl Keeper {
             tokio::select! {
                 _ = ticks.tick(), if end.is_none() => {
                     if self.is_over() {
-                        end = Some(Instant::now() + PATIENCE / 2);
+                        end = Some(Instant::now() + TIMEOUT / 2);
                         continue;
                     }
                     let number = totals.sent;
@@ -287,7 +287,7 @@ impl Keeper {
             if socket.send(&u64::MAX.to_be_bytes()).await.is_err() {
                 continue;
             }
-            if let Ok(Ok(length)) = timeout(PATIENCE / 5, socket.recv(&mut buffer)).await
+            if let Ok(Ok(length)) = timeout(TIMEOUT / 5, socket.recv(&mut buffer)).await
                 && let Some((name, _)) = numbered(&buffer[..length])
                 && self.suits(&name)
             {

@@ -31,7 +31,7 @@ const CONCURRENT: usize = 6;
 /// small machine some air: answers must not be late because nobody gets a CPU.
 const RATE: f64 = 1000.0;
 /// How long a request may take in each of its steps.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for one that only tries whether there is an answer yet.
 const IMPATIENCE: Duration = Duration::from_millis(250);
 /// How many connections are tried to find one through a certain backend.
@@ -128,7 +128,7 @@ impl Drop for Load {
 
 /// One of a client's users: asks, waits for its turn, asks again.
 fn ask(shared: &Shared, service: usize, url: &str, interval: Duration) {
-    let agent = agent(PATIENCE);
+    let agent = agent(TIMEOUT);
     let mut turn = Instant::now();
     while !shared.stop.load(Ordering::Acquire) {
         // A request belongs to the phase in which it is sent, whenever it is answered.
@@ -239,7 +239,7 @@ type Response = ureq::http::Response<ureq::Body>;
 
 /// Opens connections until one is scheduled to `node`.
 fn open_through(url: &str, node: &str) -> Result<Response> {
-    let agent = agent(PATIENCE);
+    let agent = agent(TIMEOUT);
     for _ in 0..TRIES {
         let response = agent.get(url).header("Connection", "close").call();
         let response = response.with_context(|| format!("cannot get {url}"))?;

@@ -39,9 +39,9 @@ impl Drop for Place {
 async fn a_hook_is_nobody_and_gets_everything() {
     let Some(place) = Place::new("hook") else { return };
     let config = place.hook("{ id -u; env | grep ^DIRECTOR_ | sort; cat; echo; echo done; } >$1/a");
-    let mut alarmist = Alarmist::with("edge", &config, quick());
-    alarmist.tell(backend(11, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    let mut notifier = Notifier::with("edge", &config, quick());
+    notifier.notify(backend(11, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     let said = place.read("a").expect("ran");
     let (id, said) = said.split_once('\n').unwrap();
     assert_eq!(id, nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string());
@@ -75,11 +75,11 @@ async fn a_hook_that_hangs_is_killed_and_the_next_message_comes_in_its_order() {
          case $DIRECTOR_BACKEND in *.3) cat >$1/json; echo >>$1/json; echo done >>$1/a;; *) exit 1;; \
          esac",
     );
-    let mut alarmist = Alarmist::with("main", &config, quick());
+    let mut notifier = Notifier::with("main", &config, quick());
     for n in 1..=3 {
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
     }
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(place.read("a").expect("all ran"), "10.0.0.2\n10.0.0.3\ndone\n");
     // The one that was killed counts as lost, and was told so with the next; one that says 1 does not.
     let json = fs::read_to_string(place.0.join("json")).unwrap();
@@ -99,9 +99,9 @@ async fn no_more_than_four_hooks_run_at_a_time() {
             ["/bin/sh", "-c", text, "hook", place, &n.to_string()].map(str::to_owned).into()
         })
         .collect();
-    let mut alarmist = Alarmist::with("main", &config, quick());
-    alarmist.tell(backend(1, "web", "down"));
-    alarmist.flush(Duration::from_secs(8)).await;
+    let mut notifier = Notifier::with("main", &config, quick());
+    notifier.notify(backend(1, "web", "down"));
+    notifier.flush(Duration::from_secs(8)).await;
     assert_eq!(place.read("all").expect("ran").lines().count(), 10);
     let counts: Vec<usize> = (0..10)
         .map(|n| fs::read_to_string(place.0.join(format!("count.{n}"))).unwrap())
@@ -116,14 +116,14 @@ async fn root_runs_nothing() {
     let Some(place) = Place::new("root") else { return };
     let mut config = place.hook("echo done >$1/a");
     config.user = Some("root".into());
-    let mut alarmist = Alarmist::with("main", &config, quick());
-    alarmist.tell(backend(1, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    let mut notifier = Notifier::with("main", &config, quick());
+    notifier.notify(backend(1, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(place.read("a"), None);
     config.user = None;
-    alarmist.configure(&config);
-    alarmist.tell(backend(2, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.configure(&config);
+    notifier.notify(backend(2, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(place.read("a").as_deref(), Some("done\n"));
 }
 
@@ -143,11 +143,11 @@ async fn the_example_hands_warnings_on() {
         &format!("#!/bin/sh\n{{ echo \"$1 $2\"; cat >/dev/null; echo done; }} >>{there}/a\n"),
     );
     let config = model::Alarms { exec: vec![vec![hook, pager]], ..model::Alarms::default() };
-    let mut alarmist = Alarmist::with("edge", &config, quick());
-    alarmist.tell(backend(11, "web", "up"));
-    alarmist.tell(backend(12, "web", "down"));
-    alarmist.tell(Transition::now(Subject::Director, "in effect", "refused", "line 3"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    let mut notifier = Notifier::with("edge", &config, quick());
+    notifier.notify(backend(11, "web", "up"));
+    notifier.notify(backend(12, "web", "down"));
+    notifier.notify(Transition::now(Subject::Director, "in effect", "refused", "line 3"));
+    notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(
         place.read("a").expect("ran"),
         "low edge: backend 10.0.0.12 of web: up -> down (connection refused)\ndone\n\

@@ -44,9 +44,9 @@ impl Log {
 #[tokio::test]
 async fn every_transition_is_in_the_journal_at_once_with_its_fields() {
     let (log, _guard) = Log::taken();
-    let alarmist = Alarmist::start("main", &model::Alarms::default());
-    alarmist.tell(backend(11, "web", "down"));
-    alarmist.tell(backend(11, "web", "up"));
+    let notifier = Notifier::start("main", &model::Alarms::default());
+    notifier.notify(backend(11, "web", "down"));
+    notifier.notify(backend(11, "web", "up"));
     eventually("logged", || (log.lines().len() == 2).then_some(())).await;
     let lines = log.lines();
     assert_eq!((&lines[0]["level"], &lines[1]["level"]), (&"WARN".into(), &"INFO".into()));
@@ -64,11 +64,11 @@ async fn every_transition_is_in_the_journal_at_once_with_its_fields() {
 #[tokio::test]
 async fn a_storm_does_not_fill_the_journal() {
     let (log, _guard) = Log::taken();
-    let mut alarmist = Alarmist::start("main", &model::Alarms::default());
+    let mut notifier = Notifier::start("main", &model::Alarms::default());
     for n in 0..10_000 {
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
     }
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let lines = log.lines();
     assert!(lines.len() < 700, "{}", lines.len());
     let told = |line: &serde_json::Value| match line["fields"]["event"].as_str() {

@@ -16,12 +16,12 @@ fn config(server: &MailServer, starttls: bool) -> model::Alarms {
 #[tokio::test]
 async fn what_happens_within_seconds_is_one_mail() {
     let server = MailServer::start(|_| Smtp::Takes).await;
-    let mut alarmist = Alarmist::with("edge", &config(&server, false), quick());
-    alarmist.tell(backend(12, "web", "up"));
+    let mut notifier = Notifier::with("edge", &config(&server, false), quick());
+    notifier.notify(backend(12, "web", "up"));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    alarmist.tell(backend(11, "web", "down"));
+    notifier.notify(backend(11, "web", "down"));
     eventually("a mail", || (!server.mails().is_empty()).then_some(())).await;
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let mails = server.mails();
     assert_eq!(mails.len(), 1, "{mails:#?}");
     let mail = &mails[0];
@@ -56,14 +56,14 @@ async fn what_happens_within_seconds_is_one_mail() {
 #[tokio::test]
 async fn a_storm_is_one_mail_with_the_most_important() {
     let server = MailServer::start(|_| Smtp::Takes).await;
-    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
+    let mut notifier = Notifier::with("main", &config(&server, false), quick());
     for n in 0..500 {
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
     }
     let name = "web".to_owned();
     let service = Subject::Service { name, frontend: "tcp 192.0.2.10:80".into() };
-    alarmist.tell(Transition::now(service, "degraded", "down", "quorum lost"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.notify(Transition::now(service, "degraded", "down", "quorum lost"));
+    notifier.flush(Duration::from_secs(5)).await;
     let mails = server.mails();
     assert_eq!(mails.len(), 1);
     let data = mails[0].data.replace("=\r\n", "");
@@ -84,22 +84,22 @@ async fn a_server_that_is_not_ready_is_tried_again() {
         _ => Smtp::Takes,
     })
     .await;
-    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
-    alarmist.tell(backend(1, "web", "down"));
+    let mut notifier = Notifier::with("main", &config(&server, false), quick());
+    notifier.notify(backend(1, "web", "down"));
     eventually("a mail", || (!server.mails().is_empty()).then_some(())).await;
-    alarmist.flush(Duration::from_secs(1)).await;
+    notifier.flush(Duration::from_secs(1)).await;
     assert_eq!((server.tries(), server.mails().len()), (3, 1));
 }
 
 #[tokio::test]
 async fn a_refused_mail_is_not_sent_again_and_the_next_one_says_so() {
     let server = MailServer::start(|n| if n == 0 { Smtp::Refuses } else { Smtp::Takes }).await;
-    let mut alarmist = Alarmist::with("main", &config(&server, false), quick());
-    alarmist.tell(backend(1, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    let mut notifier = Notifier::with("main", &config(&server, false), quick());
+    notifier.notify(backend(1, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(server.tries(), 1);
-    alarmist.tell(backend(2, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.notify(backend(2, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     let mails = server.mails();
     assert_eq!((server.tries(), mails.len()), (2, 1));
     assert!(mails[0].data.contains("Before these, 1 alarms could not be sent"), "{mails:?}");
@@ -108,9 +108,9 @@ async fn a_refused_mail_is_not_sent_again_and_the_next_one_says_so() {
 #[tokio::test]
 async fn without_the_encryption_that_was_asked_for_nothing_is_sent() {
     let server = MailServer::start(|_| Smtp::Takes).await;
-    let mut alarmist = Alarmist::with("main", &config(&server, true), quick());
-    alarmist.tell(backend(1, "web", "down"));
+    let mut notifier = Notifier::with("main", &config(&server, true), quick());
+    notifier.notify(backend(1, "web", "down"));
     eventually("a try", || (server.tries() > 0).then_some(())).await;
-    alarmist.flush(Duration::from_millis(500)).await;
+    notifier.flush(Duration::from_millis(500)).await;
     assert!(server.mails().is_empty());
 }

@@ -8,11 +8,11 @@ use super::{
 #[tokio::test]
 async fn a_transition_is_posted_as_json() {
     let server = Http::start(|_| Answer::Endless(200)).await;
-    let mut alarmist = Alarmist::with("edge", &webhooks(&[&server.url()]), quick());
+    let mut notifier = Notifier::with("edge", &webhooks(&[&server.url()]), quick());
     let subject = Subject::Quorum { name: "web".into(), frontend: "tcp 192.0.2.10:80".into() };
-    alarmist.tell(Transition::now(subject, "held", "lost", "2 of 5, 3 needed"));
-    alarmist.tell(backend(11, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.notify(Transition::now(subject, "held", "lost", "2 of 5, 3 needed"));
+    notifier.notify(backend(11, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
     let head = requests[0].head.to_lowercase();
@@ -51,8 +51,8 @@ async fn a_bad_server_is_tried_again_farther_and_farther_apart() {
         _ => Answer::Status(204),
     })
     .await;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), quick());
-    alarmist.tell(backend(1, "web", "down"));
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), quick());
+    notifier.notify(backend(1, "web", "down"));
     eventually("delivered", || (!server.bodies().is_empty()).then_some(())).await;
     let gaps = server.gaps();
     assert_eq!(gaps.len(), 4, "{gaps:?}");
@@ -61,7 +61,7 @@ async fn a_bad_server_is_tried_again_farther_and_farther_apart() {
         let ms = gap.as_millis();
         assert!((least..=most).contains(&ms), "{gaps:?}");
     }
-    alarmist.flush(Duration::from_secs(1)).await;
+    notifier.flush(Duration::from_secs(1)).await;
     assert_eq!(server.bodies().len(), 1, "once");
     assert_eq!(server.bodies()[0]["lost"], 0);
 }
@@ -74,11 +74,11 @@ async fn a_refusal_is_not_tried_again_and_the_next_message_says_so() {
         _ => Answer::Status(200),
     })
     .await;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), quick());
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), quick());
     for n in 1..=4 {
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
     }
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let bodies = server.bodies();
     assert_eq!(server.tries(), 4);
     let told: Vec<_> =
@@ -100,17 +100,17 @@ async fn a_hanging_webhook_delays_nobody_and_tells_what_it_lost() {
     behaviour.limits.queue = 4;
     behaviour.patience.tries = 1000;
     let config = webhooks(&[&hangs.url(), &works.url()]);
-    let mut alarmist = Alarmist::with("main", &config, behaviour);
+    let mut notifier = Notifier::with("main", &config, behaviour);
     for n in 1..=12 {
         let began = Instant::now();
-        alarmist.tell(backend(n, "web", "down"));
+        notifier.notify(backend(n, "web", "down"));
         eventually("told", || (works.bodies().len() == n as usize).then_some(())).await;
         assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
     }
     assert!(hangs.bodies().is_empty());
     hung.store(false, Ordering::Relaxed);
     eventually("recovered", || (hangs.bodies().len() == 5).then_some(())).await;
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.flush(Duration::from_secs(5)).await;
     let told: Vec<_> = hangs
         .bodies()
         .iter()
@@ -127,11 +127,11 @@ async fn one_that_never_works_is_given_up() {
     let server = Http::start(|n| if n < 3 { Answer::Close } else { Answer::Status(200) }).await;
     let mut behaviour = quick();
     behaviour.patience.tries = 3;
-    let mut alarmist = Alarmist::with("main", &webhooks(&[&server.url()]), behaviour);
-    alarmist.tell(backend(1, "web", "down"));
+    let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), behaviour);
+    notifier.notify(backend(1, "web", "down"));
     eventually("three tries", || (server.tries() == 3).then_some(())).await;
-    alarmist.tell(backend(2, "web", "down"));
-    alarmist.flush(Duration::from_secs(5)).await;
+    notifier.notify(backend(2, "web", "down"));
+    notifier.flush(Duration::from_secs(5)).await;
     let bodies = server.bodies();
     assert_eq!(bodies.len(), 1);
     assert_eq!((&bodies[0]["backend"], &bodies[0]["lost"]), (&"10.0.0.2".into(), &1.into()));

@@ -14,7 +14,7 @@ use super::{
     grid::{self, Column, Grid, Row, backend_key},
 };
 use crate::{
-    cli::backends::{by_hand, check_text},
+    cli::backends::{admin_override, check_text},
     serve::view::{
         BackendView, Mood, Snapshot,
         text::{ago, count, rate, table},
@@ -293,7 +293,7 @@ fn details(app: &App, grid: &Grid, marked: Option<usize>) -> Vec<Line<'static>> 
     )];
     lines.extend(state_of(backend).map(|text| Line::styled(text, colours.of(backend.mood()))));
     if let Some(condition) = &backend.condition {
-        lines.extend(by_hand(condition).into_iter().map(Line::from));
+        lines.extend(admin_override(condition).into_iter().map(Line::from));
         lines.extend(condition.checks.iter().map(|check| Line::from(check_text(check))));
     }
     let next_hop = backend.next_hop.as_deref().unwrap_or("unknown");

@@ -26,7 +26,7 @@ use self::{
     app::{App, Outcome},
     screen::{Input, Screen},
 };
-use super::{InstanceName, look::Looker};
+use super::{InstanceName, state_reader::StateReader};
 use crate::{kernel::datapath::Instance, policy::config::units, serve::view::Snapshot};
 
 /// Watch services and backends live: rates, connections, health, drops
@@ -53,11 +53,11 @@ type Look = Result<(Snapshot, Option<String>), String>;
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shortest = SHORTEST.as_millis();
     anyhow::ensure!(args.interval >= SHORTEST, "--interval: at least {shortest}ms");
-    let mut looker = Looker::new(&args.instance.instance);
-    let (before, _) = looker.look().await?;
+    let mut reader = StateReader::new(&args.instance.instance);
+    let (before, _) = reader.look().await?;
     if args.once || !stdout().is_terminal() || !stdin().is_terminal() {
         sleep(args.interval).await;
-        let (now, missing) = looker.look().await?;
+        let (now, missing) = reader.look().await?;
         let mut app = App::new();
         app.show(now.since(&before), missing);
         writeln!(stdout(), "{}", draw::text(&app))?;
@@ -110,14 +110,14 @@ async fn watch(
 fn look_again(instance: Instance, period: Duration, first: Snapshot) -> mpsc::Receiver<Look> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut looker = Looker::new(&instance);
+        let mut reader = StateReader::new(&instance);
         let mut before = Some(first);
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            let look = match looker.look().await {
+            let look = match reader.look().await {
                 Ok((now, missing)) => {
                     let shown =
                         before.as_ref().map_or_else(|| now.clone(), |b| now.clone().since(b));

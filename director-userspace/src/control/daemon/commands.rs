@@ -5,16 +5,16 @@ use std::{collections::HashSet, net::IpAddr};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, file, file::When, remember};
+use super::{Daemon, boot_state, file, file::When};
 use crate::{
     control::director::{Changed, Director, DirectorError},
     kernel::{datapath::clock_ns, unprivileged::DEFAULT_USER, wall_clock},
     policy::{
-        conditions::{Drain, Override, write_whole},
         config::{
             self, Config, Loaded,
             model::{AgentSource, Probe},
         },
+        health_policy::{Drain, Override, write_whole},
     },
     serve::api::{
         Command, Refused, Reply, Request, TEXT,
@@ -36,7 +36,7 @@ impl Daemon {
             return;
         }
         match command {
-            Command::Conditions(reply) => answer(reply, Ok(self.conditions())),
+            Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
             Command::Plan(text, reply) => {
                 let planned = self.plan(&text).await;
@@ -59,18 +59,19 @@ impl Daemon {
             }
             Command::Undrain(request, reply) => {
                 let what = |said: Override| Override { drain: None, ..said };
-                let acted =
-                    self.by_hand(request.service, &request.backend, "undrain", &by, what).await;
+                let acted = self
+                    .admin_override(request.service, &request.backend, "undrain", &by, what)
+                    .await;
                 answer(reply, acted);
             }
             Command::Weight(request, reply) => {
                 let WeightRequest { service, backend, weight } = request;
                 let what = |said: Override| Override { weight, since: wall_clock::now(), ..said };
-                let acted = self.by_hand(service, &backend, "weight", &by, what).await;
+                let acted = self.admin_override(service, &backend, "weight", &by, what).await;
                 answer(reply, acted);
             }
             Command::Reload(reply) => {
-                self.forget_ways();
+                self.forget_next_hops();
                 let result = self.reload(When::Asked).await;
                 let result = result.map_err(|why| Refused::Invalid(why.0));
                 let result = result.map(|changed| self.applied(&changed, Vec::new(), false));
@@ -190,11 +191,11 @@ impl Daemon {
             let since = said.drain.as_ref().map_or(since, |drain| drain.since);
             Override { drain: Some(Drain { since, deadline_ns }), ..said }
         };
-        self.by_hand(service, &backend, "drain", by, what).await
+        self.admin_override(service, &backend, "drain", by, what).await
     }
 
     /// Says something by hand about every backend that is meant.
-    async fn by_hand(
+    async fn admin_override(
         &mut self,
         service: Option<String>,
         backend: &str,
@@ -214,7 +215,7 @@ impl Daemon {
                 });
                 let front = named.map(|service| service.frontend.to_string());
                 let takes_back = what(Override::default()).is_empty();
-                let said = self.care.overrides.iter().filter(|(of, whose, _)| {
+                let said = self.health_tracker.overrides.iter().filter(|(of, whose, _)| {
                     takes_back
                         && *whose == address
                         && (service.is_none() || front.as_deref() == Some(*of))
@@ -233,12 +234,12 @@ impl Daemon {
             changes.push((
                 frontend.clone(),
                 *address,
-                what(self.care.overrides.of(&frontend, *address)),
+                what(self.health_tracker.overrides.of(&frontend, *address)),
             ));
             let (service, address) = (service.name.to_string(), address.to_string());
             backends.push(Backend { service, frontend, address });
         }
-        self.care.overrides.set(changes).map_err(|error| {
+        self.health_tracker.overrides.set(changes).map_err(|error| {
             Refused::Failed(format!(
                 "this could not be written down, so nothing was done: {error}. Is the state \
                  directory's disk full?"
@@ -248,7 +249,7 @@ impl Daemon {
             backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
         info!("{verb} {} ({by})", of.join(", "));
         let services: Vec<usize> = meant.into_iter().map(|(at, _)| at).collect();
-        let steps = self.judge(&services).await.map_err(Refused::Failed)?;
+        let steps = self.evaluate(&services).await.map_err(Refused::Failed)?;
         Ok(Acted { backends, steps })
     }
 
@@ -262,7 +263,7 @@ impl Daemon {
                     .into(),
             ));
         }
-        remember::set_detached(&self.instance, true)
+        boot_state::set_detached(&self.instance, true)
             .map_err(|error| Refused::Failed(format!("cannot note that it is off: {error}")))?;
         // Its maps are closed first, and its lock is free.
         self.director = None;
@@ -282,9 +283,9 @@ impl Daemon {
             Director::start(self.netlink.clone(), &self.instance, &self.effective)
                 .await
                 .map_err(failed)?;
-        director.datapath().beat();
+        director.datapath().heartbeat();
         self.director = Some(director);
-        if let Err(error) = remember::set_detached(&self.instance, false) {
+        if let Err(error) = boot_state::set_detached(&self.instance, false) {
             warn!("a restart would leave it detached: {error}");
         }
         super::report(&format!("attached ({by})"), &changed);

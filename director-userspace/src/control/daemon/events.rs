@@ -31,8 +31,9 @@ const FILE_SETTLE: Duration = Duration::from_millis(100);
 const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
 /// A file that somebody wrote to, and keeps open, is read this long after.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
-/// Beats of the heart: see `director_common::runtime::HEARTBEAT_INTERVAL_NS`.
-const BEAT: Duration = Duration::from_nanos(director_common::runtime::HEARTBEAT_INTERVAL_NS);
+/// ProbeSchedule of the heart: see `director_common::tunables::HEARTBEAT_INTERVAL_NS`.
+const HEARTBEAT_INTERVAL: Duration =
+    Duration::from_nanos(director_common::tunables::HEARTBEAT_INTERVAL_NS);
 /// Most news of backends' health that are taken at once.
 const NEWS: usize = 4096;
 /// Commands that wait.
@@ -42,7 +43,7 @@ const COMMANDS: usize = 64;
 #[derive(Debug)]
 pub(super) enum Event {
     /// Time for a heartbeat.
-    Beat,
+    Heartbeat,
     /// The file may have changed, just now: it may not be complete yet.
     Touched,
     /// The same, and nothing has happened to it for a while.
@@ -88,7 +89,7 @@ impl Events {
         path: &Path,
         health: health::Events,
     ) -> Result<(Self, mpsc::Sender<Request>), DaemonError> {
-        let mut beat = interval(BEAT);
+        let mut beat = interval(HEARTBEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let catch = |kind| {
             signal(kind).map_err(|error| DaemonError::System { what: "signals".into(), error })
@@ -145,7 +146,7 @@ impl Events {
                 biased;
                 _ = self.terminate.recv() => return Event::Stop("SIGTERM"),
                 _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
-                _ = self.beat.tick() => return Event::Beat,
+                _ = self.beat.tick() => return Event::Heartbeat,
                 _ = self.hangup.recv() => return Event::Reload,
                 () = until(file_due) => { self.file_is_done(); return Event::File }
                 () = until(host_due) => { self.host_due = None; return Event::Host }

@@ -53,7 +53,7 @@ impl Daemon {
         let refuse = |daemon: &mut Self, why: String| {
             if !at_once {
                 error!("{} refused, what was in effect stays{why}", daemon.path.display());
-                daemon.tell_own("in effect", "refused", &why);
+                daemon.notify_director("in effect", "refused", &why);
                 daemon.refused = Some(why.trim_start_matches([':', '\n', ' ']).to_owned());
                 daemon.is_stale = true;
             }
@@ -113,11 +113,11 @@ impl Daemon {
     /// Brings a configuration into effect. On an error, the one before stays.
     pub(super) async fn put(&mut self, config: Config) -> Result<Changed, DirectorError> {
         // Judged with what is known; what is new is probed when it is in effect.
-        let effective = self.care.preview(&config, &self.marks);
+        let effective = self.health_tracker.preview(&config, &self.marks);
         let changed = match &mut self.director {
             Some(director) => {
                 let changed = director.change(&effective).await;
-                director.datapath().beat();
+                director.datapath().heartbeat();
                 changed?
             }
             None => Changed::default(),
@@ -128,20 +128,22 @@ impl Daemon {
         self.alarms.configure(&self.config.alarms);
         self.watch_health().await;
         self.listen().await;
-        self.judge_all().await;
+        self.evaluate_all().await;
         Ok(changed)
     }
 
     /// Judges everything, and brings what follows into effect.
-    pub(super) async fn judge_all(&mut self) {
+    pub(super) async fn evaluate_all(&mut self) {
         let all: Vec<usize> = (0..self.config.services.len()).collect();
-        drop(self.judge(&all).await);
+        drop(self.evaluate(&all).await);
     }
 
     /// What `config` would change.
     pub(super) async fn planned(&self, config: &Config) -> Result<Changed, DirectorError> {
         match &self.director {
-            Some(director) => director.plan(&self.care.preview(config, &self.marks)).await,
+            Some(director) => {
+                director.plan(&self.health_tracker.preview(config, &self.marks)).await
+            }
             None => Ok(Changed::default()),
         }
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     kernel::datapath::Instance,
     policy::{
-        conditions::write_whole,
         config::{Config, MAX_BYTES},
+        health_policy::write_whole,
     },
     serve::api::types::Revision,
 };

@@ -24,6 +24,6 @@ pub(super) fn stopping() {
 }
 
 fn send(state: &[NotifyState<'_>]) {
-    // Nobody to tell if the socket is gone.
+    // Nobody to notify if the socket is gone.
     let _ = sd_notify::notify(false, state);
 }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use tracing::error;
 
-use super::{Daemon, care::Marks};
+use super::{Daemon, health_tracker::Marks};
 use crate::{
     kernel::path_probe::PathProbe,
-    policy::config::model::{Forward, Service, Via},
+    policy::config::model::{Service, Via},
 };
 
 impl Daemon {
@@ -15,9 +15,9 @@ impl Daemon {
     pub(super) async fn watch_health(&mut self) {
         let probes = self.path_probes().await;
         let interfaces = self.director.as_ref().map_or(&[][..], |director| director.interfaces());
-        self.marks = match self.ways.set(interfaces, &probes).await {
+        self.marks = match self.path_probes.set(interfaces, &probes).await {
             Ok(marks) => {
-                self.ways_lost = None;
+                self.path_probes_error = None;
                 let marks = marks.into_iter();
                 marks
                     .map(|(probe, mark)| ((probe.vip, probe.backend, probe.forward), mark))
@@ -26,20 +26,20 @@ impl Daemon {
             Err(error) => {
                 let error = error.to_string();
                 // Tried again whenever the host changes: once said is enough.
-                if self.ways_lost.as_ref() != Some(&error) {
+                if self.path_probes_error.as_ref() != Some(&error) {
                     error!("checks via path cannot be made: {error}");
                 }
-                self.ways_lost = Some(error);
+                self.path_probes_error = Some(error);
                 Marks::new()
             }
         };
-        self.care.watch(&self.config, &self.marks);
+        self.health_tracker.watch(&self.config, &self.marks);
     }
 
     /// Puts back what somebody took off the ways of probes; returns the interfaces' names.
-    pub(super) async fn restore_ways(&mut self) -> Vec<String> {
+    pub(super) async fn restore_path_probes(&mut self) -> Vec<String> {
         let Some(director) = &self.director else { return Vec::new() };
-        match self.ways.restore(director.interfaces()).await {
+        match self.path_probes.restore(director.interfaces()).await {
             Ok(names) => names,
             Err(_) => {
                 // Says why, if it fails again, and probes that way no more.
@@ -74,7 +74,7 @@ impl Daemon {
                     vip,
                     backend: backend.address,
                     forward: service.forward,
-                    source: source.filter(|_| service.forward == Forward::Tunnel),
+                    source: source.filter(|_| service.forward.encapsulates()),
                     from: from.copied(),
                     mac: backend.mac,
                 });

@@ -1,4 +1,4 @@
-//! News of the configuration file.
+//! StateChange of the configuration file.
 
 use std::{
     ffi::OsString,

@@ -10,7 +10,7 @@ use crate::{
     policy::config::model::Api,
     serve::{
         metrics, page,
-        view::{Conditions, Sampler, serve},
+        view::{Sampler, Status, serve},
     },
 };
 
@@ -29,7 +29,7 @@ impl Web {
         &mut self,
         config: &Api,
         instance: &Instance,
-        conditions: &watch::Sender<Arc<Conditions>>,
+        conditions: &watch::Sender<Arc<Status>>,
     ) {
         let wanted = (config.metrics, config.page);
         if self.wanted == wanted && self.lost.is_empty() {

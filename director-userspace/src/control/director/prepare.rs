@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use director_common::backend::ForwardMode;
-
 use super::{Changed, DirectorError, Neighbours};
 use crate::{
     kernel::{
         datapath::{self, Attached, Attachments, Datapath, DatapathError, Sizes, clock_ns},
-        host::{self, Draining, Hops, HostErrors, Ways},
+        host::{self, Draining, HostErrors, HostRoutes, NextHopCache},
         net::Netlink,
     },
     policy::{
@@ -25,7 +23,7 @@ pub(super) struct Prepared {
     /// What the maps must hold.
     capacity: Capacity,
     pub(super) neighbours: Neighbours,
-    pub(super) hops: Hops,
+    pub(super) hops: NextHopCache,
     pub(super) warnings: Vec<String>,
 }
 
@@ -44,7 +42,7 @@ impl Prepared {
         let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
         let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
         let addresses = configured.chain(present.map(|backend| backend.address));
-        let hops = Hops::find(netlink, addresses, wait.unwrap_or_default()).await;
+        let hops = NextHopCache::find(netlink, addresses, wait.unwrap_or_default()).await;
         let all: Vec<&Service> = config.services.iter().collect();
         let is_new = wait.is_some();
         Self::of(netlink, observed, config, &all, interfaces, attachments, hops, is_new).await
@@ -60,7 +58,7 @@ impl Prepared {
         services: &[&Service],
         interfaces: &[Attached],
         attachments: Attachments,
-        hops: Hops,
+        hops: NextHopCache,
         is_new: bool,
     ) -> Result<Self, DirectorError> {
         let mut draining: ByAddress<Draining> = observed
@@ -68,16 +66,17 @@ impl Prepared {
             .values()
             .filter(|backend| !backend.fixed_next_hop)
             .map(|backend| {
-                let is_direct = backend.forward == ForwardMode::Direct;
-                (backend.address, Draining { address: backend.address, is_direct })
+                let (address, forward) = (backend.address, backend.forward);
+                (address, Draining { address, forward })
             })
             .collect();
         for backend in services.iter().flat_map(|service| &service.backends) {
             draining.remove(&backend.address);
         }
         let draining: Vec<Draining> = draining.into_values().collect();
-        let Ways { paths, neighbours, mut warnings, errors } =
-            host::ways(netlink, config, services, &draining, interfaces, &attachments, &hops).await;
+        let HostRoutes { paths, neighbours, mut warnings, errors } =
+            host::routes(netlink, config, services, &draining, interfaces, &attachments, &hops)
+                .await;
         if is_new && !errors.is_empty() {
             return Err(HostErrors(errors).into());
         }

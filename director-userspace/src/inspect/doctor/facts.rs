@@ -22,7 +22,7 @@ use crate::{
             XdpFeatures,
         },
     },
-    policy::config::model::{Config, Forward, Role},
+    policy::config::model::{Config, ForwardMode, Role},
 };
 
 /// How long somebody may take to answer ARP or neighbour discovery. The kernel asks once a second.
@@ -97,7 +97,7 @@ pub(super) struct DirectorFacts {
     /// The configuration.
     pub(super) config: Config,
     /// The way to each backend.
-    pub(super) ways: BTreeMap<IpAddr, Result<NextHop, NetError>>,
+    pub(super) next_hops: BTreeMap<IpAddr, Result<NextHop, NetError>>,
     /// Who answers on an interface for a VIP that this host does not have.
     pub(super) owners: BTreeMap<(String, IpAddr), Asked>,
 }
@@ -205,11 +205,11 @@ impl DirectorFacts {
     pub(super) async fn gather(netlink: &Netlink, config: &Config) -> Result<Self, NetError> {
         let backends: BTreeSet<IpAddr> =
             config.services.iter().flat_map(|s| &s.backends).map(|b| b.address).collect();
-        let ways = ways(netlink, backends).await;
+        let next_hops = next_hops(netlink, backends).await;
         let mut named: BTreeSet<String> =
             config.interfaces.iter().map(|interface| interface.name.clone()).collect();
         // Where packets leave matters as much as where they arrive.
-        for hop in ways.values().flatten() {
+        for hop in next_hops.values().flatten() {
             if let Ok(link) = netlink.link_by_index(hop.link_index).await {
                 named.insert(link.name);
             }
@@ -217,7 +217,7 @@ impl DirectorFacts {
         let named: Vec<&str> = named.iter().map(String::as_str).collect();
         let host = HostFacts::gather(netlink, &named).await?;
         let owners = owners(netlink, &host, config).await;
-        Ok(Self { host, config: config.clone(), ways, owners })
+        Ok(Self { host, config: config.clone(), next_hops, owners })
     }
 
     /// The names of the interfaces that packets for VIPs arrive on.
@@ -229,7 +229,7 @@ impl DirectorFacts {
     /// The backends of all services, with their service's name and how it forwards.
     pub(super) fn backends(
         &self,
-    ) -> impl Iterator<Item = (&str, Forward, &crate::policy::config::model::Backend)> {
+    ) -> impl Iterator<Item = (&str, ForwardMode, &crate::policy::config::model::Backend)> {
         self.config.services.iter().flat_map(|service| {
             service.backends.iter().map(move |b| (service.name.as_str(), service.forward, b))
         })
@@ -246,7 +246,7 @@ fn vips(config: &Config) -> BTreeSet<IpAddr> {
 }
 
 /// Resolves the way to every backend, many at a time.
-async fn ways(
+async fn next_hops(
     netlink: &Netlink,
     backends: BTreeSet<IpAddr>,
 ) -> BTreeMap<IpAddr, Result<NextHop, NetError>> {

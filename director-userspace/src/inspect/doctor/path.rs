@@ -8,13 +8,9 @@ use std::{
 use super::{Finding, facts::DirectorFacts};
 use crate::{
     kernel::net::{NetError, NextHop},
-    policy::config::model::{AttachMode, Forward, TunnelSource},
+    policy::config::model::{AttachMode, ForwardMode, TunnelSource},
 };
 
-/// Bytes that an outer IPv4 header adds.
-const IPV4_HEADER: u32 = 20;
-/// Bytes that an outer IPv6 header adds.
-const IPV6_HEADER: u32 = 40;
 /// The least that a path must carry: RFC 8200 section 5, and what every IPv4 host must take.
 const IPV6_MINIMUM_MTU: u32 = 1280;
 const IPV4_MINIMUM_MTU: u32 = 576;
@@ -22,9 +18,9 @@ const IPV4_MINIMUM_MTU: u32 = 576;
 const ETHERNET_MTU: u32 = 1500;
 
 /// Backends whose way out is known: service, forwarding, address, way.
-fn reachable(facts: &DirectorFacts) -> impl Iterator<Item = (&str, Forward, IpAddr, &NextHop)> {
+fn reachable(facts: &DirectorFacts) -> impl Iterator<Item = (&str, ForwardMode, IpAddr, &NextHop)> {
     facts.backends().filter_map(|(service, forward, backend)| {
-        let way = facts.ways.get(&backend.address)?.as_ref().ok()?;
+        let way = facts.next_hops.get(&backend.address)?.as_ref().ok()?;
         Some((service, forward, backend.address, way))
     })
 }
@@ -33,8 +29,8 @@ pub(super) fn routes(facts: &DirectorFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, forward, backend) in facts.backends() {
         let subject = backend.address.to_string();
-        match facts.ways.get(&backend.address) {
-            Some(Ok(way)) if forward == Forward::Direct && !way.on_link => {
+        match facts.next_hops.get(&backend.address) {
+            Some(Ok(way)) if forward.needs_link() && !way.on_link => {
                 findings.push(Finding::fail(
                     "route",
                     subject,
@@ -67,8 +63,9 @@ pub(super) fn routes(facts: &DirectorFacts) -> Vec<Finding> {
             )),
         }
     }
-    if findings.is_empty() && !facts.ways.is_empty() {
-        let message = format!("there is a route to each of {}", count(facts.ways.len(), "backend"));
+    if findings.is_empty() && !facts.next_hops.is_empty() {
+        let message =
+            format!("there is a route to each of {}", count(facts.next_hops.len(), "backend"));
         findings.push(Finding::ok("route", "backends", message));
     }
     findings
@@ -79,7 +76,7 @@ pub(super) fn neighbours(facts: &DirectorFacts) -> Vec<Finding> {
     let mut silent: BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>> = BTreeMap::new();
     let mut answered = BTreeSet::new();
     for (_, _, backend) in facts.backends().filter(|(_, _, b)| b.mac.is_none()) {
-        let Some(Ok(way)) = facts.ways.get(&backend.address) else {
+        let Some(Ok(way)) = facts.next_hops.get(&backend.address) else {
             continue;
         };
         let hop = (way.route_link_index, way.neighbour);
@@ -131,7 +128,7 @@ pub(super) fn neighbour_table(facts: &DirectorFacts) -> Vec<Finding> {
         let path = format!("net/{family}/neigh/default/gc_thresh3");
         let limit = usize::try_from(facts.host.sysctl_number(&path)?).ok()?;
         let hops: BTreeSet<(u32, IpAddr)> = facts
-            .ways
+            .next_hops
             .values()
             .flatten()
             .map(|way| (way.route_link_index, way.neighbour))
@@ -164,12 +161,12 @@ pub(super) fn mtu(facts: &DirectorFacts) -> Vec<Finding> {
     type Tight = (u32, u32, u32, bool);
     let mut tight: BTreeMap<Tight, BTreeSet<IpAddr>> = BTreeMap::new();
     let mut roomy = 0;
-    for service in facts.config.services.iter().filter(|s| s.forward == Forward::Tunnel) {
+    for service in facts.config.services.iter().filter(|s| s.forward.encapsulates()) {
         for backend in &service.backends {
-            let Some(Ok(way)) = facts.ways.get(&backend.address) else {
+            let Some(Ok(way)) = facts.next_hops.get(&backend.address) else {
                 continue;
             };
-            let overhead = if backend.address.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
+            let overhead = u32::from(service.forward.overhead(backend.address.is_ipv6()));
             if longest + overhead <= way.mtu {
                 roomy += 1;
                 continue;
@@ -215,7 +212,7 @@ pub(super) fn tunnel_source(facts: &DirectorFacts) -> Vec<Finding> {
     if facts.config.tunnel.source != TunnelSource::Auto {
         return Vec::new();
     }
-    let tunnelled = reachable(facts).filter(|(_, forward, ..)| *forward == Forward::Tunnel);
+    let tunnelled = reachable(facts).filter(|(_, forward, ..)| forward.encapsulates());
     let sourceless: BTreeSet<IpAddr> =
         tunnelled.filter(|(.., way)| way.source.is_none()).map(|(_, _, ip, _)| ip).collect();
     if sourceless.is_empty() {
@@ -231,7 +228,8 @@ pub(super) fn tunnel_source(facts: &DirectorFacts) -> Vec<Finding> {
 }
 
 pub(super) fn egress(facts: &DirectorFacts) -> Vec<Finding> {
-    let hops: BTreeSet<u32> = facts.ways.values().flatten().map(|way| way.link_index).collect();
+    let hops: BTreeSet<u32> =
+        facts.next_hops.values().flatten().map(|way| way.link_index).collect();
     let native = facts.config.interfaces.iter().any(|i| i.mode == AttachMode::Native);
     let check = |index: u32| {
         let link = facts.host.link_at(index)?;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use director_common::backend::ForwardMode;
+
 use super::{
     Finding,
     facts::{HostFacts, contains},
@@ -274,7 +276,7 @@ pub(super) fn mtu(facts: &RealserverFacts) -> Vec<Finding> {
     };
     // Which outer family the directors use shows in their addresses.
     let v6 = facts.expect.from.iter().any(|from| from.address.is_ipv6());
-    let overhead = if v6 { 40 } else { 20 };
+    let overhead = u32::from(ForwardMode::Tunnel.overhead(v6));
     let mss = link.mtu.saturating_sub(40 + overhead);
     let message = format!(
         "invites clients to send packets of {} bytes, {} in the tunnel; if the links between \

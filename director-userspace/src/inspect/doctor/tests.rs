@@ -129,13 +129,13 @@ fn director() -> DirectorFacts {
 
 fn director_with(yaml: &str) -> DirectorFacts {
     let config = config::parse("test", yaml).expect("a valid configuration").config;
-    let ways = config
+    let next_hops = config
         .services
         .iter()
         .flat_map(|service| &service.backends)
         .map(|backend| (backend.address, Ok(way(&backend.address.to_string()))))
         .collect();
-    DirectorFacts { host: host(), config, ways, owners: BTreeMap::new() }
+    DirectorFacts { host: host(), config, next_hops, owners: BTreeMap::new() }
 }
 
 /// Checks that exactly one finding has the level, that it is about the subject, and that message
@@ -333,12 +333,12 @@ fn backends_without_a_route() {
     let mut facts = director();
     let backend = ip("10.0.0.11");
     let reason = "the routing table has none".to_owned();
-    facts.ways.insert(backend, Err(NetError::NoRoute { destination: backend, reason }));
+    facts.next_hops.insert(backend, Err(NetError::NoRoute { destination: backend, reason }));
     let findings = path::routes(&facts);
     only(&findings, Level::Fail, "10.0.0.11", &["web", "no route", "ip route add 10.0.0.11"]);
-    facts.ways.insert(backend, Err(NetError::OwnAddress { address: backend }));
+    facts.next_hops.insert(backend, Err(NetError::OwnAddress { address: backend }));
     only(&path::routes(&facts), Level::Fail, "10.0.0.11", &["this host"]);
-    facts.ways.remove(&backend);
+    facts.next_hops.remove(&backend);
     only(&path::routes(&facts), Level::Warn, "10.0.0.11", &["doctor again"]);
 }
 
@@ -347,27 +347,27 @@ fn a_direct_backend_behind_a_router() {
     let mut facts = director();
     let backend = ip("2001:db8:1::11");
     let behind = NextHop { on_link: false, neighbour: ip("2001:db8::fe"), ..way("2001:db8:1::11") };
-    facts.ways.insert(backend, Ok(behind));
+    facts.next_hops.insert(backend, Ok(behind));
     let words = ["dns", "2001:db8::fe", "forward: tunnel"];
     only(&path::routes(&facts), Level::Fail, "2001:db8:1::11", &words);
     // A tunnel goes through any router.
     let behind = NextHop { on_link: false, neighbour: ip("10.0.0.254"), ..way("10.0.0.11") };
     let mut facts = director();
-    facts.ways.insert(ip("10.0.0.11"), Ok(behind));
+    facts.next_hops.insert(ip("10.0.0.11"), Ok(behind));
     healthy(&path::routes(&facts));
 }
 
 #[test]
 fn a_silent_neighbour() {
     let mut facts = director();
-    facts.ways.insert(ip("10.0.0.12"), Ok(NextHop { mac: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { mac: None, ..way("10.0.0.12") }));
     let words = ["backend 10.0.0.12", "ARP", "eth1", "mac:"];
     only(&path::neighbours(&facts), Level::Fail, "10.0.0.12", &words);
     // A router of several backends is one fault.
     for backend in ["10.0.0.11", "10.0.0.12", "2001:db8:1::11"] {
         let silent =
             NextHop { mac: None, neighbour: ip("10.0.0.254"), on_link: false, ..way(backend) };
-        facts.ways.insert(ip(backend), Ok(silent));
+        facts.next_hops.insert(ip(backend), Ok(silent));
     }
     let words = ["next hop of 10.0.0.11, 10.0.0.12, 2001:db8:1::11"];
     only(&path::neighbours(&facts), Level::Fail, "10.0.0.254", &words);
@@ -377,7 +377,7 @@ fn a_silent_neighbour() {
 fn a_backend_with_a_mac_needs_no_neighbour() {
     let given = "{address: 10.0.0.11, mac: \"02:00:00:00:00:aa\"}";
     let mut facts = director_with(&CONFIG.replace("{address: 10.0.0.11}", given));
-    facts.ways.insert(ip("10.0.0.11"), Ok(NextHop { mac: None, ..way("10.0.0.11") }));
+    facts.next_hops.insert(ip("10.0.0.11"), Ok(NextHop { mac: None, ..way("10.0.0.11") }));
     healthy(&path::neighbours(&facts));
 }
 
@@ -395,7 +395,7 @@ fn a_neighbour_table_too_small() {
 fn an_mtu_too_small_for_the_tunnel() {
     let with_mtu = |mtu: u32| {
         let mut facts = director();
-        for way in facts.ways.values_mut().flatten() {
+        for way in facts.next_hops.values_mut().flatten() {
             way.mtu = mtu;
         }
         facts
@@ -414,20 +414,24 @@ fn an_mtu_too_small_for_the_tunnel() {
     // The outer header is the backend's family's; the minimum is the VIP's.
     let v6 = CONFIG.replace("forward: direct", "forward: tunnel");
     let mut facts = director_with(&v6);
-    facts.ways.insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1530, ..way("2001:db8:1::11") }));
+    facts
+        .next_hops
+        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1530, ..way("2001:db8:1::11") }));
     only(&path::mtu(&facts), Level::Warn, "eth1", &["adds 40", "1490", "mtu 1540", "advmss 1430"]);
-    facts.ways.insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1300, ..way("2001:db8:1::11") }));
+    facts
+        .next_hops
+        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1300, ..way("2001:db8:1::11") }));
     only(&path::mtu(&facts), Level::Fail, "eth1", &["1260", "1280", "IPv6"]);
 }
 
 #[test]
 fn no_source_for_the_tunnel() {
     let mut facts = director();
-    facts.ways.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
     only(&path::tunnel_source(&facts), Level::Fail, "tunnel.source", &["10.0.0.12"]);
     let fixed = format!("tunnel: {{source: 10.0.0.1}}\n{CONFIG}");
     let mut facts = director_with(&fixed);
-    facts.ways.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
     healthy(&path::tunnel_source(&facts));
 }
 

@@ -12,7 +12,7 @@ mod writer;
 
 pub use capture::{Capture, CaptureError, MAX_PACKET, Packet};
 pub use offline::{Offline, PLACEHOLDER_MAC, PLACEHOLDER_V4, PLACEHOLDER_V6, offline};
-pub use simulator::{Judged, Judgement, Simulator};
+pub use simulator::{Evaluation, Judged, Simulator};
 pub use writer::Writer;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 use director_common::{backend::NextHop, wire::ethernet::Mac};
 
 use crate::policy::{
-    config::model::{Config, Forward, TunnelSource},
+    config::model::{Config, TunnelSource},
     plan::{Path, Paths},
 };
 
@@ -49,7 +49,7 @@ pub fn offline(config: &Config) -> Offline {
                 without_mac.insert(backend.address);
             }
             let known = if backend.address.is_ipv4() { v4.is_some() } else { v6.is_some() };
-            if service.forward == Forward::Tunnel && !known {
+            if service.forward.encapsulates() && !known {
                 assumed_sources.insert(source);
             }
             let next_hop = NextHop::new(PLACEHOLDER_MAC, 0, 1);

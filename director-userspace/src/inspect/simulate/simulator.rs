@@ -35,7 +35,7 @@ pub struct Judged {
 
 /// A packet's fate, and the frame if one leaves.
 #[derive(Debug)]
-pub struct Judgement {
+pub struct Evaluation {
     /// As printed.
     pub judged: Judged,
     /// The frame that leaves by an interface.
@@ -77,7 +77,7 @@ impl Simulator {
     /// # Errors
     ///
     /// If the kernel refuses for another reason than the frame's length.
-    pub fn judge(&mut self, packet: &Packet) -> Result<Judgement, DatapathError> {
+    pub fn judge(&mut self, packet: &Packet) -> Result<Evaluation, DatapathError> {
         self.packets += 1;
         self.now_ns = self.now_ns.max(packet.timestamp_ns);
         match self.simulation.run(&packet.bytes, self.now_ns) {
@@ -97,13 +97,13 @@ impl Simulator {
                     connection: Connection::None.label(),
                     bytes: 0,
                 };
-                Ok(Judgement { judged, leaves: None, note: Some(note) })
+                Ok(Evaluation { judged, leaves: None, note: Some(note) })
             }
             Err(error) => Err(error),
         }
     }
 
-    fn judgement(&self, packet: &Packet, outcome: Outcome) -> Judgement {
+    fn judgement(&self, packet: &Packet, outcome: Outcome) -> Evaluation {
         let verdict = outcome.verdict;
         let is_dropped = matches!(verdict, Verdict::Drop(_));
         let leaves = matches!(verdict, Verdict::Tx | Verdict::Redirect | Verdict::Reply(_));
@@ -125,6 +125,6 @@ impl Simulator {
                 packet.original_length
             )
         });
-        Judgement { judged, leaves: leaves.then_some(outcome.frame), note }
+        Evaluation { judged, leaves: leaves.then_some(outcome.frame), note }
     }
 }

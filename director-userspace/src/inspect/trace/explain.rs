@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 
 use director_common::{
-    backend::Backend,
+    backend::{Backend, ForwardMode},
     decision::Connection,
     flow::Family,
     flow_table::FlowState,
-    runtime::{HEARTBEAT_STALE_NS, TICK_SHIFT},
     service::WhenEmpty,
+    tunables::{HEARTBEAT_STALE_NS, TICK_SHIFT},
     verdict::{DropReason, PassReason, ReplyReason, Verdict},
     wire::ethernet::{Mac, mac_from_u64},
 };
@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::flow::{FlowSpec, Packet};
 use crate::{
     kernel::datapath::{DatapathError, Explainer, clock_ns},
-    policy::{config::model::Protocol, plan::front},
+    policy::plan::front,
 };
 
 /// What would become of one packet.
@@ -129,15 +129,11 @@ pub fn explain(
     let outcome = explainer.ask(&frame)?;
     let key = flow.key();
     let hash = explainer.hash(&key);
-    let runtime = explainer.runtime();
+    let tunables = explainer.tunables();
     let mut notes = Vec::new();
 
     let known = explainer.entry(hash).map(|entry| {
-        let ticks = match (flow.protocol, entry.state) {
-            (Protocol::Udp, _) => runtime.udp_ticks,
-            (Protocol::Tcp, FlowState::Established) => runtime.tcp_ticks,
-            (Protocol::Tcp, _) => runtime.tcp_closing_ticks,
-        };
+        let ticks = tunables.timeout(flow.protocol as u8, entry.state).0;
         let backend = explainer.resolve(entry.backend);
         let timeout_s = seconds((u64::from(ticks) << TICK_SHIFT) / 1_000_000);
         let known = Known {
@@ -161,11 +157,13 @@ pub fn explain(
     let next_hop = backend
         .filter(|_| forwarded)
         .map(|backend| next_hop(explainer, &backend, &outcome.frame, outcome.verdict));
-    let tunnel = backend.filter(|backend| !backend.word.is_direct()).map(|backend| Tunnel {
-        source: backend.sources[backend.word.source()].to_ip(family(&backend)),
-        destination: address_of(&backend),
-        overhead: if backend.word.is_v6() { 40 } else { 20 },
-    });
+    let tunnel = backend.filter(|b| b.word.forward().is_some_and(ForwardMode::encapsulates)).map(
+        |backend| Tunnel {
+            source: backend.sources[backend.word.source()].to_ip(family(&backend)),
+            destination: address_of(&backend),
+            overhead: backend.word.forward().map_or(0, |mode| mode.overhead(backend.word.is_v6())),
+        },
+    );
     let size = backend.filter(|backend| backend.word.mtu() != 0).map(|backend| {
         let mtu = backend.word.mtu();
         let overhead = tunnel.as_ref().map_or(0, |tunnel| tunnel.overhead);
@@ -213,7 +211,7 @@ fn next_hop(
 ) -> NextHopView {
     let kept = backend.next_hop;
     let fixed = backend.word.has_fixed_next_hop();
-    let beat = explainer.runtime().heartbeat_ns;
+    let beat = explainer.tunables().heartbeat_ns;
     let fresh = clock_ns() < beat.wrapping_add(HEARTBEAT_STALE_NS);
     let mac = |at: usize| {
         frame.get(at..at + 6).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or_default()

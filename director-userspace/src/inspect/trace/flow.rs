@@ -9,7 +9,6 @@ use std::{
 use director_common::{
     address::Address,
     flow::{Family, FlowKey},
-    wire::{tcp::PROTOCOL_TCP, udp::PROTOCOL_UDP},
 };
 
 use crate::policy::config::model::Protocol;
@@ -128,10 +127,7 @@ impl FlowSpec {
             destination: Address::from(self.destination.ip()),
             source_port: self.source.port().to_be_bytes(),
             destination_port: self.destination.port().to_be_bytes(),
-            protocol: match self.protocol {
-                Protocol::Tcp => PROTOCOL_TCP,
-                Protocol::Udp => PROTOCOL_UDP,
-            },
+            protocol: self.protocol as u8,
             family: if self.source.is_ipv4() { Family::V4 } else { Family::V6 } as u8,
             _pad: [0; 2],
         }

@@ -5,11 +5,7 @@ use std::net::SocketAddr;
 use director_common::{
     address::Address,
     checksum::Sum,
-    wire::{
-        ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac},
-        tcp::PROTOCOL_TCP,
-        udp::PROTOCOL_UDP,
-    },
+    wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac},
 };
 
 use super::flow::{FlowSpec, Packet};
@@ -39,10 +35,7 @@ impl FlowSpec {
     }
 
     fn protocol_number(&self) -> u8 {
-        match self.protocol {
-            Protocol::Tcp => PROTOCOL_TCP,
-            Protocol::Udp => PROTOCOL_UDP,
-        }
+        self.protocol as u8
     }
 
     fn transport(&self, flags: u8, payload: usize) -> Vec<u8> {

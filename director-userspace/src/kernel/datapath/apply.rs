@@ -6,9 +6,9 @@ use director_common::{
     abi::map,
     address::Address,
     backend::{
-        Backend, BackendFields, BackendNote, BackendRef, BackendState, BackendWord, GENERATIONS,
+        Backend, BackendFields, BackendMeta, BackendRef, BackendState, BackendWord, GENERATIONS,
     },
-    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceKey, ServiceNote, ServiceWord},
+    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceKey, ServiceMeta, ServiceWord},
     stats::{BackendStats, ServiceStats},
 };
 
@@ -70,7 +70,7 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         }
         Op::NoteService { slot, name, drain_timeout_s, .. } => {
             let retired = tables.service_notes.get(*slot).retired;
-            tables.service_notes.set(*slot, ServiceNote { retired, ..note(name) });
+            tables.service_notes.set(*slot, ServiceMeta { retired, ..note(name) });
             let at = offset_of!(Service, drain_timeout_s);
             tables.services.publish(*slot, at, *drain_timeout_s);
         }
@@ -102,8 +102,8 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         Op::DrainBackend { reference, deadline_ns, .. } => {
             let slot = reference.slot();
             let note =
-                BackendNote { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
-            tables.backend_notes.set(slot, BackendNote { weight: 0, ..note });
+                BackendMeta { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
+            tables.backend_notes.set(slot, BackendMeta { weight: 0, ..note });
             publish_state(tables, slot, BackendState::Draining);
         }
         Op::StopBackend { reference, .. } => {
@@ -127,11 +127,11 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
     Ok(())
 }
 
-fn note(name: &str) -> ServiceNote {
+fn note(name: &str) -> ServiceMeta {
     let mut bytes = [0; NAME_LEN + 1];
     let length = name.len().min(NAME_LEN);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
-    ServiceNote { name: bytes, retired: BackendStats::default(), _pad: [0; 32] }
+    ServiceMeta { name: bytes, retired: BackendStats::default(), _pad: [0; 32] }
 }
 
 fn publish_service(tables: &Tables, slot: u32, word: ServiceWord) {
@@ -161,7 +161,7 @@ fn word(
     BackendWord::pack(BackendFields {
         generation: reference.generation(),
         state,
-        forward: spec.forward,
+        forward: Some(spec.forward),
         is_v6: matches!(spec.address, IpAddr::V6(_)),
         fixed_next_hop: spec.fixed_next_hop,
         source: source_place,
@@ -177,7 +177,7 @@ fn add_backend(
     spec: &BackendSpec,
 ) -> Result<(), DatapathError> {
     let slot = reference.slot();
-    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    let note = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
     tables.backend_notes.set(slot, note);
     // In its first generation a slot has counted nothing yet: maps are made of zeros. (The last
     // generation's end leaves zeros too: see `free_backend`.)
@@ -209,7 +209,7 @@ fn set_backend(
     state: BackendState,
 ) {
     let slot = reference.slot();
-    let note = BackendNote { weight: u32::from(spec.weight), ..BackendNote::default() };
+    let note = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
     tables.backend_notes.set(slot, note);
     // The place that the word does not name; two words, which no packet reads until it does.
     let at = offset_of!(Backend, sources) + usize::from(source_place) * size_of::<Address>();

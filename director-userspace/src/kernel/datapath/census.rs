@@ -5,8 +5,7 @@ use std::mem::offset_of;
 use director_common::{
     backend::{Backend, BackendRef, BackendState, BackendWord},
     flow_table::FlowState,
-    runtime::Ticks,
-    wire::tcp::PROTOCOL_TCP,
+    tunables::Ticks,
 };
 
 use super::{Tables, clock_ns};
@@ -46,7 +45,7 @@ impl Census {
 /// finds few: flows lie where their hash says, so any part is like the whole.
 pub fn census(tables: &Tables) -> Census {
     let now = Ticks::from_ns(clock_ns());
-    let runtime = tables.runtime.get(0);
+    let tunables = tables.tunables.get(0);
     let word_at = offset_of!(Backend, word);
     let live: Vec<Option<(BackendRef, Ticks)>> = (0..tables.capacity().backends)
         .map(|slot| {
@@ -57,9 +56,9 @@ pub fn census(tables: &Tables) -> Census {
             let is_used = matches!(fields.state, BackendState::Active | BackendState::Draining)
                 && service < tables.services.len();
             is_used.then(|| {
-                let is_tcp = tables.services.get(service).key.protocol == PROTOCOL_TCP;
-                let ticks = if is_tcp { runtime.tcp_ticks } else { runtime.udp_ticks };
-                (BackendRef::new(slot, fields.generation), Ticks(ticks))
+                let protocol = tables.services.get(service).key.protocol;
+                let timeout = tunables.timeout(protocol, FlowState::Established);
+                (BackendRef::new(slot, fields.generation), timeout)
             })
         })
         .collect();
@@ -68,14 +67,14 @@ pub fn census(tables: &Tables) -> Census {
     let mut look = |first: u32| {
         for set in first..first + RUN.min(tables.flows.len() - first) {
             for entry in tables.flows.get(set).entries {
-                let (reference, touch) = (entry.backend(), entry.touch());
-                if entry.is_empty() || touch.state() != FlowState::Established {
+                let (reference, last_seen) = (entry.backend(), entry.last_seen());
+                if entry.is_empty() || last_seen.state() != FlowState::Established {
                     continue;
                 }
                 let slot = reference.slot() as usize;
                 if let Some(Some((live, timeout))) = live.get(slot)
                     && *live == reference
-                    && touch.age(now) <= *timeout
+                    && last_seen.age(now) <= *timeout
                 {
                     flows[slot] += 1;
                     found += 1;

@@ -7,8 +7,7 @@ use director_common::{
     client::ClientSet,
     flow::{Family, HashKey},
     flow_table::{FlowEntry, FlowState, SET_WAYS},
-    runtime::{TICK_SHIFT, TICKS_MASK, Ticks},
-    wire::tcp::PROTOCOL_TCP,
+    tunables::{TICK_SHIFT, TICKS_MASK, Ticks, Tunables},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,7 +39,7 @@ pub struct Conns<'a> {
     bits: u32,
     now: Ticks,
     /// Timeouts: TCP, TCP before and after that, UDP.
-    timeouts: [u32; 3],
+    tunables: Tunables,
 }
 
 impl<'a> Conns<'a> {
@@ -51,7 +50,7 @@ impl<'a> Conns<'a> {
     /// If the map of clients cannot be opened.
     pub fn open(datapath: &'a Datapath) -> Result<Self, DatapathError> {
         let clients = if datapath.clients { clients(datapath)? } else { None };
-        let (runtime, meta) = (datapath.tables.runtime.get(0), datapath.tables.meta());
+        let (tunables, meta) = (datapath.tables.tunables.get(0), datapath.tables.meta());
         Ok(Self {
             datapath,
             clients,
@@ -59,7 +58,7 @@ impl<'a> Conns<'a> {
             salt: meta.table_salt,
             bits: meta.table_bits,
             now: Ticks::from_ns(clock_ns()),
-            timeouts: [runtime.tcp_ticks, runtime.tcp_closing_ticks, runtime.udp_ticks],
+            tunables,
         })
     }
 
@@ -97,14 +96,9 @@ impl<'a> Conns<'a> {
             return None;
         }
         let service = self.datapath.tables.services.get(u32::from(backend.word.service()));
-        let touch = entry.touch();
-        let age = touch.age(self.now);
-        let established = touch.state() == FlowState::Established;
-        let timeout = match (service.key.protocol == PROTOCOL_TCP, established) {
-            (true, true) => self.timeouts[0],
-            (true, false) => self.timeouts[1],
-            (false, _) => self.timeouts[2],
-        };
+        let last_seen = entry.last_seen();
+        let age = last_seen.age(self.now);
+        let timeout = self.tunables.timeout(service.key.protocol, last_seen.state()).0;
         if age.0 > timeout.min(TICKS_MASK) {
             return None;
         }
@@ -123,7 +117,7 @@ impl<'a> Conns<'a> {
         Some(Conn {
             service: u32::from(backend.word.service()),
             backend: reference.slot(),
-            state: touch.state(),
+            state: last_seen.state(),
             idle_ms: ms(age.0),
             left_ms: ms(timeout - age.0),
             client,
@@ -133,14 +127,14 @@ impl<'a> Conns<'a> {
 
 /// Whether the pinned maps have room for clients.
 pub(super) fn are_recorded(instance: &Instance) -> Result<bool, DatapathError> {
-    if !instance.map_pin(map::CLIENTS).exists() {
+    if !instance.map_pin(map::FLOW_KEYS).exists() {
         return Ok(false);
     }
-    Ok(entries(&load::pinned(instance, map::CLIENTS)?)? > 1)
+    Ok(entries(&load::pinned(instance, map::FLOW_KEYS)?)? > 1)
 }
 
 fn clients(datapath: &Datapath) -> Result<Option<MappedArray<ClientSet>>, DatapathError> {
-    let name = map::CLIENTS;
+    let name = map::FLOW_KEYS;
     let data = load::pinned(&datapath.instance, name)?;
     let sets = entries(&data)?;
     // Just being made anew, perhaps.
@@ -152,6 +146,6 @@ fn clients(datapath: &Datapath) -> Result<Option<MappedArray<ClientSet>>, Datapa
 }
 
 fn entries(data: &MapData) -> Result<u32, DatapathError> {
-    let failed = |error| DatapathError::Map { name: map::CLIENTS, error };
+    let failed = |error| DatapathError::Map { name: map::FLOW_KEYS, error };
     Ok(data.info().map_err(failed)?.max_entries())
 }

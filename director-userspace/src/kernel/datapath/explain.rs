@@ -8,8 +8,8 @@ use director_common::{
     flow::{FlowHash, FlowKey},
     flow_table::{FlowState, SET_WAYS},
     interface::{Interface, MAX_INTERFACES},
-    runtime::{Runtime, TICK_SHIFT, Ticks},
-    service::{Service, ServiceNote},
+    service::{Service, ServiceMeta},
+    tunables::{TICK_SHIFT, Ticks, Tunables},
 };
 
 use super::{
@@ -110,11 +110,11 @@ impl Explainer {
         let set = hash.table_set(meta.table_salt, meta.table_bits);
         let entries = tables.flows.get(set).entries;
         let place = (0..SET_WAYS).find(|place| entries[*place].is_of(hash))?;
-        let touch = entries[place].touch();
-        let age = touch.age(Ticks::from_ns(clock_ns()));
+        let last_seen = entries[place].last_seen();
+        let age = last_seen.age(Ticks::from_ns(clock_ns()));
         Some(Entry {
             backend: entries[place].backend(),
-            state: touch.state(),
+            state: last_seen.state(),
             idle_ms: (u64::from(age.0) << TICK_SHIFT) / 1_000_000,
             set,
             place,
@@ -148,13 +148,13 @@ impl Explainer {
     }
 
     /// The knobs.
-    pub fn runtime(&self) -> Runtime {
-        self.datapath.tables.runtime.get(0)
+    pub fn tunables(&self) -> Tunables {
+        self.datapath.tables.tunables.get(0)
     }
 }
 
 /// A service's name, as its note has it.
-pub(super) fn name_of(note: &ServiceNote) -> String {
+pub(super) fn name_of(note: &ServiceMeta) -> String {
     let end = note.name.iter().position(|byte| *byte == 0).unwrap_or(note.name.len());
     String::from_utf8_lossy(&note.name[..end]).into_owned()
 }

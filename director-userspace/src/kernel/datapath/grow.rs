@@ -26,7 +26,7 @@ use super::{
 use crate::policy::plan::{Capacity, Plan, ring_of};
 
 /// Maps with a place per backend.
-const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_NOTES, map::BACKEND_STATS];
+const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS];
 /// Maps with places for rings.
 const BY_RING: [&str; 1] = [map::RINGS];
 /// How often a reader looks again that finds pins changing places.

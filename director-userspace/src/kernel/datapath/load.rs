@@ -25,8 +25,8 @@ pub(super) const SPARE_BITS: u32 = 2;
 
 /// Maps that are not for the program that explains.
 const NOT_EXPLAINED: [&str; 7] = [
-    map::LONG_WAY,
-    map::CLIENTS,
+    map::SLOW_PATH,
+    map::FLOW_KEYS,
     map::TRACED,
     map::TRACE_FILTER,
     map::TRACE_TURNS,
@@ -119,11 +119,11 @@ pub(super) fn load_object(
         .override_global(constant::FIRST_JIFFY, &first_jiffy, true)
         .override_global(constant::SIMULATE, &simulate, true)
         .override_global(constant::EXPLAIN, &explain, true)
-        .override_global(constant::CLIENTS, &clients, true)
+        .override_global(constant::TRACK_CLIENTS, &clients, true)
         .map_max_entries(map::FLOWS, 1 << sizes.table_bits)
-        .map_max_entries(map::CLIENTS, if constants.clients { 1 << sizes.table_bits } else { 1 })
+        .map_max_entries(map::FLOW_KEYS, if constants.clients { 1 << sizes.table_bits } else { 1 })
         .map_max_entries(map::BACKENDS, sizes.backends)
-        .map_max_entries(map::BACKEND_NOTES, sizes.backends)
+        .map_max_entries(map::BACKEND_META, sizes.backends)
         .map_max_entries(map::BACKEND_STATS, sizes.backends)
         .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
     if let Some(pin) = pins {
@@ -170,7 +170,7 @@ pub(super) fn program_of<'a>(
 /// where it looks for it: from then on it is used by whatever program has the same interface slot.
 pub(super) fn verify_both(ebpf: &mut Ebpf, interface_slot: u32) -> Result<&mut Xdp, DatapathError> {
     verify(ebpf, object::PROGRAM)?;
-    verify_called(ebpf, object::LONG_WAY, map::LONG_WAY, interface_slot)?;
+    verify_called(ebpf, object::SLOW_PATH, map::SLOW_PATH, interface_slot)?;
     program_of(ebpf, object::PROGRAM)
 }
 

@@ -35,14 +35,14 @@ macro_rules! shared {
 shared!(
     director_common::abi::Meta,
     director_common::backend::Backend,
-    director_common::backend::BackendNote,
+    director_common::backend::BackendMeta,
     director_common::client::ClientSet,
     director_common::flow_table::FlowSet,
     director_common::interface::Interface,
-    director_common::runtime::Runtime,
+    director_common::tunables::Tunables,
     director_common::service::RingChunk,
     director_common::service::Service,
-    director_common::service::ServiceNote,
+    director_common::service::ServiceMeta,
     director_common::trace::TraceFilter
 );
 

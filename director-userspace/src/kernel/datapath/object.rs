@@ -8,7 +8,7 @@ pub(super) static DIRECTOR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR
 /// The program that forwards.
 pub(super) const PROGRAM: &str = "director";
 /// The one that it calls for what is not plain.
-pub(super) const LONG_WAY: &str = "long_way";
+pub(super) const SLOW_PATH: &str = "slow_path";
 /// The one that takes its place for packets that somebody looks at.
 pub(super) const TRACED: &str = "traced";
 /// The program for interfaces that packets only leave by.

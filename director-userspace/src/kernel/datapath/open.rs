@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use director_common::{
     abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, map},
     flow::HashKey,
-    runtime::{Runtime, TICK_SHIFT, Ticks},
+    tunables::{TICK_SHIFT, Ticks, Tunables},
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -121,7 +121,7 @@ impl Datapath {
         }
         // Made anew in its other size when the first program is loaded; the records of the old one
         // go with its last user.
-        let path = self.instance.map_pin(map::CLIENTS);
+        let path = self.instance.map_pin(map::FLOW_KEYS);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(DatapathError::File { path, error });
@@ -139,8 +139,8 @@ impl Datapath {
 
     /// How long flows are remembered, in seconds: TCP, TCP before and after that, UDP.
     pub fn timeouts_s(&self) -> [u64; 3] {
-        let runtime = self.tables.runtime.get(0);
-        [runtime.tcp_ticks, runtime.tcp_closing_ticks, runtime.udp_ticks]
+        let tunables = self.tables.tunables.get(0);
+        [tunables.tcp_ticks, tunables.tcp_closing_ticks, tunables.udp_ticks]
             .map(|ticks| (u64::from(ticks) << TICK_SHIFT) / 1_000_000_000)
     }
 
@@ -179,19 +179,19 @@ impl Datapath {
 
     /// Says that next hops are kept fresh as of now; the program trusts that for a second and a
     /// half.
-    pub fn beat(&self) {
-        let at = std::mem::offset_of!(Runtime, heartbeat_ns);
-        self.tables.runtime.publish(0, at, clock_ns());
+    pub fn heartbeat(&self) {
+        let at = std::mem::offset_of!(Tunables, heartbeat_ns);
+        self.tables.tunables.publish(0, at, clock_ns());
     }
 
     /// Says that nobody keeps next hops fresh any more.
-    pub fn stop_beating(&self) {
-        self.tables.runtime.publish(0, std::mem::offset_of!(Runtime, heartbeat_ns), 0);
+    pub fn stop_heartbeat(&self) {
+        self.tables.tunables.publish(0, std::mem::offset_of!(Tunables, heartbeat_ns), 0);
     }
 
     /// When the daemon last said that it lives, nanoseconds ago; `None` if it never did, or ended.
     pub fn heartbeat_age_ns(&self) -> Option<u64> {
-        match self.tables.runtime.get(0).heartbeat_ns {
+        match self.tables.tunables.get(0).heartbeat_ns {
             0 => None,
             beat => Some(clock_ns().saturating_sub(beat)),
         }
@@ -212,17 +212,17 @@ fn pinned_version(instance: &Instance) -> Result<Option<u32>, DatapathError> {
 
 /// Writes the flow timeouts, two at a time: each pair is a word.
 pub(super) fn set_timeouts(tables: &Tables, flows: &Flows) {
-    let runtime = Runtime {
+    let tunables = Tunables {
         tcp_ticks: Ticks::from_secs(flows.tcp.as_secs()).0,
         tcp_closing_ticks: Ticks::from_secs(flows.tcp_closing.as_secs()).0,
         udp_ticks: Ticks::from_secs(flows.udp.as_secs()).0,
-        ..Runtime::default()
+        ..Tunables::default()
     };
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let tcp = pair(runtime.tcp_ticks, runtime.tcp_closing_ticks);
-    tables.runtime.publish(0, std::mem::offset_of!(Runtime, tcp_ticks), tcp);
-    let udp = pair(runtime.udp_ticks, 0);
-    tables.runtime.publish(0, std::mem::offset_of!(Runtime, udp_ticks), udp);
+    let tcp = pair(tunables.tcp_ticks, tunables.tcp_closing_ticks);
+    tables.tunables.publish(0, std::mem::offset_of!(Tunables, tcp_ticks), tcp);
+    let udp = pair(tunables.udp_ticks, 0);
+    tables.tunables.publish(0, std::mem::offset_of!(Tunables, udp_ticks), udp);
 }
 
 pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {

@@ -7,8 +7,8 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 
 use director_common::{
     interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
-    runtime::Ticks,
     service::{RING_CHUNKS, Service},
+    tunables::Ticks,
     wire::ethernet::mac_to_u64,
 };
 
@@ -51,8 +51,8 @@ impl Datapath {
         let mut found = scrub.rings(tables);
         found.extend(admit_all(tables));
         found.extend(scrub.interfaces(tables, interfaces));
-        let runtime = tables.runtime.get(0);
-        let is = [runtime.tcp_ticks, runtime.tcp_closing_ticks, runtime.udp_ticks];
+        let tunables = tables.tunables.get(0);
+        let is = [tunables.tcp_ticks, tunables.tcp_closing_ticks, tunables.udp_ticks];
         let wanted = [flows.tcp, flows.tcp_closing, flows.udp];
         if is != wanted.map(|time| Ticks::from_secs(time.as_secs()).0) {
             set_timeouts(tables, flows);

@@ -5,7 +5,7 @@ use director_common::{
     abi::map,
     decision::{Connection, Decision},
     interface::Interface,
-    runtime::Runtime,
+    tunables::Tunables,
     verdict::{PassReason, Verdict},
     wire::ethernet::mac_to_u64,
 };
@@ -105,8 +105,8 @@ impl Simulation {
                 frame: frame.to_vec(),
             });
         }
-        let at = std::mem::offset_of!(Runtime, simulated_ns);
-        self.tables.runtime.publish(0, at, now_ns);
+        let at = std::mem::offset_of!(Tunables, simulated_ns);
+        self.tables.tunables.publish(0, at, now_ns);
         let (_, left) = test_run(&mut self.ebpf, frame, self.metadata as usize, self.frames)?;
         Ok(Outcome::of(self.decision.get(0), left))
     }

@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, RingBuf},
     programs::ProgramFd,
 };
-use director_common::{abi::map, flow::HashKey, interface::Interface, runtime::Runtime};
+use director_common::{abi::map, flow::HashKey, interface::Interface, tunables::Tunables};
 
 use super::{
     DatapathError, Sizes, Tables, clock_ns,
@@ -90,9 +90,9 @@ impl Standalone {
         let failed = |error| DatapathError::Map { name: map::TRACE_RING, error };
         let ring = Map::RingBuf(load::taken(&mut traced.ebpf, map::TRACE_RING)?);
         let ring = RingBuf::try_from(ring).map_err(failed)?;
-        let runtime = &traced.tables.runtime;
-        runtime.publish(0, offset_of!(Runtime, trace_every), every.max(1));
-        runtime.publish(0, offset_of!(Runtime, trace_until_ns), u64::MAX);
+        let tunables = &traced.tables.tunables;
+        tunables.publish(0, offset_of!(Tunables, trace_every), every.max(1));
+        tunables.publish(0, offset_of!(Tunables, trace_until_ns), u64::MAX);
         Ok((traced, ring))
     }
 
@@ -134,8 +134,8 @@ impl Standalone {
         let mut tables = Tables::open(|name| load::taken(&mut ebpf, name))?;
         open::set_timeouts(&tables, &config.flows);
         // Next hops are as fresh as they will ever be.
-        let at = offset_of!(Runtime, heartbeat_ns);
-        tables.runtime.publish(0, at, u64::MAX / 2);
+        let at = offset_of!(Tunables, heartbeat_ns);
+        tables.tunables.publish(0, at, u64::MAX / 2);
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
         super::apply(&mut tables, &plan)?;
         Ok(Self { ebpf, tables })

@@ -31,7 +31,7 @@ pub struct ServiceCounters {
     /// Packets that no backend got.
     pub dropped: u64,
     /// Flows that the flow table had no room for.
-    pub unrecorded: u64,
+    pub untracked: u64,
     /// By backend slot: its address and counters.
     pub backends: BTreeMap<u32, (IpAddr, BackendCounters)>,
 }
@@ -62,7 +62,7 @@ pub fn counters(tables: &Tables, observed: &Observed) -> Result<Counters, Datapa
         let values = tables.service_stats.get(slot, 0).map_err(of(map::SERVICE_STATS))?;
         for copy in values.iter() {
             stats.dropped += copy.0.dropped;
-            stats.unrecorded += copy.0.unrecorded;
+            stats.untracked += copy.0.untracked;
         }
         let total = tables.service_notes.get(*slot).retired;
         services.insert(
@@ -70,7 +70,7 @@ pub fn counters(tables: &Tables, observed: &Observed) -> Result<Counters, Datapa
             ServiceCounters {
                 total,
                 dropped: stats.dropped,
-                unrecorded: stats.unrecorded,
+                untracked: stats.untracked,
                 backends: BTreeMap::new(),
             },
         );

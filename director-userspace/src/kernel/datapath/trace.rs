@@ -1,4 +1,4 @@
-//! Somebody looks at packets: the lease in RUNTIME that has programs tell, and the ring they tell by.
+//! Somebody looks at packets: the lease in TUNABLES that has programs tell, and the ring they tell by.
 
 use std::{
     fs,
@@ -25,8 +25,8 @@ use aya::{
 use director_common::{
     abi::map,
     interface::MAX_INTERFACES,
-    runtime::Runtime,
     trace::{TRACE_LEASE_NS, TraceFilter, TraceTurn},
+    tunables::Tunables,
 };
 
 // SAFETY: repr(C), no implicit padding, valid for all bytes.
@@ -44,11 +44,11 @@ pub struct TraceCounts {
 /// A trace: packets are told of until it is dropped, or for two seconds after it was renewed last.
 pub struct Trace {
     instance: Instance,
-    runtime: MappedArray<Runtime>,
+    tunables: MappedArray<Tunables>,
     ring: RingBuf<MapData>,
     turns: PerCpuArray<MapData, AsPod<TraceTurn>>,
     before: TraceCounts,
-    /// The pin of RUNTIME, which says whether this is still the director that is traced.
+    /// The pin of TUNABLES, which says whether this is still the director that is traced.
     pin: u64,
     _lock: Lock,
 }
@@ -71,7 +71,7 @@ impl Trace {
         }
         let lock = lock(&instance)?;
         let pin = pin(&instance).unwrap_or(0);
-        let runtime = mapped(&instance, map::RUNTIME)?;
+        let tunables = mapped(&instance, map::TUNABLES)?;
         let filters = mapped(&instance, map::TRACE_FILTER)?;
         let failed = |name| move |error| DatapathError::Map { name, error };
         let ring = Map::RingBuf(load::pinned(&instance, map::TRACE_RING)?);
@@ -79,7 +79,7 @@ impl Trace {
         let turns = Map::PerCpuArray(load::pinned(&instance, map::TRACE_TURNS)?);
         let turns = PerCpuArray::try_from(turns).map_err(failed(map::TRACE_TURNS))?;
         let none = TraceCounts::default();
-        let mut trace = Self { instance, runtime, ring, turns, before: none, pin, _lock: lock };
+        let mut trace = Self { instance, tunables, ring, turns, before: none, pin, _lock: lock };
         // Whoever was killed has left a lease and a filter: nobody reads the filter once that ended.
         trace.stop();
         super::grace::wait();
@@ -88,7 +88,7 @@ impl Trace {
         make_traceable(&trace.instance, true)?;
         trace.begin_turns(every.max(1))?;
         trace.before = trace.totals()?;
-        trace.runtime.publish(0, offset_of!(Runtime, trace_every), every.max(1));
+        trace.tunables.publish(0, offset_of!(Tunables, trace_every), every.max(1));
         trace.renew()?;
         Ok(trace)
     }
@@ -116,13 +116,13 @@ impl Trace {
         }
         make_traceable(&self.instance, false)?;
         let until = clock_ns() + TRACE_LEASE_NS;
-        self.runtime.publish(0, offset_of!(Runtime, trace_until_ns), until);
+        self.tunables.publish(0, offset_of!(Tunables, trace_until_ns), until);
         Ok(())
     }
 
     /// Has programs tell no more. What they told can still be read.
     pub fn stop(&self) {
-        self.runtime.publish(0, offset_of!(Runtime, trace_until_ns), 0);
+        self.tunables.publish(0, offset_of!(Tunables, trace_until_ns), 0);
     }
 
     /// The next record, given to `read`; whether there was one.
@@ -171,7 +171,7 @@ impl Datapath {
     /// How long packets are still looked at if nobody says anything more, nanoseconds; `None`: they
     /// are not.
     pub fn traced_for_ns(&self) -> Option<u64> {
-        let until = self.tables.runtime.get(0).trace_until_ns;
+        let until = self.tables.tunables.get(0).trace_until_ns;
         until.checked_sub(clock_ns()).filter(|left| *left > 0)
     }
 }
@@ -185,7 +185,7 @@ fn mapped<T: super::mmap::Shared>(
 }
 
 fn pin(instance: &Instance) -> Option<u64> {
-    fs::metadata(instance.map_pin(map::RUNTIME)).map(|pin| pin.ino()).ok()
+    fs::metadata(instance.map_pin(map::TUNABLES)).map(|pin| pin.ino()).ok()
 }
 
 /// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_ELEM` reads.

@@ -1,20 +1,20 @@
 //! The configuration against this host: do its interfaces exist, and what are the ways to its
 //! backends? Between `config`, which knows no host, and `plan`, which knows no kernel.
 
-mod hops;
 mod interfaces;
 pub mod kernel;
 mod neighbours;
+mod next_hop_cache;
 mod paths;
 pub mod privileges;
 mod vips;
 
 use std::net::IpAddr;
 
-pub use hops::Hops;
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
-pub use paths::{Draining, Ways, ways};
+pub use next_hop_cache::NextHopCache;
+pub use paths::{Draining, HostRoutes, routes};
 pub use vips::{assign_vips, withdraw_vips};
 
 use crate::kernel::net::NetError;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    kernel::net::{Group, NetError, Netlink},
+    kernel::net::{NetError, Netlink, RouteClass},
     policy::plan::Observed,
 };
 
@@ -18,15 +18,15 @@ use crate::{
 pub async fn release_neighbours(netlink: &Netlink, observed: &Observed) -> Result<(), NetError> {
     let mut next_hops: BTreeSet<IpAddr> = BTreeSet::new();
     // What cannot be listed is asked for one by one.
-    let alike = netlink.alike().await.unwrap_or_default();
-    let mut gateways: HashMap<Group, Option<IpAddr>> = HashMap::new();
+    let route_classes = netlink.route_classes().await.unwrap_or_default();
+    let mut gateways: HashMap<RouteClass, Option<IpAddr>> = HashMap::new();
     for backend in observed.backends.values() {
-        let group = alike.group(backend.address);
-        let gateway = match group.and_then(|group| gateways.get(&group)) {
+        let class = route_classes.class(backend.address);
+        let gateway = match class.and_then(|class| gateways.get(&class)) {
             Some(gateway) => *gateway,
             None => {
                 let Ok(route) = netlink.route_to(backend.address).await else { continue };
-                gateways.extend(group.map(|group| (group, route.gateway)));
+                gateways.extend(class.map(|class| (class, route.gateway)));
                 route.gateway
             }
         };

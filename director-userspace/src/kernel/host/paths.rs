@@ -1,10 +1,10 @@
-//! The ways to backends: next hop, MTU, tunnel source.
+//! The routes to backends: next hop, MTU, tunnel source.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use director_common::backend::NextHop;
 
-use super::{Hops, HostError};
+use super::{HostError, NextHopCache};
 use crate::{
     kernel::{
         datapath::{Attached, Attachments},
@@ -13,15 +13,15 @@ use crate::{
     policy::{
         config::{
             Config,
-            model::{Forward, Service, TunnelSource},
+            model::{ForwardMode, Service, TunnelSource},
         },
         plan::{Path, Paths},
     },
 };
 
-/// What is known of the ways to all backends.
+/// What is known of the routes to all backends.
 #[derive(Debug, Default)]
-pub struct Ways {
+pub struct HostRoutes {
     /// By backend address.
     pub paths: Paths,
     /// Who frames are sent to, by the interface that the route names: to be kept fresh.
@@ -29,7 +29,7 @@ pub struct Ways {
     /// What is odd but no reason to stop, for people: a backend without a route or with a silent
     /// neighbour. That may pass.
     pub warnings: Vec<String>,
-    /// Every backend that this host cannot send to in the way that is configured. They have no path.
+    /// Every backend that this host cannot send to in the path_to that is configured. They have no path.
     pub errors: Vec<HostError>,
 }
 
@@ -38,23 +38,23 @@ pub struct Ways {
 pub struct Draining {
     /// Its address.
     pub address: IpAddr,
-    /// Whether it must be on the link.
-    pub is_direct: bool,
+    /// How packets travel to it; `None` if that is not known.
+    pub forward: Option<ForwardMode>,
 }
 
-/// Finds the way to every backend of `services`, which are some of `config`'s or all of them, and to
+/// Finds the path to every backend of `services`, which are some of `config`'s or all of them, and to
 /// those of `draining`, which it no longer names. `hops` says how the kernel would send to them.
-pub async fn ways(
+pub async fn routes(
     netlink: &Netlink,
     config: &Config,
     services: &[&Service],
     draining: &[Draining],
     interfaces: &[Attached],
     attachments: &Attachments,
-    hops: &Hops,
-) -> Ways {
+    hops: &NextHopCache,
+) -> HostRoutes {
     let sources = Sources::new(netlink, config).await;
-    let mut ways = Ways::default();
+    let mut routes = HostRoutes::default();
     for service in services {
         for backend in &service.backends {
             let name = || service.name.to_string();
@@ -63,7 +63,7 @@ pub async fn ways(
             let hop = match hop {
                 Ok(hop) => hop,
                 Err(NetError::OwnAddress { .. }) => {
-                    ways.errors.push(HostError::OwnAddress { service: name(), backend: address });
+                    routes.errors.push(HostError::OwnAddress { service: name(), backend: address });
                     continue;
                 }
                 // Where it is sent is fixed; only the interface has to be guessed.
@@ -71,24 +71,24 @@ pub async fn ways(
                     let first = interfaces.iter().find_map(|i| attachments.slot(i.ifindex));
                     let next_hop = NextHop::new([0; 6], 0, first.unwrap_or(0) as u8);
                     let source = sources.fixed(address);
-                    if source.is_none() && service.forward == Forward::Tunnel {
-                        ways.warnings.push(format!(
+                    if source.is_none() && service.forward.encapsulates() {
+                        routes.warnings.push(format!(
                             "service {}: backend {address}: no route tells the tunnel's source: \
                              set `tunnel: {{source: ADDRESS}}`; packets for it are dropped until then",
                             name()
                         ));
                         continue;
                     }
-                    ways.paths.insert(address, Path { next_hop, source, mtu: 0 });
+                    routes.paths.insert(address, Path { next_hop, source, mtu: 0 });
                     continue;
                 }
                 Err(error) => {
-                    ways.warnings.push(format!("service {}: backend {address}: {error}", name()));
+                    routes.warnings.push(format!("service {}: backend {address}: {error}", name()));
                     continue;
                 }
             };
-            if service.forward == Forward::Direct && !hop.on_link {
-                ways.errors.push(HostError::DirectOffLink {
+            if service.forward.needs_link() && !hop.on_link {
+                routes.errors.push(HostError::DirectOffLink {
                     service: name(),
                     backend: address,
                     gateway: hop.neighbour,
@@ -97,7 +97,7 @@ pub async fn ways(
             }
             let Some(slot) = attachments.slot(hop.link_index) else {
                 let interface = interface_name(netlink, hop.link_index).await;
-                ways.errors.push(HostError::OtherInterface {
+                routes.errors.push(HostError::OtherInterface {
                     service: name(),
                     backend: address,
                     interface,
@@ -106,10 +106,10 @@ pub async fn ways(
             };
             let egress = interfaces.iter().find(|i| i.ifindex == hop.link_index);
             if backend.mac.is_none() {
-                ways.neighbours.insert((hop.route_link_index, hop.neighbour));
+                routes.neighbours.insert((hop.route_link_index, hop.neighbour));
                 if hop.mac.is_none() {
                     let egress = egress.map_or("?", |interface| &interface.name);
-                    ways.warnings.push(format!(
+                    routes.warnings.push(format!(
                         "service {}: nobody answers for {} on {egress}, the next hop of backend \
                          {address}; packets for it are dropped until somebody does",
                         name(),
@@ -117,35 +117,35 @@ pub async fn ways(
                     ));
                 }
             }
-            let way = path(&sources, hop, slot, address);
-            if way.source.is_none() && service.forward == Forward::Tunnel {
-                ways.warnings.push(format!(
+            let path_to = path(&sources, hop, slot, address);
+            if path_to.source.is_none() && service.forward.encapsulates() {
+                routes.warnings.push(format!(
                     "service {}: backend {address}: no address of this host can be the tunnel's \
                      source, for the only ones are VIPs: give it another, or set `tunnel: {{source: \
                      ADDRESS}}`; until then backends take no packets from it",
                     name()
                 ));
             }
-            ways.paths.insert(address, way);
+            routes.paths.insert(address, path_to);
         }
     }
     for backend in draining {
         if let Some(Ok(hop)) = hops.get(backend.address)
             && let Some(slot) = attachments.slot(hop.link_index)
-            && (hop.on_link || !backend.is_direct)
+            && (hop.on_link || !backend.forward.is_some_and(ForwardMode::needs_link))
         {
-            let way = path(&sources, hop, slot, backend.address);
-            ways.paths.entry(backend.address).or_insert(way);
-            ways.neighbours.insert((hop.route_link_index, hop.neighbour));
+            let path_to = path(&sources, hop, slot, backend.address);
+            routes.paths.entry(backend.address).or_insert(path_to);
+            routes.neighbours.insert((hop.route_link_index, hop.neighbour));
         }
     }
-    ways.warnings.sort();
-    ways.warnings.dedup();
-    ways
+    routes.warnings.sort();
+    routes.warnings.dedup();
+    routes
 }
 
 fn path(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
-    // Zero while it is not known: a backend with a fixed one needs the way out all the same.
+    // Zero while it is not known: a backend with a fixed one needs the path_to out all the same.
     let mac = hop.mac.unwrap_or_default();
     let next_hop = NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8);
     let source = sources.of(address, hop);

@@ -175,8 +175,8 @@ fn arp_request(mac: [u8; 6], source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
 
 fn solicitation(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let t = target.octets();
-    // The solicited-node group of the target: RFC 4291 section 2.7.1.
-    let group = Ipv6Addr::new(
+    // The solicited-node class of the target: RFC 4291 section 2.7.1.
+    let class = Ipv6Addr::new(
         0xff02,
         0,
         0,
@@ -188,7 +188,7 @@ fn solicitation(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     );
     // RFC 4861 section 4.3: no source option when the source is unspecified.
     let option = (!source.is_unspecified()).then_some((1, mac));
-    neighbour_discovery(mac, source, group, SOLICITATION, [0; 4], target, option)
+    neighbour_discovery(mac, source, class, SOLICITATION, [0; 4], target, option)
 }
 
 fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
@@ -200,13 +200,13 @@ fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
 fn neighbour_discovery(
     mac: [u8; 6],
     source: Ipv6Addr,
-    group: Ipv6Addr,
+    class: Ipv6Addr,
     kind: u8,
     flags: [u8; 4],
     target: Ipv6Addr,
     option: Option<(u8, [u8; 6])>,
 ) -> Vec<u8> {
-    let g = group.octets();
+    let g = class.octets();
     let mut message = vec![kind, 0, 0, 0];
     message.extend(flags);
     message.extend(target.octets());
@@ -214,10 +214,10 @@ fn neighbour_discovery(
         message.extend([option, 1]);
         message.extend(mac);
     }
-    let sum = icmpv6_checksum(source, group, &message);
+    let sum = icmpv6_checksum(source, class, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
 
-    // A group's MAC address: RFC 2464 section 7.
+    // A class's MAC address: RFC 2464 section 7.
     let mut frame = ethernet([0x33, 0x33, g[12], g[13], g[14], g[15]], mac, IPV6);
     frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, 255]);
     frame.extend(source.octets());

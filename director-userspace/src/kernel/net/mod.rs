@@ -6,7 +6,7 @@
 //!
 //! - [`netns`]: namespaces themselves
 //! - `link`, `address`, `route`, `neighbour`: what `ip` shows and sets
-//! - `alike`: which destinations are routed alike
+//! - `route_classes`: which destinations are routed route_classes
 //! - `next_hop`: which interface and MAC address a packet to X leaves by
 //! - `watch`: what changes
 //! - `announce`: gratuitous ARP and neighbour advertisements, and asking who has an address
@@ -14,7 +14,6 @@
 //! - `xdp`: programs that stay with their device; `classifier`: the same of tc
 
 mod address;
-mod alike;
 mod announce;
 mod classifier;
 mod error;
@@ -26,6 +25,7 @@ pub mod netns;
 mod next_hop;
 mod packet;
 mod route;
+mod route_classes;
 mod sysctl;
 mod watch;
 mod xdp;
@@ -50,7 +50,6 @@ use tokio::time::sleep;
 use self::error::failed;
 pub use self::{
     address::{Address, AddressScope},
-    alike::{Alike, Group},
     announce::AddressOwner,
     classifier::{Clsact, Filter, Side},
     error::NetError,
@@ -61,6 +60,7 @@ pub use self::{
     netns::NetNs,
     next_hop::NextHop,
     route::{NewRoute, Route, RouteKind},
+    route_classes::{RouteClass, RouteClasses},
     sysctl::{read_sysctl, write_sysctl},
     watch::Change,
 };

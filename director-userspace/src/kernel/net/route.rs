@@ -45,7 +45,7 @@ pub enum RouteKind {
     Local,
     /// To everybody on a link.
     Broadcast,
-    /// To a group.
+    /// To a class.
     Multicast,
     /// To the nearest of several.
     Anycast,

@@ -91,7 +91,7 @@ fn subscribe() -> io::Result<TokioSocket> {
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
+    let mask = groups.into_iter().fold(0, |mask, class| mask | 1 << (class as u32 - 1));
     let socket_mut = socket.socket_mut();
     socket_mut.set_rx_buf_sz(RECEIVE_BUFFER)?;
     socket_mut.bind(&SocketAddr::new(0, mask))?;

@@ -94,13 +94,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::config::model::Forward;
+    use crate::policy::config::model::ForwardMode;
 
     fn probe(n: u32) -> PathProbe {
         PathProbe {
             vip: IpAddr::from([192, 0, 2, 1]),
             backend: IpAddr::from((0x0a00_0000 + n).to_be_bytes()),
-            forward: Forward::Direct,
+            forward: ForwardMode::Direct,
             source: None,
             from: None,
             mac: None,

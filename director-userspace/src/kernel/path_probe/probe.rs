@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::PathProbeError;
-use crate::policy::config::model::{Forward, MacAddr};
+use crate::policy::config::model::{ForwardMode, MacAddr};
 
 /// Largest TCP segment of a probe, bytes: what the smallest IPv6 link (1280) carries inside an IPv6
 /// tunnel. A segment that fills the link to the backend would not fit its tunnel.
@@ -24,9 +24,9 @@ pub struct PathProbe {
     /// The backend's own address, which the socket is connected to.
     pub backend: IpAddr,
     /// How packets travel.
-    pub forward: Forward,
+    pub forward: ForwardMode,
     /// Source of the outer header, of the backend's family: what the data plane uses. Needed for
-    /// [`Forward::Tunnel`] only.
+    /// [`ForwardMode::Tunnel`] only.
     pub source: Option<IpAddr>,
     /// Address of this host that the backend's answers are to come to: of the VIP's family, and no
     /// VIP. Needed where VIP and backend are of different families; otherwise `None` leaves the
@@ -46,15 +46,16 @@ impl PathProbe {
         let Self { vip, backend, .. } = *self;
         let family = |address: IpAddr| if address.is_ipv6() { "IPv6" } else { "IPv4" };
         let mismatch = |what| PathProbeError::Mismatch { vip, backend, what };
-        match (self.forward, self.source) {
-            (Forward::Tunnel, None) => return Err(PathProbeError::NoSource { vip, backend }),
-            (Forward::Tunnel, Some(source)) if family(source) != family(backend) => {
+        if !self.forward.mixes_families() && family(vip) != family(backend) {
+            return Err(mismatch("`forward: direct` needs both of one address family"));
+        }
+        match self.source {
+            _ if !self.forward.encapsulates() => {}
+            None => return Err(PathProbeError::NoSource { vip, backend }),
+            Some(source) if family(source) != family(backend) => {
                 return Err(mismatch("the tunnel's source is of another address family"));
             }
-            (Forward::Direct, _) if family(vip) != family(backend) => {
-                return Err(mismatch("`forward: direct` needs both of one address family"));
-            }
-            _ => {}
+            Some(_) => {}
         }
         match self.from {
             Some(from) if family(from) != family(vip) => {
@@ -118,7 +119,7 @@ mod tests {
             from: from.parse().ok(),
             mac: None,
         };
-        let (tunnel, direct) = (Forward::Tunnel, Forward::Direct);
+        let (tunnel, direct) = (ForwardMode::Tunnel, ForwardMode::Direct);
         for good in [
             probe("192.0.2.1", "10.0.0.1", direct, "", ""),
             probe("192.0.2.1", "10.0.0.1", tunnel, "10.0.0.2", ""),

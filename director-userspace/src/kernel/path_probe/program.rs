@@ -14,7 +14,7 @@ use director_common::{
 };
 
 use super::{PathProbe, PathProbeError, error::refused};
-use crate::{kernel::net::Side, policy::config::model::Forward};
+use crate::kernel::net::Side;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/path_probe.o"));
@@ -174,7 +174,7 @@ fn entry(probe: &PathProbe) -> Probe {
     let flags = [
         (probe.vip.is_ipv6(), flag::VIP_V6),
         (probe.backend.is_ipv6(), flag::BACKEND_V6),
-        (probe.forward == Forward::Tunnel, flag::TUNNEL),
+        (probe.forward.encapsulates(), flag::TUNNEL),
         (probe.from.is_some(), flag::FROM),
         (probe.mac.is_some(), flag::MAC),
     ];
@@ -210,14 +210,14 @@ fn missing(name: &str) -> PathProbeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::config::model::MacAddr;
+    use crate::policy::config::model::{ForwardMode, MacAddr};
 
     #[test]
     fn an_entry_says_what_the_probe_does() {
         let probe = PathProbe {
             vip: "192.0.2.1".parse().expect("an address"),
             backend: "2001:db8::1".parse().expect("an address"),
-            forward: Forward::Tunnel,
+            forward: ForwardMode::Tunnel,
             source: Some("2001:db8::2".parse().expect("an address")),
             from: Some("10.0.0.1".parse().expect("an address")),
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::SocketAddr};
 
 use super::VirtualService;
-use crate::policy::config::model::{Forward, Protocol};
+use crate::policy::config::model::{ForwardMode, Protocol};
 
 /// Rules, and what they do not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub fn ipvsadm(services: &[VirtualService]) -> Exported {
             // Ports are nobody's to change without NAT.
             let address = SocketAddr::new(server.address, service.address.port());
             let how = match server.forward {
-                Forward::Direct => format!("-g -w {}", server.weight),
-                Forward::Tunnel => format!("-i -w {} --tun-type ipip", server.weight),
+                ForwardMode::Direct => format!("-g -w {}", server.weight),
+                ForwardMode::Tunnel => format!("-i -w {} --tun-type ipip", server.weight),
             };
             put(&mut text, &format!("-a {name} -r {address} {how}"));
         }

@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, net::SocketAddr};
 
 use super::VirtualService;
-use crate::policy::config::model::{Forward, Protocol};
+use crate::policy::config::model::{ForwardMode, Protocol};
 
 /// The version of IPVS whose listing this is the like of.
 const VERSION: &str = "1.2.1";
@@ -118,8 +118,8 @@ fn service(out: &mut String, listed: &Listed, columns: Columns, exact: bool) {
         let address = SocketAddr::new(server.address, service.address.port()).to_string();
         let ListedServer { active, inactive, counted: numbers } = *known;
         let forward = match server.forward {
-            Forward::Direct => "Route",
-            Forward::Tunnel => "Tunnel",
+            ForwardMode::Direct => "Route",
+            ForwardMode::Tunnel => "Tunnel",
         };
         let weight = server.weight;
         let rest = match columns {
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::migrate::export::RealServer;
 
-    fn server(address: &str, weight: u16, forward: Forward) -> RealServer {
+    fn server(address: &str, weight: u16, forward: ForwardMode) -> RealServer {
         RealServer { address: address.parse().expect("an address"), weight, forward }
     }
 
@@ -207,8 +207,8 @@ mod tests {
                     protocol: Protocol::Tcp,
                     address: "192.0.2.10:80".parse().expect("an address"),
                     servers: vec![
-                        server("10.0.0.1", 1, Forward::Direct),
-                        server("10.0.0.2", 65_535, Forward::Direct),
+                        server("10.0.0.1", 1, ForwardMode::Direct),
+                        server("10.0.0.2", 65_535, ForwardMode::Direct),
                     ],
                 },
                 counted: counted(15, 120, 1_200_345_678),
@@ -225,7 +225,7 @@ mod tests {
                 service: VirtualService {
                     protocol: Protocol::Udp,
                     address: "[2001:db8::1]:53".parse().expect("an address"),
-                    servers: vec![server("2001:db8:1:2:3:4:5:6", 0, Forward::Tunnel)],
+                    servers: vec![server("2001:db8:1:2:3:4:5:6", 0, ForwardMode::Tunnel)],
                 },
                 counted: Counted::default(),
                 servers: vec![ListedServer { active: 0, inactive: 7, ..ListedServer::default() }],

@@ -7,16 +7,11 @@ pub mod listing;
 
 use std::net::{IpAddr, SocketAddr};
 
-use director_common::{
-    backend::{BackendState, ForwardMode},
-    flow::Family,
-    service::PRESENCE,
-    wire::tcp::PROTOCOL_TCP,
-};
+use director_common::{backend::BackendState, flow::Family, service::PRESENCE};
 
 pub use self::ipvsadm::{Exported, ipvsadm};
 use crate::policy::{
-    config::model::{Config, Forward, Port, Protocol, Service},
+    config::model::{Config, ForwardMode, Port, Protocol, Service},
     plan::{Observed, ObservedService},
 };
 
@@ -39,7 +34,7 @@ pub struct RealServer {
     /// Its weight.
     pub weight: u16,
     /// How packets travel to it.
-    pub forward: Forward,
+    pub forward: ForwardMode,
 }
 
 /// The services of a configuration.
@@ -68,46 +63,41 @@ fn of_service(service: &Service) -> VirtualService {
 pub fn of_running(observed: &Observed) -> Vec<VirtualService> {
     let services = observed.services.iter();
     let mut services: Vec<_> =
-        services.map(|(slot, service)| of_slot(observed, *slot, service).0).collect();
+        services.filter_map(|(slot, service)| Some(of_slot(observed, *slot, service)?.0)).collect();
     services.sort_by_key(|service| (service.protocol, service.address));
     services
 }
 
-/// A running director's service, and the slots of its servers. Those that were removed and still
-/// drain are none any more; those that are down get no new connections.
+/// A running director's service, and the slots of its servers. Backends that were removed and still
+/// drain are left out; those that are down get no new connections. `None` for a service of a protocol
+/// that this version does not know, which another program wrote.
 pub fn of_slot(
     observed: &Observed,
     slot: u32,
     service: &ObservedService,
-) -> (VirtualService, Vec<u32>) {
-    let (protocol, address) = frontend(service);
+) -> Option<(VirtualService, Vec<u32>)> {
+    let (protocol, address) = frontend(service)?;
     let backends = observed.backends_of(slot);
-    let mut kept: Vec<_> =
-        backends.filter(|(_, backend)| backend.state != BackendState::Draining).collect();
-    kept.sort_by_key(|(_, backend)| backend.address);
-    let servers = kept.iter().map(|(_, backend)| RealServer {
+    let mut kept: Vec<_> = backends
+        .filter(|(_, backend)| backend.state != BackendState::Draining)
+        .filter_map(|(slot, backend)| Some((slot, backend, backend.forward?)))
+        .collect();
+    kept.sort_by_key(|(_, backend, _)| backend.address);
+    let servers = kept.iter().map(|(_, backend, forward)| RealServer {
         address: backend.address,
         weight: if backend.state == BackendState::Active { backend.weight } else { 0 },
-        forward: forward(backend.forward),
+        forward: *forward,
     });
     let servers = servers.collect();
-    let slots = kept.iter().map(|(slot, _)| *slot).collect();
-    (VirtualService { protocol, address, servers }, slots)
+    let slots = kept.iter().map(|(slot, ..)| *slot).collect();
+    Some((VirtualService { protocol, address, servers }, slots))
 }
 
-/// Protocol, address and port of a service in the maps; port 0 for any.
-pub fn frontend(service: &ObservedService) -> (Protocol, SocketAddr) {
+/// Protocol, address and port of a service in the maps; port 0 for any. `None` as for [`of_slot`].
+pub fn frontend(service: &ObservedService) -> Option<(Protocol, SocketAddr)> {
     let key = service.key;
     let is_v6 = key.family & !PRESENCE == Family::V6 as u8;
     let address = key.address.to_ip(if is_v6 { Family::V6 } else { Family::V4 });
-    let is_tcp = key.protocol == PROTOCOL_TCP;
-    let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
-    (protocol, SocketAddr::new(address, u16::from_be_bytes(key.port)))
-}
-
-fn forward(mode: ForwardMode) -> Forward {
-    match mode {
-        ForwardMode::Tunnel => Forward::Tunnel,
-        ForwardMode::Direct => Forward::Direct,
-    }
+    let protocol = Protocol::from_number(key.protocol)?;
+    Some((protocol, SocketAddr::new(address, u16::from_be_bytes(key.port))))
 }

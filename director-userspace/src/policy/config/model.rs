@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub use director_common::{backend::ForwardMode, flow::Protocol, service::WhenEmpty};
 use serde::{Serialize, Serializer};
 
 pub use self::{
@@ -177,7 +178,7 @@ pub struct Service {
     /// How a new flow gets its backend.
     pub scheduler: Scheduler,
     /// How packets travel to the backends.
-    pub forward: Forward,
+    pub forward: ForwardMode,
     /// What happens to a new flow when no backend can take it.
     pub when_empty: WhenEmpty,
     /// How long the known flows of a backend that was removed stay with it; may be zero.
@@ -245,7 +246,7 @@ impl Serialize for Port {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Backend {
     /// Where packets go: unicast, not loopback, no VIP of this configuration. With
-    /// [`Forward::Direct`] of the VIP's family.
+    /// [`ForwardMode::Direct`] of the VIP's family.
     pub address: IpAddr,
     /// Its share of the new flows, relative to the other weights; 0 takes none.
     pub weight: u16,
@@ -253,7 +254,7 @@ pub struct Backend {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// Whether its known flows are to go elsewhere. Never said by a file: see
-    /// [`conditions`](crate::policy::conditions).
+    /// [`conditions`](crate::policy::health_policy).
     #[serde(skip)]
     pub is_down: bool,
 }
@@ -358,42 +359,10 @@ words! {
 }
 
 words! {
-    /// A transport protocol.
-    Protocol {
-        /// TCP.
-        Tcp = "tcp",
-        /// UDP.
-        Udp = "udp",
-    }
-}
-
-words! {
     /// How a new flow gets its backend.
     Scheduler {
         /// Consistent hashing of the whole 5-tuple, exact weights.
         Maglev = "maglev",
-    }
-}
-
-words! {
-    /// How packets travel to backends.
-    Forward {
-        /// Inside another IP packet; the backend may be anywhere.
-        Tunnel = "tunnel",
-        /// With the backend's MAC address; the backend is on the link.
-        Direct = "direct",
-    }
-}
-
-words! {
-    /// What happens to a new flow when no backend can take it.
-    WhenEmpty {
-        /// The client gets ICMP port unreachable.
-        Reject = "reject",
-        /// Nothing is said.
-        Drop = "drop",
-        /// The packet goes to this host.
-        Pass = "pass",
     }
 }
 

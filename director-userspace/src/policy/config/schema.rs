@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use self::values::{described, list_of, one_or_more, or, reference, words};
 use super::{
     model::{
-        AttachMode, Encapsulation, Flows, Forward, HashKey, MAX_BACKENDS, MAX_FLOWS,
+        AttachMode, Encapsulation, Flows, ForwardMode, HashKey, MAX_BACKENDS, MAX_FLOWS,
         MAX_INTERFACES, MAX_SERVICES, MIN_FLOWS, Protocol, Role, Scheduler, WhenEmpty,
     },
     units::{format_duration, format_size},
@@ -255,7 +255,7 @@ fn service_keys() -> Vec<(&'static str, Value)> {
             described(
                 "How packets travel to the backends. tunnel: inside another IP packet. direct: \
                  with the backend's MAC address, on the link.",
-                words(Forward::ALL, Forward::as_str),
+                words(ForwardMode::ALL, ForwardMode::as_str),
             ),
         ),
         (

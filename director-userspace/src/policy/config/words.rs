@@ -52,4 +52,23 @@ macro_rules! words {
     };
 }
 
+/// Enums of the map layout are words of the file, too.
+macro_rules! words_of_the_layout {
+    ($($name:ty),+) => {$(
+        impl Word for $name {
+            const WORDS: &[Self] = Self::ALL;
+
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+        }
+    )+};
+}
+
+words_of_the_layout!(
+    director_common::backend::ForwardMode,
+    director_common::flow::Protocol,
+    director_common::service::WhenEmpty
+);
+
 pub(super) use words;

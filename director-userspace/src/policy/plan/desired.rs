@@ -3,13 +3,12 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use director_common::{
-    backend::{ForwardMode, NextHop},
+    backend::NextHop,
     flow::Family,
     service::{ServiceKey, WhenEmpty},
-    wire::{tcp::PROTOCOL_TCP, udp::PROTOCOL_UDP},
 };
 
-use crate::policy::config::model::{self, Config, Forward, Frontend, Port, Protocol};
+use crate::policy::config::model::{self, Config, ForwardMode, Frontend, Port};
 
 /// The way to a backend, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +85,6 @@ impl Desired {
 }
 
 fn service(service: &model::Service, paths: &Paths) -> DesiredService {
-    let forward = match service.forward {
-        Forward::Tunnel => ForwardMode::Tunnel,
-        Forward::Direct => ForwardMode::Direct,
-    };
     let backend = |backend: &model::Backend| {
         let path = paths.get(&backend.address).copied().unwrap_or(Path::UNKNOWN);
         let next_hop = match backend.mac {
@@ -103,7 +98,7 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
         BackendSpec {
             address: backend.address,
             weight: backend.weight,
-            forward,
+            forward: service.forward,
             fixed_next_hop: backend.mac.is_some(),
             path: Path { next_hop, ..path },
             is_down: backend.is_down,
@@ -112,11 +107,7 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
     DesiredService {
         key: key_of(&service.frontend),
         name: service.name.to_string(),
-        when_empty: match service.when_empty {
-            model::WhenEmpty::Reject => WhenEmpty::Reject,
-            model::WhenEmpty::Drop => WhenEmpty::Drop,
-            model::WhenEmpty::Pass => WhenEmpty::Pass,
-        },
+        when_empty: service.when_empty,
         drain_timeout: service.drain_timeout,
         backends: service.backends.iter().map(backend).collect(),
     }
@@ -130,10 +121,7 @@ pub fn key_of(frontend: &Frontend) -> ServiceKey {
             Port::Any => [0; 2],
             Port::Exact(port) => port.get().to_be_bytes(),
         },
-        protocol: match frontend.protocol {
-            Protocol::Tcp => PROTOCOL_TCP,
-            Protocol::Udp => PROTOCOL_UDP,
-        },
+        protocol: frontend.protocol as u8,
         family: match frontend.address {
             IpAddr::V4(_) => Family::V4 as u8,
             IpAddr::V6(_) => Family::V6 as u8,

@@ -52,7 +52,7 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
         free_backends: None,
         free_rings,
         plan: Plan::default(),
-        last: Vec::new(),
+        deferred: Vec::new(),
     };
     differ.run(desired)?;
     Ok(differ.plan)
@@ -101,7 +101,7 @@ fn free(capacity: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
     (0..capacity).rev().filter(|slot| !taken(*slot)).collect()
 }
 
-/// Free backend slots, the one that was used least often last: a generation comes back only when all
+/// Free backend slots, the one that was used least often deferred: a generation comes back only when all
 /// slots have been through all of them.
 fn free_backends(observed: &Observed) -> Vec<u32> {
     let taken = |slot| slot == 0 || observed.is_taken(slot);
@@ -129,7 +129,7 @@ struct Differ<'a> {
     free_rings: Vec<u32>,
     plan: Plan,
     /// Steps for the end.
-    last: Vec<Op>,
+    deferred: Vec<Op>,
 }
 
 impl Differ<'_> {
@@ -169,7 +169,7 @@ impl Differ<'_> {
                 None => self.add_service(service)?,
             }
         }
-        self.plan.ops.append(&mut self.last);
+        self.plan.ops.append(&mut self.deferred);
         Ok(())
     }
 
@@ -265,19 +265,19 @@ impl Differ<'_> {
         }
         let wanted: BTreeSet<IpAddr> = service.backends.iter().map(|spec| spec.address).collect();
         for backend in present.iter().filter(|backend| !wanted.contains(&backend.address)) {
-            self.let_go(backend, service, paths);
+            self.start_drain(backend, service, paths);
         }
         Ok(())
     }
 
     /// A backend that is no longer configured: its known flows get the service's drain timeout.
-    fn let_go(&mut self, backend: &ObservedBackend, service: &DesiredService, paths: &Paths) {
+    fn start_drain(&mut self, backend: &ObservedBackend, service: &DesiredService, paths: &Paths) {
         let timeout_ns = u64::try_from(service.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
         let expired =
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
         // One that is down has no flows.
         if expired || timeout_ns == 0 || backend.state == BackendState::Down {
-            self.last.push(free_backend(backend));
+            self.deferred.push(free_backend(backend));
             return;
         }
         if backend.state != BackendState::Draining {
@@ -333,8 +333,8 @@ impl Differ<'_> {
         if present.weight != spec.weight {
             changes.push(format!("weight {} -> {}", present.weight, spec.weight));
         }
-        if present.forward != spec.forward {
-            changes.push(format!("forward {:?}", spec.forward).to_lowercase());
+        if present.forward != Some(spec.forward) {
+            changes.push(format!("forward {}", spec.forward));
         }
         if present.fixed_next_hop != spec.fixed_next_hop {
             changes.push("fixed next hop".to_owned());

@@ -52,7 +52,7 @@ pub struct ObservedBackend {
     /// Its share of new flows.
     pub weight: u16,
     /// How packets travel to it.
-    pub forward: ForwardMode,
+    pub forward: Option<ForwardMode>,
     /// Whether the configuration fixes the next hop.
     pub fixed_next_hop: bool,
     /// Where packets leave, and to whom.

@@ -9,8 +9,8 @@ use std::{fmt, net::IpAddr};
 use director_common::{
     backend::{BackendRef, BackendState, NextHop},
     flow::Family,
+    flow::Protocol,
     service::{PRESENCE, ServiceKey, WhenEmpty},
-    wire::tcp::PROTOCOL_TCP,
 };
 
 use super::BackendSpec;
@@ -236,7 +236,7 @@ impl fmt::Display for Front {
         let key = self.0;
         let family =
             if key.family & !PRESENCE == Family::V6 as u8 { Family::V6 } else { Family::V4 };
-        let protocol = if key.protocol == PROTOCOL_TCP { "tcp" } else { "udp" };
+        let protocol = Protocol::from_number(key.protocol).map_or("protocol?", Protocol::as_str);
         match key.address.to_ip(family) {
             IpAddr::V4(address) => write!(f, "{protocol} {address}:")?,
             IpAddr::V6(address) => write!(f, "{protocol} [{address}]:")?,

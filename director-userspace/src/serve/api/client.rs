@@ -13,7 +13,7 @@ use super::{socket_of, types::Problem};
 use crate::kernel::datapath::Instance;
 
 /// How long an answer may take: longer than the daemon gives itself.
-const PATIENCE: Duration = Duration::from_secs(100);
+const TIMEOUT: Duration = Duration::from_secs(100);
 /// Longest answer, bytes.
 const LARGEST: usize = 256 << 20;
 
@@ -123,9 +123,9 @@ impl Client {
         content: &str,
         body: Bytes,
     ) -> Result<Bytes, ClientError> {
-        tokio::time::timeout(PATIENCE, self.exchange(method, path, content, body))
+        tokio::time::timeout(TIMEOUT, self.exchange(method, path, content, body))
             .await
-            .map_err(|_| self.broken(format!("no answer within {} s", PATIENCE.as_secs())))?
+            .map_err(|_| self.broken(format!("no answer within {} s", TIMEOUT.as_secs())))?
     }
 
     async fn exchange(

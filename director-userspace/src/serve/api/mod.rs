@@ -20,7 +20,7 @@ use self::types::{
     Acted, Applied, ApplyOptions, BackendRequest, DetachRequest, Detached, DrainRequest, History,
     Planned, RollbackRequest, WeightRequest,
 };
-use crate::{kernel::datapath::Instance, serve::view::Conditions};
+use crate::{kernel::datapath::Instance, serve::view::Status};
 
 /// What errors call the text of a request.
 pub const TEXT: &str = "the configuration";
@@ -29,7 +29,7 @@ pub const TEXT: &str = "the configuration";
 #[derive(Debug)]
 pub enum Command {
     /// How everything is.
-    Conditions(Reply<Conditions>),
+    Status(Reply<Status>),
     /// The text of the configuration that is in effect.
     Config(Reply<String>),
     /// What putting this text into effect would change.
@@ -58,7 +58,7 @@ impl Command {
     /// Whether nobody waits for it any more.
     pub fn is_abandoned(&self) -> bool {
         match self {
-            Self::Conditions(reply) => reply.is_closed(),
+            Self::Status(reply) => reply.is_closed(),
             Self::Config(reply) => reply.is_closed(),
             Self::Plan(_, reply) => reply.is_closed(),
             Self::Apply(.., reply) | Self::Rollback(_, reply) => reply.is_closed(),

@@ -20,7 +20,7 @@ use super::{
         Detached, DrainRequest, History, Planned, Problem, RollbackRequest, WeightRequest,
     },
 };
-use crate::{kernel::datapath::Instance, policy::config::MAX_BYTES, serve::view::Conditions};
+use crate::{kernel::datapath::Instance, policy::config::MAX_BYTES, serve::view::Status};
 
 /// Longest body that is no configuration.
 const SMALL: usize = 64 << 10;
@@ -30,7 +30,7 @@ static LARGE: Semaphore = Semaphore::const_new(16);
 /// How long a body may take.
 const BODY: Duration = Duration::from_secs(10);
 /// How long the daemon's loop may take for a command.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What handlers need.
 #[derive(Clone)]
@@ -160,14 +160,14 @@ impl Api {
         let request =
             Request { command: command(reply), by: peer.to_string(), is_root: peer.is_root() };
         let busy = || {
-            let seconds = PATIENCE.as_secs();
+            let seconds = TIMEOUT.as_secs();
             Refused::Failed(format!(
                 "the daemon was not done with it within {seconds} s. What had not begun will not be \
                  done; what had begun goes on: `director status` tells"
             ))
         };
         let gone = || Refused::Failed("the daemon is stopping".into());
-        tokio::time::timeout(PATIENCE, async {
+        tokio::time::timeout(TIMEOUT, async {
             self.daemon.send(request).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         })
@@ -180,12 +180,9 @@ impl Api {
 type Answer<T> = Result<Json<T>, Refused>;
 
 /// How everything is: services, backends, checks, and what was said by hand.
-#[utoipa::path(get, path = "/v1/conditions", responses((status = 200, body = Conditions)))]
-async fn conditions(
-    State(api): State<Api>,
-    Extension(peer): Extension<Peer>,
-) -> Answer<Conditions> {
-    api.ask(&peer, Command::Conditions).await
+#[utoipa::path(get, path = "/v1/conditions", responses((status = 200, body = Status)))]
+async fn conditions(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Status> {
+    api.ask(&peer, Command::Status).await
 }
 
 /// Connections that the flow table knows, by backend.

@@ -8,7 +8,7 @@ use super::{
     catalogue::{self as metric, Metric},
     text::Text,
 };
-use crate::serve::view::{BackendView, ServiceView, Snapshot, Traffic, condition::ServiceState};
+use crate::serve::view::{BackendView, ServiceView, Snapshot, Traffic, status::ServiceState};
 
 pub(super) fn render(snapshot: &Snapshot, max_backend_series: usize) -> String {
     let mut text = Text::default();
@@ -72,7 +72,7 @@ fn services(text: &mut Text, services: &[ServiceView]) {
         (metric::SERVICE_PACKETS, |s| Some(s.traffic.packets)),
         (metric::SERVICE_BYTES, |s| Some(s.traffic.bytes)),
         (metric::SERVICE_DROPPED, |s| Some(s.dropped)),
-        (metric::SERVICE_UNRECORDED, |s| Some(s.unrecorded)),
+        (metric::SERVICE_UNRECORDED, |s| Some(s.untracked)),
         (metric::SERVICE_ESTABLISHED, |s| Some(s.established)),
     ];
     for (metric, value) in rows {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::serve::view::{
     BackendView, Mood, Rate, Sample, ServiceHealth, ServiceView, Snapshot, Traffic,
-    condition::{BackendCondition, Conditions},
+    status::{BackendStatus, Status},
 };
 
 /// Most services in an event, those first that are not as they should be.
@@ -54,8 +54,8 @@ struct Daemon<'a> {
     warnings: &'a [String],
 }
 
-impl<'a> From<&'a Conditions> for Daemon<'a> {
-    fn from(conditions: &'a Conditions) -> Self {
+impl<'a> From<&'a Status> for Daemon<'a> {
+    fn from(conditions: &'a Status) -> Self {
         Self {
             version: &conditions.version,
             pid: conditions.pid,
@@ -121,7 +121,7 @@ struct Backend<'a> {
     traffic: Traffic,
     rate: Option<Rate>,
     established: u64,
-    condition: Option<&'a BackendCondition>,
+    condition: Option<&'a BackendStatus>,
 }
 
 /// The event for a sample.

@@ -10,14 +10,14 @@ use tokio::{
 use super::router;
 use crate::serve::view::{
     Sampler,
-    condition::Conditions,
     fixture::{conditions, snapshot},
     serve,
+    status::Status,
 };
 
 struct Server {
     address: std::net::SocketAddr,
-    conditions: watch::Sender<Arc<Conditions>>,
+    conditions: watch::Sender<Arc<Status>>,
 }
 
 async fn server() -> Server {

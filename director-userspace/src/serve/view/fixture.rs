@@ -6,9 +6,8 @@ use director_common::{backend::BackendRef, verdict::Verdict};
 
 use super::{
     BackendView, InterfaceView, ServiceView, Snapshot, Traffic, VerdictView,
-    condition::{
-        BackendCondition, BackendHealth, CheckCondition, Conditions, Quorum, ServiceCondition,
-        ServiceState,
+    status::{
+        BackendHealth, BackendStatus, CheckStatus, Quorum, ServiceState, ServiceStatus, Status,
     },
 };
 use crate::kernel::wall_clock;
@@ -43,7 +42,7 @@ fn service(name: &str, frontend: &str, backends: Vec<BackendView>) -> ServiceVie
             flows: sum(|b| b.traffic.flows),
         },
         dropped: 3,
-        unrecorded: 0,
+        untracked: 0,
         established: sum(|b| b.established),
         rate: None,
         dropped_rate: None,
@@ -83,13 +82,13 @@ pub fn snapshot(packets: u64) -> Snapshot {
     }
 }
 
-/// Conditions of [`snapshot`]'s services: all up, but for the backends of `web` that are `down`.
-pub fn conditions(down: &[&str]) -> Arc<Conditions> {
+/// Status of [`snapshot`]'s services: all up, but for the backends of `web` that are `down`.
+pub fn conditions(down: &[&str]) -> Arc<Status> {
     let now = wall_clock::now();
     let of = |address: &str| {
         let is_down = down.contains(&address);
         let reason = if is_down { "connection refused" } else { "" };
-        BackendCondition {
+        BackendStatus {
             address: address.parse::<IpAddr>().expect("an address"),
             configured_weight: 1,
             weight: u16::from(!is_down),
@@ -98,7 +97,7 @@ pub fn conditions(down: &[&str]) -> Arc<Conditions> {
             reason: reason.into(),
             override_: None,
             agent: None,
-            checks: vec![CheckCondition {
+            checks: vec![CheckStatus {
                 kind: "tcp".into(),
                 via: "direct".into(),
                 up: Some(!is_down),
@@ -111,7 +110,7 @@ pub fn conditions(down: &[&str]) -> Arc<Conditions> {
     let service = |name: &str, frontend: &str, addresses: &[&str]| {
         let backends: Vec<_> = addresses.iter().map(|address| of(address)).collect();
         let up = backends.iter().filter(|b| b.state == BackendHealth::Up).count() as u32;
-        ServiceCondition {
+        ServiceStatus {
             name: name.into(),
             frontend: frontend.into(),
             state: match up as usize {
@@ -125,7 +124,7 @@ pub fn conditions(down: &[&str]) -> Arc<Conditions> {
             backends,
         }
     };
-    Arc::new(Conditions {
+    Arc::new(Status {
         instance: "default".into(),
         pid: 4711,
         version: env!("CARGO_PKG_VERSION").into(),

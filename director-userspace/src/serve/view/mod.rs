@@ -6,16 +6,16 @@
 //! - [`serve()`]: HTTP for those who only look;
 //! - [`text`]: tables and numbers for people; [`fixture`]: made-up snapshots, for tests.
 
-pub mod condition;
 pub mod fixture;
 mod sampler;
 mod serve;
 mod service;
 mod snapshot;
+pub mod status;
 pub mod text;
 
-pub use condition::Conditions;
 pub use sampler::{Sample, Sampler, SamplerError, Watching};
 pub use serve::serve;
 pub use service::{BackendView, Mood, Rate, ServiceHealth, ServiceView, Traffic};
 pub use snapshot::{InterfaceView, Reader, Snapshot, VerdictView};
+pub use status::Status;

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Reader, Snapshot, condition::Conditions};
+use super::{Reader, Snapshot, status::Status};
 use crate::kernel::datapath::Instance;
 
 /// How often somebody who watches gets a new sample.
@@ -21,9 +21,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A sample that is younger need not be taken again for who asks once.
 const FRESH: Duration = Duration::from_millis(900);
 /// How long who asks once waits for a sample.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most who watch at once.
-const SEATS: usize = 32;
+const MAX_WATCHERS: usize = 32;
 /// Most who wait for a sample at once.
 const QUEUE: usize = 16;
 
@@ -53,7 +53,7 @@ pub enum SamplerError {
     #[error("too many are watching: close some of the pages that show this director")]
     Busy,
     /// The daemon ends, or the kernel takes its time.
-    #[error("no sample was to be had within {} s", PATIENCE.as_secs())]
+    #[error("no sample was to be had within {} s", TIMEOUT.as_secs())]
     Late,
 }
 
@@ -65,7 +65,7 @@ type Read = dyn FnMut() -> Result<Snapshot, String> + Send;
 pub struct Sampler {
     requests: mpsc::Sender<Request>,
     latest: watch::Receiver<Latest>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 enum Request {
@@ -98,7 +98,7 @@ impl Watching {
 
 impl Sampler {
     /// Samples of an instance's maps, with what the daemon knows. Wants a tokio runtime.
-    pub fn of(instance: &Instance, conditions: watch::Receiver<Arc<Conditions>>) -> Self {
+    pub fn of(instance: &Instance, conditions: watch::Receiver<Arc<Status>>) -> Self {
         let mut reader = Reader::new(instance);
         Self::new(move || reader.read().map_err(|error| error.to_string()), conditions)
     }
@@ -106,30 +106,30 @@ impl Sampler {
     /// Samples of what `read` says, which may block. Wants a tokio runtime.
     pub fn new(
         read: impl FnMut() -> Result<Snapshot, String> + Send + 'static,
-        conditions: watch::Receiver<Arc<Conditions>>,
+        conditions: watch::Receiver<Arc<Status>>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let (publish, latest) = watch::channel(None);
-        let seats = Arc::new(Semaphore::new(SEATS));
+        let permits = Arc::new(Semaphore::new(MAX_WATCHERS));
         let task = Task {
             read: Arc::new(Mutex::new(read)),
             conditions,
             publish,
-            seats: seats.clone(),
+            permits: permits.clone(),
             before: None,
             last: None,
         };
         tokio::spawn(task.run(receiver));
-        Self { requests, latest, seats }
+        Self { requests, latest, permits }
     }
 
     /// Takes a seat among those who get every sample.
     ///
     /// # Errors
     ///
-    /// [`SamplerError::Busy`] if all seats are taken.
+    /// [`SamplerError::Busy`] if all permits are taken.
     pub fn watch(&self) -> Result<Watching, SamplerError> {
-        let seat = self.seats.clone().try_acquire_owned().map_err(|_| SamplerError::Busy)?;
+        let seat = self.permits.clone().try_acquire_owned().map_err(|_| SamplerError::Busy)?;
         let mut latest = self.latest.clone();
         // What was seen while nobody watched is old.
         latest.mark_unchanged();
@@ -146,7 +146,7 @@ impl Sampler {
     pub async fn one(&self) -> Result<Arc<Sample>, SamplerError> {
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request::One(reply)).map_err(|_| SamplerError::Busy)?;
-        match timeout(PATIENCE, answer).await {
+        match timeout(TIMEOUT, answer).await {
             Ok(Ok(sample)) => Ok(sample),
             Ok(Err(_)) | Err(_) => Err(SamplerError::Late),
         }
@@ -155,9 +155,9 @@ impl Sampler {
 
 struct Task {
     read: Arc<Mutex<Read>>,
-    conditions: watch::Receiver<Arc<Conditions>>,
+    conditions: watch::Receiver<Arc<Status>>,
     publish: watch::Sender<Latest>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// What rates are counted from.
     before: Option<Snapshot>,
     /// The last look at the maps, without conditions.
@@ -169,7 +169,7 @@ impl Task {
         let mut ends = false;
         let mut due = Instant::now();
         loop {
-            let is_watched = self.seats.available_permits() < SEATS;
+            let is_watched = self.permits.available_permits() < MAX_WATCHERS;
             let conditions_last = !ends;
             tokio::select! {
                 request = requests.recv() => match request {
@@ -236,10 +236,10 @@ mod tests {
     use super::*;
     use crate::serve::view::fixture::snapshot;
 
-    fn counting() -> (Sampler, Arc<AtomicU32>, watch::Sender<Arc<Conditions>>) {
+    fn counting() -> (Sampler, Arc<AtomicU32>, watch::Sender<Arc<Status>>) {
         let reads = Arc::new(AtomicU32::new(0));
         let counted = reads.clone();
-        let (sender, conditions) = watch::channel(Arc::new(Conditions::default()));
+        let (sender, conditions) = watch::channel(Arc::new(Status::default()));
         let read = move || {
             let packets = counted.fetch_add(1, Ordering::Relaxed) + 1;
             Ok(snapshot(u64::from(packets) * 1000))
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn all_who_watch_share_one_look_and_get_rates() {
         let (sampler, reads, _conditions) = counting();
-        let mut all: Vec<_> = (0..SEATS).map(|_| sampler.watch().unwrap()).collect();
+        let mut all: Vec<_> = (0..MAX_WATCHERS).map(|_| sampler.watch().unwrap()).collect();
         assert_eq!(sampler.watch().unwrap_err(), SamplerError::Busy);
         let first = all[0].next().await.unwrap();
         assert_eq!(first.snapshot.as_ref().unwrap().packet_rate(|_| true), None);
@@ -289,7 +289,7 @@ mod tests {
         let mut watching = sampler.watch().unwrap();
         watching.next().await.unwrap();
         let began = Instant::now();
-        conditions.send_replace(Arc::new(Conditions { revision: 7, ..Conditions::default() }));
+        conditions.send_replace(Arc::new(Status { revision: 7, ..Status::default() }));
         loop {
             let sample = watching.next().await.unwrap();
             let shown = sample.snapshot.as_ref().unwrap().conditions.clone().unwrap();

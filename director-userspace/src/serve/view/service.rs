@@ -12,9 +12,7 @@ use director_common::{
 };
 use serde::Serialize;
 
-use super::condition::{
-    BackendCondition, BackendHealth, Conditions, Quorum, ServiceCondition, ServiceState,
-};
+use super::status::{BackendHealth, BackendStatus, Quorum, ServiceState, ServiceStatus, Status};
 use crate::{
     kernel::datapath::{self, Census, Counters},
     policy::plan::{Observed, ObservedBackend, ObservedService, front},
@@ -95,7 +93,7 @@ pub struct BackendView {
     /// Whether it is the sorry backend.
     pub is_sorry: bool,
     /// How it is; null without a daemon.
-    pub condition: Option<BackendCondition>,
+    pub condition: Option<BackendStatus>,
 }
 
 impl BackendView {
@@ -145,8 +143,8 @@ pub struct ServiceHealth {
     pub quorum: Quorum,
 }
 
-impl From<&ServiceCondition> for ServiceHealth {
-    fn from(service: &ServiceCondition) -> Self {
+impl From<&ServiceStatus> for ServiceHealth {
+    fn from(service: &ServiceStatus) -> Self {
         Self { state: service.state, since: service.since, quorum: service.quorum }
     }
 }
@@ -178,7 +176,7 @@ pub struct ServiceView {
     /// Packets that no backend got.
     pub dropped: u64,
     /// Flows that the flow table had no room for.
-    pub unrecorded: u64,
+    pub untracked: u64,
     /// Established flows that the flow table knows.
     pub established: u64,
     /// Its traffic a second; null if it was looked at once.
@@ -206,10 +204,10 @@ impl ServiceView {
     }
 
     /// Adds what the daemon knows.
-    pub(super) fn add(&mut self, conditions: &Conditions) {
+    pub(super) fn add(&mut self, conditions: &Status) {
         let Some(service) = conditions.service(&self.frontend) else { return };
         self.condition = Some(service.into());
-        let of: HashMap<IpAddr, &BackendCondition> =
+        let of: HashMap<IpAddr, &BackendStatus> =
             service.backends.iter().map(|backend| (backend.address, backend)).collect();
         for backend in &mut self.backends {
             backend.condition = of.get(&backend.address).map(|found| (*found).clone());
@@ -269,7 +267,7 @@ fn service_view(
         scheduler: "maglev",
         traffic: counted.total.into(),
         dropped: counted.dropped,
-        unrecorded: counted.unrecorded,
+        untracked: counted.untracked,
         established: backends.iter().map(|backend| backend.established).sum(),
         rate: None,
         dropped_rate: None,
@@ -297,10 +295,7 @@ fn backend_view(backend: &ObservedBackend, total: u64, stats: BackendStats) -> B
             BackendState::Active | BackendState::Free => "active",
         },
         drain_left_s: is_draining.then_some(left / 1_000_000_000),
-        forward: match backend.forward {
-            ForwardMode::Tunnel => "tunnel",
-            ForwardMode::Direct => "direct",
-        },
+        forward: backend.forward.map_or("unknown", ForwardMode::as_str),
         next_hop: backend.next_hop.is_resolved().then(|| {
             let mac = backend.next_hop.mac();
             mac.map(|byte| format!("{byte:02x}")).join(":")

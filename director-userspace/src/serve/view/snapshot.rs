@@ -8,11 +8,11 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use director_common::{backend::BackendRef, runtime::HEARTBEAT_STALE_NS, verdict::Verdict};
+use director_common::{backend::BackendRef, tunables::HEARTBEAT_STALE_NS, verdict::Verdict};
 
 use super::{
-    condition::Conditions,
     service::{BackendView, ServiceView, per_second, services},
+    status::Status,
 };
 use crate::kernel::datapath::{self, Datapath, DatapathError, Instance};
 
@@ -40,7 +40,7 @@ pub struct Snapshot {
     /// Services, by name.
     pub services: Vec<ServiceView>,
     /// What the daemon knows; `None` without one.
-    pub conditions: Option<Arc<Conditions>>,
+    pub conditions: Option<Arc<Status>>,
 }
 
 /// An interface that carries the program.
@@ -83,7 +83,7 @@ impl Snapshot {
 
     /// Adds what the daemon knows.
     #[must_use]
-    pub fn with(mut self, conditions: Option<Arc<Conditions>>) -> Self {
+    pub fn with(mut self, conditions: Option<Arc<Status>>) -> Self {
         if let Some(conditions) = &conditions {
             for service in &mut self.services {
                 service.add(conditions);

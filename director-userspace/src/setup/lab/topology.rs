@@ -7,7 +7,7 @@ use std::{
 
 use super::LabError;
 use crate::{
-    policy::config::model::{Config, Forward, Port, Protocol, TunnelSource},
+    policy::config::model::{Config, ForwardMode, Port, Protocol, TunnelSource},
     setup::realserver,
 };
 
@@ -139,8 +139,8 @@ fn backend(config: &Config, addresses: &[IpAddr], from: &BTreeSet<realserver::Pr
         }
         vips.insert(service.frontend.address);
         match service.forward {
-            Forward::Tunnel => tunnel = true,
-            Forward::Direct => direct = true,
+            ForwardMode::Tunnel => tunnel = true,
+            ForwardMode::Direct => direct = true,
         }
         if service.frontend.protocol == Protocol::Tcp {
             let port = match service.frontend.port {

@@ -26,7 +26,7 @@ const ROUTERS: [&str; 2] = ["10.0.0.254", "2001:db8:1::fe"];
 const CONFIG: &str = "/run/director.yaml";
 const LOG: &str = "/run/director.log";
 /// For the daemon to have put its programs in place.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What works in the forwarder's namespace, until this is ended or dropped.
 pub(super) enum Working {
@@ -175,7 +175,7 @@ fn director(mode: Mode, family: Family, line: &Line) -> Result<Working> {
     let mut command = line.forwarder.command("/host/director")?;
     command.args(["run", "-c", CONFIG]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().context("cannot run director")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let said = fs::read_to_string(LOG).unwrap_or_default();
         if said.contains("running by") {

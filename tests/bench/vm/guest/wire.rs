@@ -25,7 +25,7 @@ pub(crate) const FORWARDER_MAC: &str = "02:00:00:00:00:02";
 /// The forwarder's namespace.
 const NAMESPACE: &str = "forwarder";
 /// For a namespace to be gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A wire from the generator to a fresh namespace, and nothing there yet.
 pub(super) struct Line {
@@ -69,14 +69,14 @@ impl Line {
         let Self { forwarder, wire, _sink: sink } = self;
         drop(forwarder);
         NetNs::delete(NAMESPACE)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let gone = || match wire {
             Wire::Veth => !fs::exists(format!("/sys/class/net/{GENERATOR}")).unwrap_or(false),
             Wire::VirtioNet => device_with(FORWARDER_MAC).is_ok(),
         };
         while !gone() {
             if Instant::now() > deadline {
-                bail!("the forwarder's namespace is still there after {PATIENCE:?}");
+                bail!("the forwarder's namespace is still there after {TIMEOUT:?}");
             }
             thread::sleep(Duration::from_millis(50));
         }

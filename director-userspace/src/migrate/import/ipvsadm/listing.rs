@@ -146,7 +146,7 @@ fn server(
     let (text, forward, tunnel, weight) = match (words, tells_tunnels) {
         ([text, forward, tunnel, weight, _, _], true) => (text, forward, *tunnel, weight),
         ([text, forward, weight, _, _], false) => (text, forward, "ipip", weight),
-        _ => return Err("a server wants an address, Forward, Weight and two numbers".into()),
+        _ => return Err("a server wants an address, ForwardMode, Weight and two numbers".into()),
     };
     let (address, port) = endpoint(text, Protocol::Tcp, names)?;
     let mut server = LvsServer::new(place.clone(), address, port);

@@ -10,7 +10,7 @@ use crate::policy::{
     by_address::ByAddress,
     config::{
         error::{ConfigErrorKind as Kind, Position, WarningKind},
-        model::{Backend, Forward, MAX_BACKENDS},
+        model::{Backend, ForwardMode, MAX_BACKENDS},
         report::{Item, Path, Report},
     },
 };
@@ -66,7 +66,12 @@ impl<'a> Backends<'a> {
     }
 
     /// Refuses backends whose address family the way of forwarding cannot carry.
-    pub(super) fn check_families(&self, vip: IpAddr, forward: Forward, report: &mut Report<'_>) {
+    pub(super) fn check_families(
+        &self,
+        vip: IpAddr,
+        forward: ForwardMode,
+        report: &mut Report<'_>,
+    ) {
         for read in &self.read {
             if let Some((message, hint)) = family_mix(read.backend.address, vip, forward) {
                 self.error(Kind::FamilyMix, read, message, hint, report);
@@ -118,12 +123,12 @@ fn loops(address: IpAddr, vips: &ByAddress<u32>) -> Option<(String, String)> {
 }
 
 /// The same, if it is of a family that the way of forwarding cannot carry.
-fn family_mix(address: IpAddr, vip: IpAddr, forward: Forward) -> Option<(String, &'static str)> {
-    let fits = match forward {
-        Forward::Tunnel => true,
-        Forward::Direct => address.is_ipv4() == vip.is_ipv4(),
-    };
-    if fits {
+fn family_mix(
+    address: IpAddr,
+    vip: IpAddr,
+    forward: ForwardMode,
+) -> Option<(String, &'static str)> {
+    if forward.mixes_families() || address.is_ipv4() == vip.is_ipv4() {
         return None;
     }
     let message = format!("forward: direct cannot send packets for {vip} to {address}");
@@ -153,7 +158,7 @@ impl<'a> Sorry<'a> {
         vips: &ByAddress<u32>,
         backends: Option<&Backends<'_>>,
         vip: Option<IpAddr>,
-        forward: Option<Forward>,
+        forward: Option<ForwardMode>,
         report: &mut Report<'_>,
     ) {
         let (address, item) = (self.backend.address, &self.address_item);

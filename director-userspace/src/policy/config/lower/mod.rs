@@ -20,8 +20,8 @@ use self::mapping::{Keys, Mapping, items};
 use super::{
     error::ConfigErrorKind as Kind,
     model::{
-        AttachMode, Config, Encapsulation, Flows, Forward, Interface, MAX_FLOWS, MAX_INTERFACES,
-        MIN_FLOWS, Role, Service, Tunnel, TunnelSource,
+        AttachMode, Config, Encapsulation, Flows, Interface, MAX_FLOWS, MAX_INTERFACES, MIN_FLOWS,
+        Role, Service, Tunnel, TunnelSource,
     },
     raw::{Node, Value},
     report::{Item, Path, Report},
@@ -213,7 +213,7 @@ fn check_tunnel_source(
 ) {
     let TunnelSource::Fixed { v4, v6 } = tunnel.source else { return };
     for (family, missing, is_v4) in [("IPv4", v4.is_none(), true), ("IPv6", v6.is_none(), false)] {
-        let tunnelled = services.iter().filter(|service| service.forward == Forward::Tunnel);
+        let tunnelled = services.iter().filter(|service| service.forward.encapsulates());
         let needing = tunnelled
             .flat_map(|service| {
                 let all = service.backends.iter().chain(&service.sorry);

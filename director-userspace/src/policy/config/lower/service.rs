@@ -13,7 +13,7 @@ use crate::policy::{
     config::{
         error::{ConfigErrorKind as Kind, WarningKind},
         model::{
-            Forward, Frontend, MAX_BACKENDS_IN_ALL, MAX_SERVICES, Protocol, Scheduler, Service,
+            ForwardMode, Frontend, MAX_BACKENDS_IN_ALL, MAX_SERVICES, Protocol, Scheduler, Service,
             ServiceName, WhenEmpty,
         },
         raw::Value,
@@ -333,7 +333,7 @@ fn vip(item: &Item<'_>, report: &mut Report<'_>) -> Option<IpAddr> {
     scalar::address(item, Some("does one address per service"), report)
 }
 
-fn forward(item: &Item<'_>, report: &mut Report<'_>) -> Option<Forward> {
+fn forward(item: &Item<'_>, report: &mut Report<'_>) -> Option<ForwardMode> {
     scalar::word(item, &["nat", "fullnat", "local"], report)
 }
 

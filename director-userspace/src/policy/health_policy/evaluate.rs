@@ -1,7 +1,8 @@
 //! How a service is to be, given what is known about its backends.
 
 use super::{
-    BackendMemory, BackendStanding, Change, Facts, Judgement, Memory, Now, Override, Standing,
+    BackendEvaluation, BackendMemory, Change, Evaluation, Facts, Memory, Now, Override,
+    ServiceState,
 };
 use crate::policy::config::model::{Backend, OnDown, Service};
 
@@ -11,23 +12,23 @@ const FINER: u32 = 100;
 const STEP: u64 = 10;
 
 /// Says how `service` is to be. `facts` tells what is known about a backend.
-pub fn judge(
+pub fn evaluate(
     service: &Service,
     memory: &mut Memory,
     now: Now,
     mut facts: impl FnMut(&Backend) -> Facts,
-) -> Judgement {
+) -> Evaluation {
     let facts: Vec<Facts> = service.backends.iter().map(&mut facts).collect();
     let mut changes = Vec::new();
     let mut backends = Vec::with_capacity(facts.len());
     for (backend, facts) in service.backends.iter().zip(&facts) {
-        backends.push(standing(backend, facts, memory, now, &mut changes));
+        backends.push(state(backend, facts, memory, now, &mut changes));
     }
     if memory.backends.len() > service.backends.len() {
         memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
     }
     let panics = panics(service, &backends, memory, &mut changes);
-    let usable = |b: &BackendStanding| panics || b.up != Some(false);
+    let usable = |b: &BackendEvaluation| panics || b.up != Some(false);
     let is_lost = loses_quorum(service, &backends, &usable, memory, &mut changes);
 
     let shares: Vec<u64> = service
@@ -39,19 +40,19 @@ pub fn judge(
     let finer = fineness(service, &facts, &shares);
     let mut again_ns = None;
     let mut effective = service.clone();
-    for (at, standing) in backends.iter_mut().enumerate() {
+    for (at, state) in backends.iter_mut().enumerate() {
         let backend = &mut effective.backends[at];
-        let weight = own_weight(backend.weight, &facts[at].by_hand);
-        let drains = facts[at].by_hand.drain.is_some()
+        let weight = own_weight(backend.weight, &facts[at].admin_override);
+        let drains = facts[at].admin_override.drain.is_some()
             || facts[at].load.as_ref().is_some_and(|load| load.drains);
-        standing.weight = if drains { 0.0 } else { f64::from(weight) * shares[at] as f64 / 100.0 };
-        let is_up = usable(standing);
+        state.weight = if drains { 0.0 } else { f64::from(weight) * shares[at] as f64 / 100.0 };
+        let is_up = usable(state);
         backend.weight =
             if drains || is_lost || !is_up { 0 } else { fine(weight, finer, shares[at]) };
         let is_given_up = !is_up && service.health.on_down == OnDown::Reschedule;
-        backend.is_down = is_given_up || standing.is_over;
-        let memory = memory.backends.get_mut(&standing.address);
-        let deadline = facts[at].by_hand.drain.as_ref().and_then(|drain| drain.deadline_ns);
+        backend.is_down = is_given_up || state.is_over;
+        let memory = memory.backends.get_mut(&state.address);
+        let deadline = facts[at].admin_override.drain.as_ref().and_then(|drain| drain.deadline_ns);
         let next = [deadline, memory.and_then(|memory| next_step(service, memory, now))];
         again_ns = next.into_iter().flatten().filter(|ns| *ns > now.ns).chain(again_ns).min();
     }
@@ -60,25 +61,25 @@ pub fn judge(
         effective.backends.push(Backend { weight: u16::from(is_lost), ..sorry.clone() });
     }
     let is_checked = backends.iter().any(|backend| backend.up.is_some());
-    let standing = match () {
-        () if panics => Standing::Panic,
-        () if is_lost && service.sorry.is_some() => Standing::Sorry,
-        () if is_lost => Standing::Down,
-        () if !is_checked => Standing::Unchecked,
-        () if backends.iter().any(|backend| backend.up == Some(false)) => Standing::Degraded,
-        () => Standing::Up,
+    let state = match () {
+        () if panics => ServiceState::Panic,
+        () if is_lost && service.sorry.is_some() => ServiceState::Sorry,
+        () if is_lost => ServiceState::Down,
+        () if !is_checked => ServiceState::Unchecked,
+        () if backends.iter().any(|backend| backend.up == Some(false)) => ServiceState::Degraded,
+        () => ServiceState::Up,
     };
-    Judgement { service: effective, standing, backends, changes, again_ns }
+    Evaluation { service: effective, state, backends, changes, again_ns }
 }
 
 /// What is said about one backend, and whether that is news.
-fn standing(
+fn state(
     backend: &Backend,
     facts: &Facts,
     memory: &mut Memory,
     now: Now,
     changes: &mut Vec<Change>,
-) -> BackendStanding {
+) -> BackendEvaluation {
     let by_agent = facts.load.as_ref().map(|load| load.down.as_deref());
     let (up, reason) = match (&facts.checked, by_agent) {
         (Some(checked), _) if !checked.up => (Some(false), checked.reason.clone()),
@@ -102,15 +103,15 @@ fn standing(
         let reason = reason.clone();
         changes.push(Change::Backend { address: backend.address, up: is_up, reason });
     }
-    let deadline_ns = facts.by_hand.drain.as_ref().and_then(|drain| drain.deadline_ns);
-    BackendStanding {
+    let deadline_ns = facts.admin_override.drain.as_ref().and_then(|drain| drain.deadline_ns);
+    BackendEvaluation {
         address: backend.address,
         configured_weight: backend.weight,
         weight: f64::from(backend.weight),
         up,
         reason,
         since: after.since,
-        by_hand: facts.by_hand.clone(),
+        admin_override: facts.admin_override.clone(),
         is_over: deadline_ns.is_some_and(|deadline| deadline <= now.ns),
     }
 }
@@ -119,12 +120,12 @@ fn standing(
 /// do not count.
 fn panics(
     service: &Service,
-    backends: &[BackendStanding],
+    backends: &[BackendEvaluation],
     memory: &mut Memory,
     changes: &mut Vec<Change>,
 ) -> bool {
-    let counts = |b: &&BackendStanding| {
-        own_weight(b.configured_weight, &b.by_hand) > 0 && b.by_hand.drain.is_none()
+    let counts = |b: &&BackendEvaluation| {
+        own_weight(b.configured_weight, &b.admin_override) > 0 && b.admin_override.drain.is_none()
     };
     let of = backends.iter().filter(counts).count();
     let down = backends.iter().filter(counts).filter(|b| b.up == Some(false)).count();
@@ -139,15 +140,15 @@ fn panics(
 /// Whether too little is up. A lost quorum comes back later than it went (hysteresis).
 fn loses_quorum(
     service: &Service,
-    backends: &[BackendStanding],
-    usable: &impl Fn(&BackendStanding) -> bool,
+    backends: &[BackendEvaluation],
+    usable: &impl Fn(&BackendEvaluation) -> bool,
     memory: &mut Memory,
     changes: &mut Vec<Change>,
 ) -> bool {
     let weight: u32 = backends
         .iter()
-        .filter(|b| usable(b) && b.by_hand.drain.is_none())
-        .map(|b| u32::from(own_weight(b.configured_weight, &b.by_hand)))
+        .filter(|b| usable(b) && b.admin_override.drain.is_none())
+        .map(|b| u32::from(own_weight(b.configured_weight, &b.admin_override)))
         .sum();
     let health = &service.health;
     let is_lost = if memory.lost_quorum {
@@ -163,8 +164,8 @@ fn loses_quorum(
 }
 
 /// A backend's weight by the file or by hand.
-fn own_weight(configured: u16, by_hand: &Override) -> u16 {
-    by_hand.weight.unwrap_or(configured)
+fn own_weight(configured: u16, admin_override: &Override) -> u16 {
+    admin_override.weight.unwrap_or(configured)
 }
 
 /// Percent of its weight that a backend is to have, by its load and its slow start.
@@ -205,7 +206,7 @@ fn fineness(service: &Service, facts: &[Facts], shares: &[u64]) -> u32 {
         .backends
         .iter()
         .zip(facts)
-        .map(|(backend, facts)| u32::from(own_weight(backend.weight, &facts.by_hand)))
+        .map(|(backend, facts)| u32::from(own_weight(backend.weight, &facts.admin_override)))
         .max();
     (u32::from(u16::MAX) / largest.unwrap_or(1).max(1)).clamp(1, FINER)
 }
@@ -219,5 +220,5 @@ fn fine(weight: u16, finer: u32, share: u64) -> u16 {
 }
 
 #[cfg(test)]
-#[path = "judge_tests.rs"]
+#[path = "evaluate_tests.rs"]
 mod tests;

@@ -1,17 +1,20 @@
 //! What stands between the file and the maps: health, load, and what was said by hand.
 //!
-//! [`judge`] takes a service as the file has it and everything known about its backends, and says
+//! [`evaluate`] takes a service as the file has it and everything known about its backends, and says
 //! how the service is to be in effect. It is pure: time comes in as a number, and what has to be
-//! remembered from one judgement to the next is in a [`Memory`]. The outcome is a service again, so
+//! remembered from one evaluation to the next is in a [`Memory`]. The outcome is a service again, so
 //! that it enters at `plan::diff` like any other change.
 
-mod judge;
+mod evaluate;
 mod overrides;
 
 use std::{collections::HashMap, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 pub use self::{
-    judge::judge,
+    evaluate::evaluate,
     overrides::{Drain, Override, Overrides, write_whole},
 };
 use crate::policy::config::model::Service;
@@ -24,7 +27,7 @@ pub struct Facts {
     /// What its agent says, if it has one that was heard.
     pub load: Option<Load>,
     /// What was said by hand.
-    pub by_hand: Override,
+    pub admin_override: Override,
 }
 
 /// The outcome of a backend's checks.
@@ -47,7 +50,7 @@ pub struct Load {
     pub down: Option<String>,
 }
 
-/// What a service's judgement depends on beside the facts of the moment.
+/// What a service's evaluation depends on beside the facts of the moment.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Whether the quorum was lost.
@@ -81,53 +84,58 @@ pub struct Now {
 
 /// How a service is to be.
 #[derive(Clone, Debug)]
-pub struct Judgement {
+pub struct Evaluation {
     /// As the maps are to have it: weights in effect, and who is down.
     pub service: Service,
     /// What is to be told about it.
-    pub standing: Standing,
+    pub state: ServiceState,
     /// Its backends, in the order of the file; `sorry` is not among them.
-    pub backends: Vec<BackendStanding>,
+    pub backends: Vec<BackendEvaluation>,
     /// What is other than it was: for alarms.
     pub changes: Vec<Change>,
-    /// When it is to be judged again though nothing happens, CLOCK_MONOTONIC nanoseconds.
+    /// When it is to be evaluated again though nothing happens, CLOCK_MONOTONIC nanoseconds.
     pub again_ns: Option<u64>,
 }
 
-/// How a service stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing is checked.
-    Unchecked,
-    /// All backends are up.
+/// What its backends' health makes of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Every backend is up.
     Up,
-    /// Some are down.
+    /// Some backends are down, and the quorum is held.
     Degraded,
-    /// Too few are up.
+    /// The quorum is lost: `when_empty` decides about new flows.
     Down,
-    /// The same, and `sorry` serves.
-    Sorry,
-    /// More are down than is likely: all are kept.
+    /// So many backends are down at once that the checks are more likely wrong: all are kept.
     Panic,
+    /// The quorum is lost, and the sorry backend gets the new flows.
+    Sorry,
+    /// No backend is checked.
+    Unchecked,
 }
 
-impl Standing {
-    /// As it is printed.
+impl ServiceState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Degraded, Self::Down, Self::Panic, Self::Sorry, Self::Unchecked];
+
+    /// As it is printed, and as JSON has it.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Unchecked => "unchecked",
             Self::Up => "up",
             Self::Degraded => "degraded",
             Self::Down => "down",
-            Self::Sorry => "sorry",
             Self::Panic => "panic",
+            Self::Sorry => "sorry",
+            Self::Unchecked => "unchecked",
         }
     }
 }
 
 /// How a backend stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BackendStanding {
+pub struct BackendEvaluation {
     /// Its address.
     pub address: IpAddr,
     /// What the file gives it.
@@ -141,7 +149,7 @@ pub struct BackendStanding {
     /// Since when it is as it is, seconds since 1970; 0 if that is not known.
     pub since: u64,
     /// What was said by hand.
-    pub by_hand: Override,
+    pub admin_override: Override,
     /// Whether its drain's deadline has passed.
     pub is_over: bool,
 }
@@ -149,12 +157,12 @@ pub struct BackendStanding {
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The service as a whole stands otherwise.
-    Standing {
-        /// As it stood.
-        from: Standing,
-        /// As it stands.
-        to: Standing,
+    /// The service as a whole is in another state.
+    Service {
+        /// The state before.
+        from: ServiceState,
+        /// The state now.
+        to: ServiceState,
     },
     /// A backend came up or went down.
     Backend {

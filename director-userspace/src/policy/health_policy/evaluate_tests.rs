@@ -2,11 +2,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::policy::{
-    conditions::{Checked, Drain, Load},
     config::{
         self,
         model::{Health, Percent},
     },
+    health_policy::{Checked, Drain, Load},
 };
 
 /// A service with these weights, and this to be known about its health.
@@ -36,12 +36,12 @@ fn checked(up: bool) -> Facts {
 }
 
 /// Judges with backends up (`u`), down (`d`) or unchecked (`-`), by their place in the file.
-fn judged(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> Judgement {
+fn evaluated(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> Evaluation {
     let states: Vec<char> = states.chars().collect();
     let place = |backend: &Backend| {
         service.backends.iter().position(|b| b.address == backend.address).expect("its own")
     };
-    judge(service, memory, Now { ns, unix: ns }, |backend| match states[place(backend)] {
+    evaluate(service, memory, Now { ns, unix: ns }, |backend| match states[place(backend)] {
         'u' => checked(true),
         'd' => checked(false),
         _ => Facts::default(),
@@ -49,35 +49,35 @@ fn judged(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> Judg
 }
 
 /// Weights in effect, with `!` behind those that are down.
-fn weights(judgement: &Judgement) -> String {
+fn weights(evaluation: &Evaluation) -> String {
     let one = |b: &Backend| format!("{}{}", b.weight, if b.is_down { "!" } else { "" });
-    judgement.service.backends.iter().map(one).collect::<Vec<_>>().join(" ")
+    evaluation.service.backends.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
 fn what_is_not_checked_is_as_the_file_says() {
     let service = service(&[1, 0, 5], Health::default());
-    let judgement = judged(&service, &mut Memory::default(), 1, "---");
-    assert_eq!(judgement.service, service);
-    assert_eq!((judgement.standing, judgement.changes.len()), (Standing::Unchecked, 0));
-    assert_eq!(judgement.again_ns, None);
+    let evaluation = evaluated(&service, &mut Memory::default(), 1, "---");
+    assert_eq!(evaluation.service, service);
+    assert_eq!((evaluation.state, evaluation.changes.len()), (ServiceState::Unchecked, 0));
+    assert_eq!(evaluation.again_ns, None);
 }
 
 #[test]
 fn one_that_is_down_gets_nothing_and_is_told_once() {
     let service = service(&[1, 2, 3], Health::default());
     let mut memory = Memory::default();
-    assert_eq!(judged(&service, &mut memory, 1, "uuu").changes, []);
-    let judgement = judged(&service, &mut memory, 2, "udu");
-    assert_eq!(weights(&judgement), "1 0! 3");
-    assert_eq!(judgement.standing, Standing::Degraded);
+    assert_eq!(evaluated(&service, &mut memory, 1, "uuu").changes, []);
+    let evaluation = evaluated(&service, &mut memory, 2, "udu");
+    assert_eq!(weights(&evaluation), "1 0! 3");
+    assert_eq!(evaluation.state, ServiceState::Degraded);
     let address = service.backends[1].address;
     let reason = "connection refused".to_owned();
-    assert_eq!(judgement.changes, [Change::Backend { address, up: false, reason }]);
-    assert_eq!(judgement.backends[1].since, 2);
-    let again = judged(&service, &mut memory, 3, "udu");
+    assert_eq!(evaluation.changes, [Change::Backend { address, up: false, reason }]);
+    assert_eq!(evaluation.backends[1].since, 2);
+    let again = evaluated(&service, &mut memory, 3, "udu");
     assert_eq!((again.changes.len(), again.backends[1].since), (0, 2));
-    let back = judged(&service, &mut memory, 4, "uuu");
+    let back = evaluated(&service, &mut memory, 4, "uuu");
     assert_eq!(weights(&back), "1 2 3");
     assert_eq!(back.changes, [Change::Backend { address, up: true, reason: String::new() }]);
 }
@@ -86,7 +86,7 @@ fn one_that_is_down_gets_nothing_and_is_told_once() {
 fn flows_stay_where_that_is_wanted() {
     let health = Health { on_down: OnDown::Keep, ..Health::default() };
     let service = service(&[1, 2], health);
-    assert_eq!(weights(&judged(&service, &mut Memory::default(), 1, "ud")), "1 0");
+    assert_eq!(weights(&evaluated(&service, &mut Memory::default(), 1, "ud")), "1 0");
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
     sorry(&mut service);
     let mut memory = Memory::default();
     let mut see = |states: &str| {
-        let judgement = judged(&service, &mut memory, 1, states);
-        let quorum: Vec<_> = judgement
+        let evaluation = evaluated(&service, &mut memory, 1, states);
+        let quorum: Vec<_> = evaluation
             .changes
             .iter()
             .filter_map(|change| match change {
@@ -105,21 +105,21 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
                 _ => None,
             })
             .collect();
-        (weights(&judgement), judgement.standing, quorum)
+        (weights(&evaluation), evaluation.state, quorum)
     };
-    assert_eq!(see("uuuud"), ("1 1 1 1 0! 0".into(), Standing::Degraded, vec![]));
-    assert_eq!(see("uuudd").1, Standing::Degraded, "3 is not below 4 - 1");
+    assert_eq!(see("uuuud"), ("1 1 1 1 0! 0".into(), ServiceState::Degraded, vec![]));
+    assert_eq!(see("uuudd").1, ServiceState::Degraded, "3 is not below 4 - 1");
     // Those that are up keep their flows.
-    assert_eq!(see("uuddd"), ("0 0 0! 0! 0! 1".into(), Standing::Sorry, vec![(false, 2)]));
-    assert_eq!(see("uuuud").1, Standing::Sorry, "4 is below 4 + 1");
-    assert_eq!(see("uuuuu"), ("1 1 1 1 1 0".into(), Standing::Up, vec![(true, 5)]));
+    assert_eq!(see("uuddd"), ("0 0 0! 0! 0! 1".into(), ServiceState::Sorry, vec![(false, 2)]));
+    assert_eq!(see("uuuud").1, ServiceState::Sorry, "4 is below 4 + 1");
+    assert_eq!(see("uuuuu"), ("1 1 1 1 1 0".into(), ServiceState::Up, vec![(true, 5)]));
 }
 
 #[test]
 fn without_anybody_the_service_is_down() {
     let service = service(&[1, 1], Health::default());
-    let judgement = judged(&service, &mut Memory::default(), 1, "dd");
-    assert_eq!((weights(&judgement).as_str(), judgement.standing), ("0! 0!", Standing::Down));
+    let evaluation = evaluated(&service, &mut Memory::default(), 1, "dd");
+    assert_eq!((weights(&evaluation).as_str(), evaluation.state), ("0! 0!", ServiceState::Down));
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn when_too_many_are_down_at_once_all_are_kept() {
     // The last one gets nothing anyway.
     let service = service(&[1, 1, 1, 1, 0], health);
     let mut memory = Memory::default();
-    let half = judged(&service, &mut memory, 1, "dduuu");
-    assert_eq!((weights(&half).as_str(), half.standing), ("0! 0! 1 1 0", Standing::Degraded));
-    let more = judged(&service, &mut memory, 2, "ddduu");
-    assert_eq!((weights(&more).as_str(), more.standing), ("1 1 1 1 0", Standing::Panic));
+    let half = evaluated(&service, &mut memory, 1, "dduuu");
+    assert_eq!((weights(&half).as_str(), half.state), ("0! 0! 1 1 0", ServiceState::Degraded));
+    let more = evaluated(&service, &mut memory, 2, "ddduu");
+    assert_eq!((weights(&more).as_str(), more.state), ("1 1 1 1 0", ServiceState::Panic));
     assert!(more.changes.contains(&Change::Panic { panics: true, down: 3, of: 4 }));
     assert_eq!(more.backends[0].up, Some(false), "what is known is shown");
-    let fewer = judged(&service, &mut memory, 3, "uuduu");
+    let fewer = evaluated(&service, &mut memory, 3, "uuduu");
     assert_eq!(weights(&fewer), "1 1 0! 1 0");
     assert!(fewer.changes.contains(&Change::Panic { panics: false, down: 1, of: 4 }));
 }
@@ -144,15 +144,15 @@ fn a_drain_by_hand_keeps_flows_until_its_deadline() {
     let service = service(&[1, 1], Health::default());
     let mut memory = Memory::default();
     let mut at = |ns| {
-        judge(&service, &mut memory, Now { ns, unix: 0 }, |backend| {
+        evaluate(&service, &mut memory, Now { ns, unix: 0 }, |backend| {
             let drain = Some(Drain { since: 0, deadline_ns: Some(100) });
             let is_first = backend.address == service.backends[0].address;
-            let by_hand = if is_first {
+            let admin_override = if is_first {
                 Override { drain, ..Override::default() }
             } else {
                 Override::default()
             };
-            Facts { by_hand, ..Facts::default() }
+            Facts { admin_override, ..Facts::default() }
         })
     };
     let before = at(10);
@@ -165,17 +165,17 @@ fn a_drain_by_hand_keeps_flows_until_its_deadline() {
 #[test]
 fn weights_by_hand_go_before_the_files() {
     let service = service(&[1, 1], Health::default());
-    let judgement = judge(&service, &mut Memory::default(), Now::default(), |_| Facts {
-        by_hand: Override { weight: Some(9), ..Override::default() },
+    let evaluation = evaluate(&service, &mut Memory::default(), Now::default(), |_| Facts {
+        admin_override: Override { weight: Some(9), ..Override::default() },
         ..Facts::default()
     });
-    assert_eq!(weights(&judgement), "9 9");
-    assert_eq!(judgement.backends[0].configured_weight, 1);
+    assert_eq!(weights(&evaluation), "9 9");
+    assert_eq!(evaluation.backends[0].configured_weight, 1);
 }
 
 /// The agent of the first backend says this.
-fn with_load(service: &Service, load: &Load) -> Judgement {
-    judge(service, &mut Memory::default(), Now::default(), |backend| Facts {
+fn with_load(service: &Service, load: &Load) -> Evaluation {
+    evaluate(service, &mut Memory::default(), Now::default(), |backend| Facts {
         load: (backend.address == service.backends[0].address).then(|| load.clone()),
         ..Facts::default()
     })
@@ -196,9 +196,9 @@ fn a_loaded_backend_gets_its_share_of_its_weight() {
     let drains = Load { share: 50, drains: true, down: None };
     assert_eq!(weights(&with_load(&three, &drains)), "0 100 100");
     let down = Load { share: 100, drains: false, down: Some("down".into()) };
-    let judgement = with_load(&three, &down);
-    assert_eq!(weights(&judgement), "0! 1 1");
-    assert_eq!(judgement.backends[0].reason, "its agent says down");
+    let evaluation = with_load(&three, &down);
+    assert_eq!(weights(&evaluation), "0! 1 1");
+    assert_eq!(evaluation.backends[0].reason, "its agent says down");
 }
 
 #[test]
@@ -206,12 +206,12 @@ fn one_that_comes_back_starts_slowly() {
     let health = Health { slow_start: Duration::from_nanos(1000), ..Health::default() };
     let service = service(&[2, 2], health);
     let mut memory = Memory::default();
-    assert_eq!(weights(&judged(&service, &mut memory, 0, "uu")), "2 2", "up from the start");
-    judged(&service, &mut memory, 10, "du");
+    assert_eq!(weights(&evaluated(&service, &mut memory, 0, "uu")), "2 2", "up from the start");
+    evaluated(&service, &mut memory, 10, "du");
     let steps = [(1000, "20 200", Some(1100)), (1099, "20 200", Some(1100))];
     let later = [(1550, "100 200", Some(1600)), (2000, "2 2", None), (9000, "2 2", None)];
     for (ns, expected, again) in steps.into_iter().chain(later) {
-        let judgement = judged(&service, &mut memory, ns, "uu");
-        assert_eq!((weights(&judgement).as_str(), judgement.again_ns), (expected, again), "{ns}");
+        let evaluation = evaluated(&service, &mut memory, ns, "uu");
+        assert_eq!((weights(&evaluation).as_str(), evaluation.again_ns), (expected, again), "{ns}");
     }
 }

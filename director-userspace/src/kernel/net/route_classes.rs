@@ -1,4 +1,4 @@
-//! Which IPv4 destinations the kernel routes alike, so that one question answers for many.
+//! Which IPv4 destinations the kernel routes route_classes, so that one question answers for many.
 
 use std::{
     collections::HashSet,
@@ -15,7 +15,7 @@ use rtnetlink::packet_route::{
 use super::{NetError, Netlink, failed};
 use crate::policy::by_address::AddressHasher;
 
-/// Destinations of one group take the same route, gateway and source address.
+/// Destinations of one class take the same route, gateway and source address.
 ///
 /// Prefixes are nested or apart, so the longest one around an address, of all routing tables and
 /// rules together, says which others are around it too: addresses that share it look the same to
@@ -23,8 +23,8 @@ use crate::policy::by_address::AddressHasher;
 /// their own, everything where some route has several next hops (the kernel picks by destination),
 /// and IPv6 (the source address depends on the destination).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Alike {
-    prefixes: HashSet<Group, BuildHasherDefault<AddressHasher>>,
+pub struct RouteClasses {
+    prefixes: HashSet<RouteClass, BuildHasherDefault<AddressHasher>>,
     /// Lengths of prefixes there are, the longest first.
     lengths: Vec<u8>,
     exceptions: HashSet<u32>,
@@ -32,12 +32,12 @@ pub struct Alike {
     is_split: bool,
 }
 
-/// A group of destinations: its prefix and that prefix's length.
-pub type Group = (u32, u8);
+/// A class of destinations: its prefix and that prefix's length.
+pub type RouteClass = (u32, u8);
 
-impl Alike {
-    /// The group of a destination; `None`: it has to be asked about by itself.
-    pub fn group(&self, destination: IpAddr) -> Option<Group> {
+impl RouteClasses {
+    /// The class of a destination; `None`: it has to be asked about by itself.
+    pub fn class(&self, destination: IpAddr) -> Option<RouteClass> {
         let IpAddr::V4(address) = destination else { return None };
         let address = address.to_bits();
         if self.is_split || self.exceptions.contains(&address) {
@@ -74,12 +74,12 @@ fn masked(address: u32, length: u8) -> u32 {
 }
 
 impl Netlink {
-    /// Which destinations are routed alike at the moment: a few requests, however many there are.
+    /// Which destinations are routed route_classes at the moment: a few requests, however many there are.
     ///
     /// # Errors
     /// [`NetError::System`].
-    pub async fn alike(&self) -> Result<Alike, NetError> {
-        let mut alike = Alike::default();
+    pub async fn route_classes(&self) -> Result<RouteClasses, NetError> {
+        let mut route_classes = RouteClasses::default();
         for is_cache in [false, true] {
             let mut message = RouteMessage::default();
             message.header.address_family = AddressFamily::Inet;
@@ -91,14 +91,14 @@ impl Netlink {
                 let RouteNetlinkMessage::NewRoute(message) = message else { continue };
                 // An old kernel lists both, whatever it is asked for.
                 if !message.header.flags.contains(RouteFlags::Cloned) {
-                    alike.add_route(&message);
+                    route_classes.add_route(&message);
                     continue;
                 }
                 let destination = message.attributes.iter().find_map(|a| match a {
                     RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(v4.to_bits()),
                     _ => None,
                 });
-                alike.exceptions.extend(destination);
+                route_classes.exceptions.extend(destination);
             }
         }
         let mut message = RuleMessage::default();
@@ -110,9 +110,9 @@ impl Netlink {
                 RuleAttribute::Destination(IpAddr::V4(v4)) => Some(*v4),
                 _ => None,
             });
-            alike.add(destination, message.header.dst_len);
+            route_classes.add(destination, message.header.dst_len);
         }
-        Ok(alike)
+        Ok(route_classes)
     }
 }
 
@@ -120,29 +120,29 @@ impl Netlink {
 mod tests {
     use super::*;
 
-    fn group(alike: &Alike, address: [u8; 4]) -> Option<String> {
-        let (prefix, length) = alike.group(address.into())?;
+    fn class(route_classes: &RouteClasses, address: [u8; 4]) -> Option<String> {
+        let (prefix, length) = route_classes.class(address.into())?;
         Some(format!("{}/{length}", Ipv4Addr::from_bits(prefix)))
     }
 
     #[test]
     fn the_longest_prefix_of_all_tables_tells_groups_apart() {
-        let mut alike = Alike::default();
+        let mut route_classes = RouteClasses::default();
         for (prefix, length) in [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 2, 3], 32)] {
-            alike.add(Some(prefix.into()), length);
+            route_classes.add(Some(prefix.into()), length);
         }
         // As rules and routes have it: bits beyond the length do not count.
-        alike.add(Some([10, 1, 9, 9].into()), 16);
-        assert_eq!(group(&alike, [10, 1, 2, 3]).as_deref(), Some("10.1.2.3/32"));
-        assert_eq!(group(&alike, [10, 1, 2, 4]).as_deref(), Some("10.1.0.0/16"));
-        assert_eq!(group(&alike, [10, 2, 2, 4]).as_deref(), Some("10.0.0.0/8"));
-        assert_eq!(group(&alike, [11, 2, 2, 4]).as_deref(), Some("0.0.0.0/0"));
-        assert_eq!(alike.group(std::net::Ipv6Addr::LOCALHOST.into()), None);
-        alike.exceptions.insert(Ipv4Addr::new(10, 2, 2, 4).to_bits());
-        assert_eq!(group(&alike, [10, 2, 2, 4]), None);
+        route_classes.add(Some([10, 1, 9, 9].into()), 16);
+        assert_eq!(class(&route_classes, [10, 1, 2, 3]).as_deref(), Some("10.1.2.3/32"));
+        assert_eq!(class(&route_classes, [10, 1, 2, 4]).as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(class(&route_classes, [10, 2, 2, 4]).as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(class(&route_classes, [11, 2, 2, 4]).as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(route_classes.class(std::net::Ipv6Addr::LOCALHOST.into()), None);
+        route_classes.exceptions.insert(Ipv4Addr::new(10, 2, 2, 4).to_bits());
+        assert_eq!(class(&route_classes, [10, 2, 2, 4]), None);
         let mut split = RouteMessage::default();
         split.attributes.push(RouteAttribute::NhId(7));
-        alike.add_route(&split);
-        assert_eq!(group(&alike, [11, 2, 2, 4]), None);
+        route_classes.add_route(&split);
+        assert_eq!(class(&route_classes, [11, 2, 2, 4]), None);
     }
 }

@@ -1,5 +1,7 @@
 //! What may change while the program runs, all in one cache line, and the clock.
 
+use crate::{flow::Protocol, flow_table::FlowState};
+
 /// Nanoseconds in a tick, as a shift: 2^26 ns, 67 ms.
 pub const TICK_SHIFT: u32 = 26;
 /// Bits of a tick count that a flow entry can hold.
@@ -27,13 +29,13 @@ impl Ticks {
 
 /// The daemon writes its heartbeat this often; nanoseconds.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 500_000_000;
-/// A heartbeat older than this means that nobody keeps next hops fresh; nanoseconds.
+/// A heartbeat older than this is stale: next hops are not kept fresh; nanoseconds.
 pub const HEARTBEAT_STALE_NS: u64 = 1_500_000_000;
 
 /// Read for every packet; written by userspace, word by word.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Runtime {
+pub struct Tunables {
     /// When the daemon last said that it keeps next hops fresh: CLOCK_MONOTONIC, nanoseconds.
     pub heartbeat_ns: u64,
     /// The clock of a simulation, nanoseconds; read only by a program loaded for one.
@@ -56,7 +58,21 @@ pub struct Runtime {
     pub _more: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Runtime>() == 64);
+const _: () = assert!(size_of::<Tunables>() == 64);
+
+impl Tunables {
+    /// How long a flow of this IP protocol number may idle in this state. The only place that says so:
+    /// the program and all that lists flows ask here.
+    #[inline(always)]
+    pub const fn timeout(&self, protocol: u8, state: FlowState) -> Ticks {
+        Ticks(match (Protocol::from_number(protocol), state) {
+            (Some(Protocol::Tcp), FlowState::Established) => self.tcp_ticks,
+            (Some(Protocol::Tcp), FlowState::New | FlowState::Closing) => self.tcp_closing_ticks,
+            // Flows of other protocols are never recorded.
+            (Some(Protocol::Udp) | None, _) => self.udp_ticks,
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

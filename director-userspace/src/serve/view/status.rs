@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::policy::health_policy::ServiceState;
+
 /// The condition of a running daemon and of everything that it looks after.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Conditions {
+pub struct Status {
     /// Which director of this host it is.
     pub instance: String,
     /// The daemon's process.
@@ -30,19 +32,19 @@ pub struct Conditions {
     /// What is odd about the configuration on this host.
     pub warnings: Vec<String>,
     /// Its services, in the order of the file.
-    pub services: Vec<ServiceCondition>,
+    pub services: Vec<ServiceStatus>,
 }
 
-impl Conditions {
+impl Status {
     /// The condition of the service that answers on `frontend`.
-    pub fn service(&self, frontend: &str) -> Option<&ServiceCondition> {
+    pub fn service(&self, frontend: &str) -> Option<&ServiceStatus> {
         self.services.iter().find(|service| service.frontend == frontend)
     }
 }
 
 /// The condition of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ServiceCondition {
+pub struct ServiceStatus {
     /// Its name.
     pub name: String,
     /// Protocol, address and port, as [`Frontend`](crate::policy::config::model::Frontend) displays them.
@@ -57,12 +59,12 @@ pub struct ServiceCondition {
     #[schema(value_type = Option<String>)]
     pub sorry: Option<IpAddr>,
     /// Its backends, in the order of the file; the sorry backend is not among them.
-    pub backends: Vec<BackendCondition>,
+    pub backends: Vec<BackendStatus>,
 }
 
-impl ServiceCondition {
+impl ServiceStatus {
     /// The condition of the backend with this address.
-    pub fn backend(&self, address: IpAddr) -> Option<&BackendCondition> {
+    pub fn backend(&self, address: IpAddr) -> Option<&BackendStatus> {
         self.backends.iter().find(|backend| backend.address == address)
     }
 }
@@ -78,27 +80,9 @@ pub struct Quorum {
     pub held: bool,
 }
 
-/// What its backends' health makes of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ServiceState {
-    /// Every backend is up.
-    Up,
-    /// Some backends are down, and the quorum is held.
-    Degraded,
-    /// The quorum is lost: `when_empty` decides about new flows.
-    Down,
-    /// So many backends are down at once that the checker is the likelier fault: all are kept.
-    Panic,
-    /// The quorum is lost, and the sorry backend has the new flows.
-    Sorry,
-    /// Nobody checks its backends.
-    Unchecked,
-}
-
 /// The condition of one backend of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct BackendCondition {
+pub struct BackendStatus {
     /// Its address.
     #[schema(value_type = String)]
     pub address: IpAddr,
@@ -118,10 +102,10 @@ pub struct BackendCondition {
     /// What its agent said last, such as `75%`.
     pub agent: Option<String>,
     /// Its checks, in the order of the file.
-    pub checks: Vec<CheckCondition>,
+    pub checks: Vec<CheckStatus>,
 }
 
-impl BackendCondition {
+impl BackendStatus {
     /// Whether its checks say that it works, or nobody checks it; whoever drains it.
     pub fn works(&self) -> bool {
         match self.state {
@@ -159,7 +143,7 @@ pub struct Override {
     /// `director drain`.
     pub drain: Option<Drain>,
     /// `director weight`.
-    pub weight: Option<WeightByHand>,
+    pub weight: Option<WeightOverride>,
 }
 
 /// A drain that somebody asked for.
@@ -173,7 +157,7 @@ pub struct Drain {
 
 /// A weight that somebody set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct WeightByHand {
+pub struct WeightOverride {
     /// The weight.
     pub weight: u16,
     /// When it was set: seconds since 1970.
@@ -182,7 +166,7 @@ pub struct WeightByHand {
 
 /// What one check of a backend says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct CheckCondition {
+pub struct CheckStatus {
     /// `tcp`, `http`, ...
     #[serde(rename = "type")]
     pub kind: String,
@@ -198,30 +182,21 @@ pub struct CheckCondition {
     pub since: u64,
 }
 
-macro_rules! labels {
-    ($($name:ident { $($variant:ident = $label:literal),+ })+) => {$(
-        impl $name {
-            /// Every state there is.
-            pub const ALL: [Self; [$($label),+].len()] = [$(Self::$variant),+];
+impl BackendHealth {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Down, Self::Starting, Self::Unchecked, Self::Draining, Self::Removed];
 
-            /// As it is printed, and as JSON has it.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)+
-                }
-            }
+    /// As it is printed, and as JSON has it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Starting => "starting",
+            Self::Unchecked => "unchecked",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
         }
-    )+};
-}
-
-labels! {
-    ServiceState {
-        Up = "up", Degraded = "degraded", Down = "down", Panic = "panic", Sorry = "sorry",
-        Unchecked = "unchecked"
-    }
-    BackendHealth {
-        Up = "up", Down = "down", Starting = "starting", Unchecked = "unchecked",
-        Draining = "draining", Removed = "removed"
     }
 }
 
@@ -241,7 +216,7 @@ mod tests {
 
     #[test]
     fn json_has_the_words_that_rust_reserves() {
-        let backend = BackendCondition {
+        let backend = BackendStatus {
             address: "2001:db8::1".parse().unwrap(),
             configured_weight: 10,
             weight: 0,
@@ -253,7 +228,7 @@ mod tests {
                 weight: None,
             }),
             agent: None,
-            checks: vec![CheckCondition {
+            checks: vec![CheckStatus {
                 kind: "tcp".into(),
                 via: "direct".into(),
                 up: Some(true),
@@ -266,6 +241,6 @@ mod tests {
         assert_eq!(json["override"]["drain"]["since"], 1_700_000_000);
         assert_eq!(json["checks"][0]["type"], "tcp");
         assert_eq!(json["address"], "2001:db8::1");
-        assert_eq!(serde_json::from_value::<BackendCondition>(json).unwrap(), backend);
+        assert_eq!(serde_json::from_value::<BackendStatus>(json).unwrap(), backend);
     }
 }

@@ -11,25 +11,25 @@ use crate::{
     health::{AgentMode, AgentReport, AgentTarget, Checker, Event, Health, Target},
     kernel::{datapath::clock_ns, wall_clock},
     policy::{
-        conditions::{
-            BackendMemory, BackendStanding, Change, Checked, Facts, Judgement, Load, Memory, Now,
-            Override, Overrides, Standing, judge,
-        },
         config::{
             Config,
             model::{
-                Agent, AgentSource, Backend, Forward, Frontend, HealthCheck, Port, Service, Start,
-                Via,
+                Agent, AgentSource, Backend, ForwardMode, Frontend, HealthCheck, Port, Service,
+                Start, Via,
             },
+        },
+        health_policy::{
+            BackendEvaluation, BackendMemory, Change, Checked, Evaluation, Facts, Load, Memory,
+            Now, Override, Overrides, ServiceState, evaluate,
         },
     },
 };
 
 /// Which firewall mark takes a probe which way: from a VIP to a backend, forwarded so.
-pub(super) type Marks = HashMap<(IpAddr, IpAddr, Forward), u32>;
+pub(super) type Marks = HashMap<(IpAddr, IpAddr, ForwardMode), u32>;
 
 /// Probes, their outcome, and what was said by hand.
-pub(super) struct Care {
+pub(super) struct HealthTracker {
     checker: Checker,
     pub(super) overrides: Overrides,
     /// As the configuration's services.
@@ -47,10 +47,10 @@ struct Watched {
     frontend: Frontend,
     /// As its backends.
     backends: Vec<Probes>,
-    standing: Standing,
+    state: ServiceState,
     since: u64,
-    standings: Vec<BackendStanding>,
-    /// When it is to be judged again, CLOCK_MONOTONIC nanoseconds.
+    evaluations: Vec<BackendEvaluation>,
+    /// When it is to be evaluated again, CLOCK_MONOTONIC nanoseconds.
     again_ns: Option<u64>,
 }
 
@@ -59,9 +59,9 @@ impl Watched {
         Self {
             frontend,
             backends: Vec::new(),
-            standing: Standing::Unchecked,
+            state: ServiceState::Unchecked,
             since: 0,
-            standings: Vec::new(),
+            evaluations: Vec::new(),
             again_ns: None,
         }
     }
@@ -80,7 +80,7 @@ struct Probes {
 
 /// A change of a service's health.
 #[derive(Clone, Debug)]
-pub(super) struct News {
+pub(super) struct StateChange {
     /// The service's name.
     pub(super) name: String,
     /// What identifies it.
@@ -94,7 +94,7 @@ pub(super) fn now() -> Now {
     Now { ns: clock_ns(), unix: wall_clock::now() }
 }
 
-impl Care {
+impl HealthTracker {
     /// `remembered` are backends that an earlier process knew to be down, and since when (seconds since
     /// 1970): until they have been asked, they are taken for that.
     pub(super) fn new(
@@ -142,7 +142,7 @@ impl Care {
                 }
                 backends.push(probes);
             }
-            // How it stood is how it stands until it is judged again.
+            // How it stood is how it stands until it is evaluated again.
             let known = before.remove(&service.frontend);
             let known = known.unwrap_or_else(|| Watched::new(service.frontend));
             self.watched.push(Watched { backends, ..known });
@@ -197,57 +197,57 @@ impl Care {
     }
 
     /// How all services are to be, and what is new about them.
-    pub(super) fn judge_all(&mut self, config: &Config) -> (Config, Vec<News>) {
+    pub(super) fn evaluate_all(&mut self, config: &Config) -> (Config, Vec<StateChange>) {
         let mut effective = config.clone();
         let all: Vec<usize> = (0..config.services.len()).collect();
-        let (news, _) = self.judge_some(config, &all, &mut effective);
+        let (news, _) = self.evaluate_some(config, &all, &mut effective);
         (effective, news)
     }
 
     /// The same for some, in place; also whether anything is to be other than it was.
-    pub(super) fn judge_some(
+    pub(super) fn evaluate_some(
         &mut self,
         config: &Config,
         services: &[usize],
         effective: &mut Config,
-    ) -> (Vec<News>, bool) {
+    ) -> (Vec<StateChange>, bool) {
         let mut is_other = false;
         let now = now();
         let mut news = Vec::new();
         for &at in services {
             let service = &config.services[at];
             let mut memory = self.memories.remove(&service.frontend).unwrap_or_default();
-            let judgement = self.judged(at, service, &mut memory, now);
+            let evaluation = self.evaluated(at, service, &mut memory, now);
             self.memories.insert(service.frontend, memory);
             let watched = &mut self.watched[at];
-            let (from, to) = (watched.standing, judgement.standing);
+            let (from, to) = (watched.state, evaluation.state);
             if from != to && watched.since != 0 {
-                news.push(News {
+                news.push(StateChange {
                     name: service.name.to_string(),
                     frontend: service.frontend,
-                    change: Change::Standing { from, to },
+                    change: Change::Service { from, to },
                 });
             }
-            if watched.standing != judgement.standing || watched.since == 0 {
+            if watched.state != evaluation.state || watched.since == 0 {
                 watched.since = now.unix;
             }
-            watched.standing = judgement.standing;
-            watched.standings = judgement.backends;
+            watched.state = evaluation.state;
+            watched.evaluations = evaluation.backends;
             // Another check, or another way to it, has not been asked yet, and knows no better.
-            if watched.standings.is_empty() && !self.remembered.is_empty() {
+            if watched.evaluations.is_empty() && !self.remembered.is_empty() {
                 self.remembered.retain(|(frontend, _)| *frontend != service.frontend);
             }
-            for backend in &watched.standings {
+            for backend in &watched.evaluations {
                 let is_whose = (service.frontend, backend.address);
                 match backend.up {
                     Some(false) => _ = self.remembered.insert(is_whose),
                     Some(true) | None => _ = self.remembered.remove(&is_whose),
                 }
             }
-            watched.again_ns = judgement.again_ns;
-            is_other |= effective.services[at] != judgement.service;
-            effective.services[at] = judgement.service;
-            news.extend(judgement.changes.into_iter().map(|change| News {
+            watched.again_ns = evaluation.again_ns;
+            is_other |= effective.services[at] != evaluation.service;
+            effective.services[at] = evaluation.service;
+            news.extend(evaluation.changes.into_iter().map(|change| StateChange {
                 name: service.name.to_string(),
                 frontend: service.frontend,
                 change,
@@ -263,7 +263,7 @@ impl Care {
         for (service, effective) in config.services.iter().zip(&mut effective.services) {
             let mut memory = self.memories.get(&service.frontend).cloned().unwrap_or_default();
             let front = service.frontend.to_string();
-            *effective = judge(service, &mut memory, now(), |backend| {
+            *effective = evaluate(service, &mut memory, now(), |backend| {
                 let probes = probes(service, backend, marks, &mut checks);
                 self.facts(service, backend, &probes, self.overrides.of(&front, backend.address))
             })
@@ -272,7 +272,7 @@ impl Care {
         effective
     }
 
-    fn judged(&self, at: usize, service: &Service, memory: &mut Memory, now: Now) -> Judgement {
+    fn evaluated(&self, at: usize, service: &Service, memory: &mut Memory, now: Now) -> Evaluation {
         let said = self.overrides.of_service(&service.frontend.to_string());
         let health = &service.health;
         let is_plain = health.checks.is_empty()
@@ -283,20 +283,20 @@ impl Care {
         if is_plain {
             // Of a hundred thousand backends, most are these.
             *memory = Memory::default();
-            return Judgement {
+            return Evaluation {
                 service: service.clone(),
-                standing: Standing::Unchecked,
+                state: ServiceState::Unchecked,
                 backends: Vec::new(),
                 changes: Vec::new(),
                 again_ns: None,
             };
         }
         let mut place = 0;
-        judge(service, memory, now, |backend| {
+        evaluate(service, memory, now, |backend| {
             let probes = &self.watched[at].backends[place];
             place += 1;
-            let by_hand = said.and_then(|said| said.get(&backend.address)).cloned();
-            self.facts(service, backend, probes, by_hand.unwrap_or_default())
+            let admin_override = said.and_then(|said| said.get(&backend.address)).cloned();
+            self.facts(service, backend, probes, admin_override.unwrap_or_default())
         })
     }
 
@@ -305,7 +305,7 @@ impl Care {
         service: &Service,
         backend: &Backend,
         probes: &Probes,
-        by_hand: Override,
+        admin_override: Override,
     ) -> Facts {
         let is_remembered = self.remembered.contains(&(service.frontend, backend.address));
         let mut checked = (probes.impossible > 0).then(|| Checked {
@@ -325,16 +325,16 @@ impl Care {
             }
         }
         let load = probes.agent.as_ref().and_then(|agent| self.checker.agent(agent));
-        Facts { checked, load: load.map(|report| load_of(&report)), by_hand }
+        Facts { checked, load: load.map(|report| load_of(&report)), admin_override }
     }
 
     /// How each service stands, in the configuration's order.
-    pub(super) fn standings(
+    pub(super) fn evaluations(
         &self,
-    ) -> impl Iterator<Item = (Standing, u64, &[BackendStanding], Vec<BackendChecks>)> {
+    ) -> impl Iterator<Item = (ServiceState, u64, &[BackendEvaluation], Vec<BackendChecks>)> {
         self.watched.iter().map(|watched| {
             let checks = watched.backends.iter().map(|probes| self.checks(probes)).collect();
-            (watched.standing, watched.since, watched.standings.as_slice(), checks)
+            (watched.state, watched.since, watched.evaluations.as_slice(), checks)
         })
     }
 
@@ -353,7 +353,7 @@ impl Care {
         config: &'a Config,
     ) -> impl Iterator<Item = (&'a Service, IpAddr)> {
         config.services.iter().zip(&self.watched).flat_map(|(service, watched)| {
-            let down = watched.standings.iter().filter(|backend| backend.up == Some(false));
+            let down = watched.evaluations.iter().filter(|backend| backend.up == Some(false));
             down.map(move |backend| (service, backend.address))
         })
     }

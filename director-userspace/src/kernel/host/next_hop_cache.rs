@@ -8,7 +8,9 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use crate::kernel::net::{Alike, Group, Link, NetError, Netlink, NextHop, Route, RouteKind};
+use crate::kernel::net::{
+    Link, NetError, Netlink, NextHop, Route, RouteClass, RouteClasses, RouteKind,
+};
 use crate::policy::by_address::ByAddress;
 
 /// Questions to the kernel under way at once.
@@ -18,9 +20,9 @@ const MANY: usize = 64;
 
 /// What the kernel knows of the way to each of some addresses.
 #[derive(Debug, Default)]
-pub struct Hops(ByAddress<Result<NextHop, NetError>>);
+pub struct NextHopCache(ByAddress<Result<NextHop, NetError>>);
 
-impl Hops {
+impl NextHopCache {
     /// Asks the kernel about `addresses`; neighbours that are not known are asked for and waited
     /// for at most `wait` in all: the wait for a silent one is everybody's.
     pub async fn find(
@@ -35,8 +37,8 @@ impl Hops {
         let mut hops = Self::default();
         if addresses.len() >= MANY {
             // Whatever cannot be listed is asked for one by one.
-            if let Ok(groups) = Groups::new(netlink, wait).await {
-                addresses = hops.find_in(groups, addresses).await;
+            if let Ok(classes) = Groups::new(netlink, wait).await {
+                addresses = hops.find_in(classes, addresses).await;
             }
         }
         let mut asked = JoinSet::new();
@@ -59,12 +61,12 @@ impl Hops {
         }
     }
 
-    /// Fills in what `groups` can tell; the addresses that have to be asked about.
-    async fn find_in(&mut self, mut groups: Groups<'_>, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    /// Fills in what `classes` can tell; the addresses that have to be asked about.
+    async fn find_in(&mut self, mut classes: Groups<'_>, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let mut left = Vec::new();
         self.0.reserve(addresses.len());
         for address in addresses {
-            match groups.next_hop(address).await {
+            match classes.next_hop(address).await {
                 Some(hop) => drop(self.0.insert(address, Ok(hop))),
                 None => left.push(address),
             }
@@ -83,11 +85,11 @@ impl Hops {
     }
 }
 
-/// Routes by groups of addresses, and the neighbours that the kernel has in its table.
+/// Routes by classes of addresses, and the neighbours that the kernel has in its table.
 struct Groups<'a> {
     netlink: &'a Netlink,
-    alike: Alike,
-    routes: HashMap<Group, Option<(Route, Link)>>,
+    route_classes: RouteClasses,
+    routes: HashMap<RouteClass, Option<(Route, Link)>>,
     neighbours: HashMap<(u32, IpAddr), Option<[u8; 6]>>,
     gateways: HashMap<(u32, IpAddr), Option<[u8; 6]>>,
     wait: Duration,
@@ -96,18 +98,26 @@ struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     async fn new(netlink: &'a Netlink, wait: Duration) -> Result<Self, NetError> {
-        let alike = netlink.alike().await?;
+        let route_classes = netlink.route_classes().await?;
         let neighbours = netlink.neighbours().await?;
         let neighbours =
             neighbours.iter().map(|n| ((n.link_index, n.ip), n.usable_mac())).collect();
         let (routes, gateways) = (HashMap::new(), HashMap::new());
-        Ok(Self { netlink, alike, routes, neighbours, gateways, wait, began: Instant::now() })
+        Ok(Self {
+            netlink,
+            route_classes,
+            routes,
+            neighbours,
+            gateways,
+            wait,
+            began: Instant::now(),
+        })
     }
 
     /// The next hop; `None`: to be asked about by itself.
     async fn next_hop(&mut self, address: IpAddr) -> Option<NextHop> {
-        let group = self.alike.group(address)?;
-        let (route, link) = match self.routes.entry(group) {
+        let class = self.route_classes.class(address)?;
+        let (route, link) = match self.routes.entry(class) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(route_to(self.netlink, address).await),
         }

@@ -13,11 +13,11 @@ use crate::{
         wall_clock,
     },
     policy::{
-        conditions::write_whole,
         config::{
             Config,
             model::{Frontend, Service},
         },
+        health_policy::write_whole,
         plan::key_of,
     },
 };

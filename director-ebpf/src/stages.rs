@@ -1,0 +1,155 @@
+//! The list of stages behind `parse`, in order. The fast path and the slow path both run it.
+//!
+//! ```text
+//! filter -> admission -> flow table -> (miss) service -> schedule -> next hop -> transmit
+//!                            | hit ----------------------------------^              |
+//!                                                               forward <- record <-+
+//! ```
+//!
+//! Every stage that can refuse a packet comes before `record`, which writes the flow table, and
+//! `forward`, which changes the frame: a packet that is refused has left no trace.
+
+use director_common::{
+    decision::{Connection, Decision},
+    flow::FlowHash,
+    verdict::Verdict,
+};
+
+use crate::{
+    admission::{self, Admission},
+    backend::SelectedBackend,
+    constants,
+    context::PacketContext,
+    count, filter, flow_table, forward,
+    frame::Frame,
+    next_hop::{self, Hop},
+    parse::{Content, Packet},
+    schedule, service, transmit,
+    verdict_policy::{self, Refusal},
+};
+
+/// What the flow table says of a packet's flow.
+pub enum Lookup {
+    /// Known: where the flow goes.
+    Known(SelectedBackend),
+    /// Not in the table.
+    Unknown,
+}
+
+/// What the two paths do differently in a stage. A path that cannot decide says so by its error.
+pub trait Path {
+    /// What a refused packet becomes.
+    type Error;
+    /// Whether the decision is wanted, beside those of programs that record it anyway.
+    const TRACED: bool;
+
+    /// The flow table's answer.
+    ///
+    /// # Errors
+    ///
+    /// The path does not handle such a flow.
+    fn lookup(
+        hash: FlowHash,
+        packet: &Packet,
+        context: &PacketContext,
+    ) -> Result<Lookup, Self::Error>;
+
+    /// The next hop of a backend.
+    ///
+    /// # Errors
+    ///
+    /// It is not known to this path.
+    fn next_hop(
+        frame: &Frame,
+        packet: &Packet,
+        selected: &SelectedBackend,
+        context: &PacketContext,
+    ) -> Result<Hop, Self::Error>;
+
+    /// What becomes of a packet that a stage refused.
+    fn refuse(refusal: Refusal) -> Self::Error;
+}
+
+/// Decides and rewrites one packet that is not a fragment.
+///
+/// # Errors
+///
+/// A stage refused the packet; nothing in the frame has changed.
+#[inline(always)]
+pub fn run<P: Path>(
+    frame: &mut Frame,
+    packet: &Packet,
+    context: &PacketContext,
+    decision: &mut Decision,
+) -> Result<Verdict, P::Error> {
+    if !filter::may_be_vip(packet.flow.destination, packet.is_v6()) {
+        return Err(P::refuse(Refusal::NoService));
+    }
+    let hash = packet.flow.hash(&constants::FleetKey);
+    let admission = admission::admit(packet, context);
+    let found = match admission {
+        Admission::Exhausted => Lookup::Unknown,
+        Admission::Exempt | Admission::Admitted(_) => P::lookup(hash, packet, context)?,
+    };
+    let (selected, connection) = match found {
+        Lookup::Known(selected) => (selected, Connection::Known),
+        Lookup::Unknown => {
+            let service =
+                service::find(&packet.flow).ok_or_else(|| P::refuse(Refusal::NoService))?;
+            if P::TRACED || constants::records() {
+                decision.service = u32::from(service.slot) + 1;
+            }
+            let selected = schedule::pick(&service, hash)
+                .ok_or_else(|| P::refuse(Refusal::NoBackend(service)))?;
+            (selected, opened(packet))
+        }
+    };
+    note::<P>(decision, &selected, connection);
+
+    let service = selected.word.service();
+    let hop = P::next_hop(frame, packet, &selected, context)?;
+    let overhead = forward::overhead(&selected);
+    if next_hop::too_big(packet, &hop, overhead) {
+        // The client is told what fits, also without don't-fragment: XDP cannot fragment.
+        return Err(P::refuse(Refusal::TooBig { service, fits: hop.mtu - overhead }));
+    }
+    let verdict =
+        transmit::choose(&hop).map_err(|reason| P::refuse(Refusal::Dropped { service, reason }))?;
+
+    let is_new = matches!(connection, Connection::New);
+    if is_new {
+        match admission {
+            Admission::Exhausted => count::untracked(service),
+            Admission::Exempt | Admission::Admitted(_) => {
+                flow_table::record(hash, packet, &selected, context);
+                admission.count();
+            }
+        }
+    }
+    match forward::rewrite(frame, packet, &selected, &hop, hash) {
+        Ok(()) => count::forwarded(packet, &selected, is_new),
+        // Final on either path, since the frame may have changed.
+        Err(reason) => return Ok(verdict_policy::dropped(service, reason)),
+    }
+    Ok(verdict)
+}
+
+/// The connection of a packet whose flow is not in the table. An ICMP error follows a flow and never
+/// makes one.
+#[inline(always)]
+fn opened(packet: &Packet) -> Connection {
+    match packet.content {
+        Content::Whole => Connection::New,
+        Content::IcmpError | Content::Fragment => Connection::None,
+    }
+}
+
+/// Says where the packet goes, if that is wanted.
+#[inline(always)]
+fn note<P: Path>(decision: &mut Decision, selected: &SelectedBackend, connection: Connection) {
+    if P::TRACED || constants::records() {
+        decision.backend = selected.reference;
+        decision.service = u32::from(selected.word.service()) + 1;
+        decision.connection = connection as u32;
+    }
+}
