@@ -5,10 +5,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::flow::Family;
 
 /// The 16 bytes of an address in wire order, as two words; IPv4 in the first four bytes, the rest
-/// zero. Which family it is, is said beside it.
+/// zero. The family is stored separately.
 ///
-/// Words and not bytes: the program copies and compares addresses for every packet, and a pair of
-/// words stays in registers.
+/// Words instead of bytes: the program copies and compares addresses for every packet, and a pair
+/// of words stays in registers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
@@ -57,7 +57,7 @@ impl Address {
         (half >> (at % 2 * 32)) as u32
     }
 
-    /// The address as the standard library has it.
+    /// The address as the standard library's type.
     pub const fn to_ip(self, family: Family) -> IpAddr {
         match family {
             Family::V4 => {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_the_words_and_back() {
+    fn round_trips_through_words() {
         let v4: IpAddr = "192.0.2.10".parse().unwrap();
         assert_eq!(Address::from(v4).to_ip(Family::V4), v4);
         assert_eq!(Address::from(v4).v4_bytes(), [192, 0, 2, 10]);

@@ -1,7 +1,7 @@
-//! A backend of one service, as the program sees it: one cache line.
+//! A backend of one service, as the program reads it: one cache line.
 //!
-//! Whatever must be seen whole lies in one aligned 64-bit word: [`BackendWord`] and [`NextHop`].
-//! The rest is written while no published word points at it.
+//! Fields that must be read atomically share one aligned 64-bit word: [`BackendWord`] and
+//! [`NextHop`]. The rest is written while no published word refers to it.
 
 use crate::{
     address::Address,
@@ -14,15 +14,15 @@ use crate::{
     },
 };
 
-/// Bits of a backend's number.
+/// Bits of a backend's slot.
 pub const BACKEND_SLOT_BITS: u32 = 20;
-/// Most backends that all services together can have; slot 0 is never used.
+/// Maximum number of backends of all services together; slot 0 is never used.
 pub const MAX_BACKENDS: u32 = 1 << BACKEND_SLOT_BITS;
-/// Values a generation runs through before it repeats.
+/// Number of generations of a slot before they repeat.
 pub const GENERATIONS: u16 = 1 << 12;
 
-/// A backend's slot and the slot's generation: what rings and flow entries hold. A slot that has
-/// been reused since has another generation, so the reference is stale.
+/// A backend's slot and the slot's generation: the reference in rings and flow entries. Reuse of a
+/// slot changes its generation, which makes earlier references stale.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BackendRef(pub u32);
@@ -43,7 +43,7 @@ impl BackendRef {
         self.0 & (MAX_BACKENDS - 1)
     }
 
-    /// The slot's generation that is meant.
+    /// The slot's generation that it refers to.
     #[inline(always)]
     pub const fn generation(self) -> u16 {
         (self.0 >> BACKEND_SLOT_BITS) as u16
@@ -55,7 +55,7 @@ impl BackendRef {
         self.slot() == 0
     }
 
-    /// This reference over both halves of a word: see [`crate::flow_table`].
+    /// This reference in both halves of a word: see [`crate::flow_table`].
     #[inline(always)]
     pub const fn spread(self) -> u64 {
         self.0 as u64 | (self.0 as u64) << 32
@@ -66,14 +66,14 @@ impl BackendRef {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum BackendState {
-    /// Nothing; the generation waits for the next use.
+    /// Unused; the word holds the generation of the next use.
     Free = 0,
-    /// Configured: known flows are forwarded, new ones where the ring says so.
+    /// Configured: known flows are forwarded, new ones as the ring assigns them.
     Active = 1,
     /// Removed from the configuration: known flows are forwarded until the drain timeout.
     Draining = 2,
-    /// Configured, but given up: to packets it reads as [`BackendState::Free`], so that known flows
-    /// are scheduled anew. Those that send nothing meanwhile find it again when it is back.
+    /// Configured, but down: the data plane reads it as [`BackendState::Free`], so known flows are
+    /// rescheduled. Flows that send nothing meanwhile reach it again when it is up.
     Down = 4,
 }
 
@@ -87,7 +87,7 @@ numbered! {
     }
 }
 
-/// What a mode needs and adds: the compiler asks each of these of a new mode.
+/// Requirements and overhead of a mode: the compiler requires each of them for a new mode.
 impl ForwardMode {
     /// Bytes that forwarding adds to the IP packet, towards a backend whose address is IPv6 or not.
     #[inline(always)]
@@ -127,7 +127,7 @@ impl ForwardMode {
     }
 }
 
-/// Everything about a backend that decides how a packet is treated, in one word.
+/// Everything about a backend that determines how a packet is processed, in one word.
 ///
 /// | bits | meaning |
 /// |---|---|
@@ -136,7 +136,7 @@ impl ForwardMode {
 /// | 14-16 | [`ForwardMode`] |
 /// | 17 | the backend's address is IPv6 |
 /// | 18 | next hop fixed by the configuration |
-/// | 19 | which of the two tunnel sources holds |
+/// | 19 | which of the two tunnel sources is in use |
 /// | 20 | [`BackendState::Down`]; then 12-13 are zero |
 /// | 21-31 | zero |
 /// | 32-47 | service slot |
@@ -152,21 +152,21 @@ pub struct BackendFields {
     pub generation: u16,
     /// What the slot is used for.
     pub state: BackendState,
-    /// How packets travel; `None` for a number that this version does not know.
+    /// How packets travel; `None` for a number that this version does not define.
     pub forward: Option<ForwardMode>,
     /// Whether the backend's address is IPv6.
     pub is_v6: bool,
     /// Whether the configuration fixes the next hop's MAC.
     pub fixed_next_hop: bool,
-    /// Index of the tunnel source that holds, 0 or 1.
+    /// Index of the tunnel source in use, 0 or 1.
     pub source: u8,
-    /// The service this backend is of.
+    /// Slot of the backend's service.
     pub service: u16,
     /// Bytes of L3 packet that fit towards the backend; 0: not known.
     pub mtu: u16,
 }
 
-/// The number of no [`ForwardMode`].
+/// A number that no [`ForwardMode`] has.
 const UNKNOWN_MODE: u64 = 7;
 
 impl BackendWord {
@@ -207,7 +207,7 @@ impl BackendWord {
         }
     }
 
-    /// Whether the slot is in use by the backend that `reference` means, and packets may go there.
+    /// Whether the slot still holds the backend of `reference`, and packets may be forwarded to it.
     #[inline(always)]
     pub const fn is(self, reference: BackendRef) -> bool {
         self.generation() == reference.generation() && (self.0 >> 12) & 3 != 0
@@ -219,7 +219,7 @@ impl BackendWord {
         (self.0 & (GENERATIONS as u64 - 1)) as u16
     }
 
-    /// How packets travel; `None` for a number that this version does not know.
+    /// How packets travel; `None` for a number that this version does not define.
     #[inline(always)]
     pub const fn forward(self) -> Option<ForwardMode> {
         ForwardMode::from_number((self.0 >> 14) as u8 & 7)
@@ -237,13 +237,13 @@ impl BackendWord {
         (self.0 >> 18) & 1 != 0
     }
 
-    /// Index of the tunnel source that holds, 0 or 1.
+    /// Index of the tunnel source in use, 0 or 1.
     #[inline(always)]
     pub const fn source(self) -> usize {
         ((self.0 >> 19) & 1) as usize
     }
 
-    /// The service this backend is of.
+    /// Slot of the backend's service.
     #[inline(always)]
     pub const fn service(self) -> u16 {
         (self.0 >> 32) as u16
@@ -256,14 +256,14 @@ impl BackendWord {
     }
 }
 
-/// Where a packet leaves, and to whom: destination MAC (bits 0-47), VLAN id (48-59; 0: untagged),
-/// egress interface slot (60-63; 0: not resolved).
+/// The next hop of a packet: destination MAC (bits 0-47), VLAN id (48-59; 0: untagged), egress
+/// interface slot (60-63; 0: not resolved).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop(pub u64);
 
 impl NextHop {
-    /// Not known: the program asks the kernel's FIB.
+    /// Not resolved: the program looks it up in the kernel's FIB.
     pub const UNRESOLVED: Self = Self(0);
 
     /// `vlan_id` 12 bits, 0 for untagged; `interface` a slot from 1 to 15.
@@ -272,13 +272,13 @@ impl NextHop {
         Self(mac_to_u64(mac) | ((vlan_id & 0xfff) as u64) << 48 | ((interface & 0xf) as u64) << 60)
     }
 
-    /// Whether there is somewhere to send to.
+    /// Whether the egress interface is resolved.
     #[inline(always)]
     pub const fn is_resolved(self) -> bool {
         self.interface() != 0
     }
 
-    /// Whether a MAC is known, and not only the way out.
+    /// Whether the MAC is resolved too, and not only the egress interface.
     pub const fn has_mac(self) -> bool {
         self.0 & 0xffff_ffff_ffff != 0
     }
@@ -289,7 +289,7 @@ impl NextHop {
         mac_from_u64(self.0)
     }
 
-    /// VLAN id of the frame that leaves; 0: untagged.
+    /// VLAN id of the outgoing frame; 0: untagged.
     #[inline(always)]
     pub const fn vlan_id(self) -> u16 {
         (self.0 >> 48) as u16 & 0xfff
@@ -306,24 +306,24 @@ impl NextHop {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
-    /// [`BackendWord`]; written last, and the only thing that makes the rest visible.
+    /// [`BackendWord`]; written last; it alone publishes the rest.
     pub word: BackendWord,
     /// [`NextHop`].
     pub next_hop: NextHop,
     /// Its address.
     pub address: Address,
-    /// Source addresses of the outer header. The word says which one holds, so
-    /// that a change is written to the other one and then seen whole.
+    /// Source addresses of the outer header. The word selects the one in use, so that a change is
+    /// written to the other one and then published atomically.
     pub sources: [Address; 2],
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
 
-/// What only userspace reads of a backend.
+/// Metadata of a backend that only userspace reads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendMeta {
-    /// When a draining backend's flows are given up: CLOCK_MONOTONIC, nanoseconds.
+    /// When a draining backend's flows are rescheduled: CLOCK_MONOTONIC, nanoseconds.
     pub drain_deadline_ns: u64,
     /// Weight, 0 to 65,535.
     pub weight: u32,
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn word_survives_packing() {
+    fn word_round_trips() {
         let fields = BackendFields {
             generation: 0xabc,
             state: BackendState::Draining,
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_reads_as_free_to_packets_and_is_known_to_userspace() {
+    fn a_down_backend_reads_as_free_in_the_data_plane_and_as_down_in_userspace() {
         let fields = BackendFields { state: BackendState::Down, ..BackendWord(5).unpack() };
         let word = BackendWord::pack(fields);
         assert!(!word.is(BackendRef::new(1, 5)));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn next_hop_survives_packing() {
+    fn next_hop_round_trips() {
         let hop = NextHop::new([2, 0, 0, 0, 0, 0xff], 4094, 15);
         assert_eq!((hop.mac(), hop.vlan_id(), hop.interface()), ([2, 0, 0, 0, 0, 0xff], 4094, 15));
         assert!(hop.is_resolved() && !NextHop::UNRESOLVED.is_resolved());

@@ -1,18 +1,18 @@
 //! The Internet checksum (RFC 1071).
 //!
 //! The sum is independent of byte order (RFC 1071 2 (B)): 16-bit words may be added in the host's
-//! order as long as the result is stored in the host's order again. So this file loads and stores
-//! in native order and swaps nothing. Two 16-bit words may also be added as one 32-bit word, since
-//! 2^16 is 1 modulo 2^16 - 1: carries are folded back at the end.
+//! order as long as the result is stored in the host's order again. This file therefore loads and
+//! stores in native order and never swaps. Two 16-bit words may also be added as one 32-bit word,
+//! since 2^16 is 1 modulo 2^16 - 1: carries are folded back at the end.
 
 use crate::address::Address;
 
-/// A ones' complement sum under way. Holds 2^32 32-bit words before it could overflow.
+/// A ones' complement sum in progress. Holds 2^32 32-bit words before it could overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// The sum of nothing.
+    /// The empty sum.
     pub const ZERO: Self = Self(0);
 
     /// Adds four bytes, loaded in native order.
@@ -21,13 +21,13 @@ impl Sum {
         self.0 += word as u64;
     }
 
-    /// Adds a 16-bit number given in host order, as it would lie on the wire.
+    /// Adds a 16-bit number given in host order, as it is on the wire.
     #[inline(always)]
     pub const fn add_u16(&mut self, value: u16) {
         self.0 += value.to_be() as u64;
     }
 
-    /// Adds a sum of words, as another [`Sum`] or the kernel's `bpf_csum_diff` made it.
+    /// Adds a sum of words, from another [`Sum`] or the kernel's `bpf_csum_diff`.
     #[inline(always)]
     pub const fn add_folded(&mut self, sum: u64) {
         self.0 += (sum >> 32) + (sum & 0xffff_ffff);
@@ -50,17 +50,17 @@ impl Sum {
         sum as u16
     }
 
-    /// The checksum field for what was added, as the two bytes to store.
+    /// The checksum field of the added data, as the two bytes to store.
     #[inline(always)]
     pub const fn finish(self) -> [u8; 2] {
         (!self.fold()).to_ne_bytes()
     }
 
-    /// Whether what was added, its checksum field included, carries the right checksum.
+    /// Whether the added data, its checksum field included, has a valid checksum.
     #[inline(always)]
     pub const fn is_valid(self) -> bool {
-        // Of up to a million words the three parts add up to less than three times 0xffff, and all
-        // that is left to see is whether it is a multiple.
+        // The three parts of the sum of up to a million words add up to less than three times
+        // 0xffff; the sum is valid if that is a multiple of it.
         let sum = (self.0 >> 32) + (self.0 >> 16 & 0xffff) + (self.0 & 0xffff);
         sum == 0xffff || sum == 2 * 0xffff
     }

@@ -1,5 +1,5 @@
-//! Who the clients of known flows are: cold records beside the flow table, written only where the
-//! configuration asks for them (`flows.clients`).
+//! The clients of known flows: cold records beside the flow table, written only if the
+//! configuration enables them (`flows.clients`).
 
 use crate::{
     address::Address,
@@ -7,7 +7,7 @@ use crate::{
     flow_table::SET_WAYS,
 };
 
-/// What a flow's entry does not say of it. The rest of its key, the VIP, is its service's.
+/// The part of a flow's key that its entry does not hold. The rest, the VIP, is its service's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client {
@@ -15,21 +15,21 @@ pub struct Client {
     pub address: Address,
     /// Its port, wire order.
     pub port: [u8; 2],
-    /// The port that it talks to, wire order.
+    /// The destination port of its packets, wire order.
     pub vip_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// 4 or 6; 0: nothing is written here.
+    /// 4 or 6; 0: no client is recorded.
     pub family: u8,
     /// Zero.
     pub _pad: [u8; 2],
 }
 
-/// The clients of one set of the flow table, at the places of its entries.
+/// The clients of one set of the flow table, by way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientSet {
-    /// By place.
+    /// By way of the set.
     pub clients: [Client; SET_WAYS],
 }
 
@@ -62,9 +62,8 @@ impl Client {
         }
     }
 
-    /// Whether this is the client of the flow `hash` to `vip`. Records are written by pieces while
-    /// others read, and after the entry that they belong to: one that is torn, or another flow's,
-    /// does not make the hash.
+    /// Whether this is the client of the flow `hash` to `vip`. A record is not written atomically,
+    /// and after its entry: a torn one, or another flow's, does not produce the hash.
     pub fn is_of(&self, hash: FlowHash, vip: Address, key: &impl KeyWords) -> bool {
         self.family != 0 && self.flow_to(vip).hash(key) == hash
     }
@@ -76,7 +75,7 @@ mod tests {
     use crate::flow::HashKey;
 
     #[test]
-    fn a_torn_record_is_nobody_s() {
+    fn a_torn_record_matches_no_flow() {
         let vip = Address::v4([192, 0, 2, 10]);
         let flow = |last: u8, port: u16| FlowKey {
             source: Address::v4([198, 51, 100, last]),

@@ -1,13 +1,13 @@
-//! What became of one packet, for `simulate` and tests: written only by a program that was loaded
-//! to record it.
+//! The decision about one packet, for `simulate` and tests: written only by a program that was
+//! loaded to record it.
 
 use crate::backend::BackendRef;
 
-/// Whether the flow table knew the packet's flow.
+/// Whether the packet's flow was in the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Connection {
-    /// The packet has no flow, or none of ours.
+    /// The packet has no flow, or none of a service.
     None = 0,
     /// Scheduled by this packet.
     New = 1,
@@ -35,7 +35,7 @@ impl Connection {
     }
 }
 
-/// One packet's fate.
+/// The decision about one packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decision {

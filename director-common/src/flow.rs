@@ -5,9 +5,9 @@
 //! the flow table, and multiplied by a per-boot salt it picks the flow table's set.
 //!
 //! The hash is NH (Black et al., UMAC, CRYPTO '99) twice with independent keys, then a bijective
-//! finish. NH is universal: without the key, no two flows can be named that collide more often than
-//! by chance, whichever fields they control; and it is one multiplication per eight bytes, where
-//! SipHash's rotations cost four BPF instructions each.
+//! finish. NH is universal: without the key, a sender cannot choose flows that collide more often
+//! than by chance, whichever fields it controls; and it takes one multiplication per eight bytes,
+//! where SipHash's rotations cost four BPF instructions each.
 
 use crate::{address::Address, numbered::numbered};
 
@@ -22,7 +22,7 @@ pub enum Family {
 }
 
 numbered! {
-    /// A transport protocol that services have, by its IP protocol number.
+    /// A transport protocol of services, by its IP protocol number.
     Protocol {
         /// TCP (RFC 9293).
         Tcp = 6, "tcp";
@@ -54,7 +54,7 @@ pub struct FlowKey {
 /// Words of key material: two for each pair of flow words, and two sets of them.
 pub const HASH_WORDS: usize = 20;
 
-/// The fleet-wide hash key, spread over what the hash consumes.
+/// The fleet-wide hash key, expanded to the words that the hash reads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKey {
@@ -63,7 +63,8 @@ pub struct HashKey {
 }
 
 impl HashKey {
-    /// Spreads the 16 configured bytes (any 16 bytes do) by SplitMix64 (Steele et al., OOPSLA '14).
+    /// Expands the 16 configured bytes (any 16 bytes are valid) by SplitMix64 (Steele et al.,
+    /// OOPSLA '14).
     pub fn expand(bytes: [u8; 16]) -> Self {
         let mut words = [0; HASH_WORDS];
         let (mut low, mut high) = ([0; 8], [0; 8]);
@@ -81,7 +82,7 @@ impl HashKey {
     }
 }
 
-/// Where the hash reads its key: userspace's [`HashKey`], or the program's load-time constants.
+/// The source of the hash's key: userspace's [`HashKey`], or the program's load-time constants.
 pub trait KeyWords {
     /// Word `at` of the key material; `at` is below [`HASH_WORDS`].
     fn word(&self, at: usize) -> u32;
@@ -99,8 +100,8 @@ impl KeyWords for HashKey {
 pub struct FlowHash(pub u64);
 
 impl FlowHash {
-    /// Where this flow falls on a ring of `slots` slots: below `slots`. Multiply-shift, for a
-    /// division costs more than a cache hit.
+    /// This flow's slot on a ring of `slots` slots: below `slots`. Multiply-shift, since a division
+    /// costs more than a cache hit.
     #[inline(always)]
     pub const fn ring_slot(self, slots: u32) -> u32 {
         (((self.0 >> 32) * slots as u64) >> 32) as u32
@@ -119,15 +120,15 @@ impl FlowHash {
         (self.0 & 3) as usize
     }
 
-    /// 20 bits for the flow label of an outer IPv6 header (RFC 6438), so that routers on the way
-    /// spread flows and keep each together.
+    /// 20 bits for the flow label of an outer IPv6 header (RFC 6438), so that routers on the path
+    /// spread flows and keep each on one route.
     #[inline(always)]
     pub const fn flow_label(self) -> u32 {
         (self.0 & 0xf_ffff) as u32
     }
 }
 
-/// Xor, shift and multiply until every input bit moves every output bit; a bijection.
+/// Xor, shift and multiply until every input bit affects every output bit; a bijection.
 #[inline(always)]
 const fn finish(mut x: u64) -> u64 {
     x ^= x >> 32;
@@ -152,7 +153,7 @@ impl FlowKey {
         source | (u16::from_le_bytes(self.destination_port) as u32) << 16
     }
 
-    /// The keyed hash. The family decides how many words are read, and enters through the last.
+    /// The keyed hash. The family determines how many words are read, and is part of the last one.
     #[inline(always)]
     pub fn hash(&self, key: &impl KeyWords) -> FlowHash {
         let last = u32::from(self.protocol) | u32::from(self.family) << 8;
@@ -201,7 +202,7 @@ mod tests {
         FlowKey { source: Address::v6(bytes), family: 6, ..v4(0, port) }
     }
 
-    /// A fleet agrees on ring positions only as long as these stay: pinned, not derived.
+    /// A fleet agrees on ring positions only while these values stay the same: pinned, not derived.
     #[test]
     fn hash_is_stable_across_versions() {
         let key = HashKey::expand(*b"director-fleet-1");
@@ -244,7 +245,7 @@ mod tests {
 
     /// Whether changing any single field changes the hash, keys being equal.
     #[test]
-    fn every_field_counts() {
+    fn every_field_changes_the_hash() {
         let key = HashKey::expand([1; 16]);
         let base = v6(1, 1);
         let mut variants: Vec<FlowKey> = vec![base];

@@ -1,10 +1,10 @@
 //! Entries of the flow table: which backend a known flow goes to.
 //!
 //! The table is a plain array of sets, one cache line each, four entries a set. An entry is two
-//! 64-bit words that packets on any CPU may write at any time, without a lock. What makes that safe
-//! is that the first word is the flow's fingerprint xor its backend: words of two different writes
-//! do not fit together and read as a miss, in whichever order they become visible. A miss costs a
-//! ring lookup, never a wrong backend.
+//! 64-bit words that packets on any CPU may write at any time, without a lock. This is safe because
+//! the first word is the flow's fingerprint xor its backend: words of two different writes do not
+//! match and read as a miss, in whichever order they become visible. A miss costs a ring lookup,
+//! and never selects a wrong backend.
 
 use crate::{
     backend::BackendRef,
@@ -16,17 +16,17 @@ use crate::{
 pub const SET_WAYS: usize = 4;
 
 /// New TCP flows that a CPU admits to the table in a tick (67 ms): 122,000 a second, which is more
-/// than a service with a million clients sees, and little for a flood.
+/// than a service with a million clients receives, and little compared with a flood.
 pub const MAX_ADMITTED_PER_TICK: u32 = 8192;
 
 /// How far one CPU's reading of the clock may lag behind another's: a second, in ticks.
 const LAG: u32 = 16;
 
-/// How far a flow has come: decides how long it may idle, and who gives way in a full set.
+/// State of a flow: determines its idle timeout, and its eviction priority in a full set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
-    /// One packet seen; a SYN flood never gets further.
+    /// One packet seen; flows of a SYN flood stay in this state.
     New = 0,
     /// More than one packet seen.
     Established = 1,
@@ -45,7 +45,7 @@ impl FlowState {
     }
 }
 
-/// One flow. All zeros is an empty place.
+/// One flow. All zeros is an empty entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowEntry {
@@ -59,7 +59,7 @@ pub struct FlowEntry {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowSet {
-    /// A flow may be in any; most are in [`FlowHash::preferred_way`].
+    /// A flow may be in any of them; most are in [`FlowHash::preferred_way`].
     pub entries: [FlowEntry; SET_WAYS],
 }
 
@@ -76,15 +76,16 @@ impl LastSeen {
         Self(now.0 << 2 | state as u32)
     }
 
-    /// How long ago, at `now`; the clock's 30 bits wrap after 2.3 years. A CPU that read the clock
-    /// before another, and the entry after it, finds an entry from the future: that is no age.
+    /// Time since then, at `now`; the clock's 30 bits wrap after 2.3 years. A CPU that reads the
+    /// clock before another one, and the entry after it, finds an entry from the future: its age is
+    /// 0.
     #[inline(always)]
     pub const fn age(self, now: Ticks) -> Ticks {
         let age = now.0.wrapping_sub(self.0 >> 2) & TICKS_MASK;
         Ticks(if age > TICKS_MASK - LAG { 0 } else { age })
     }
 
-    /// How far the flow has come.
+    /// The flow's state.
     #[inline(always)]
     pub const fn state(self) -> FlowState {
         FlowState::from_bits(self.0 & 3)
@@ -110,26 +111,26 @@ impl FlowEntry {
         LastSeen((self.word >> 32) as u32)
     }
 
-    /// This entry, seen again.
+    /// This entry with a new last-seen time.
     #[inline(always)]
     pub const fn refreshed(&self, last_seen: LastSeen) -> Self {
         Self { tag: self.tag, word: self.word & 0xffff_ffff | (last_seen.0 as u64) << 32 }
     }
 
-    /// Whether this place holds nothing.
+    /// Whether this entry is empty.
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
         self.backend().is_none()
     }
 
-    /// Whether this is the entry of the flow `hash`, whole.
+    /// Whether this is the entry of the flow `hash`, and not torn.
     #[inline(always)]
     pub const fn is_of(&self, hash: FlowHash) -> bool {
         self.matches(hash) && !self.is_empty()
     }
 
-    /// The same, but that an empty place matches the one flow whose hash is 0: for who looks the
-    /// backend up anyway, and finds none.
+    /// The same, except that an empty entry matches the one flow whose hash is 0: for callers that
+    /// look the backend up anyway, and find none.
     #[inline(always)]
     pub const fn matches(&self, hash: FlowHash) -> bool {
         self.tag ^ self.backend().spread() == hash.0
@@ -155,18 +156,18 @@ mod tests {
     }
 
     #[test]
-    fn age_survives_the_clock_wrapping() {
+    fn age_is_right_when_the_clock_wraps() {
         let last_seen = LastSeen::new(Ticks(TICKS_MASK - 4), FlowState::Established);
         assert_eq!(last_seen.age(Ticks(5)), Ticks(10));
     }
 
     #[test]
-    fn an_entry_from_the_future_has_no_age() {
+    fn an_entry_from_the_future_has_age_0() {
         let last_seen = LastSeen::new(Ticks(1000), FlowState::Established);
         assert_eq!(last_seen.age(Ticks(1000 - LAG)), Ticks(0));
         assert_eq!(last_seen.age(Ticks(1001)), Ticks(1));
         let year = Ticks::from_secs(365 * 24 * 3600);
-        assert_eq!(last_seen.age(Ticks(1000 + year.0)), year, "the longest timeout there is");
+        assert_eq!(last_seen.age(Ticks(1000 + year.0)), year, "the longest timeout");
     }
 
     fn backend() -> impl Strategy<Value = BackendRef> {

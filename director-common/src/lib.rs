@@ -1,6 +1,6 @@
-//! The vocabulary that Director's data plane and control plane share.
+//! The types, constants and formats that Director's data plane and control plane share.
 //!
-//! Both sides of the kernel line compile this crate, so what one writes the other reads:
+//! The programs in the kernel and userspace both compile this crate, so their layouts agree:
 //!
 //! - [`address`]: IP addresses as two words;
 //! - [`wire`]: one header per file, as byte arrays in network order;
@@ -9,12 +9,12 @@
 //! - [`flow_table`]: entries of the flow table;
 //! - [`service`], [`backend`], [`interface`], [`tunables`]: map keys and values;
 //! - [`maglev`]: the ring a new flow is placed on: built in userspace, read by the program;
-//! - [`verdict`], [`stats`], [`decision`]: what became of a packet, and how that is counted;
-//! - [`realserver`]: the same for the program on a backend's host;
-//! - [`probe`]: the same for the programs that carry path probes;
-//! - [`abi`]: names, limits and the version of all that is pinned.
+//! - [`verdict`], [`stats`], [`decision`]: the outcome of a packet, and its counters;
+//! - [`realserver`]: map names and counters of the program on a backend's host;
+//! - [`probe`]: map names and layouts of the programs that carry path probes;
+//! - [`abi`]: names, limits and the version of everything pinned.
 //!
-//! Nothing here knows a map, a clock, an allocator or I/O.
+//! This crate uses no map, clock, allocator or I/O.
 #![no_std]
 
 pub mod abi;

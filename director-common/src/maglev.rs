@@ -1,16 +1,16 @@
 //! The ring of the `maglev` scheduler (Eisenbud et al., "Maglev", NSDI '16, section 3.4), weighted
 //! exactly.
 //!
-//! Every backend walks a permutation of the ring that its address alone decides, and takes the
-//! first slot that is still free whenever it has a turn. The paper gives everybody a turn a round;
-//! here each backend first gets a quota of slots in proportion to its weight (largest remainder),
-//! and its turns lie evenly spread over the whole filling. So shares are exact to one slot, and the
-//! order in which backends are listed decides nothing: directors that were fed in different order
-//! agree.
+//! Each backend walks a permutation of the ring that depends on its address alone, and takes the
+//! next free slot at each of its turns. In the paper each backend has one turn a round; here each
+//! backend first gets a quota of slots in proportion to its weight (largest remainder), and its
+//! turns are spread evenly over the whole filling. Shares are therefore exact to one slot, and the
+//! order in which backends are listed has no effect: directors with different orders build the same
+//! ring.
 
 use crate::{address::Address, backend::BackendRef};
 
-/// A backend that wants slots.
+/// A backend to be placed on the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     address: Address,
@@ -20,13 +20,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A backend at `address` that is to have `weight` shares and appears in the ring as
-    /// `reference`.
+    /// A backend at `address` with `weight` shares, which appears in the ring as `reference`.
     pub const fn new(address: Address, weight: u16, reference: BackendRef) -> Self {
         Self { address, reference, weight, quota: 0 }
     }
 
-    /// Slots of the ring that it got.
+    /// Number of ring slots assigned to it.
     pub const fn quota(&self) -> u32 {
         self.quota
     }
@@ -37,17 +36,18 @@ impl Candidate {
     }
 }
 
-/// How far a candidate has walked its permutation.
+/// A candidate's position in its permutation.
 ///
-/// Places are fractions of the ring, of 2^64, in the middle of their slots: adding steps up goes
-/// round by itself, and what rounding costs never reaches a slot's edge (see [`slot_at`]).
+/// Places are fractions of the ring, in units of 2^-64, in the middle of their slots: sums of steps
+/// wrap around the ring by themselves, and rounding errors never reach a slot's edge (see
+/// [`slot_at`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Walk {
     /// The place of the slot before the next one to try.
     at: u64,
-    /// From there to the next ones.
+    /// The distance from each place to the next.
     step: u64,
-    /// See [`Walk::pace`]; 0: not worked out yet.
+    /// See [`Walk::pace`]; 0: not computed yet.
     pace: u64,
 }
 
@@ -55,27 +55,28 @@ pub struct Walk {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peers {
     quota: u32,
-    /// Where they stand in [`Scratch::order`].
+    /// Index of the first one in [`Scratch::order`].
     first: u16,
     count: u16,
 }
 
-/// No candidate's number.
-const NOBODY: u16 = u16::MAX;
+/// A free slot: not the number of any candidate.
+const EMPTY: u16 = u16::MAX;
 
-/// Most slots that are looked at one by one.
+/// Maximum number of free slots for the linear search.
 pub const FREE: usize = 512;
 
-/// Working memory of [`build`], for a ring of `ring.len()` slots and a number of candidates; what
-/// it holds does not matter.
+/// Working memory of [`build`], for a ring of `ring.len()` slots and a number of candidates; its
+/// initial contents are irrelevant.
 pub struct Scratch<'a> {
-    /// The ring by candidates' numbers: `ring.len()` places. Half as large as the ring, and near.
+    /// The ring by candidates' numbers: `ring.len()` places. Half as large as the ring, so it stays
+    /// in the cache.
     pub places: &'a mut [u16],
-    /// Which peers are due, in order of time; `ring.len()` places.
+    /// Peers in order of their due times; `ring.len()` places.
     pub due: &'a mut [u16],
-    /// Where in `due` each point in time starts; one place more.
+    /// Index in `due` at which each due time starts; one place more.
     pub starts: &'a mut [u32],
-    /// Slots that are still free, near the end: [`FREE`] places.
+    /// The free slots, near the end of the filling: [`FREE`] places.
     pub free: &'a mut [u32],
     /// One place per candidate.
     pub walks: &'a mut [Walk],
@@ -86,12 +87,12 @@ pub struct Scratch<'a> {
 }
 
 /// Fills `ring` (a prime number of slots, at most 2^24) with the candidates' references, each in
-/// proportion to its weight. Returns the number of slots filled: all of them, or 0 when nobody has
-/// a weight (the ring is left as it was). Sorts the candidates, of which there are at most 65,535.
+/// proportion to its weight. Returns the number of slots filled: all of them, or 0 if no candidate
+/// has a weight (the ring is unchanged). Sorts the candidates, of which there are at most 65,535.
 ///
 /// # Panics
 ///
-/// If scratch memory is smaller than the ring or the candidates ask for.
+/// If scratch memory is smaller than the ring or the candidates require.
 pub fn build(
     candidates: &mut [Candidate],
     scratch: &mut Scratch<'_>,
@@ -99,7 +100,7 @@ pub fn build(
 ) -> u32 {
     let slots = ring.len();
     let n = candidates.len();
-    assert!(n <= usize::from(NOBODY));
+    assert!(n <= usize::from(EMPTY));
     let places = &mut scratch.places[..slots];
     let walks = &mut scratch.walks[..n];
     let (order, turns) = scratch.order[..2 * n].split_at_mut(n);
@@ -146,8 +147,8 @@ impl Walk {
         Self { at: (fraction(first, slots) + middle).wrapping_sub(step), step, pace: 0 }
     }
 
-    /// What turns a distance in slots into one in steps, as a fraction of the ring: the inverse of
-    /// the step modulo the ring's size.
+    /// The factor from a distance in slots to one in steps, as a fraction of the ring: the inverse
+    /// of the step modulo the ring's size.
     fn pace(&mut self, slots: u32) -> u64 {
         if self.pace == 0 {
             let skip = slot_at(self.step + fraction(1, slots) / 2, slots);
@@ -157,14 +158,14 @@ impl Walk {
     }
 }
 
-/// `slot` as a fraction of the ring, of 2^64, rounded down.
+/// `slot` as a fraction of the ring, in units of 2^-64, rounded down.
 const fn fraction(slot: u64, slots: u32) -> u64 {
     let (high, slots) = (slot << 40, slots as u64);
     ((high / slots) << 24) | (((high % slots) << 24) / slots)
 }
 
 /// The slot at a place. 32 bits of the fraction are enough: the place is in the middle of a slot,
-/// less one of 2^64 for each of at most `slots` steps, and half a slot is at least one of 2^25.
+/// less 2^-64 for each of at most `slots` steps, and half a slot is at least 2^-25.
 #[inline(always)]
 const fn slot_at(place: u64, slots: u32) -> u32 {
     (((place >> 32) * slots as u64) >> 32) as u32
@@ -191,17 +192,17 @@ struct Filling<'a> {
     walks: &'a mut [Walk],
     free: &'a mut [u32],
     slots: u32,
-    /// Slots free, and turns left.
+    /// Number of free slots, and of turns left.
     left: usize,
-    /// So many at the end are looked at one by one.
+    /// Number of slots at the end that the linear search fills.
     near: usize,
 }
 
 impl<'a> Filling<'a> {
     fn new(slots: u32, places: &'a mut [u16], walks: &'a mut [Walk], free: &'a mut [u32]) -> Self {
-        places.fill(NOBODY);
-        // A free slot is met after `slots / left` steps on average: where that is more than there
-        // are free slots to look at, looking is quicker.
+        places.fill(EMPTY);
+        // A walk finds a free slot after `slots / left` steps on average: where that is more than
+        // the number of free slots, a linear search of them is faster.
         let near = FREE.min((3 * u64::from(slots)).isqrt() as usize);
         Self { places, walks, free, slots, left: slots as usize, near }
     }
@@ -220,7 +221,7 @@ impl<'a> Filling<'a> {
         near.iter().for_each(|turn| self.take_nearest(*turn));
     }
 
-    /// Walks on to the next slot that is free.
+    /// Walks to the next free slot.
     #[inline(always)]
     fn take_next(&mut self, turn: u16) {
         let walk = &mut self.walks[usize::from(turn)];
@@ -228,7 +229,7 @@ impl<'a> Filling<'a> {
         loop {
             at = at.wrapping_add(step);
             let place = &mut self.places[slot_at(at, self.slots) as usize];
-            if *place == NOBODY {
+            if *place == EMPTY {
                 *place = turn;
                 break;
             }
@@ -239,24 +240,24 @@ impl<'a> Filling<'a> {
 
     fn list_free(&mut self) {
         let slots = (0..self.slots).zip(self.places.iter());
-        let free = slots.filter(|(_, place)| **place == NOBODY).map(|(slot, _)| slot);
+        let free = slots.filter(|(_, place)| **place == EMPTY).map(|(slot, _)| slot);
         for (place, slot) in self.free.iter_mut().zip(free) {
             *place = slot;
         }
     }
 
-    /// Finds the slot that [`Filling::take_next`] would find by looking at each that is free: the
-    /// fewest steps away.
+    /// Finds the slot that [`Filling::take_next`] would find, by a linear search of the free slots:
+    /// the fewest steps away.
     fn take_nearest(&mut self, turn: u16) {
         let walk = &mut self.walks[usize::from(turn)];
         let pace = walk.pace(self.slots);
         let from = u64::from(slot_at(walk.at.wrapping_add(walk.step), self.slots));
-        // Two distances differ by at least 2^40, less 2^24 for rounding: there is room below for
-        // whose it is.
+        // Two distances differ by at least 2^40, less 2^24 for rounding: the low bits have room for
+        // the index.
         let free = &mut self.free[..self.left];
         let distances = free.iter().enumerate().map(|(n, slot)| {
             let distance = u64::from(*slot).wrapping_sub(from).wrapping_mul(pace);
-            // Rounded down, the step before the first is as far as it gets, not as near.
+            // Rounded down, the slot one step before the first is the farthest, not the nearest.
             (distance & !0xffff) | n as u64
         });
         let nearest = distances.min().unwrap_or(0) as usize & 0xffff;
@@ -269,7 +270,7 @@ impl<'a> Filling<'a> {
 }
 
 /// Gives each candidate `slots * weight / total` slots, the left-over ones to the largest
-/// remainders. Whether anybody has a weight.
+/// remainders. Returns whether any candidate has a weight.
 fn assign_quotas(candidates: &mut [Candidate], slots: u32) -> bool {
     let total: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
     if total == 0 {
@@ -281,8 +282,8 @@ fn assign_quotas(candidates: &mut [Candidate], slots: u32) -> bool {
         candidate.quota = (u64::from(slots) * u64::from(candidate.weight) / total) as u32;
         left -= candidate.quota;
     }
-    // Fewer are left than candidates have a remainder. Find the remainder from which on one slot
-    // more is given, by bisection; ties are served in address order.
+    // Fewer slots are left than candidates with a remainder. Bisection finds the remainder from
+    // which on a candidate gets one slot more; ties are resolved in address order.
     let at_least =
         |bound: u64, cs: &[Candidate]| cs.iter().filter(|c| remainder(c) >= bound).count() as u64;
     let (mut low, mut high) = (1, total);
@@ -307,8 +308,8 @@ fn assign_quotas(candidates: &mut [Candidate], slots: u32) -> bool {
     true
 }
 
-/// Puts candidates with the same quota together, those with none aside: in `order`, by their first
-/// one, in the candidates' order among themselves. The number of `peers`.
+/// Groups candidates of the same quota in `order`, without those of quota 0: groups by their first
+/// candidate, candidates of a group in their own order. Returns the number of `peers`.
 fn find_peers(candidates: &[Candidate], order: &mut [u16], peers: &mut [Peers]) -> usize {
     let takers = candidates.iter().enumerate().filter(|(_, c)| c.quota > 0);
     let mut n = 0;
@@ -357,7 +358,8 @@ fn order_peers(peers: &[Peers], order: &mut [u16], starts: &mut [u32]) {
     }
 }
 
-/// The candidates of several peers that are due at once, in the candidates' order; their number.
+/// Writes the candidates of several peers with the same due time to `turns`, in the candidates'
+/// order. Returns their number.
 fn merge(due: &[u16], peers: &[Peers], order: &[u16], turns: &mut [u16]) -> usize {
     let mut n = 0;
     let mut sorted = true;
@@ -374,13 +376,13 @@ fn merge(due: &[u16], peers: &[Peers], order: &[u16], turns: &mut [u16]) -> usiz
     n
 }
 
-/// 64 well-mixed bits of an address. Not keyed: rings of a fleet must agree, and an address is the
-/// operator's to choose, not a stranger's.
+/// 64 well-mixed bits of an address. Not keyed: rings of a fleet must agree, and addresses are
+/// chosen by the operator, not by an attacker.
 fn address_hash(address: Address) -> u64 {
     let mut hash = 0x243f_6a88_85a3_08d3u64;
     for half in [address.first, address.second] {
         hash ^= half;
-        // The finish of SplitMix64.
+        // The finalizer of SplitMix64.
         hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         hash ^= hash >> 31;
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn listing_order_decides_nothing() {
+    fn listing_order_has_no_effect() {
         let mut weights: Vec<_> = (0..50).map(|i| (i, 1 + (i % 3) as u16)).collect();
         let ring = ring_of(4093, &weights);
         weights.reverse();
@@ -479,13 +481,13 @@ mod tests {
     }
 
     #[test]
-    fn without_weights_nothing_is_filled() {
+    fn without_weights_no_slot_is_filled() {
         assert!(ring_of(251, &[(0, 0), (1, 0)]).iter().all(|slot| slot.is_none()));
         assert!(ring_of(251, &[]).iter().all(|slot| slot.is_none()));
     }
 
-    /// The same ring as the module's words have it, step by step.
-    fn by_the_book(slots: usize, weights: &[(u32, u16)]) -> Vec<BackendRef> {
+    /// The ring as the module documentation describes it, step by step.
+    fn reference_ring(slots: usize, weights: &[(u32, u16)]) -> Vec<BackendRef> {
         let mut candidates: Vec<_> = weights
             .iter()
             .map(|(n, weight)| Candidate::new(address(*n), *weight, BackendRef::new(n + 1, 0)))
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn shortcuts_change_no_slot() {
+    fn optimizations_change_no_slot() {
         let weigh: [fn(u32) -> u16; 5] = [
             |_| 1,
             |i| 1 + (i % 7) as u16,
@@ -535,14 +537,15 @@ mod tests {
             for n in [1, 2, 3, 10, 100, 1000] {
                 for weigh in weigh {
                     let weights: Vec<_> = (0..n).map(|i| (i, weigh(i))).collect();
-                    let (ring, book) = (ring_of(slots, &weights), by_the_book(slots, &weights));
-                    assert!(ring == book, "{slots} slots, {n} backends");
+                    let (ring, reference) =
+                        (ring_of(slots, &weights), reference_ring(slots, &weights));
+                    assert!(ring == reference, "{slots} slots, {n} backends");
                 }
             }
         }
     }
 
-    /// A fleet of different versions must agree on rings: pinned, not derived.
+    /// Directors of different versions must agree on rings: pinned, not derived.
     #[test]
     fn ring_is_stable_across_versions() {
         let ring = ring_of(251, &[(0, 1), (1, 2), (2, 3)]);
@@ -575,7 +578,7 @@ mod tests {
             let total: u64 = weights.iter().map(|w| u64::from(w.1)).sum();
             prop_assume!(total > 0);
             let ring = ring_of(4093, &weights);
-            prop_assert_eq!(&ring, &by_the_book(4093, &weights));
+            prop_assert_eq!(&ring, &reference_ring(4093, &weights));
             let got = shares(&ring);
             prop_assert!(!got.contains_key(&BackendRef::NONE));
             for (i, weight) in weights {

@@ -1,12 +1,12 @@
-//! Enums whose values both sides of the kernel line write as numbers and people as words.
+//! Enums whose values are numbers in maps, and labels in configuration and output.
 
-/// Defines an enum of permanent numbers and words: `ALL`, `from_number`, `as_str`; it displays and
-/// serializes (feature `serde`) as its word. A new value is a line here, and an error of the compiler
+/// Defines an enum of permanent numbers and labels: `ALL`, `from_number`, `as_str`; it displays and
+/// serializes (feature `serde`) as its label. A new value is one line here, and a compile error
 /// wherever values are matched.
 macro_rules! numbered {
     (
         $(#[$of_enum:meta])*
-        $name:ident { $($(#[$of_variant:meta])* $variant:ident = $number:literal, $word:literal;)+ }
+        $name:ident { $($(#[$of_variant:meta])* $variant:ident = $number:literal, $label:literal;)+ }
     ) => {
         $(#[$of_enum])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,10 +28,10 @@ macro_rules! numbered {
                 }
             }
 
-            /// Its word, as configuration, listings and JSON have it.
+            /// Its label in configuration, listings and JSON.
             pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $word,)+
+                    $(Self::$variant => $label,)+
                 }
             }
         }

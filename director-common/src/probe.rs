@@ -1,14 +1,14 @@
 //! What the programs that carry path probes share with their loader: see
 //! `director-ebpf/src/path_probe.rs`.
 //!
-//! Neither maps nor programs are pinned, and a director that starts replaces what another left, so
-//! these layouts may change freely between versions.
+//! Neither maps nor programs are pinned, and a director that starts replaces those of a previous
+//! one, so these layouts may change freely between versions.
 
 use crate::address::Address;
 
 /// Hash of `u32` (a probe's number, the low half of its mark) to [`Probe`].
 pub const PROBES: &str = "PROBES";
-/// LRU hash of [`ExchangeKey`] to [`Exchange`]; written by packets that leave.
+/// LRU hash of [`ExchangeKey`] to [`Exchange`]; written on egress.
 pub const EXCHANGES: &str = "EXCHANGES";
 /// Array of `u64`: a bit per VIP that is probed, see [`crate::service::vip_bit`].
 pub const PROBED_VIPS: &str = "PROBED_VIPS";
@@ -16,16 +16,16 @@ pub const PROBED_VIPS: &str = "PROBED_VIPS";
 pub const SENT: &str = "SENT";
 /// Load-time constant: the high half of this instance's marks.
 pub const MARK_RANGE: &str = "MARK_RANGE";
-/// The program where packets leave.
+/// The program on tc egress.
 pub const EGRESS: &str = "path_egress";
-/// The program where packets come in.
+/// The program on tc ingress.
 pub const INGRESS: &str = "path_ingress";
 
-/// High half of the first instance's marks: `DI`. The next ones follow.
+/// High half of the first instance's marks: `DI`. Later instances take the next numbers.
 pub const FIRST_RANGE: u16 = 0x4449;
-/// Most instances of a host that probe paths at a time.
+/// Maximum number of instances on a host that probe paths at a time.
 pub const MAX_RANGES: u16 = 32;
-/// Most probes of an instance; their numbers start with 1.
+/// Maximum number of probes of an instance; their numbers start with 1.
 pub const MAX_PROBES: u32 = 16_383;
 
 /// Bits of [`Probe::flags`].
@@ -34,19 +34,19 @@ pub mod flag {
     pub const VIP_V6: u32 = 1;
     /// The backend's address is IPv6.
     pub const BACKEND_V6: u32 = 2;
-    /// Packets go into a tunnel.
+    /// Packets are encapsulated.
     pub const TUNNEL: u32 = 4;
-    /// [`super::Probe::from`] takes the place of the socket's address.
+    /// [`super::Probe::from`] replaces the socket's address.
     pub const FROM: u32 = 8;
-    /// [`super::Probe::mac`] takes the place of the next hop that the kernel found.
+    /// [`super::Probe::mac`] replaces the MAC of the next hop that the kernel found.
     pub const MAC: u32 = 16;
 }
 
-/// A way that probes go. Never changed once it is in the map.
+/// The path of a probe. Never changed once it is in the map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
-    /// What sockets are connected to, and the outer destination.
+    /// The address that sockets are connected to, and the outer destination.
     pub backend: Address,
     /// The inner destination.
     pub vip: Address,
@@ -64,7 +64,7 @@ pub struct Probe {
 
 const _: () = assert!(size_of::<Probe>() == 80);
 
-/// What identifies an answer.
+/// The addresses and ports of a reply.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ExchangeKey {
@@ -72,7 +72,7 @@ pub struct ExchangeKey {
     pub vip: Address,
     /// Its destination.
     pub local: Address,
-    /// Source port and destination port as they are in the answer, loaded in native order.
+    /// Source port and destination port as they are in the reply, loaded in native order.
     pub ports: u32,
     /// IP protocol number; 256 more for IPv6.
     pub protocol: u32,
@@ -80,7 +80,7 @@ pub struct ExchangeKey {
 
 const _: () = assert!(size_of::<ExchangeKey>() == 40);
 
-/// What the socket wants the answer to look like.
+/// The addresses that the socket expects in the reply.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_of_instances_do_not_meet() {
+    fn marks_of_instances_do_not_overlap() {
         let last = FIRST_RANGE.checked_add(MAX_RANGES - 1).expect("16 bits");
         assert_eq!(mark(FIRST_RANGE, 1), 0x4449_0001);
         assert!(mark(FIRST_RANGE, MAX_PROBES) < mark(FIRST_RANGE + 1, 1));

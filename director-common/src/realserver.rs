@@ -4,9 +4,9 @@
 //! configuration is loaded into maps of its own and swapped in with the program, so these layouts
 //! may change freely between versions.
 
-/// LPM trie of 4-byte keys (an IPv4 address, network byte order): who may send tunnels.
+/// LPM trie of 4-byte keys (an IPv4 address, network byte order): allowed tunnel sources.
 pub const FROM_V4: &str = "FROM_V4";
-/// LPM trie of 16-byte keys (an IPv6 address, network byte order): who may send tunnels.
+/// LPM trie of 16-byte keys (an IPv6 address, network byte order): allowed tunnel sources.
 pub const FROM_V6: &str = "FROM_V6";
 /// Hash of 4-byte keys (an IPv4 address, network byte order): inner destinations accepted.
 pub const VIPS_V4: &str = "VIPS_V4";
@@ -17,29 +17,29 @@ pub const COUNTERS: &str = "COUNTERS";
 /// The name of the XDP program.
 pub const PROGRAM: &str = "realserver";
 
-/// Most prefixes per address family that may send tunnels.
+/// Maximum number of tunnel source prefixes per address family.
 pub const MAX_FROM: u32 = 1024;
-/// Most VIPs per address family.
+/// Maximum number of VIPs per address family.
 pub const MAX_VIPS: u32 = 4096;
 
-/// What became of an IP-in-IP packet. Anything else is passed to the kernel and not counted.
+/// The outcome of an IP-in-IP packet. Other packets are passed to the kernel and not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DecapCounter {
-    /// The outer header was taken off; the packet inside went up the stack.
+    /// The outer header was removed; the inner packet was passed up the stack.
     Decapsulated = 0,
-    /// The outer source is no director: passed untouched.
+    /// The outer source is not a director: passed unmodified.
     RefusedSource = 1,
-    /// The inner destination is no VIP of this host: passed untouched.
+    /// The inner destination is not a VIP of this host: passed unmodified.
     RefusedVip = 2,
-    /// Lengths, version or the outer checksum are wrong: passed untouched.
+    /// Lengths, version or the outer checksum are wrong: passed unmodified.
     Malformed = 3,
     /// Congestion was signalled to a flow that cannot react (RFC 6040, section 4.2): dropped.
     EcnDropped = 4,
 }
 
 impl DecapCounter {
-    /// All of them, in index order.
+    /// Every counter, in index order.
     pub const ALL: [Self; 5] = [
         Self::Decapsulated,
         Self::RefusedSource,

@@ -8,12 +8,12 @@ use crate::{
 pub const RING_SLOTS: u32 = 65_537;
 /// Ring slots in one cache line, the unit a ring is stored in.
 pub const CHUNK_SLOTS: u32 = 16;
-/// Cache lines one ring occupies.
+/// Cache lines of one ring.
 pub const RING_CHUNKS: u32 = RING_SLOTS.div_ceil(CHUNK_SLOTS);
-/// Most services at once; slot 0 is used like any other.
+/// Maximum number of services; slot 0 is used like any other.
 pub const MAX_SERVICES: u32 = 16_384;
 
-/// A piece of a ring.
+/// A chunk of a ring: one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingChunk {
@@ -23,7 +23,7 @@ pub struct RingChunk {
 
 const _: () = assert!(size_of::<RingChunk>() == 64);
 
-/// What identifies a service, and what its map is searched by.
+/// Identifies a service: the key of its map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
@@ -33,7 +33,7 @@ pub struct ServiceKey {
     pub port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// 4 or 6, with [`PRESENCE`] set for the entry that says that some service has this address
+    /// 4 or 6, with [`PRESENCE`] set for the entry that marks that some service has this address
     /// and protocol.
     pub family: u8,
     /// Zero.
@@ -47,7 +47,7 @@ const _: () = assert!(size_of::<ServiceKey>() == 24);
 pub const PRESENCE: u8 = 0x80;
 
 impl ServiceKey {
-    /// The service that exactly this flow is for.
+    /// The key of the service on exactly this flow's port.
     #[inline(always)]
     pub const fn exact(flow: &FlowKey) -> Self {
         Self {
@@ -59,28 +59,27 @@ impl ServiceKey {
         }
     }
 
-    /// The any-port service of the same address and protocol.
+    /// The key of the any-port service of the same address and protocol.
     #[inline(always)]
     pub const fn any_port(self) -> Self {
         Self { port: [0; 2], ..self }
     }
 
-    /// The entry that every service of the same address and protocol shares.
+    /// The key that every service of the same address and protocol shares.
     #[inline(always)]
     pub const fn presence(self) -> Self {
         Self { port: [0; 2], family: self.family | PRESENCE, ..self }
     }
 }
 
-/// Words of the filter that tells VIPs from other addresses.
+/// Words of the filter that distinguishes VIPs from other addresses.
 pub const VIP_FILTER_WORDS: u32 = 1 << 10;
 
-/// Word and bit of the filter that stand for `address`: its last 16 bits, in which neighbouring
-/// hosts differ.
+/// Word and bit of the filter for `address`: its last 16 bits, in which neighbouring hosts differ.
 #[inline(always)]
 pub const fn vip_bit(address: Address, is_v6: bool) -> (u32, u32) {
     let last = if is_v6 { address.second >> 48 } else { address.first >> 16 };
-    // The last byte on the wire varies most: it picks the word.
+    // The last byte on the wire varies most: it selects the word.
     let last = (last as u32 & 0xffff).rotate_right(6);
     (last & (VIP_FILTER_WORDS - 1), last >> 26)
 }
@@ -97,7 +96,7 @@ numbered! {
     }
 }
 
-/// A service's ring and policy in one word, replaced whole.
+/// A service's ring and policy in one word, replaced atomically.
 ///
 /// | bits | meaning |
 /// |---|---|
@@ -120,7 +119,7 @@ impl ServiceWord {
         )
     }
 
-    /// Whether a service is here.
+    /// Whether the slot is in use.
     #[inline(always)]
     pub const fn in_use(self) -> bool {
         self.0 >> 63 != 0
@@ -144,12 +143,12 @@ impl ServiceWord {
         (self.0 >> 32) as u32 & 0xff_ffff
     }
 
-    /// What a new flow gets when no backend is usable.
+    /// The policy for a new flow when no backend is usable.
     #[inline(always)]
     pub const fn when_empty(self) -> WhenEmpty {
         match WhenEmpty::from_number((self.0 >> 56) as u8 & 3) {
             Some(policy) => policy,
-            // Written by no version: the host decides.
+            // No version writes this value: pass to the host.
             None => WhenEmpty::Pass,
         }
     }
@@ -161,13 +160,13 @@ impl ServiceWord {
 pub struct Service {
     /// [`ServiceWord`]; written last.
     pub word: ServiceWord,
-    /// The key that leads here. The program compares it, since a hash map's value may be read
-    /// while its element is reused for another key.
+    /// The service's key. The program compares it, since a hash map's value may be read while its
+    /// element is reused for another key.
     pub key: ServiceKey,
-    /// Seconds that known flows of a removed backend are still served. For userspace.
+    /// Seconds for which known flows of a removed backend are still forwarded. For userspace.
     pub drain_timeout_s: u64,
-    /// What the ring was built from, hashed; 0: nothing yet. For userspace, which rebuilds a ring
-    /// whose fingerprint is not the one it expects.
+    /// Hash of the inputs that the ring was built from; 0: not built yet. For userspace, which
+    /// rebuilds a ring with an unexpected fingerprint.
     pub ring_fingerprint: u64,
     /// Zero.
     pub _pad: [u8; 16],
@@ -175,19 +174,22 @@ pub struct Service {
 
 const _: () = assert!(size_of::<Service>() == 64);
 
-/// Longest service name, bytes.
+/// Maximum length of a service name, bytes.
 pub const NAME_LEN: usize = 63;
 
-/// What only userspace reads of a service: kept beside the maps so that a new daemon finds it.
+/// Metadata of a service that only userspace reads: kept with the maps so that a new daemon finds
+/// it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceMeta {
     /// The service's name, UTF-8, padded with zeros.
     pub name: [u8; NAME_LEN + 1],
-    /// Counters of backends whose slots were freed since.
+    /// Counters of backends whose slots have been freed.
     pub retired: BackendStats,
+    /// The scheduler's number; 0: `maglev`, also in maps of versions that had no other.
+    pub scheduler: u8,
     /// Zero.
-    pub _pad: [u8; 32],
+    pub _pad: [u8; 31],
 }
 
 const _: () = assert!(size_of::<ServiceMeta>() == 128);
@@ -199,7 +201,7 @@ mod tests {
     extern crate std;
 
     #[test]
-    fn word_survives_packing() {
+    fn word_round_trips() {
         let word = ServiceWord::new(0x1234_5678, RING_SLOTS, WhenEmpty::Pass);
         assert!(word.in_use() && !ServiceWord::default().in_use());
         assert_eq!(word.first_chunk(), 0x1234_5678);
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_a_network_have_bits_of_their_own() {
+    fn addresses_of_a_network_have_distinct_bits() {
         let bits: std::collections::HashSet<_> = (0..=0xffff_u16)
             .map(|host| vip_bit(Address::v4([10, 1, (host >> 8) as u8, host as u8]), false))
             .collect();

@@ -1,4 +1,4 @@
-//! Counters, one copy per CPU, added up by whoever reads them.
+//! Counters, one copy per CPU, which readers add up.
 
 /// What was forwarded to one backend of one service.
 #[repr(C)]
@@ -6,7 +6,7 @@
 pub struct BackendStats {
     /// Packets forwarded.
     pub packets: u64,
-    /// Bytes of L3 packet as they came from the client.
+    /// Bytes of L3 packet as received from the client.
     pub bytes: u64,
     /// Flows that were scheduled to this backend.
     pub flows: u64,
@@ -14,13 +14,14 @@ pub struct BackendStats {
     pub _pad: u64,
 }
 
-/// What only the service as a whole can count; packets and bytes are its backends' sums.
+/// Counters of a service as a whole; its packets and bytes are the sums of its backends.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceStats {
-    /// Packets of this service that were dropped, or answered in place of a backend.
+    /// Packets of this service that were dropped, or answered with an ICMP error.
     pub dropped: u64,
-    /// Flows that went by the ring alone, their set of the flow table being full of others.
+    /// Untracked flows, forwarded by the ring alone: their set of the flow table was full, or this
+    /// CPU had reached the limit on new flows.
     pub untracked: u64,
 }
 

@@ -1,27 +1,26 @@
-//! What `trace` and `capture` ask of the program, and what it tells them. Read and written only while
-//! somebody traces: see [`crate::tunables::Runtime::trace_until_ns`].
+//! The filter that `trace` and `capture` set, and the records that the program writes. Used only
+//! during a trace: see [`crate::tunables::Tunables::trace_until_ns`].
 
 use crate::{address::Address, decision::Decision, flow::FlowKey};
 
-/// How long a trace goes on without being asked for again, nanoseconds: one that was killed ends
-/// itself.
+/// How long a trace runs without being renewed, nanoseconds: a trace whose process was killed ends.
 pub const TRACE_LEASE_NS: u64 = 2_000_000_000;
-/// Bytes of a frame that are copied at most, before and after.
+/// Maximum number of bytes that are copied of a frame, each before and after.
 pub const MAX_SNAP: u32 = 2048;
-/// Bytes of records that wait for their reader, a power of two and pages.
+/// Size of the ring buffer of records, bytes: a power of two and a multiple of the page size.
 pub const RING_BYTES: u32 = 1 << 20;
-/// Services that one filter can name: one name can be several, one for each protocol.
+/// Services that one filter can select: one name can be several, one for each protocol.
 pub const FILTER_SERVICES: usize = 4;
 
-/// Which packets are wanted. All zeros wants every packet.
+/// Which packets are traced. All zeros selects every packet.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceFilter {
-    /// Source address, as far as `client_mask` has ones.
+    /// Source address, under `client_mask`.
     pub client: Address,
     /// See `client`.
     pub client_mask: Address,
-    /// Destination address, as far as `vip_mask` has ones.
+    /// Destination address, under `vip_mask`.
     pub vip: Address,
     /// See `vip`.
     pub vip_mask: Address,
@@ -47,22 +46,22 @@ pub struct TraceFilter {
 
 const _: () = assert!(size_of::<TraceFilter>() == 128);
 
-/// One packet, told. In the ring behind it: `before_copied` bytes of the frame as it came, then
-/// `after_copied` bytes of it as it left.
+/// The record of one packet. In the ring buffer it is followed by `before_copied` bytes of the
+/// frame as received, then `after_copied` bytes of it as the program left it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceRecord {
     /// When it was decided: CLOCK_MONOTONIC, nanoseconds.
     pub time_ns: u64,
-    /// Its flow, if `content` says that it has one.
+    /// Its flow, if it has one according to `content`.
     pub flow: FlowKey,
-    /// What became of it.
+    /// The decision about it.
     pub decision: Decision,
-    /// Slot of the interface that it came by.
+    /// Slot of the ingress interface.
     pub interface: u32,
     /// [`TracedContent`].
     pub content: u32,
-    /// Length of the frame as it came, bytes.
+    /// Length of the frame as received, bytes.
     pub before_length: u32,
     /// Bytes of it that follow.
     pub before_copied: u32,
@@ -82,13 +81,13 @@ const _: () = assert!(size_of::<TraceRecord>() == 96);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum TracedContent {
-    /// Nothing: the packet was not understood.
+    /// No flow: the packet could not be parsed.
     Nothing = 0,
-    /// The packet's own.
+    /// The packet's own flow.
     Whole = 1,
-    /// That which the packet, an ICMP error, quotes.
+    /// The flow that the packet, an ICMP error, quotes.
     IcmpError = 2,
-    /// A fragment's: without ports.
+    /// The flow of a fragment: without ports.
     Fragment = 3,
 }
 
@@ -104,29 +103,29 @@ impl TracedContent {
     }
 }
 
-/// Where a record is put together: one for each CPU.
+/// Per-CPU buffer in which a record is assembled.
 #[repr(C)]
 pub struct TraceScratch {
     /// The record.
     pub record: TraceRecord,
-    /// Both copies.
+    /// Both copies of the frame.
     pub frames: [u8; 2 * MAX_SNAP as usize],
 }
 
-/// A CPU's count of packets while somebody traces.
+/// A CPU's sampling state during a trace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceTurn {
-    /// Packets until the next one that is looked at.
+    /// Packets until the next sampled one.
     pub left: u64,
-    /// Packets that were looked at.
+    /// Packets sampled.
     pub looked_at: u64,
-    /// Records that the ring had no room for.
+    /// Records lost because the ring buffer was full.
     pub lost: u64,
 }
 
 impl TraceFilter {
-    /// Whether a flow is wanted, as far as that can be told by it.
+    /// Whether the filter matches the flow.
     #[inline(always)]
     pub fn takes_flow(&self, flow: &FlowKey) -> bool {
         let (source, destination) = (flow.source, flow.destination);
@@ -145,7 +144,7 @@ impl TraceFilter {
             && port(self.vip_port, flow.destination_port)
     }
 
-    /// Whether what became of a packet is wanted.
+    /// Whether the filter matches the decision.
     #[inline(always)]
     pub fn takes_decision(&self, decision: &Decision) -> bool {
         let [a, b, c, d] = self.services;
@@ -156,7 +155,7 @@ impl TraceFilter {
                 || (service != 0 && (service == a || service == b || service == c || service == d)))
     }
 
-    /// Whether it asks for one backend.
+    /// Whether the filter selects one backend.
     #[inline(always)]
     pub fn wants_backend(&self) -> bool {
         self.backend_family != 0
@@ -193,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn zeros_take_everything() {
+    fn zeros_match_everything() {
         let filter = TraceFilter::default();
         assert!(filter.takes_flow(&flow()) && filter.takes_decision(&Decision::default()));
         assert!(!filter.wants_backend());
     }
 
     #[test]
-    fn every_part_of_a_flow_can_be_asked_for() {
+    fn every_field_of_a_flow_can_be_filtered() {
         let port = |port: u16| u32::from(u16::from_ne_bytes(port.to_be_bytes()));
         let none = TraceFilter::default();
         let takes = |filter: TraceFilter| filter.takes_flow(&flow());
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn decisions_are_taken_by_verdict_and_service() {
+    fn decisions_match_by_verdict_and_service() {
         let verdict = Verdict::Drop(DropReason::NoRoute);
         let decision = Decision {
             verdict: verdict.code(),
@@ -228,7 +227,7 @@ mod tests {
         assert!(!takes(TraceFilter { verdicts: 1, ..none }));
         assert!(takes(TraceFilter { services: [1, 3, 0, 0], ..none }));
         assert!(!takes(TraceFilter { services: [1, 4, 0, 0], ..none }));
-        let nobody = Decision { service: 0, ..decision };
-        assert!(!TraceFilter { services: [1, 0, 0, 0], ..none }.takes_decision(&nobody));
+        let no_service = Decision { service: 0, ..decision };
+        assert!(!TraceFilter { services: [1, 0, 0, 0], ..none }.takes_decision(&no_service));
     }
 }

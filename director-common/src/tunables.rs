@@ -1,4 +1,4 @@
-//! What may change while the program runs, all in one cache line, and the clock.
+//! Settings that may change while the program runs, in one cache line, and the clock.
 
 use crate::{flow::Protocol, flow_table::FlowState};
 
@@ -27,7 +27,7 @@ impl Ticks {
     }
 }
 
-/// The daemon writes its heartbeat this often; nanoseconds.
+/// Interval at which the daemon writes its heartbeat; nanoseconds.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 500_000_000;
 /// A heartbeat older than this is stale: next hops are not kept fresh; nanoseconds.
 pub const HEARTBEAT_STALE_NS: u64 = 1_500_000_000;
@@ -36,23 +36,24 @@ pub const HEARTBEAT_STALE_NS: u64 = 1_500_000_000;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunables {
-    /// When the daemon last said that it keeps next hops fresh: CLOCK_MONOTONIC, nanoseconds.
+    /// When the daemon, which keeps next hops fresh, last wrote its heartbeat: CLOCK_MONOTONIC,
+    /// nanoseconds.
     pub heartbeat_ns: u64,
     /// The clock of a simulation, nanoseconds; read only by a program loaded for one.
     pub simulated_ns: u64,
     /// How long an established TCP flow may idle, [`Ticks`].
     pub tcp_ticks: u32,
-    /// The same once a FIN or RST passed, and before the handshake is over.
+    /// The same after a FIN or RST, and before the handshake is complete.
     pub tcp_closing_ticks: u32,
     /// How long a UDP flow may idle.
     pub udp_ticks: u32,
     /// Zero.
     pub _pad: u32,
-    /// Until when packets are looked at for `trace` and `capture`: CLOCK_MONOTONIC, nanoseconds; 0:
-    /// nobody traces. Renewed by who traces, and set to 0 by the first one after it
-    /// whose turn it is.
+    /// Until when packets are sampled for `trace` and `capture`: CLOCK_MONOTONIC, nanoseconds; 0:
+    /// not tracing. Renewed by the tracing process, and set to 0 by the program at the first packet
+    /// sampled after it.
     pub trace_until_ns: u64,
-    /// One packet in so many is looked at; at least 1 while somebody traces.
+    /// Sampling rate: one packet in this many; at least 1 during a trace.
     pub trace_every: u64,
     /// Zero.
     pub _more: [u64; 2],
@@ -61,8 +62,8 @@ pub struct Tunables {
 const _: () = assert!(size_of::<Tunables>() == 64);
 
 impl Tunables {
-    /// How long a flow of this IP protocol number may idle in this state. The only place that says so:
-    /// the program and all that lists flows ask here.
+    /// How long a flow of this IP protocol number may idle in this state. The only definition: the
+    /// program and all listings of flows use it.
     #[inline(always)]
     pub const fn timeout(&self, protocol: u8, state: FlowState) -> Ticks {
         Ticks(match (Protocol::from_number(protocol), state) {

@@ -1,7 +1,7 @@
-//! What becomes of a packet. Every packet ends in exactly one [`Verdict`].
+//! The outcome of a packet. Every packet gets exactly one [`Verdict`].
 //!
-//! The numbers are permanent: counters, metrics and recorded decisions carry them. A reason that
-//! goes out of use keeps its number, a new one takes the next.
+//! The numbers are permanent: counters, metrics and recorded decisions carry them. An unused reason
+//! keeps its number, a new one gets the next.
 
 /// Declares an enum of reasons: its variants with their permanent numbers and their labels, `ALL`
 /// of them by number, and `label`, which is what metrics, the command line and the docs print.
@@ -21,7 +21,7 @@ macro_rules! reasons {
             /// Every reason, by number.
             pub const ALL: [Self; [$($number),+].len()] = [$(Self::$variant),+];
 
-            /// As metrics and the command line print it.
+            /// The label in metrics and on the command line.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$variant => $label,)+
@@ -32,23 +32,24 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a packet is left to the host, untouched.
+    /// Why a packet is passed to the host, unmodified.
     PassReason {
-        /// Too short for the headers it announces.
+        /// Too short for its headers.
         Truncated = 0, "truncated";
         /// Neither IPv4 nor IPv6: ARP and the like.
         NotIp = 1, "not-ip";
-        /// Addressed to another machine's MAC, or to many.
+        /// Addressed to another machine's MAC, or to a group MAC.
         NotOurMac = 2, "not-our-mac";
-        /// A header contradicts itself or the frame, or its checksum is wrong: the host counts it.
+        /// A header is inconsistent with itself or the frame, or its checksum is wrong: the host
+        /// counts it.
         Malformed = 3, "malformed";
         /// Neither TCP, UDP nor an ICMP error: echo, OSPF, ESP.
         OtherProtocol = 4, "other-protocol";
         /// No service has this address, protocol and port.
         NoService = 5, "no-service";
-        /// More extension headers or tags than the program follows.
+        /// More extension headers or tags than the program parses.
         TooManyHeaders = 6, "too-many-headers";
-        /// The service has no usable backend and says `when_empty: pass`.
+        /// The service has no usable backend and `when_empty: pass`.
         NoBackend = 7, "no-backend";
     }
 }
@@ -58,58 +59,58 @@ reasons! {
     DropReason {
         /// A fragment for a service's address and protocol: not supported yet.
         Fragment = 0, "fragment";
-        /// The service has no usable backend and says `when_empty: drop`; or `reject`, and too many
-        /// were rejected already, or the sender cannot be answered.
+        /// The service has no usable backend and `when_empty: drop`; or `reject`, but the limit on
+        /// ICMP errors is reached, or the source address allows no ICMP error.
         NoBackend = 1, "no-backend";
-        /// Too big for the way to the backend, and its sender cannot be told: the packet is an ICMP
-        /// error itself, or too many were told already.
+        /// Too big for the path to the backend, and no ICMP error can be sent: the packet is an
+        /// ICMP error itself, or the limit on ICMP errors is reached.
         TooBig = 2, "too-big";
         /// The kernel has no route to the backend.
         NoRoute = 3, "no-route";
         /// The next hop's MAC address is not known (yet).
         NoNeighbour = 4, "no-neighbour";
-        /// The driver gave no room in front of the frame for the outer header.
+        /// The driver leaves no headroom in front of the frame for the outer header.
         NoHeadroom = 5, "no-headroom";
-        /// The backend's interface is not one that Director may send from.
+        /// The egress interface towards the backend is not one that Director may send from.
         NoInterface = 6, "no-interface";
     }
 }
 
 impl DropReason {
-    /// What it means and what helps, for people.
+    /// Its meaning and remedy, for operators.
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::Fragment => "a fragment for a service's address: fragments are not supported yet",
-            Self::NoBackend => "no usable backend (when_empty: drop, or too many to reject)",
-            Self::TooBig => "too big for the way to the backend, sender not told: raise the MTU",
+            Self::NoBackend => "no usable backend (when_empty: drop, or no ICMP error can be sent)",
+            Self::TooBig => "too big for the path to the backend, no ICMP sent: raise the MTU",
             Self::NoRoute => "no route to the backend: see `ip route get`, and ip_forward",
             Self::NoNeighbour => "the next hop does not answer ARP or ND: see `ip neigh`",
             Self::NoHeadroom => "the driver leaves no room for the outer header: try mode: generic",
-            Self::NoInterface => "the way to the backend leaves by an interface not listed",
+            Self::NoInterface => "the egress interface towards the backend is not listed",
         }
     }
 }
 
 reasons! {
-    /// Why Director answers the client itself.
+    /// Why Director sends the client an ICMP error.
     ReplyReason {
         /// No usable backend: ICMP port unreachable (`when_empty: reject`).
         NoBackend = 0, "no-backend";
-        /// The packet does not fit the way to the backend: ICMP too big, with the size that does.
+        /// The packet does not fit the path to the backend: ICMP too big, with the size that fits.
         TooBig = 1, "too-big";
     }
 }
 
-/// What becomes of a packet.
+/// The outcome of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Forwarded by the interface it came from.
+    /// Forwarded out of the ingress interface.
     Tx,
-    /// Forwarded by another interface.
+    /// Forwarded out of another interface.
     Redirect,
-    /// Turned into an ICMP error for its sender, by the interface it came from.
+    /// Turned into an ICMP error for its sender, out of the ingress interface.
     Reply(ReplyReason),
-    /// Left to the host, untouched.
+    /// Passed to the host, unmodified.
     Pass(PassReason),
     /// Dropped.
     Drop(DropReason),
@@ -137,12 +138,12 @@ impl Verdict {
         }
     }
 
-    /// The verdict of this number, if there is one.
+    /// The verdict with this number, if there is one.
     pub fn from_code(code: u32) -> Option<Self> {
         Self::all().find(|verdict| verdict.code() == code)
     }
 
-    /// Every verdict there is.
+    /// Every verdict.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Tx, Self::Redirect]
             .into_iter()
@@ -151,7 +152,7 @@ impl Verdict {
             .chain(DropReason::ALL.into_iter().map(Self::Drop))
     }
 
-    /// `tx`, `redirect`, `pass` or `drop`; a reply leaves by the way the packet came: `tx`.
+    /// `tx`, `redirect`, `pass` or `drop`; a reply leaves by the ingress interface: `tx`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Tx | Self::Reply(_) => "tx",
@@ -161,7 +162,7 @@ impl Verdict {
         }
     }
 
-    /// The reason's label, for a packet that was not simply forwarded.
+    /// The reason's label; `None` for a forwarded packet.
     pub const fn reason(self) -> Option<&'static str> {
         match self {
             Self::Tx | Self::Redirect => None,
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Dashboards and scripts carry these numbers: only ever add to this list.
+    /// Dashboards and scripts use these numbers: entries may only be added.
     #[test]
     fn numbers_are_permanent() {
         let drops: std::vec::Vec<_> =

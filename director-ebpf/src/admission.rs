@@ -9,11 +9,12 @@ use director_common::flow_table::MAX_ADMITTED_PER_TICK;
 use crate::{constants, context::PacketContext, flow_table, maps, parse::Packet};
 
 /// What the limit says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It opens no connection: the limit is not asked.
+    /// It opens no connection: the limit does not apply.
     Exempt,
-    /// It may be recorded as a new flow, which this count is to be told.
-    Admitted(&'static mut u32),
+    /// It may be recorded as a new flow, which [`count`] then counts.
+    Admitted,
     /// This CPU admits no more new flows in this tick: the packet is neither looked up nor recorded.
     Exhausted,
 }
@@ -25,18 +26,23 @@ pub fn admit(packet: &Packet, context: &PacketContext) -> Admission {
     if !flow_table::is_initial_syn(packet) || constants::explain() {
         return Admission::Exempt;
     }
-    let Some(admitted) = maps::ADMITTED.get_ptr_mut(0) else { return Admission::Exempt };
-    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
-    let count = unsafe { &mut *admitted }.at(context.now);
-    if *count >= MAX_ADMITTED_PER_TICK { Admission::Exhausted } else { Admission::Admitted(count) }
+    match admitted(context) {
+        Some(admitted) if *admitted >= MAX_ADMITTED_PER_TICK => Admission::Exhausted,
+        Some(_) | None => Admission::Admitted,
+    }
 }
 
-impl Admission {
-    /// The flow was recorded.
-    #[inline(always)]
-    pub fn count(self) {
-        if let Self::Admitted(count) = self {
-            *count += 1;
-        }
+/// Counts a flow that was admitted and recorded.
+#[inline(always)]
+pub fn count(context: &PacketContext) {
+    if let Some(admitted) = admitted(context) {
+        *admitted += 1;
     }
+}
+
+/// The flows that this CPU admitted in this tick.
+#[inline(always)]
+fn admitted(context: &PacketContext) -> Option<&'static mut u32> {
+    // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
+    maps::ADMITTED.get_ptr_mut(0).map(|counted| unsafe { &mut *counted }.at(context.now))
 }

@@ -13,8 +13,6 @@ pub struct SelectedBackend {
     pub reference: BackendRef,
     /// How the backend is reached, as of one moment.
     pub word: BackendWord,
-    /// How packets travel to it: decoded from `word`.
-    pub forward: ForwardMode,
     /// The rest of the backend.
     pub backend: &'static Backend,
 }
@@ -28,8 +26,18 @@ pub fn resolve(reference: BackendRef) -> Option<SelectedBackend> {
     // what it covers is only written while no word points at it.
     let (word, backend) =
         unsafe { (BackendWord(read_volatile(&raw const (*backend).word.0)), &*backend) };
-    if reference.is_none() || !word.is(reference) {
+    if reference.is_none() || !word.is(reference) || word.forward().is_none() {
         return None;
     }
-    Some(SelectedBackend { reference, word, forward: word.forward()?, backend })
+    Some(SelectedBackend { reference, word, backend })
+}
+
+impl SelectedBackend {
+    /// How packets travel to it. Decoded where it is needed: kept, it would cost stack, of which Linux
+    /// 6.1 leaves the slow path none.
+    #[inline(always)]
+    pub fn forward(&self) -> ForwardMode {
+        // SAFETY: `resolve`, which alone makes this structure, refuses words of unknown modes.
+        unsafe { self.word.forward().unwrap_unchecked() }
+    }
 }

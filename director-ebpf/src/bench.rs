@@ -1,5 +1,5 @@
-//! Programs that only the measuring rig loads: the harness that feeds a program packet after packet,
-//! and what Director is compared with.
+//! Programs that only the benchmark loads: the harness that feeds a program packet after packet,
+//! and the baselines that Director is compared with.
 #![no_std]
 #![no_main]
 #![expect(
@@ -18,16 +18,16 @@ use aya_ebpf::{
     bindings::xdp_action, helpers::bpf_ktime_get_ns, macros::xdp, programs::XdpContext,
 };
 
-/// The least that a balancer does: sends the frame back out.
+/// The minimum that a balancer does: sends the frame back out.
 #[xdp]
 fn floor(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Clock readings that [`slowed`] wastes.
+/// Extra clock readings of [`slowed`].
 const WASTED: u32 = 4;
 
-/// The floor with a known waste: the rig must see it.
+/// The floor with a known extra cost, which the benchmark must detect.
 #[xdp]
 fn slowed(_ctx: XdpContext) -> u32 {
     let mut now = 0;

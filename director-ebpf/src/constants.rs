@@ -1,6 +1,5 @@
-//! Load-time constants: frozen read-only data that the verifier knows the values of, so that what
-//! they switch off is deleted from the program. Userspace sets them by name
-//! (`director_common::abi::constant`).
+//! Load-time constants: frozen read-only data, whose values the verifier uses to delete the code
+//! that they disable. Userspace sets them by name (`director_common::abi::constant`).
 
 use aya_ebpf::Global;
 use director_common::flow::{HASH_WORDS, KeyWords};
@@ -29,14 +28,15 @@ static FIRST_JIFFY: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static ZERO: Global<u64> = Global::new(0);
 
-/// Zero, as far as LLVM cannot know it: it makes a call to memset of any row of constant zeros, and
-/// that is a loop over bytes (bpf-linker has LLVM expand none of them).
+/// Zero, opaque to LLVM, which turns any run of constant zeros into a call to memset, a loop over
+/// bytes (bpf-linker has LLVM expand none of them).
 #[inline(always)]
 pub fn zero() -> u64 {
     ZERO.load()
 }
 
-/// The fleet's key, under which flows are hashed. Read word by word, as far as the family needs.
+/// The fleet's key of the flow hash. Read word by word, only the words that the address family
+/// needs.
 pub struct FleetKey;
 
 impl KeyWords for FleetKey {
@@ -52,7 +52,7 @@ pub fn table_salt() -> u64 {
     TABLE_SALT.load()
 }
 
-/// Binary logarithm of the flow table's sets.
+/// Binary logarithm of the number of sets in the flow table.
 #[inline(always)]
 pub fn table_bits() -> u32 {
     TABLE_BITS.load()
@@ -76,13 +76,13 @@ pub fn jiffy_ns() -> u64 {
     JIFFY_NS.load()
 }
 
-/// The timer's count at boot.
+/// The value of jiffies at boot.
 #[inline(always)]
 pub fn first_jiffy() -> u64 {
     FIRST_JIFFY.load()
 }
 
-/// Whether this program explains packets: it decides, and writes nothing that others read.
+/// Whether this program runs for `explain`: it decides, and writes nothing but the decision.
 #[inline(always)]
 pub fn explain() -> bool {
     EXPLAIN.load() != 0
@@ -100,7 +100,7 @@ pub fn track_clients() -> bool {
     TRACK_CLIENTS.load() != 0
 }
 
-/// Whether this program runs over a capture.
+/// Whether this program runs for `simulate`, over a capture.
 #[inline(always)]
 pub fn simulate() -> bool {
     SIMULATE.load() != 0

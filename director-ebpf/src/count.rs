@@ -1,4 +1,4 @@
-//! Counters: one copy per CPU, so an increment is a plain one.
+//! Counters: one copy per CPU, so increments need not be atomic.
 
 use director_common::{
     backend::BackendRef,
@@ -9,7 +9,7 @@ use director_common::{
 
 use crate::{backend::SelectedBackend, constants, maps, parse::Packet};
 
-/// Counts what became of a packet.
+/// Counts a packet by its verdict.
 #[inline(always)]
 pub fn verdict(verdict: Verdict) {
     if constants::explain() {
@@ -32,7 +32,7 @@ pub fn undecided() -> Decision {
 #[inline(always)]
 pub fn decision(decision: &Decision) {
     if let Some(place) = maps::DECISION.get_ptr_mut(0) {
-        // SAFETY: these run one packet at a time.
+        // SAFETY: these programs process one packet at a time.
         unsafe { *place = *decision };
     }
 }
@@ -47,7 +47,7 @@ fn of_backend(selected: &SelectedBackend) -> Option<&'static mut BackendStats> {
     Some(unsafe { &mut *stats })
 }
 
-/// Counts a packet that is forwarded to a backend, and the flow that it is the first of.
+/// Counts a packet that is forwarded to a backend, and its flow if the flow is new.
 #[inline(always)]
 pub fn forwarded(packet: &Packet, selected: &SelectedBackend, is_new_flow: bool) {
     if let Some(stats) = of_backend(selected) {
@@ -77,7 +77,8 @@ pub fn service_dropped(slot: u16) {
     }
 }
 
-/// Counts a flow that its set of the flow table had no room for.
+/// Counts an untracked flow: its set of the flow table is full, or this CPU has reached the limit
+/// on new flows.
 #[inline(always)]
 pub fn untracked(slot: u16) {
     if let Some(stats) = of_service(slot) {

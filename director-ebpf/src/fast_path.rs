@@ -50,7 +50,7 @@ fn decide(
     tunables: &'static Tunables,
     decision: &mut Decision,
 ) -> Option<Verdict> {
-    match stages::run::<FastPath>(frame, packet, &PacketContext::read(tunables), decision) {
+    match stages::run(&mut FastPath, frame, packet, &PacketContext::read(tunables), decision) {
         Ok(verdict) => Some(verdict),
         Err(Undecided::NoService) => Some(Verdict::Pass(PassReason::NoService)),
         Err(Undecided::SlowPath) => None,
@@ -73,6 +73,7 @@ impl Path for FastPath {
 
     #[inline(always)]
     fn lookup(
+        &mut self,
         hash: FlowHash,
         packet: &Packet,
         context: &PacketContext,
@@ -86,6 +87,7 @@ impl Path for FastPath {
 
     #[inline(always)]
     fn next_hop(
+        &mut self,
         _frame: &Frame,
         packet: &Packet,
         selected: &SelectedBackend,
@@ -95,7 +97,12 @@ impl Path for FastPath {
     }
 
     #[inline(always)]
-    fn refuse(refusal: Refusal) -> Undecided {
+    fn refuse(
+        &mut self,
+        refusal: Refusal,
+        _packet: &Packet,
+        _context: &PacketContext,
+    ) -> Undecided {
         match refusal {
             Refusal::NoService => Undecided::NoService,
             Refusal::NoBackend(_) | Refusal::TooBig { .. } | Refusal::Dropped { .. } => {

@@ -1,5 +1,5 @@
-//! Whether an address can be a VIP at all: a bit for each value of its last 16 bits. What is for
-//! nobody is told from the rest by one load, before anything else is looked up. Reads VIP_FILTER.
+//! Filter of addresses that can be a VIP: a bit for each value of the last 16 bits. One load
+//! separates unmatched traffic from the rest, before any other lookup. Reads VIP_FILTER.
 
 use core::ptr::read_volatile;
 
@@ -11,6 +11,6 @@ use crate::maps;
 #[inline(always)]
 pub fn may_be_vip(address: Address, is_v6: bool) -> bool {
     let (word, bit) = vip_bit(address, is_v6);
-    // SAFETY: the map's lookup returned it. Volatile: userspace sets bits while packets look.
+    // SAFETY: the map's lookup returned it. Volatile: userspace sets bits while packets read them.
     maps::VIP_FILTER.get_ptr(word).is_none_or(|word| unsafe { read_volatile(word) } >> bit & 1 != 0)
 }

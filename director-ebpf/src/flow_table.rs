@@ -1,7 +1,7 @@
 //! Stage 3: is the flow known? Previous: `admission`; next: `next_hop` if it is, `service` if not.
-//! Also stage 8: record. Reads and writes FLOWS, reads BACKENDS, writes FLOW_KEYS.
+//! Also stage 9, the last: record. Reads and writes FLOWS, reads BACKENDS, writes FLOW_KEYS.
 //!
-//! Why plain loads and stores are enough here: `director_common::flow_table`.
+//! Plain loads and stores are enough: see `director_common::flow_table`.
 
 use core::ptr::{read_volatile, write_volatile};
 
@@ -27,13 +27,13 @@ const REFRESH_AFTER: Ticks = Ticks(16);
 /// An established flow that was seen within this time (about a minute) is never evicted.
 const PROTECT: Ticks = Ticks(900);
 
-/// A flow's entry, and where it leads.
+/// A flow's entry, and its backend.
 pub struct FlowHit {
-    /// The entry's place.
+    /// The entry's place in its set.
     place: *mut FlowEntry,
-    /// What it held.
+    /// The entry as it was read.
     entry: FlowEntry,
-    /// Where the flow goes.
+    /// The flow's backend.
     pub selected: SelectedBackend,
 }
 
@@ -54,16 +54,16 @@ fn read(place: *const FlowEntry) -> FlowEntry {
     }
 }
 
-/// Way `at` of those where the flow `hash` may be, its preferred one first: most sets are nearly empty,
-/// and there the first comparison finds it, which spares a misprediction.
+/// The `at`-th way to search for the flow `hash`, its preferred one first: most sets are nearly
+/// empty, where the first comparison matches, which saves a branch misprediction.
 #[inline(always)]
 fn place(set: *mut FlowSet, hash: FlowHash, at: usize) -> *mut FlowEntry {
     // SAFETY: below SET_WAYS, so within the set.
     unsafe { &raw mut (*set).entries[(hash.preferred_way() ^ at) & (SET_WAYS - 1)] }
 }
 
-/// The entry of the flow `hash`, whatever its state. An empty place may match, and names no backend:
-/// see [`FlowEntry::matches`].
+/// The entry of the flow `hash`, whatever its state. An empty entry may match, and names no
+/// backend: see [`FlowEntry::matches`].
 #[inline(always)]
 fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
     let set = set_of(hash)?;
@@ -77,7 +77,7 @@ fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
     None
 }
 
-/// The entry of the flow `hash`, if it has not idled too long and its backend is still there.
+/// The entry of the flow `hash`, if it has not timed out and its backend is still valid.
 #[inline(always)]
 pub fn find(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Option<FlowHit> {
     let (place, entry) = search(hash)?;
@@ -87,7 +87,7 @@ pub fn find(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Option<
     {
         return None;
     }
-    // A client that opens a connection again from the same port wants a new one (RFC 9293 3.6.1).
+    // A SYN on a closing connection opens a new connection from the same port (RFC 9293 3.6.1).
     if last_seen.state() as u8 == FlowState::Closing as u8 && is_initial_syn(packet) {
         return None;
     }
@@ -95,17 +95,17 @@ pub fn find(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Option<
     Some(FlowHit { place, entry, selected })
 }
 
-/// What the fast path's lookup says.
+/// The result of the fast path's lookup.
 pub enum FastLookup {
-    /// An established flow that this packet neither opens nor closes: seen now.
+    /// An established flow that this packet neither opens nor closes; its entry is refreshed.
     Established(SelectedBackend),
-    /// There is no entry of the flow.
+    /// The flow has no entry.
     Unknown,
-    /// There is one that [`find`] has to decide about.
+    /// The flow has an entry that only [`find`] evaluates.
     Undecided,
 }
 
-/// Looks the flow up, as far as that takes no decision.
+/// Looks the flow up, except where its state changes or its entry may be invalid.
 #[inline(always)]
 pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> FastLookup {
     let Some((place, entry)) = search(hash) else { return FastLookup::Unknown };
@@ -133,10 +133,11 @@ pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> 
     }
 }
 
-/// Refreshes the flow's entry: it was seen now. Written only if that changes anything.
+/// Refreshes the flow's entry. Written only if its state changes or it is older than
+/// [`REFRESH_AFTER`].
 #[inline(always)]
 pub fn refresh(hit: &FlowHit, packet: &Packet, context: &PacketContext) {
-    // An error about a flow does not show that the flow is alive.
+    // An ICMP error about a flow does not show that the flow is alive.
     if packet.content == Content::IcmpError || constants::explain() {
         return;
     }
@@ -144,14 +145,14 @@ pub fn refresh(hit: &FlowHit, packet: &Packet, context: &PacketContext) {
     let state = next_state(packet, before.state());
     if state as u8 != before.state() as u8 || before.age(context.now) >= REFRESH_AFTER {
         let entry = hit.entry.refreshed(LastSeen::new(context.now, state));
-        // SAFETY: the place is within a set that the map's lookup returned; if it was given to
-        // another flow since, the halves do not fit together and both miss.
+        // SAFETY: the place is within a set that the map's lookup returned; if it has been reused
+        // for another flow since, the halves do not match and both flows miss.
         unsafe { write_volatile(&raw mut (*hit.place).word, entry.word) };
     }
 }
 
-/// Records where a new flow goes. If its set is full of established flows, it is not recorded: the
-/// ring alone decides then, and a flood of new flows evicts no known one.
+/// Records a new flow's backend. If its set is full of established flows, it stays untracked: the
+/// ring alone selects its backend, and a flood of new flows evicts no known one.
 #[inline(always)]
 pub fn record(
     hash: FlowHash,
@@ -181,7 +182,8 @@ pub fn record(
         count::untracked(selected.word.service());
         return;
     }
-    // A flow first seen in its middle (another director had it before) may be forged as well as a SYN.
+    // A flow first seen midway (another director forwarded it before) may be forged, as a SYN may
+    // be.
     let last_seen = LastSeen::new(context.now, FlowState::New);
     let entry = FlowEntry::new(hash, selected.reference, last_seen);
     // SAFETY: `victim` is within the set.
@@ -242,6 +244,6 @@ fn next_state(packet: &Packet, state: FlowState) -> FlowState {
     if flags(packet) & (RST | FIN) != 0 || state as u8 == FlowState::Closing as u8 {
         return FlowState::Closing;
     }
-    // A repeated SYN proves nothing.
+    // A retransmitted SYN does not prove that the flow is established.
     if flags(packet) & SYN != 0 { state } else { FlowState::Established }
 }

@@ -1,4 +1,4 @@
-//! Stage 9, the last: rewrite the frame for the backend. Previous: `flow_table::record`.
+//! Stage 8: rewrite the frame for the backend. Previous: `transmit`; next: `flow_table::record`.
 
 mod direct;
 mod tunnel;
@@ -18,10 +18,10 @@ use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet
 /// Bytes that forwarding adds to the IP packet.
 #[inline(always)]
 pub fn overhead(selected: &SelectedBackend) -> u16 {
-    selected.forward.overhead(selected.word.is_v6())
+    selected.forward().overhead(selected.word.is_v6())
 }
 
-/// Rewrites the frame; on an error nothing has changed.
+/// Rewrites the frame. On an error, the packet must be dropped.
 #[inline(always)]
 pub fn rewrite(
     frame: &mut Frame,
@@ -30,13 +30,13 @@ pub fn rewrite(
     hop: &Hop,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
-    match selected.forward {
+    match selected.forward() {
         ForwardMode::Tunnel => tunnel::rewrite(frame, packet, selected, hop, hash),
         ForwardMode::Direct => direct::rewrite(frame, packet, hop),
     }
 }
 
-/// Length of the Ethernet header that leaves, with its tag.
+/// Length of the outgoing Ethernet header, with its tag.
 #[inline(always)]
 fn link_length(hop: &Hop) -> usize {
     if hop.vlan_id == 0 { EthernetHeader::LEN } else { EthernetHeader::LEN + VlanTag::LEN }
@@ -57,8 +57,8 @@ unsafe impl<T: Header> Header for Untagged<T> {}
 // SAFETY: as above.
 unsafe impl<T: Header> Header for Tagged<T> {}
 
-/// Writes the Ethernet header that leaves, and `next` behind it. Tags of the frame that came are gone
-/// with it: the next hop decides.
+/// Writes the outgoing Ethernet header, and `next` behind it. VLAN tags of the received frame are
+/// removed: the next hop determines the outgoing tag.
 #[inline(always)]
 #[must_use]
 fn write<T: Header>(frame: &mut Frame, hop: &Hop, ethertype: u16, next: T) -> bool {

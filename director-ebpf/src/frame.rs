@@ -1,7 +1,7 @@
 //! The frame in memory: the only place that turns offsets into pointers.
 //!
-//! Headers are borrowed from the frame, and whatever moves its ends borrows it mutably: a pointer
-//! from before the move cannot be used after it.
+//! Headers are borrowed from the frame, and functions that move its ends borrow it mutably: a
+//! pointer from before the move cannot be used after it.
 
 use core::ptr::read_volatile;
 
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use director_common::wire::Header;
 
-/// No header lies further into a frame than this, bytes. Tells the verifier that offsets are small.
+/// Maximum offset of a header in a frame, bytes. Bounds offsets for the verifier.
 pub const MAX_OFFSET: usize = 1023;
 
 /// A received frame.
@@ -33,11 +33,11 @@ impl Frame {
         self.end() - self.start()
     }
 
-    /// Whether it is at least so many bytes long.
+    /// Whether it is at least `length` bytes long.
     #[inline(always)]
     pub fn reaches(&self, length: usize) -> bool {
-        // Not the other way round: Linux 6.12 adds no 16-bit number to a packet pointer whose bytes
-        // were swapped ("unbounded min value").
+        // Compares lengths instead of pointers: Linux 6.12 does not add a byte-swapped 16-bit
+        // number to a packet pointer ("unbounded min value").
         length <= self.len()
     }
 
@@ -47,15 +47,15 @@ impl Frame {
         self.ctx.ingress_ifindex() as u32
     }
 
-    /// The context, for helpers that want it.
+    /// The context, for helpers that take it.
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut core::ffi::c_void {
         self.ctx.as_ptr()
     }
 
-    /// Where the frame starts. Volatile, here and in `end`: a load that LLVM moves away from its use
-    /// loses its zero extension on the way, and the verifier then takes the packet pointer for a
-    /// number (6.18: "invalid mem access 'scalar'").
+    /// Where the frame starts. Volatile, here and in `end`: a load that LLVM moves away from its
+    /// use loses its zero extension, and the verifier then treats the packet pointer as a scalar
+    /// (6.18: "invalid mem access 'scalar'").
     #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: a field of the context the program was called with.
@@ -86,7 +86,7 @@ impl Frame {
         self.at(offset).map(|header| unsafe { &*header })
     }
 
-    /// Overwrites the header at `offset`. Whether the frame reaches that far.
+    /// Overwrites the header at `offset`. Returns whether the frame reaches that far.
     #[inline(always)]
     #[must_use]
     pub fn write<T: Header>(&mut self, offset: usize, value: T) -> bool {
@@ -96,8 +96,8 @@ impl Frame {
         true
     }
 
-    /// Makes room for `bytes` in front, or takes as many away if negative. Whether the driver's
-    /// headroom (or the frame) was large enough.
+    /// Adds `bytes` in front, or removes as many if negative. Returns whether the driver's headroom
+    /// (or the frame) was large enough.
     #[inline(always)]
     #[must_use]
     pub fn grow_head(&mut self, bytes: i32) -> bool {
@@ -105,7 +105,7 @@ impl Frame {
         unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -bytes) == 0 }
     }
 
-    /// Cuts `bytes` off the end. Whether the frame was long enough.
+    /// Removes `bytes` from the end. Returns whether the frame was long enough.
     #[inline(always)]
     #[must_use]
     pub fn shrink_tail(&mut self, bytes: i32) -> bool {

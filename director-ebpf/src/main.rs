@@ -1,5 +1,5 @@
-//! The director's XDP programs: entry and exit. The packet's path is `pipeline.rs`, and for nearly
-//! every packet `fast_path.rs`.
+//! Entry and exit of the director's XDP programs. Nearly every packet is processed in
+//! `fast_path.rs`, the others in `pipeline.rs`.
 #![no_std]
 #![no_main]
 #![expect(
@@ -35,33 +35,34 @@ use director_common::{decision::Decision, verdict::Verdict};
 
 use crate::{frame::Frame, parse::Packet};
 
-/// Decides one packet: by the fast path, else by the slow path; or traced.
+/// Processes one packet: on the fast path, else on the slow path; or traced.
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it so")]
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
     // Read once, for tracing and the fast path: a map lookup costs as much as a stage.
     let Some(tunables) = maps::tunables() else { return xdp_action::XDP_PASS };
     if trace::wants(tunables) {
-        // SAFETY: as below; without the program, the packet is decided untraced.
+        // SAFETY: as below; without the program, the packet is processed untraced.
         unsafe { maps::TRACED.tail_call(&ctx, constants::interface_slot()) };
     }
     let mut frame = Frame::new(XdpContext::new(ctx.ctx));
     let mut decision = count::undecided();
-    // Upgrade tests need another program, and the slow path decides as the fast path does.
+    // Upgrade tests need a different program; the slow path decides as the fast path does.
     let is_fast = !cfg!(feature = "next") || frame.len() & 1 == 0;
     if is_fast && let Some(verdict) = fast_path::run(&mut frame, tunables, &mut decision) {
         return finish(verdict, &mut decision);
     }
-    // A program of its own and no function: it needs all of the 512 bytes of stack that Linux 6.1
-    // allows for any chain of calls, and a return costs as much as a cache miss where the CPU's bugs
-    // are worked around.
+    // A tail call instead of a function: the slow path needs all of the 512 bytes of stack that
+    // Linux 6.1 allows for any chain of calls, and a return costs as much as a cache miss where CPU
+    // vulnerabilities are mitigated.
     // SAFETY: the program takes an XDP context, as this one does. Returns only if the program is
-    // missing, which userspace rules out before it attaches this one; then the host gets the packet.
+    // missing, which userspace rules out before it attaches this one; the packet is then passed to
+    // the host.
     unsafe { maps::SLOW_PATH.tail_call(&ctx, constants::interface_slot()) };
     xdp_action::XDP_PASS
 }
 
-/// The whole pipeline.
+/// The slow path: the whole pipeline.
 #[xdp]
 fn slow_path(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);
@@ -70,7 +71,7 @@ fn slow_path(ctx: XdpContext) -> u32 {
     finish(verdict, &mut decision)
 }
 
-/// The same for a packet that is traced.
+/// The same for a traced packet.
 #[xdp]
 fn traced(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);
@@ -83,10 +84,10 @@ fn traced(ctx: XdpContext) -> u32 {
     finish(verdict, &mut decision)
 }
 
-/// Counts what became of a packet, and tells the driver.
+/// Counts the verdict, and returns its XDP action.
 ///
-/// The only place that knows `XDP_*`. A redirect has been set up by `transmit` already: the
-/// driver carries it out when it sees `XDP_REDIRECT`.
+/// The only place that maps verdicts to `XDP_*`. `transmit` has already set up a redirect: the
+/// driver carries it out on `XDP_REDIRECT`.
 #[inline(always)]
 fn finish(verdict: Verdict, decision: &mut Decision) -> u32 {
     count::verdict(verdict);
@@ -102,8 +103,8 @@ fn finish(verdict: Verdict, decision: &mut Decision) -> u32 {
     }
 }
 
-/// Passes every frame: attached to interfaces that packets only leave by, since drivers set up
-/// their transmit queues for redirected frames when they get a program.
+/// Passes every frame: attached to egress-only interfaces, since drivers set up their transmit
+/// queues for redirected frames when a program is attached.
 #[xdp]
 fn egress(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS

@@ -1,8 +1,8 @@
-//! Every map: who writes it, who reads it, how large it is.
+//! Every map: its writers, its readers, its size.
 //!
 //! Capacities here are for a small director; the loader raises them to what the configuration
 //! needs. Maps marked mmap-able are written by userspace through shared memory, one aligned 64-bit
-//! word at a time wherever packets may be looking.
+//! word at a time wherever the data plane may be reading.
 
 use aya_ebpf::{
     macros::map,
@@ -27,107 +27,107 @@ use crate::tick_count::TickCount;
 /// `BPF_F_MMAPABLE`, kernel 5.5.
 const MMAPABLE: u32 = 1 << 10;
 
-/// Known flows, by set. Written and read by packets; userspace reads and expires.
+/// Known flows, by set. Written and read by the data plane; userspace reads and expires.
 #[map]
 pub static FLOWS: Array<FlowSet> = Array::with_max_entries(2, MMAPABLE);
 
-/// Keys of known flows, by set; one value where clients are not tracked. Written by packets; userspace
-/// reads.
+/// Keys of known flows, by set; one value where clients are not tracked. Written by the data plane,
+/// read by userspace.
 #[map]
 pub static FLOW_KEYS: Array<ClientSet> = Array::with_max_entries(1, MMAPABLE);
 
-/// Backends, by slot. Written by userspace, read by packets.
+/// Backends, by slot. Written by userspace, read by the data plane.
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(64, MMAPABLE);
 
-/// Service slots, by what identifies a service. Written by userspace, read by packets.
+/// Service slots, by service key. Written by userspace, read by the data plane.
 #[map]
 pub static SERVICE_KEYS: HashMap<ServiceKey, u32> = HashMap::with_max_entries(2 * MAX_SERVICES, 0);
 
-/// Services, by slot. Written by userspace, read by packets.
+/// Services, by slot. Written by userspace, read by the data plane.
 #[map]
 pub static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
 
-/// Which addresses may be VIPs: see `filter`. Written by userspace, read by packets.
+/// Which addresses may be VIPs: see `filter`. Written by userspace, read by the data plane.
 #[map]
 pub static VIP_FILTER: Array<u64> = Array::with_max_entries(VIP_FILTER_WORDS, MMAPABLE);
 
-/// Names of services, by slot. Only for userspace.
+/// Metadata of services, by slot. Only for userspace.
 #[map]
 pub static SERVICE_META: Array<ServiceMeta> = Array::with_max_entries(MAX_SERVICES, MMAPABLE);
 
-/// Weights of backends, by slot. Only for userspace.
+/// Metadata of backends, by slot. Only for userspace.
 #[map]
 pub static BACKEND_META: Array<BackendMeta> = Array::with_max_entries(64, MMAPABLE);
 
-/// Rings, in chunks of a cache line. Written by userspace where no packet reads yet.
+/// Rings, in chunks of a cache line. Written by userspace where the data plane does not read yet.
 #[map]
 pub static RINGS: Array<RingChunk> = Array::with_max_entries(64, MMAPABLE);
 
-/// Interfaces, by slot. Written by userspace, read by packets.
+/// Interfaces, by slot. Written by userspace, read by the data plane.
 #[map]
 pub static INTERFACES: Array<Interface> = Array::with_max_entries(MAX_INTERFACES, MMAPABLE);
 
-/// Interfaces that packets may leave by, by index. Written by userspace, read by the driver.
+/// Egress interfaces, by index. Written by userspace, read by the driver.
 #[map]
 pub static TX_PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
 
-/// The program `slow_path`, by the interface slot that it was made for. Written by userspace.
+/// The program `slow_path`, by the interface slot that it was loaded for. Written by userspace.
 #[map]
 pub static SLOW_PATH: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
 
-/// The tunables. Written by userspace, read by packets.
+/// The tunables. Written by userspace, read by the data plane.
 #[map]
 pub static TUNABLES: Array<Tunables> = Array::with_max_entries(1, MMAPABLE);
 
-/// The tunables; always there.
+/// The tunables; the lookup never fails.
 #[inline(always)]
 pub fn tunables() -> Option<&'static Tunables> {
     TUNABLES.get(0)
 }
 
-/// Packets by verdict code. Written by packets.
+/// Packets by verdict code. Written by the data plane.
 #[map]
 pub static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_CODES, 0);
 
-/// Counters of backends, by slot. Written by packets.
+/// Counters of backends, by slot. Written by the data plane.
 #[map]
 pub static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(64, 0);
 
-/// Counters of services, by slot. Written by packets.
+/// Counters of services, by slot. Written by the data plane.
 #[map]
 pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
     PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 
-/// ICMP errors sent in this tick, which limits reflection. Written by packets.
+/// ICMP errors sent in this tick, which limits reflection. Written by the data plane.
 #[map]
 pub static REPLY_LIMIT: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
-/// New TCP flows admitted to the flow table in this tick. Written by packets.
+/// New TCP flows admitted to the flow table in this tick. Written by the data plane.
 #[map]
 pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
-/// The program `traced`, by the interface slot that it was made for. Written by userspace.
+/// The program `traced`, by the interface slot that it was loaded for. Written by userspace.
 #[map]
 pub static TRACED: ProgramArray = ProgramArray::with_max_entries(MAX_INTERFACES, 0);
 
-/// Which packets a trace wants. Written by userspace while no trace runs, read by packets.
+/// Which packets are traced. Written by userspace while no trace runs, read by the data plane.
 #[map]
 pub static TRACE_FILTER: Array<TraceFilter> = Array::with_max_entries(1, MMAPABLE);
 
-/// How many packets until the next traced one. Written by packets.
+/// Sampling state of a trace. Written by the data plane.
 #[map]
 pub static TRACE_TURNS: PerCpuArray<TraceTurn> = PerCpuArray::with_max_entries(1, 0);
 
-/// The record in progress. Written by packets.
+/// The record in progress. Written by the data plane.
 #[map]
 pub static TRACE_SCRATCH: PerCpuArray<TraceScratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// Records of traced packets. Written by packets, read by userspace.
+/// Records of traced packets. Written by the data plane, read by userspace.
 #[map]
 pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// What a later process must know to adopt these maps. Only for userspace.
+/// What a later process needs to adopt these maps. Only for userspace.
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
 

@@ -1,6 +1,6 @@
-//! Stage 6: where does the packet leave, and to whom? Previous: `flow_table` or `schedule`; next:
-//! `transmit`.
-//! Reads BACKENDS and INTERFACES; asks the kernel's FIB when userspace does not know.
+//! Stage 6: which next hop and egress interface does the packet take? Previous: `flow_table` or
+//! `schedule`; next: `transmit`. Reads BACKENDS and INTERFACES, and the kernel's FIB if userspace
+//! has no fresh next hop.
 
 use core::{
     mem::MaybeUninit,
@@ -27,23 +27,23 @@ const AF_INET6: u8 = 10;
 
 /// The next hop to a backend.
 pub struct Hop {
-    /// Destination MAC of the frame that leaves, as `mac_to_u64` makes it; the upper bits are not
-    /// looked at.
+    /// Destination MAC of the outgoing frame, as `mac_to_u64` returns it; the upper bits are
+    /// ignored.
     pub destination: u64,
     /// Its source MAC, likewise.
     pub source: u64,
     /// Its VLAN id; 0: untagged.
     pub vlan_id: u16,
-    /// Index of the interface that it leaves by; not set if it is the one it came from.
+    /// Index of the egress interface; not set if it is the ingress interface.
     pub ifindex: u32,
-    /// Whether that is the one it came from.
+    /// Whether the egress interface is the ingress interface.
     pub same_interface: bool,
     /// Bytes of IP packet that fit; 0: not known.
     pub mtu: u16,
 }
 
-/// The next hop to the packet's backend: the one that userspace keeps fresh while its heartbeat is
-/// fresh, else the kernel's answer, else what userspace knew last.
+/// The next hop to the packet's backend: userspace's while its heartbeat is fresh, else the kernel
+/// FIB's, else the last one of userspace.
 #[inline(always)]
 pub fn find(
     frame: &Frame,
@@ -65,8 +65,7 @@ pub fn find(
     }
 }
 
-/// The next hop that userspace keeps fresh, if it does. The packet was sent to the interface's own
-/// MAC.
+/// Userspace's next hop, if it is fresh. The packet was sent to the interface's own MAC.
 #[inline(always)]
 pub fn cached(packet: &Packet, selected: &SelectedBackend, context: &PacketContext) -> Option<Hop> {
     let known = read(selected);
@@ -78,7 +77,8 @@ pub fn cached(packet: &Packet, selected: &SelectedBackend, context: &PacketConte
 
 #[inline(always)]
 fn read(selected: &SelectedBackend) -> NextHop {
-    // SAFETY: a field of a map value that outlives the program's run; replaced while we look.
+    // SAFETY: a field of a map value that outlives the program's run; replaced while packets read
+    // it.
     NextHop(unsafe { read_volatile(&raw const selected.backend.next_hop.0) })
 }
 
@@ -88,7 +88,7 @@ fn is_fresh(selected: &SelectedBackend, context: &PacketContext) -> bool {
         || context.now_ns < context.tunables.heartbeat_ns.wrapping_add(HEARTBEAT_STALE_NS)
 }
 
-/// `own` is the MAC of the interface that the packet came from, where that is known already.
+/// `own` is the MAC of the ingress interface, if it is known already.
 #[inline(always)]
 fn from_cache(
     own: Option<u64>,
@@ -116,13 +116,13 @@ fn from_cache(
 #[inline(always)]
 fn from_fib(frame: &Frame, selected: &SelectedBackend) -> Result<Hop, DropReason> {
     let mut answer = Answer { ifindex: 0, source: 0, destination: 0 };
-    // Userspace never found a route, which would have told the tunnel's source address.
+    // Userspace has never found a route, which determines the tunnel's source address.
     let source = selected.backend.sources[selected.word.source() & 1];
-    if selected.forward.encapsulates() && source.first == 0 && source.second == 0 {
+    if selected.forward().encapsulates() && source.first == 0 && source.second == 0 {
         return Err(DropReason::NoRoute);
     }
     match ask(frame, selected, &mut answer) {
-        // A VLAN device, say: the program can only send by the interfaces it knows.
+        // For example a VLAN device: the program can only send out of the interfaces in TX_PORTS.
         ANSWERED if maps::TX_PORTS.get_ifindex(answer.ifindex).is_none() => {
             Err(DropReason::NoInterface)
         }
@@ -141,7 +141,7 @@ fn from_fib(frame: &Frame, selected: &SelectedBackend) -> Result<Hop, DropReason
 
 const ANSWERED: u32 = BPF_FIB_LKUP_RET_SUCCESS;
 
-/// Index of the interface that the packet came by, or would have come by.
+/// Index of the interface that the packet arrived on, or would arrive on.
 #[inline(always)]
 fn ingress(frame: &Frame) -> u32 {
     if constants::explain() {
@@ -150,27 +150,28 @@ fn ingress(frame: &Frame) -> u32 {
     frame.ingress_ifindex()
 }
 
-/// The FIB's answer.
+/// The result of a FIB lookup.
 struct Answer {
     ifindex: u32,
     source: u64,
     destination: u64,
 }
 
-/// Addresses are written eight bytes at a time, and the verifier wants that aligned on the stack.
+/// Addresses are written eight bytes at a time, which the verifier requires to be aligned on the
+/// stack.
 #[repr(C, align(8))]
 struct Aligned(FibLookup);
 
-// Where `ask` reads the answer.
+// Where `ask` reads the result.
 const _: () = assert!(
     core::mem::offset_of!(FibLookup, ifindex) == 8
         && core::mem::offset_of!(FibLookup, smac) == 52
         && core::mem::offset_of!(FibLookup, dmac) == 58
 );
 
-/// Asks the kernel's FIB; its return code. A function of its own, so that the pipeline's stack need
-/// not hold the request, and one that returns a number, since the verifier takes a returned
-/// structure's address for a leaked pointer (6.18: "cannot return stack pointer to the caller").
+/// Looks up the kernel's FIB, and returns the helper's code. Not inlined, so that the request is
+/// not on the pipeline's stack; and it returns a number, since the verifier treats a returned
+/// structure's address as a leaked pointer (6.18: "cannot return stack pointer to the caller").
 #[inline(never)]
 fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
     let address = words(selected.backend.address);
@@ -180,8 +181,9 @@ fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
     // of eight) and alignment allow; the union fields written are those that the address family
     // selects, the one read is the largest, and the kernel writes no more than the size it is given.
     let (code, [ifindex, macs, more_macs], reached) = unsafe {
-        // Volatile, or LLVM calls memset, and a third frame is more stack than 6.1 allows, where each
-        // takes a multiple of 32 bytes ("combined stack size of 3 calls is 544. Too large").
+        // Volatile, or LLVM calls memset, and a third stack frame exceeds the stack that 6.1
+        // allows, where each takes a multiple of 32 bytes ("combined stack size of 3 calls is 544.
+        // Too large").
         for word in 0..size_of::<Aligned>() / size_of::<u64>() {
             write_volatile(aligned.as_mut_ptr().cast::<u64>().add(word), 0);
         }
@@ -193,7 +195,7 @@ fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
         let size = size_of::<FibLookup>() as i32;
         let code = bpf_fib_lookup(frame.as_ptr(), request, size, 0);
         let reached = request.__bindgen_anon_4.ipv6_dst;
-        // By words: the MACs lie where the verifier allows no load of a word of theirs.
+        // Read by aligned words: the verifier allows no word load at the MACs' offsets.
         let words = aligned.as_ptr().cast::<u64>();
         (
             code as u32,
@@ -201,9 +203,9 @@ fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
             reached,
         )
     };
-    // The answer's destination is the gateway's where there is one; sent to a gateway, a packet for
-    // the VIP would come back.
-    if code == ANSWERED && selected.forward.needs_link() && reached != address {
+    // If there is a gateway, the result's destination is the gateway's; it would route a packet for
+    // the VIP back.
+    if code == ANSWERED && selected.forward().needs_link() && reached != address {
         return BPF_FIB_LKUP_RET_UNREACHABLE;
     }
     answer.ifindex = ifindex as u32;
@@ -212,7 +214,7 @@ fn ask(frame: &Frame, selected: &SelectedBackend, answer: &mut Answer) -> u32 {
     code
 }
 
-/// An address as the kernel's structures hold it: wire order.
+/// An address as in the kernel's structures: wire order.
 #[inline(always)]
 fn words(address: Address) -> [u32; 4] {
     [address.word(0), address.word(1), address.word(2), address.word(3)]

@@ -1,7 +1,7 @@
-//! Stage 1: bytes to [`Packet`]. Next: `flow_table`. Reads INTERFACES.
+//! Stage 1: bytes to [`Packet`]. Next: `filter`. Reads INTERFACES.
 //!
-//! Every header is read here, once, and checked against the frame; nothing later looks at them
-//! again. Whatever cannot be a packet for a service is passed to the host, with the reason.
+//! Every header is read here, once, and checked against the frame; later stages do not parse it
+//! again. A packet that cannot be for a service is passed to the host, with the reason.
 
 mod icmp;
 mod ipv6;
@@ -33,14 +33,14 @@ use crate::{constants, frame::Frame, maps};
 pub enum Content {
     /// A whole TCP or UDP packet.
     Whole,
-    /// An ICMP error: `flow` is the flow that it quotes, in our direction.
+    /// An ICMP error: `flow` is the flow that it quotes, in the direction to the VIP.
     IcmpError,
     /// A fragment: `flow` has addresses and protocol, and no ports.
     Fragment,
 }
 
-/// What the later stages know of a packet. Fields are words where bytes would do: the verifier
-/// wants stack accesses aligned, and LLVM merges those of neighbouring bytes.
+/// The parsed packet, for the later stages. Fields are words where bytes would suffice: the
+/// verifier requires aligned stack accesses, and LLVM merges those of neighbouring bytes.
 pub struct Packet {
     /// The flow it belongs to.
     pub flow: FlowKey,
@@ -54,12 +54,12 @@ pub struct Packet {
     pub tos: u32,
     /// TCP control bits; 0 for anything else.
     pub tcp_flags: u32,
-    /// The MAC it was sent to, as `mac_to_u64` makes it.
+    /// Destination MAC, as `mac_to_u64` returns it.
     pub destination_mac: u64,
 }
 
 impl Packet {
-    /// A packet of which nothing is known yet.
+    /// A packet that has not been parsed yet.
     #[inline(always)]
     pub fn unread() -> Self {
         let zero = constants::zero();
@@ -91,8 +91,8 @@ impl Packet {
     }
 }
 
-/// Parses a frame into `packet`, which has not been read yet. (Filled in place: a large structure
-/// returned by value is copied, and the copy takes as much stack again.)
+/// Parses a frame into `packet`, which comes from [`Packet::unread`]. (Filled in place: a large
+/// structure returned by value is copied, and the copy takes as much stack again.)
 #[inline(always)]
 pub fn parse(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     let ethernet = frame.header::<EthernetHeader>(0).ok_or(PassReason::Truncated)?;
@@ -114,7 +114,7 @@ pub fn parse(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     }
 }
 
-/// Skips up to two VLAN tags: the EtherType behind them, and where its payload starts.
+/// Skips up to two VLAN tags. Returns the EtherType behind them, and where its payload starts.
 #[inline(always)]
 fn untag(frame: &Frame, mut ethertype: u16) -> Result<(u16, usize), PassReason> {
     let mut offset = EthernetHeader::LEN;
@@ -133,7 +133,7 @@ fn untag(frame: &Frame, mut ethertype: u16) -> Result<(u16, usize), PassReason> 
 }
 
 /// Whether frames to `mac` are for this machine. A switch that floods, or a NIC in promiscuous
-/// mode, also delivers others': forwarding those would duplicate them.
+/// mode, also delivers frames for others: forwarding those would duplicate them.
 #[inline(always)]
 fn is_our_mac(mac: u64) -> bool {
     if constants::simulate() {
@@ -173,7 +173,7 @@ fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     if header_length > Ipv4Header::LEN {
         sum.add_folded(sum_options(frame, packet.l3_offset, header_length));
     }
-    // RFC 1812 5.2.2. Whoever forwards a header vouches for it.
+    // RFC 1812 5.2.2: a router verifies the header checksum before it forwards.
     if !sum.is_valid() {
         return Err(PassReason::Malformed);
     }
@@ -188,8 +188,8 @@ fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     transport::whole(frame, packet, l4_offset, end)
 }
 
-/// The ones' complement sum of the options of an IPv4 header; 0 if the frame ends before them. A
-/// function of its own, so that the verifier sees its ten ends become one.
+/// The ones' complement sum of the options of an IPv4 header; 0 if the frame ends before them. Not
+/// inlined, so that its ten exits become one for the verifier.
 #[inline(never)]
 fn sum_options(frame: &Frame, l3_offset: usize, header_length: usize) -> u64 {
     let mut sum = 0;
@@ -209,7 +209,7 @@ fn sum_options(frame: &Frame, l3_offset: usize, header_length: usize) -> u64 {
 fn ipv6(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     let ip = frame.header::<Ipv6Header>(packet.l3_offset).ok_or(PassReason::Truncated)?;
     let length = Ipv6Header::LEN + ip.payload_length() as usize;
-    // A payload length of 0 announces a jumbogram (RFC 2675) or nothing at all.
+    // A payload length of 0 means a jumbogram (RFC 2675) or no payload.
     if ip.version() != 6 || length > 0xffff || packet.l3_offset + length > frame.len() {
         return Err(PassReason::Malformed);
     }

@@ -1,14 +1,14 @@
-//! Health checks that go the way of a service's packets to one backend.
+//! Health checks through the data path of a service to one backend.
 //!
-//! The prober's socket is connected to the backend's own address and carries a mark. Where packets
-//! leave, `path_egress` makes of a marked one what the data plane makes of a client's: inner
-//! destination the VIP, inside a tunnel if packets travel so. The kernel has routed it to the
-//! backend's address, so interface and MAC address are right already. Where packets come in,
-//! `path_ingress` puts the addresses back that the socket expects. VIP and backend may be of
-//! different families: then the inner header is translated too (as RFC 7915 has it, both ways).
+//! The prober's socket is connected to the backend's own address and carries a mark. On egress,
+//! `path_egress` rewrites a marked packet as the data plane rewrites a client's: inner destination
+//! the VIP, encapsulated if the service uses tunnels. The kernel has routed it to the backend's
+//! address, so interface and MAC address are right already. On ingress, `path_ingress` restores the
+//! addresses that the socket expects. VIP and backend may be of different families: then the inner
+//! header is translated too (RFC 7915, both directions).
 //!
 //! Marks carry their instance's number in the upper half. A marked packet of this instance without
-//! a way is dropped: a check must not succeed by another way than the one that it is for.
+//! a probe entry is dropped: a check must not succeed by a path other than its own.
 #![no_std]
 #![no_main]
 #![expect(
@@ -40,13 +40,13 @@ use director_common::{
 /// Written by userspace; an entry is never changed.
 #[map]
 static PROBES: HashMap<u32, Probe> = HashMap::with_max_entries(MAX_PROBES, BPF_F_NO_PREALLOC);
-/// Written by packets that leave, read by those that come in. Userspace sets the size.
+/// Written on egress, read on ingress. Userspace sets the size.
 #[map]
 static EXCHANGES: LruHashMap<ExchangeKey, Exchange> = LruHashMap::with_max_entries(1024, 0);
 /// Written by userspace: which sources may be a probed VIP.
 #[map]
 static PROBED_VIPS: Array<u64> = Array::with_max_entries(VIP_FILTER_WORDS, 0);
-/// Packets sent by probe. Two CPUs at once may count one packet less.
+/// Packets sent, by probe. Concurrent increments of two CPUs may count one packet less.
 #[map]
 static SENT: Array<u64> = Array::with_max_entries(MAX_PROBES + 1, 0);
 
@@ -54,7 +54,7 @@ static SENT: Array<u64> = Array::with_max_entries(MAX_PROBES + 1, 0);
 #[unsafe(no_mangle)]
 static MARK_RANGE: Global<u32> = Global::new(0);
 
-/// Sends marked packets on their probe's way.
+/// Rewrites marked packets for their probe's path.
 #[expect(clippy::needless_pass_by_value, reason = "what the classifier macro calls it with")]
 #[classifier]
 fn path_egress(ctx: TcContext) -> i32 {
@@ -66,7 +66,7 @@ fn path_egress(ctx: TcContext) -> i32 {
     match egress::send(&ctx, mark & 0xffff) {
         Some(()) => {
             // It may leave by another interface below this one (a VLAN's parent), which must not
-            // send it on its way again.
+            // rewrite it again.
             ctx.set_mark(0);
             TC_ACT_UNSPEC
         }
@@ -74,11 +74,12 @@ fn path_egress(ctx: TcContext) -> i32 {
     }
 }
 
-/// Gives answers the addresses that the prober's socket expects. Everything else passes as it is.
+/// Restores in replies the addresses that the prober's socket expects. Other packets pass
+/// unmodified.
 #[expect(clippy::needless_pass_by_value, reason = "what the classifier macro calls it with")]
 #[classifier]
 fn path_ingress(ctx: TcContext) -> i32 {
-    // An answer that could not be changed is left to the kernel, which has no socket for it.
+    // A reply that could not be rewritten is passed to the kernel, which has no socket for it.
     let _ = ingress::restore(&ctx);
     TC_ACT_UNSPEC
 }

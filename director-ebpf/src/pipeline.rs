@@ -41,28 +41,36 @@ pub fn run<const TRACED: bool>(
     }
     let Some(tunables) = maps::tunables() else { return Verdict::Pass(PassReason::NoService) };
     let context = PacketContext::read(tunables);
-    let refusal = match stages::run::<SlowPath<TRACED>>(frame, packet, &context, decision) {
-        Ok(verdict) => return verdict,
-        Err(refusal) => refusal,
+    let mut path = SlowPath::<TRACED> { fits: 0 };
+    let verdict = match stages::run(&mut path, frame, packet, &context, decision) {
+        Ok(verdict) | Err(verdict) => verdict,
     };
-    let fits = if let Refusal::TooBig { fits, .. } = refusal { fits } else { 0 };
     // Here, once, so that the verifier meets the reply's many branches at one place.
-    match verdict_policy::decide(packet, &refusal, &context) {
-        Verdict::Reply(reason) if !reply::send(frame, packet, reason, fits) => {
+    match verdict {
+        Verdict::Reply(reason) if !reply::send(frame, packet, reason, path.fits) => {
             Verdict::Drop(DropReason::NoHeadroom)
         }
         verdict => verdict,
     }
 }
 
-struct SlowPath<const TRACED: bool>;
+/// Decides every packet: a refusal becomes its verdict.
+struct SlowPath<const TRACED: bool> {
+    /// Bytes of IP packet that fit, if the packet was too big.
+    fits: u16,
+}
 
 impl<const IS_TRACED: bool> Path for SlowPath<IS_TRACED> {
-    type Error = Refusal;
+    type Error = Verdict;
     const TRACED: bool = IS_TRACED;
 
     #[inline(always)]
-    fn lookup(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Result<Lookup, Refusal> {
+    fn lookup(
+        &mut self,
+        hash: FlowHash,
+        packet: &Packet,
+        context: &PacketContext,
+    ) -> Result<Lookup, Verdict> {
         Ok(match flow_table::find(hash, packet, context) {
             Some(hit) => {
                 flow_table::refresh(&hit, packet, context);
@@ -74,17 +82,23 @@ impl<const IS_TRACED: bool> Path for SlowPath<IS_TRACED> {
 
     #[inline(always)]
     fn next_hop(
+        &mut self,
         frame: &Frame,
         packet: &Packet,
         selected: &SelectedBackend,
         context: &PacketContext,
-    ) -> Result<Hop, Refusal> {
-        next_hop::find(frame, packet, selected, context)
-            .map_err(|reason| Refusal::Dropped { service: selected.word.service(), reason })
+    ) -> Result<Hop, Verdict> {
+        next_hop::find(frame, packet, selected, context).map_err(|reason| {
+            let service = selected.word.service();
+            self.refuse(Refusal::Dropped { service, reason }, packet, context)
+        })
     }
 
     #[inline(always)]
-    fn refuse(refusal: Refusal) -> Refusal {
-        refusal
+    fn refuse(&mut self, refusal: Refusal, packet: &Packet, context: &PacketContext) -> Verdict {
+        if let Refusal::TooBig { fits, .. } = refusal {
+            self.fits = fits;
+        }
+        verdict_policy::decide(packet, &refusal, context)
     }
 }

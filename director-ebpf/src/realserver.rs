@@ -1,11 +1,11 @@
-//! The backend side: an XDP program that takes tunnelled packets apart, in the place of the
-//! kernel's ipip, sit and ip6tnl devices, which accept tunnels from anybody.
+//! The backend side: an XDP program that decapsulates tunnelled packets, in place of the kernel's
+//! ipip, sit and ip6tnl devices, which accept tunnels from any source.
 //!
 //! It strips the outer header of IP-in-IP (all four pairs of IPv4 and IPv6) that comes from a
 //! director (maps `FROM_V4`, `FROM_V6`) and holds a packet for a VIP (`VIPS_V4`, `VIPS_V6`), and
-//! passes what is inside up the stack. Everything else is passed untouched, except what RFC 6040
-//! wants dropped. Whether a frame's MAC address is this host's is for the NIC and the kernel to
-//! say. Userspace fills the maps before it attaches the program; they never change afterwards.
+//! passes the inner packet up the stack. Other packets are passed unmodified, except those that RFC
+//! 6040 requires to be dropped. The NIC and the kernel check whether a frame's MAC address is this
+//! host's. Userspace fills the maps before it attaches the program; they never change afterwards.
 #![no_std]
 #![no_main]
 
@@ -26,7 +26,7 @@ use director_common::realserver::{DecapCounter, MAX_FROM, MAX_VIPS};
 /// access", any kernel).
 type AddressV6 = [u32; 4];
 
-/// A trie's key, which is packed, where the stack is aligned.
+/// A trie's key, which is packed, aligned for the stack.
 #[repr(C, align(8))]
 struct Aligned<K>(Key<K>);
 
@@ -68,13 +68,13 @@ const ECT_1: u8 = 0b01;
 const ECT_0: u8 = 0b10;
 const CE: u8 = 0b11;
 
-/// Takes tunnelled packets apart.
+/// Decapsulates tunnelled packets.
 #[expect(clippy::needless_pass_by_value, reason = "what the xdp macro calls it with")]
 #[xdp]
 fn realserver(ctx: XdpContext) -> u32 {
     let Some(outcome) = decapsulate(&ctx) else { return xdp_action::XDP_PASS };
     if let Some(counter) = COUNTERS.get_ptr_mut(outcome as u32) {
-        // SAFETY: the map's value on this CPU, which nothing else writes while we run.
+        // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
         unsafe { *counter += 1 };
     }
     match outcome {
@@ -89,25 +89,25 @@ fn pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// The Ethernet header without its type, as bytes that can be put back.
+/// The Ethernet header without its type, saved to be restored.
 struct Link {
     macs: [u32; MACS_LEN / 4],
     tags: [u32; 2],
     n_tags: usize,
 }
 
-/// What the outer header said.
+/// Fields of the outer header.
 struct Outer {
     /// Where the inner packet starts, from the start of the frame.
     inner_at: usize,
-    /// Bytes that the outer header gives to the inner packet.
+    /// Bytes of the outer packet's payload.
     room: usize,
     /// [`PROTOCOL_V4`] or [`PROTOCOL_V6`].
     protocol: u8,
     ecn: u8,
 }
 
-/// `None`: not a tunnel, or a part of one.
+/// `None`: not a tunnelled packet, or a fragment of one.
 #[inline(always)]
 fn decapsulate(ctx: &XdpContext) -> Option<DecapCounter> {
     let (link, ethertype) = parse_link(ctx)?;
@@ -153,7 +153,7 @@ fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
-/// `None` if it is no tunnel, or a fragment of one (the kernel reassembles those).
+/// `None` if it is not a tunnelled packet, or a fragment of one (the kernel reassembles those).
 #[inline(always)]
 fn parse_outer_v4(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCounter>> {
     let header: [u8; V4_LEN] = load(ctx, at)?;
@@ -180,7 +180,7 @@ fn parse_outer_v4(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCoun
     Some(Ok(Outer { inner_at, room, protocol, ecn: header[1] & ECN }))
 }
 
-/// `None` if the next header is none we take off; extension headers are left to the kernel.
+/// `None` if the next header is not IP; extension headers are left to the kernel.
 #[inline(always)]
 fn parse_outer_v6(ctx: &XdpContext, at: usize) -> Option<Result<Outer, DecapCounter>> {
     let header: [u8; V6_LEN] = load(ctx, at)?;
@@ -209,7 +209,7 @@ fn is_ip(protocol: u8) -> bool {
 #[inline(always)]
 fn checksum_holds(ctx: &XdpContext, header: &[u8; V4_LEN], at: usize, header_len: usize) -> bool {
     let mut sum = 0u32;
-    // By hand, so that every index is a constant and no bounds check remains.
+    // Unrolled, so that every index is a constant and no bounds check remains.
     sum += word(header[0], header[1]) + word(header[2], header[3]) + word(header[4], header[5]);
     sum += word(header[6], header[7]) + word(header[8], header[9]) + word(header[10], header[11]);
     sum += word(header[12], header[13]) + word(header[14], header[15]);
@@ -290,7 +290,7 @@ fn accept_inner_v6(ctx: &XdpContext, outer: &Outer) -> Result<(), DecapCounter> 
     store(ctx, outer.inner_at + 1, byte).ok_or(DecapCounter::Malformed)
 }
 
-/// The ECN field of the packet that leaves the tunnel: the table of RFC 6040, figure 4.
+/// The ECN field of the decapsulated packet: the table of RFC 6040, figure 4.
 #[inline(always)]
 fn combine_ecn(outer: u8, inner: u8) -> Result<u8, DecapCounter> {
     match (outer, inner) {
@@ -302,7 +302,7 @@ fn combine_ecn(outer: u8, inner: u8) -> Result<u8, DecapCounter> {
     }
 }
 
-/// Cuts `len` bytes out between the Ethernet header and the inner packet.
+/// Removes `len` bytes between the Ethernet header and the inner packet.
 #[inline(always)]
 fn strip(ctx: &XdpContext, link: &Link, len: usize, protocol: u8) -> DecapCounter {
     // SAFETY: the context is the one this program was called with.
@@ -314,7 +314,7 @@ fn strip(ctx: &XdpContext, link: &Link, len: usize, protocol: u8) -> DecapCounte
         PROTOCOL_V4 => ETHERTYPE_V4.to_be_bytes(),
         _ => ETHERTYPE_V6.to_be_bytes(),
     };
-    // None of this can fail: there were a longer Ethernet and two IP headers a moment ago.
+    // None of these writes can fail: the frame held the Ethernet header and two IP headers before.
     let written = store(ctx, 0, link.macs).and_then(|()| match link.n_tags {
         0 => store(ctx, MACS_LEN, ethertype),
         1 => store(ctx, MACS_LEN, link.tags[0])
@@ -331,8 +331,8 @@ fn strip(ctx: &XdpContext, link: &Link, len: usize, protocol: u8) -> DecapCounte
 /// The frame's first byte and the byte after its last.
 ///
 /// Volatile, because LLVM otherwise keeps the context's 32-bit fields in 32-bit registers and
-/// widens them again later, after which the verifier no longer knows them for packet pointers
-/// (seen with LLVM 22: "R2 invalid mem access 'scalar'", any kernel).
+/// widens them again later, after which the verifier no longer treats them as packet pointers (seen
+/// with LLVM 22: "R2 invalid mem access 'scalar'", any kernel).
 #[inline(always)]
 fn bounds(ctx: &XdpContext) -> (usize, usize) {
     // SAFETY: the context is valid while the program runs, and both fields are aligned.
@@ -346,8 +346,8 @@ fn bounds(ctx: &XdpContext) -> (usize, usize) {
 /// Whether the frame has `len` bytes from `offset` on.
 #[inline(always)]
 fn holds(ctx: &XdpContext, offset: usize, len: u16) -> bool {
-    // Through memory, because the verifier of 6.1 forgets that a byte-swapped number has 16 bits
-    // ("math between pkt pointer and register with unbounded min value is not allowed").
+    // Through memory, because the verifier of 6.1 does not track that a byte-swapped number has 16
+    // bits ("math between pkt pointer and register with unbounded min value is not allowed").
     // SAFETY: a local variable.
     let len = unsafe { (&raw const len).read_volatile() };
     let (frame, end) = bounds(ctx);
@@ -374,7 +374,7 @@ fn store<T: Copy>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
     if start + size_of::<T>() > end {
         return None;
     }
-    // SAFETY: the bytes are inside the frame, which is ours while the program runs.
+    // SAFETY: the bytes are inside the frame, which belongs to the program while it runs.
     unsafe { (start as *mut T).write_unaligned(value) };
     Some(())
 }

@@ -1,5 +1,5 @@
 //! ICMP errors that Director sends itself, from the VIP to the client: the service has no backend,
-//! or the packet does not fit the way to it. The frame that arrived becomes the answer.
+//! or the packet does not fit the path to it. The received frame is rewritten into the error.
 
 use core::hint::black_box;
 
@@ -28,25 +28,26 @@ use crate::{
     parse::{Content, Packet, Word},
 };
 
-/// Bytes of the packet that are quoted at most. RFC 792 wants its IP header and eight bytes behind
-/// it, and receivers ignore errors with less: 68 of IPv4, and of IPv6 with the extension headers that
-/// are seen in practice no more than this.
+/// Maximum number of bytes of the packet that are quoted. RFC 792 requires its IP header and eight
+/// bytes behind it, and receivers ignore errors with less: 68 for IPv4, and no more than this for
+/// IPv6 with the extension headers that are seen in practice.
 const MAX_QUOTE: usize = 128;
-/// Errors that one CPU sends in a tick (67 ms) at most: about a thousand a second, as the kernel.
+/// Maximum number of errors that one CPU sends in a tick (67 ms): about a thousand a second, as the
+/// kernel's limit.
 const MAX_REPLIES_PER_TICK: u32 = 64;
 /// DSCP CS6, as the kernel marks its own errors (RFC 4594: network control).
 const TOS: u8 = 0xc0;
-/// Hops an error may take.
+/// TTL or hop limit of an error.
 const HOPS: u8 = 64;
 
-/// Whether, under the limit on errors sent, this packet may be answered with one.
+/// Whether this packet may be answered with an error, under the limit on errors sent.
 #[inline(always)]
 pub fn allowed(packet: &Packet, context: &PacketContext) -> bool {
     packet.content == Content::Whole && may_answer(packet) && within_limit(context)
 }
 
-/// Turns the frame into the error. `mtu` is what fits, or 0. Whether it worked; if not, the frame
-/// may be half done and must be dropped.
+/// Rewrites the frame into the error. `mtu` is the size that fits, or 0. Returns whether it
+/// succeeded; if not, the frame may be partly rewritten and must be dropped.
 #[inline(always)]
 pub fn send(frame: &mut Frame, packet: &Packet, reason: ReplyReason, mtu: u16) -> bool {
     let (kind, code) = match (reason, packet.is_v6()) {
@@ -55,20 +56,20 @@ pub fn send(frame: &mut Frame, packet: &Packet, reason: ReplyReason, mtu: u16) -
         (ReplyReason::TooBig, false) => (V4_UNREACHABLE, V4_FRAGMENTATION_NEEDED),
         (ReplyReason::TooBig, true) => (V6_PACKET_TOO_BIG, 0),
     };
-    // Summed up here and not in `rewrite`: a third frame is more stack than 6.1 allows, where each
-    // takes a multiple of 32 bytes ("combined stack size of 3 calls is 544. Too large").
+    // Summed up here and not in `rewrite`: a third stack frame exceeds the stack that 6.1 allows,
+    // where each takes a multiple of 32 bytes ("combined stack size of 3 calls is 544. Too large").
     let quoted = sum_quote(frame, packet.l3_offset, quote_length(packet));
     rewrite(frame, packet, u32::from(kind) << 8 | u32::from(code), mtu, quoted)
 }
 
-/// Bytes of the packet that are quoted. Headers are made of words, so what is cut off for the sum's
-/// sake is payload.
+/// Bytes of the packet that are quoted. Headers are made of words, so the sum's rounding down cuts
+/// off payload only.
 #[inline(always)]
 fn quote_length(packet: &Packet) -> usize {
     (packet.l3_length as usize).min(MAX_QUOTE) & !3
 }
 
-/// A function of its own, so that the pipeline's stack need not hold its parts.
+/// Not inlined, so that its variables are not on the pipeline's stack.
 #[inline(never)]
 fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted: u64) -> bool {
     let quote = quote_length(packet);
@@ -76,8 +77,8 @@ fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted:
 
     let Some(ethernet) = frame.header::<EthernetHeader>(0).copied() else { return false };
     let tags = frame.header::<[VlanTag; 2]>(EthernetHeader::LEN).copied();
-    // Kept whole: narrowed to 32 bits before the subtraction, it would be pointer arithmetic that
-    // the verifier forbids.
+    // Kept at 64 bits: narrowed to 32 bits before the subtraction, it would be pointer arithmetic
+    // that the verifier forbids.
     let length = black_box(frame.len());
     let surplus = length as i32 - (packet.l3_offset + quote) as i32;
     if surplus < 0
@@ -87,8 +88,7 @@ fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted:
         return false;
     }
 
-    // Back the way it came: same tags, MACs swapped. What this writes too far, `write_packet`
-    // overwrites.
+    // Back to the previous hop: same tags, MACs swapped. `write_packet` overwrites the excess.
     let link = EthernetHeader::new(ethernet.source(), ethernet.destination(), ethernet.ethertype());
     let Some(tags) = tags else { return false };
     frame.write(0, link)
@@ -134,8 +134,8 @@ fn write_packet(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, qu
     written && frame.write(icmp_at, icmp)
 }
 
-/// The ones' complement sum of the quote, word by word: the kernel's checksum helper takes no length
-/// from a packet. A function of its own, so that the verifier sees its many ends become one.
+/// The ones' complement sum of the quote, word by word: the kernel's checksum helper accepts no
+/// length from a packet. Not inlined, so that its many exits become one for the verifier.
 #[inline(never)]
 fn sum_quote(frame: &Frame, start: usize, length: usize) -> u64 {
     let mut sum = 0;
@@ -149,11 +149,11 @@ fn sum_quote(frame: &Frame, start: usize, length: usize) -> u64 {
     sum
 }
 
-/// Errors go to one host only (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
+/// Errors are sent to a single host only (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
 #[inline(always)]
 fn may_answer(packet: &Packet) -> bool {
     if packet.flow.family == Family::V4 as u8 {
-        // 0/8 and 127/8 are no sources; 224/3 is multicast, reserved and broadcast.
+        // 0/8 and 127/8 are not valid sources; 224/3 is multicast, reserved and broadcast.
         let first = packet.flow.source.v4_bytes()[0];
         first != 0 && first != 127 && first < 224
     } else {

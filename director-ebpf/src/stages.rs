@@ -3,11 +3,11 @@
 //! ```text
 //! filter -> admission -> flow table -> (miss) service -> schedule -> next hop -> transmit
 //!                            | hit ----------------------------------^              |
-//!                                                               forward <- record <-+
+//!                                                    count <- record <- forward <---+
 //! ```
 //!
-//! Every stage that can refuse a packet comes before `record`, which writes the flow table, and
-//! `forward`, which changes the frame: a packet that is refused has left no trace.
+//! Every stage that can refuse a packet comes before `forward`, which changes the frame, and `record`,
+//! which writes the flow table: a packet that is refused has left no trace.
 
 use director_common::{
     decision::{Connection, Decision},
@@ -49,6 +49,7 @@ pub trait Path {
     ///
     /// The path does not handle such a flow.
     fn lookup(
+        &mut self,
         hash: FlowHash,
         packet: &Packet,
         context: &PacketContext,
@@ -60,6 +61,7 @@ pub trait Path {
     ///
     /// It is not known to this path.
     fn next_hop(
+        &mut self,
         frame: &Frame,
         packet: &Packet,
         selected: &SelectedBackend,
@@ -67,7 +69,8 @@ pub trait Path {
     ) -> Result<Hop, Self::Error>;
 
     /// What becomes of a packet that a stage refused.
-    fn refuse(refusal: Refusal) -> Self::Error;
+    fn refuse(&mut self, refusal: Refusal, packet: &Packet, context: &PacketContext)
+    -> Self::Error;
 }
 
 /// Decides and rewrites one packet that is not a fragment.
@@ -77,60 +80,69 @@ pub trait Path {
 /// A stage refused the packet; nothing in the frame has changed.
 #[inline(always)]
 pub fn run<P: Path>(
+    path: &mut P,
     frame: &mut Frame,
     packet: &Packet,
     context: &PacketContext,
     decision: &mut Decision,
 ) -> Result<Verdict, P::Error> {
     if !filter::may_be_vip(packet.flow.destination, packet.is_v6()) {
-        return Err(P::refuse(Refusal::NoService));
+        return Err(path.refuse(Refusal::NoService, packet, context));
     }
     let hash = packet.flow.hash(&constants::FleetKey);
     let admission = admission::admit(packet, context);
     let found = match admission {
         Admission::Exhausted => Lookup::Unknown,
-        Admission::Exempt | Admission::Admitted(_) => P::lookup(hash, packet, context)?,
+        Admission::Exempt | Admission::Admitted => path.lookup(hash, packet, context)?,
     };
     let (selected, connection) = match found {
         Lookup::Known(selected) => (selected, Connection::Known),
         Lookup::Unknown => {
-            let service =
-                service::find(&packet.flow).ok_or_else(|| P::refuse(Refusal::NoService))?;
+            let Some(service) = service::find(&packet.flow) else {
+                return Err(path.refuse(Refusal::NoService, packet, context));
+            };
             if P::TRACED || constants::records() {
                 decision.service = u32::from(service.slot) + 1;
             }
-            let selected = schedule::pick(&service, hash)
-                .ok_or_else(|| P::refuse(Refusal::NoBackend(service)))?;
+            let Some(selected) = schedule::pick(&service, hash) else {
+                return Err(path.refuse(Refusal::NoBackend(service), packet, context));
+            };
             (selected, opened(packet))
         }
     };
     note::<P>(decision, &selected, connection);
 
     let service = selected.word.service();
-    let hop = P::next_hop(frame, packet, &selected, context)?;
+    let hop = path.next_hop(frame, packet, &selected, context)?;
     let overhead = forward::overhead(&selected);
     if next_hop::too_big(packet, &hop, overhead) {
         // The client is told what fits, also without don't-fragment: XDP cannot fragment.
-        return Err(P::refuse(Refusal::TooBig { service, fits: hop.mtu - overhead }));
+        let fits = hop.mtu - overhead;
+        return Err(path.refuse(Refusal::TooBig { service, fits }, packet, context));
     }
-    let verdict =
-        transmit::choose(&hop).map_err(|reason| P::refuse(Refusal::Dropped { service, reason }))?;
+    let verdict = match transmit::choose(&hop) {
+        Ok(verdict) => verdict,
+        Err(reason) => {
+            return Err(path.refuse(Refusal::Dropped { service, reason }, packet, context));
+        }
+    };
 
+    // Final on either path, since the frame may have changed.
+    if let Err(reason) = forward::rewrite(frame, packet, &selected, &hop, hash) {
+        return Ok(verdict_policy::dropped(service, reason));
+    }
     let is_new = matches!(connection, Connection::New);
     if is_new {
         match admission {
             Admission::Exhausted => count::untracked(service),
-            Admission::Exempt | Admission::Admitted(_) => {
+            Admission::Exempt => flow_table::record(hash, packet, &selected, context),
+            Admission::Admitted => {
                 flow_table::record(hash, packet, &selected, context);
-                admission.count();
+                admission::count(context);
             }
         }
     }
-    match forward::rewrite(frame, packet, &selected, &hop, hash) {
-        Ok(()) => count::forwarded(packet, &selected, is_new),
-        // Final on either path, since the frame may have changed.
-        Err(reason) => return Ok(verdict_policy::dropped(service, reason)),
-    }
+    count::forwarded(packet, &selected, is_new);
     Ok(verdict)
 }
 

@@ -1,9 +1,8 @@
-//! A look at packets while they are decided, for `director trace` and `capture`. Reads TUNABLES and
-//! TRACE_FILTER; writes TRACE_TURNS, TRACE_SCRATCH and TRACE_RING, and ends in TUNABLES a trace whose
-//! time is over.
+//! Traces packets, for `director trace` and `capture`. Reads TUNABLES and TRACE_FILTER; writes
+//! TRACE_TURNS, TRACE_SCRATCH and TRACE_RING, and in TUNABLES ends a trace that has expired.
 //!
-//! Nothing of it is on the way of packets but one load and one branch: the program `traced` is tail-
-//! called for those whose turn it is, and does what `slow_path` does.
+//! Other packets pay one load and one branch: the program `traced` is tail-called for sampled
+//! packets, and does what `slow_path` does.
 
 use core::ptr::{read_volatile, write_volatile};
 
@@ -21,10 +20,10 @@ use crate::{
     parse::{Content, Packet},
 };
 
-/// `BPF_RB_NO_WAKEUP`: the reader looks when it has time.
+/// `BPF_RB_NO_WAKEUP`: the reader polls.
 const NO_WAKEUP: u64 = 1;
 
-/// Whether the next packet is to be looked at: somebody traces, and it is its turn.
+/// Whether this packet is sampled: a trace runs, and the packet is the next one to sample.
 #[inline(always)]
 pub fn wants(tunables: &'static Tunables) -> bool {
     let until = tunables.trace_until_ns;
@@ -41,13 +40,14 @@ fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
         turn.left -= 1;
         return false;
     }
-    // Only now: what is not looked at need not know the time.
+    // Read only now: packets that are not sampled need no clock.
     if context::clock() >= until {
         end();
         return false;
     }
     let every = tunables.trace_every;
-    // Anything from 1 to twice the distance, so that no rhythm of the traffic is followed.
+    // Random, from 1 to twice the interval, so that sampling does not follow a period of the
+    // traffic.
     turn.left = if every > 1 {
         // SAFETY: a helper without arguments.
         1 + u64::from(unsafe { bpf_get_prandom_u32() }) % (2 * every - 1)
@@ -58,11 +58,12 @@ fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
     true
 }
 
-/// Whoever still traces says so again before long.
+/// Ends an expired trace. A process that still traces renews it soon.
 #[inline(always)]
 fn end() {
     if let Some(tunables) = maps::TUNABLES.get_ptr_mut(0) {
-        // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets look.
+        // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets read
+        // it.
         unsafe { write_volatile(&raw mut (*tunables).trace_until_ns, 0) };
     }
 }
@@ -83,8 +84,8 @@ fn filter() -> Option<&'static TraceFilter> {
     maps::TRACE_FILTER.get(0)
 }
 
-/// Notes the frame as it came. A function of its own, so that the pipeline's stack need not hold its
-/// parts.
+/// Records the frame as received. Not inlined, so that its variables are not on the pipeline's
+/// stack.
 #[inline(never)]
 pub fn before(frame: &Frame) -> u32 {
     let (Some(scratch), Some(filter)) = (scratch(), filter()) else { return 0 };
@@ -101,14 +102,14 @@ pub fn before(frame: &Frame) -> u32 {
     1
 }
 
-/// How much of a frame of this length is wanted.
+/// Number of bytes to copy of a frame of this length.
 #[inline(always)]
 fn copied(filter: &TraceFilter, length: u32) -> u32 {
     let wanted = filter.snap;
     if length < wanted { length } else { wanted }
 }
 
-/// Copies the frame's first bytes, at most [`MAX_SNAP`]: how many.
+/// Copies the frame's first bytes, at most [`MAX_SNAP`]. Returns their number.
 ///
 /// # Safety
 ///
@@ -118,14 +119,15 @@ unsafe fn copy(frame: &Frame, to: *mut u8, bytes: u32) -> u32 {
     if bytes == 0 || bytes > MAX_SNAP {
         return 0;
     }
-    // SAFETY: the context is the one the program was called with; the caller vouches for the rest.
+    // SAFETY: the context is the one the program was called with; the caller guarantees the rest.
     match unsafe { bpf_xdp_load_bytes(frame.as_ptr().cast(), 0, to.cast(), bytes) } {
         0 => bytes,
         _ => 0,
     }
 }
 
-/// Tells what became of the packet, if that is wanted. A function of its own, as [`before`].
+/// Writes the packet's record to the ring buffer, if the filter matches. Not inlined, as
+/// [`before`].
 #[inline(never)]
 pub fn after(frame: &Frame, packet: &Packet, decision: &Decision) -> u32 {
     let (Some(scratch), Some(filter)) = (scratch(), filter()) else { return 0 };

@@ -1,19 +1,19 @@
 //! Director's control plane: the library behind the `director` binary.
 //!
-//! Ten wings, each a directory whose `mod.rs` says what it is for, what it may not do and where to
-//! begin. A wing uses only the wings named in its line, and `tests/tests/architecture.rs` holds that:
+//! Ten top-level modules (wings); the `mod.rs` of each describes its purpose, its limits and where
+//! to begin. A wing uses only the wings in its row, which `tests/tests/architecture.rs` checks:
 //!
-//! | wing | is for | uses |
+//! | wing | purpose | uses |
 //! |---|---|---|
-//! | [`policy`] | what should be: configuration, health policy, plans; pure | nothing |
-//! | [`kernel`] | all that touches the kernel: BPF maps and programs, netlink, this host | policy |
+//! | [`policy`] | the desired state: configuration, health policy, plans; pure | nothing |
+//! | [`kernel`] | all kernel interfaces: BPF maps and programs, netlink, this host | policy |
 //! | [`health`] | health checks and agents | policy, kernel |
-//! | [`alarm`] | state changes reach people | policy, and two modules of kernel |
-//! | [`migrate`] | configurations of LVS and keepalived, in and out | policy |
-//! | [`serve`] | what others read and ask: views, API, metrics, status page | policy, kernel |
-//! | [`setup`] | hosts made ready: real servers, the lab | policy, kernel |
+//! | [`alarm`] | delivery of state changes: programs, webhooks, mail | policy, kernel::unprivileged, kernel::wall_clock |
+//! | [`migrate`] | import and export of configurations of LVS and keepalived | policy |
+//! | [`serve`] | views, API, metrics, status page | policy, kernel |
+//! | [`setup`] | setup of hosts: real servers, the lab | policy, kernel |
 //! | [`control`] | the reconciler, the only one that changes a running director | policy, kernel, health, alarm, serve |
-//! | [`inspect`] | what happens to packets, and why not: doctor, trace, simulate | policy, kernel, setup |
+//! | [`inspect`] | inspection of packets, flows and hosts: doctor, trace, simulate | policy, kernel, setup |
 //! | [`cli`] | the commands, one per file | all of them |
 
 pub mod policy;

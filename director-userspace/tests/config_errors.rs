@@ -1,6 +1,6 @@
 //! Every error a configuration file can have, with its place, and the files that have none.
 //!
-//! Most rows change one thing in a file that is right (`config/base.yaml`) and expect exactly one
+//! Most rows change one thing in a valid file (`config/base.yaml`) and expect exactly one
 //! error.
 
 use std::{
@@ -32,7 +32,7 @@ struct Row {
     at: (u32, u32),
     path: &'static str,
     /// Must be in the message or the hint.
-    says: &'static str,
+    contains: &'static str,
 }
 
 enum Given {
@@ -75,12 +75,12 @@ fn scratch_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{name}.yaml"))
 }
 
-// One row, one line, however long: the eye compares columns.
+// One row, one line, however long, so that columns can be compared.
 #[rustfmt::skip]
 fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut row = |name, given, kind, at, path, says| {
-        rows.push(Row { name, given, kind, at, path, says });
+    let mut row = |name, given, kind, at, path, contains| {
+        rows.push(Row { name, given, kind, at, path, contains });
     };
     let change = |from, to: &str| Given::Change(from, to.to_owned());
     let text = |text: &str| Given::Text(text.to_owned());
@@ -148,7 +148,7 @@ fn rows() -> Vec<Row> {
     row("no address of a backend", change("- address: 10.0.0.12\n        weight", "- weight"), Kind::MissingKey, (23, 9), "services[0].backends[1].address", "IP address");
     row("no name of an interface", change("- name: eth0\n    mode", "- mode"), Kind::MissingKey, (2, 5), "interfaces[0].name", "eth0");
     // Words.
-    row("unknown way to forward", change("forward: tunnel", "forward: tunel"), Kind::UnknownValue, (17, 14), "services[0].forward", "did you mean tunnel?");
+    row("unknown forwarding mode", change("forward: tunnel", "forward: tunel"), Kind::UnknownValue, (17, 14), "services[0].forward", "did you mean tunnel?");
     row("capitals", change("protocol: udp", "protocol: UDP"), Kind::UnknownValue, (27, 15), "services[1].protocol", "did you mean udp?");
     row("unknown protocol", change("protocol: udp", "protocol: icmp"), Kind::UnknownValue, (27, 15), "services[1].protocol", "one of tcp, udp");
     row("unknown protocol in a list", change("protocol: udp", "protocol: [udp, ip]"), Kind::UnknownValue, (27, 21), "services[1].protocol[1]", "");
@@ -282,8 +282,8 @@ fn rows() -> Vec<Row> {
     row("port of a check", change("scheduler: maglev", "health: {type: tcp, port: any}"), Kind::BadPort, (16, 31), "services[0].health.port", "1 to 65535");
     row("icmp through the path", change("scheduler: maglev", "health: {type: icmp, via: path}"), Kind::PathCheck, (16, 31), "services[0].health.via", "via: direct");
     row("exec through the path", change("scheduler: maglev", "health: {type: exec, command: /bin/true, via: path}"), Kind::PathCheck, (16, 51), "services[0].health.via", "an exec check");
-    row("udp through the path of tcp", change("scheduler: maglev", "health: {type: udp, via: path}"), Kind::PathCheck, (16, 13), "services[0].health", "asks a udp port");
-    row("dns through the path of tcp", change("scheduler: maglev", "health: [{type: tcp, via: path}, {type: dns, via: path}]"), Kind::PathCheck, (16, 38), "services[0].health[1]", "asks a udp port");
+    row("udp through the path of tcp", change("scheduler: maglev", "health: {type: udp, via: path}"), Kind::PathCheck, (16, 13), "services[0].health", "probes a udp port");
+    row("dns through the path of tcp", change("scheduler: maglev", "health: [{type: tcp, via: path}, {type: dns, via: path}]"), Kind::PathCheck, (16, 38), "services[0].health[1]", "probes a udp port");
     row("bad method", change("scheduler: maglev", "health: {type: http, method: \"GET /\"}"), Kind::BadMethod, (16, 34), "services[0].health.method", "HEAD");
     row("method CONNECT", change("scheduler: maglev", "health: {type: https, method: CONNECT}"), Kind::BadMethod, (16, 35), "services[0].health.method", "CONNECT");
     row("relative path of a URL", change("scheduler: maglev", "health: {type: http, path: healthz}"), Kind::BadPath, (16, 32), "services[0].health.path", "start with /");
@@ -298,7 +298,7 @@ fn rows() -> Vec<Row> {
     row("bad name of a header", change("scheduler: maglev", "health: {type: http, headers: {\"a b\": c}}"), Kind::BadHeader, (16, 43), "services[0].health.headers.\"a b\"", "no name of a header");
     row("bad value of a header", change("scheduler: maglev", "health: {type: http, headers: {a: \"b\\nc\"}}"), Kind::BadHeader, (16, 39), "services[0].health.headers.a", "line breaks");
     row("header with a key of its own", change("scheduler: maglev", "health: {type: http, headers: {Host: a}}"), Kind::BadHeader, (16, 42), "services[0].health.headers.Host", "`host:`");
-    row("header that HTTP needs", change("scheduler: maglev", "health: {type: http, headers: {Content-Length: 5}}"), Kind::BadHeader, (16, 52), "services[0].health.headers.Content-Length", "not for a check");
+    row("header that HTTP needs", change("scheduler: maglev", "health: {type: http, headers: {Content-Length: 5}}"), Kind::BadHeader, (16, 52), "services[0].health.headers.Content-Length", "a check cannot set");
     row("header twice", change("scheduler: maglev", "health: {type: http, headers: {a: b, A: c}}"), Kind::DuplicateKey, (16, 45), "services[0].health.headers.A", "twice");
     row("no status", change("scheduler: maglev", "health: {type: http, status: []}"), Kind::EmptyList, (16, 34), "services[0].health.status", "200-299");
     row("bad status", change("scheduler: maglev", "health: {type: http, status: 20}"), Kind::BadStatus, (16, 34), "services[0].health.status", "100 to 599");
@@ -328,7 +328,7 @@ fn rows() -> Vec<Row> {
     row("unknown key of an agent", change("scheduler: maglev", "agent: {type: agent, port: 1, smoothnig: 1%}"), Kind::UnknownKey, (16, 35), "services[0].agent.smoothnig", "did you mean smoothing?");
     row("key of another agent", change("scheduler: maglev", "agent: {type: agent, port: 1, path: /}"), Kind::MisplacedKey, (16, 35), "services[0].agent.path", "an agent of type agent");
     row("agent without a port", change("scheduler: maglev", "agent: {type: agent}"), Kind::MissingKey, (16, 12), "services[0].agent.port", "agent's own port");
-    row("agent without a header", change("scheduler: maglev", "agent: {type: http}"), Kind::MissingKey, (16, 12), "services[0].agent.header", "tells the load");
+    row("agent without a header", change("scheduler: maglev", "agent: {type: http}"), Kind::MissingKey, (16, 12), "services[0].agent.header", "header with the load");
     row("bad header of an agent", change("scheduler: maglev", "agent: {type: http, header: \"a b\"}"), Kind::BadHeader, (16, 33), "services[0].agent.header", "no name of a header");
     row("bad path of an agent", change("scheduler: maglev", "agent: {type: http, header: a, path: b}"), Kind::BadPath, (16, 42), "services[0].agent.path", "start with /");
     row("root runs an agent", change("scheduler: maglev", "agent: {type: exec, command: /bin/a, user: root}"), Kind::BadAccount, (16, 48), "services[0].agent.user", "never run as root");
@@ -368,7 +368,7 @@ fn rows() -> Vec<Row> {
     row("metrics at a name", change("hash_key: 6469726563746f722e686173686b6579", "api: {metrics: \"localhost:9815\"}"), Kind::BadSocket, (10, 16), "api.metrics", "127.0.0.1:9815");
     row("metrics without a port", change("hash_key: 6469726563746f722e686173686b6579", "api: {metrics: 127.0.0.1}"), Kind::BadSocket, (10, 16), "api.metrics", "a port");
     row("page at port 0", change("hash_key: 6469726563746f722e686173686b6579", "api: {page: \"127.0.0.1:0\"}"), Kind::BadSocket, (10, 13), "api.page", "a port");
-    row("page where metrics are", change("hash_key: 6469726563746f722e686173686b6579", "api: {metrics: \"[::1]:1\", page: \"[::1]:1\"}"), Kind::DuplicateListener, (10, 33), "api.page", "another port");
+    row("page at the address of the metrics", change("hash_key: 6469726563746f722e686173686b6579", "api: {metrics: \"[::1]:1\", page: \"[::1]:1\"}"), Kind::DuplicateListener, (10, 33), "api.page", "another port");
     row("alarms are a word", change("hash_key: 6469726563746f722e686173686b6579", "alarms: /bin/true"), Kind::WrongType, (10, 9), "alarms", "exec, user");
     row("unknown key of alarms", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {web-hook: a}"), Kind::UnknownKey, (10, 10), "alarms.web-hook", "did you mean webhook?");
     row("relative program of alarms", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {exec: notify}"), Kind::BadCommand, (10, 16), "alarms.exec", "absolute path");
@@ -383,14 +383,14 @@ fn rows() -> Vec<Row> {
     row("mail is a word", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: a@example.net}"), Kind::WrongType, (10, 16), "alarms.mail", "server, starttls");
     row("mail without a server", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {from: a@example.net, to: a@example.net}}"), Kind::MissingKey, (10, 16), "alarms.mail.server", "mail.example.net:587");
     row("mail without a sender", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", to: a@example.net}}"), Kind::MissingKey, (10, 16), "alarms.mail.from", "sender");
-    row("mail to nobody", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: a@example.net}}"), Kind::MissingKey, (10, 16), "alarms.mail.to", "list of addresses");
-    row("mail to an empty list", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: a@example.net, to: []}}"), Kind::EmptyList, (10, 58), "alarms.mail.to", "whom to tell");
+    row("mail without recipients", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: a@example.net}}"), Kind::MissingKey, (10, 16), "alarms.mail.to", "list of addresses");
+    row("mail to an empty list", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: a@example.net, to: []}}"), Kind::EmptyList, (10, 58), "alarms.mail.to", "name the recipients");
     row("mail server without a port", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: mail.example.net, from: a@example.net, to: a@example.net}}"), Kind::BadHost, (10, 25), "alarms.mail.server", "587");
     row("bad sender", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: \"A <a@b>\", to: a@example.net}}"), Kind::BadMailAddress, (10, 39), "alarms.mail.from", "ops@example.net");
     row("bad receiver", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", from: a@example.net, to: [a@example.net, b]}}"), Kind::BadMailAddress, (10, 74), "alarms.mail.to[1]", "ops@example.net");
     row("starttls is a word", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", starttls: maybe, from: a@example.net, to: a@example.net}}"), Kind::UnknownValue, (10, 43), "alarms.mail.starttls", "true or false");
     row("unknown key of mail", change("hash_key: 6469726563746f722e686173686b6579", "alarms: {mail: {server: \"a:25\", form: a, from: a@example.net, to: a@example.net}}"), Kind::UnknownKey, (10, 33), "alarms.mail.form", "did you mean from?");
-    // Errors in defaults are said once, where they are.
+    // Errors in defaults are reported once, where they are.
     row("error in defaults", text(&format!("defaults: {{port: 99999}}\nservices:\n- {}\n- {}\n", change_all(WEB, "port: 443, ", ""), change_all(&change_all(WEB, "port: 443, ", ""), "web", "web2"))), Kind::BadPort, (1, 18), "defaults.port", "65535");
     row("error in unused defaults", text("defaults: {scheduler: magic}\nservices: []\n"), Kind::UnknownValue, (1, 23), "defaults.scheduler", "maglev");
     rows
@@ -425,7 +425,7 @@ fn services(n: usize, protocol: &str) -> String {
     format!("services: [{}]\n", numbered(n, service))
 }
 
-/// A few hundred bytes that mean nine to the power of nine words.
+/// A few hundred bytes that expand to nine to the power of nine words.
 fn bomb() -> String {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for i in 1..9 {
@@ -455,12 +455,15 @@ fn mismatch(row: &Row) -> Result<(), String> {
     let at = error.position.map_or((0, 0), |at| (at.line, at.column));
     let found = (error.kind, at, error.path.as_str());
     let expected = (row.kind, row.at, row.path);
-    let says = format!("{}\n{}", error.message, error.hint);
-    if found == expected && says.contains(row.says) && !error.hint.is_empty() && errors.omitted == 0
+    let text = format!("{}\n{}", error.message, error.hint);
+    if found == expected
+        && text.contains(row.contains)
+        && !error.hint.is_empty()
+        && errors.omitted == 0
     {
         return Ok(());
     }
-    Err(format!("{name}: expected {expected:?}, and {:?} in\n{errors}", row.says))
+    Err(format!("{name}: expected {expected:?}, and {:?} in\n{errors}", row.contains))
 }
 
 #[test]
@@ -479,7 +482,7 @@ fn each_kind_has_a_row_and_a_line_in_the_docs() {
 }
 
 #[test]
-fn an_error_reads_well() {
+fn an_error_is_printed_with_its_line_and_serialized() {
     let text = change(BASE, "weight: 2", "weight: 70000");
     let errors = config::parse("director.yaml", &text).unwrap_err();
     assert_eq!(
@@ -505,7 +508,7 @@ fn an_error_reads_well() {
 }
 
 #[test]
-fn what_is_in_the_file_does_not_reach_the_terminal_raw() {
+fn control_characters_of_the_file_do_not_reach_the_terminal() {
     let text = change(BASE, "name: web", "name: \"\\e[2J\u{7}\u{202e}\"");
     let direct = change(BASE, "name: web", "name: web # \u{202e}");
     for text in [text, change(&direct, "port: 443", "port: \u{202e}0 # \u{202e}")] {
@@ -698,7 +701,7 @@ fn some_alarms() -> impl Strategy<Value = Alarms> {
         .prop_map(|(exec, user, webhooks, mail)| Alarms { exec, user, webhooks, mail })
 }
 
-/// Without what JSON leaves unescaped and YAML does not take.
+/// Without characters that JSON leaves unescaped and YAML rejects.
 const ANY_TEXT: &str = "[ -~\t\näß€]{0,9}";
 
 fn a_command() -> impl Strategy<Value = Vec<String>> {
@@ -912,7 +915,7 @@ fn a_service() -> impl Strategy<Value = Service> {
                         },
                         weight: 1,
                         mac: mac.map(|[a, b, c, d, e]| MacAddr([2, a, b, c, d, e])),
-                        is_down: false,
+                        availability: Availability::Available,
                     }),
                     backends: backends
                         .into_iter()
@@ -925,7 +928,7 @@ fn a_service() -> impl Strategy<Value = Service> {
                             },
                             weight,
                             mac: mac.map(|[a, b, c, d, e]| MacAddr([2, a, b, c, d, e])),
-                            is_down: false,
+                            availability: Availability::Available,
                         })
                         .collect(),
                 }
@@ -941,7 +944,12 @@ fn exact(port: u16) -> Port {
 fn the_smallest_file_has_the_defaults() {
     let loaded = parse(MINIMAL);
     assert_eq!(loaded.warnings, []);
-    let backend = Backend { address: [10, 0, 0, 11].into(), weight: 1, mac: None, is_down: false };
+    let backend = Backend {
+        address: [10, 0, 0, 11].into(),
+        weight: 1,
+        mac: None,
+        availability: Availability::Available,
+    };
     let service = Service {
         name: "web".parse().unwrap(),
         frontend: Frontend {
@@ -1030,13 +1038,13 @@ fn the_largest_file_is_read_whole() {
                 address: "2001:db8::11".parse().unwrap(),
                 weight: 0,
                 mac: None,
-                is_down: false
+                availability: Availability::Available
             },
             Backend {
                 address: "2001:db8::12".parse().unwrap(),
                 weight: 65535,
                 mac: Some(MacAddr([2, 0, 0x5e, 0x10, 0, 1])),
-                is_down: false,
+                availability: Availability::Available,
             },
         ]
     );
@@ -1058,7 +1066,7 @@ fn the_largest_file_is_read_whole() {
     assert_eq!(config.alarms.mail.as_ref().map(|mail| mail.to.len()), Some(2));
 }
 
-/// What the value of a service's key becomes.
+/// The health settings of a service with these keys.
 fn health_of(keys: &str) -> Arc<Health> {
     Arc::clone(&parse(&change(BASE, "scheduler: maglev", keys)).config.services[0].health)
 }
@@ -1172,7 +1180,7 @@ fn a_service_takes_the_defaults_health_or_its_own() {
 }
 
 #[test]
-fn whom_to_tell_may_be_written_short() {
+fn alarms_have_short_forms() {
     let alarms = |text: &str| parse(&format!("alarms: {text}\n{BASE}")).config.alarms;
     let exec = |exec: &str| alarms(&format!("{{exec: {exec}}}")).exec;
     assert_eq!(exec("/bin/a"), [["/bin/a"]]);
@@ -1194,7 +1202,7 @@ fn whom_to_tell_may_be_written_short() {
 }
 
 #[test]
-fn what_may_look_wrong_but_is_not() {
+fn unusual_files_that_are_valid() {
     for text in [
         // An exact port beside any port, and the same port of another protocol.
         change(
@@ -1222,13 +1230,13 @@ fn what_may_look_wrong_but_is_not() {
         BASE.replace('\n', "\r\n"),
         format!("\u{feff}{BASE}"),
         format!("---\n{BASE}...\n"),
-        // Checks of another protocol than the service's, that say where they go.
+        // Checks of another protocol than the service's, with a port of their own.
         change(
             BASE,
             "scheduler: maglev",
             "health: [{type: icmp}, {type: udp, via: path, port: 9}]",
         ),
-        // Asked by its own address, a check may be of any protocol.
+        // A check of the backend's own address may be of any protocol.
         change(BASE, "scheduler: maglev", "health: {type: dns}"),
         // A check that one of two protocols fits.
         change(BASE, "protocol: udp", "protocol: [tcp, udp]\n    health: {type: dns, via: path}"),
@@ -1238,7 +1246,7 @@ fn what_may_look_wrong_but_is_not() {
             "port: 443",
             "port: any\n    health: [{type: icmp}, {type: exec, command: /bin/a}, {type: tcp, port: 80}]",
         ),
-        // A key of the hash that looks like a number.
+        // A hash key that looks like a number.
         change(BASE, "6469726563746f722e686173686b6579", "00000000000000000000000000000001"),
     ] {
         let loaded = parse(&text);
@@ -1302,7 +1310,7 @@ fn each_warning_where_it_belongs() {
 }
 
 #[test]
-fn a_hundred_thousand_errors_take_no_age() {
+fn a_hundred_thousand_errors_are_reported_in_time() {
     let text =
         format!("services: []\n{}", numbered(100_000, |i| format!("k{i}: 1\n")).replace(", ", ""));
     let started = Instant::now();
@@ -1332,14 +1340,15 @@ fn a_thousand_services_of_a_hundred_backends() {
         config.services.iter().map(|service| service.backends.len()).sum::<usize>(),
         100_000
     );
-    // A few tenths of a second in release. The limit is for busy machines, and for what is quadratic.
+    // A few tenths of a second in release. The limit allows for busy machines, and catches what is
+    // quadratic.
     let limit = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 5 });
     assert!(took < limit, "took {took:?}");
     println!("{} bytes in {took:?}", text.len());
 }
 
 #[test]
-fn the_examples_of_the_docs_are_right() {
+fn the_examples_in_the_docs_are_valid() {
     let blocks: Vec<&str> =
         DOCS.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(!blocks.is_empty());

@@ -1,4 +1,4 @@
-//! Plans as people see them, carried out on maps that are only in memory.
+//! Plans as they are printed, applied to maps in memory.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use director_common::{
     service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
 };
 use director_userspace::policy::{
-    config,
+    config::{self, model::Availability},
     plan::{
         Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,
         PlanError, Presence, diff, diff_growing, ring_fingerprint,
@@ -18,7 +18,7 @@ use director_userspace::policy::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Maps as they are made: nothing in them.
+/// New maps: empty.
 fn empty() -> Observed {
     Observed::empty(Capacity { services: 3, backends: 7, rings: 4 })
 }
@@ -51,14 +51,16 @@ fn desired(services: &[&str]) -> Desired {
     for (service, line) in config.services.iter_mut().zip(services) {
         let words = line.split_once(':').expect("name port: backends").1.split_whitespace();
         for (backend, word) in service.backends.iter_mut().zip(words) {
-            backend.is_down = word.ends_with('!');
+            if word.ends_with('!') {
+                backend.availability = Availability::Down;
+            }
         }
     }
-    Desired::new(&config, &ways(1))
+    Desired::new(&config, &paths(1))
 }
 
-/// All backends' next hops have a MAC address that ends so.
-fn ways(mac: u8) -> Paths {
+/// Paths to all backends, by a next hop whose MAC address ends in `mac`.
+fn paths(mac: u8) -> Paths {
     let path = Path {
         next_hop: NextHop::new([2, 0, 0, 0, 0, mac], 0, 1),
         source: "10.9.9.9".parse().ok(),
@@ -67,7 +69,7 @@ fn ways(mac: u8) -> Paths {
     (1..20u8).map(|last| (IpAddr::from([10, 0, 0, last]), path)).collect()
 }
 
-/// What `datapath::apply` makes of maps, here of their description.
+/// What `datapath::apply` does to maps, here to their description.
 fn carry_out(observed: &mut Observed, plan: &Plan) {
     for op in &plan.ops {
         step(observed, op);
@@ -77,8 +79,9 @@ fn carry_out(observed: &mut Observed, plan: &Plan) {
 fn step(observed: &mut Observed, op: &Op) {
     match op {
         Op::RemoveStrayKey(key) => observed.stray_keys.retain(|stray| stray != key),
-        Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
+        Op::AddService { slot, key, name, drain_timeout_s, scheduler, when_empty } => {
             let service = ObservedService {
+                scheduler: Some(*scheduler),
                 key: *key,
                 name: name.clone(),
                 word: ServiceWord::new(0, 0, *when_empty),
@@ -88,16 +91,17 @@ fn step(observed: &mut Observed, op: &Op) {
             };
             assert!(observed.services.insert(*slot, service).is_none(), "slot {slot} is taken");
         }
-        Op::NoteService { slot, name, drain_timeout_s, .. } => {
+        Op::SetServiceMeta { slot, name, drain_timeout_s, scheduler, .. } => {
             let service = observed.services.get_mut(slot).expect("there");
             service.name.clone_from(name);
             service.drain_timeout_s = *drain_timeout_s;
+            service.scheduler = Some(*scheduler);
         }
         Op::AddBackend { reference, service, spec }
         | Op::SetBackend { reference, service, spec, .. } => {
             let state = match op {
                 Op::SetBackend { state, .. } => *state,
-                _ if spec.is_down => BackendState::Down,
+                _ if spec.availability == Availability::Down => BackendState::Down,
                 _ => BackendState::Active,
             };
             let backend = ObservedBackend {
@@ -117,7 +121,7 @@ fn step(observed: &mut Observed, op: &Op) {
             let before = observed.backends.insert(reference.slot(), backend);
             assert_eq!(before.is_some(), matches!(op, Op::SetBackend { .. }), "{op}");
         }
-        Op::SetRing { service, ring, members, when_empty, .. } => {
+        Op::SetRing { service, ring, scheduler, members, when_empty, .. } => {
             for member in members {
                 let backend = &observed.backends[&member.reference.slot()];
                 assert_eq!((backend.reference, backend.service), (member.reference, *service));
@@ -128,7 +132,7 @@ fn step(observed: &mut Observed, op: &Op) {
             let there = observed.services.get_mut(service).expect("there");
             let slots = if ring.is_some() { RING_SLOTS } else { 0 };
             there.word = ServiceWord::new(ring.unwrap_or(0) * RING_CHUNKS, slots, *when_empty);
-            there.ring_fingerprint = ring_fingerprint(members, *when_empty);
+            there.ring_fingerprint = ring_fingerprint(*scheduler, members, *when_empty);
         }
         Op::ShowService { slot, key } => {
             observed.services.get_mut(slot).expect("there").is_shown = true;
@@ -158,8 +162,8 @@ fn step(observed: &mut Observed, op: &Op) {
             observed.services.get_mut(slot).expect("there").is_shown = false;
             match presence {
                 Presence::Keep => {}
-                Presence::Move(heir) => {
-                    observed.presence.insert((*key).into(), *heir);
+                Presence::Move(successor) => {
+                    observed.presence.insert((*key).into(), *successor);
                 }
                 Presence::Remove => {
                     observed.presence.remove(&(*key).into());
@@ -172,7 +176,7 @@ fn step(observed: &mut Observed, op: &Op) {
     }
 }
 
-/// The plan, carried out; nothing is left to do then.
+/// Applies the plan; a second one must be empty.
 #[track_caller]
 fn reach(observed: &mut Observed, desired: &Desired, now_ns: u64) -> String {
     let plan = match diff(observed, desired, now_ns) {
@@ -210,14 +214,14 @@ fn a_service_is_shown_last() {
 }
 
 #[test]
-fn the_same_again_is_nothing() {
+fn an_unchanged_state_needs_no_steps() {
     let mut maps = empty();
     reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
     assert_eq!(reach(&mut maps, &desired(&["web 80: 2 1"]), 0), "nothing to change");
 }
 
 #[test]
-fn names_are_only_noted() {
+fn a_name_changes_only_metadata() {
     let mut maps = empty();
     reach(&mut maps, &desired(&["web 80: 1"]), 0);
     let plan = reach(&mut maps, &desired(&["www 80: 1"]), 0);
@@ -238,7 +242,7 @@ fn weights_build_a_new_ring() {
     );
     let plan = reach(&mut maps, &desired(&["web 80: 1*0 2*0"]), 0);
     assert!(plan.ends_with("ring over 0 backends"), "{plan}");
-    assert_eq!(maps.free_rings().count(), 4, "nobody takes flows, so there is no ring");
+    assert_eq!(maps.free_rings().count(), 4, "no backend takes flows, so there is no ring");
 }
 
 #[test]
@@ -252,14 +256,14 @@ fn a_removed_backend_leaves_the_ring_and_then_drains() {
     assert_eq!(reach(&mut maps, &less, 69 * SECOND), "nothing to change");
     shows(&reach(&mut maps, &less, 70 * SECOND), &["-   backend 10.0.0.2"]);
 
-    // Its slot is another generation's now.
+    // Its slot has another generation now.
     reach(&mut maps, &desired(&["web 80: 1 2"]), 71 * SECOND);
     reach(&mut maps, &less, 72 * SECOND);
     let plan = reach(&mut maps, &desired(&["web 80: 1 2"]), 100 * SECOND);
-    assert!(plan.starts_with("~   backend 10.0.0.2: drains no longer"), "{plan}");
+    assert!(plan.starts_with("~   backend 10.0.0.2: no longer drains"), "{plan}");
 }
 
-/// A drain does not begin anew, nor is its deadline forgotten, when other things change.
+/// A drain neither restarts nor loses its deadline when other things change.
 #[test]
 fn a_drain_keeps_its_deadline() {
     let mut maps = empty();
@@ -270,14 +274,14 @@ fn a_drain_keeps_its_deadline() {
     shows(&plan, &["-   backend 10.0.0.2"]);
 }
 
-/// Backends that still drain are followed where they go, too.
+/// Next hops of draining backends change too.
 #[test]
 fn next_hops_change_in_place() {
     let mut maps = empty();
     reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
     reach(&mut maps, &desired(&["web 80: 1"]), SECOND);
     let mut moved = desired(&["web 80: 1"]);
-    moved.paths = ways(9);
+    moved.paths = paths(9);
     moved.services[0].backends[0].path.next_hop = NextHop::new([2, 0, 0, 0, 0, 9], 0, 1);
     let plan = reach(&mut maps, &moved, 2 * SECOND);
     assert_eq!(plan.lines().count(), 2, "{plan}");
@@ -285,9 +289,9 @@ fn next_hops_change_in_place() {
     assert!(maps.backends.values().all(|backend| backend.next_hop.mac()[5] == 9));
 }
 
-/// A way that is not known at the moment is no reason to forget the last one.
+/// While the path is unknown, the last known next hop stays.
 #[test]
-fn what_is_unknown_changes_nothing() {
+fn an_unknown_path_changes_nothing() {
     let mut maps = empty();
     reach(&mut maps, &desired(&["web 80: 1"]), 0);
     let mut unknown = desired(&["web 80: 1"]);
@@ -302,16 +306,16 @@ fn a_removed_service_is_hidden_first() {
     reach(&mut maps, &desired(&["web 80: 1", "tls 443: 2"]), 0);
     let plan = reach(&mut maps, &desired(&["tls 443: 2"]), 0);
     shows(&plan, &["- service web (tcp 192.0.2.1:80)", "-   backend 10.0.0.1", "-   its ring"]);
-    // The entry that both shared went over to the one that is left, and goes with it.
-    let heir =
+    // The entry that both shared now names the remaining service, and is removed with it.
+    let successor =
         maps.services.iter().find(|(_, service)| service.name == "tls").map(|(slot, _)| slot);
-    assert_eq!(maps.presence.values().next(), heir);
+    assert_eq!(maps.presence.values().next(), successor);
     reach(&mut maps, &desired(&[]), 0);
     assert!(maps.presence.is_empty() && maps.backends.is_empty());
     assert_eq!(maps.free_rings().count(), 4);
 }
 
-/// Stopped after any step, a plan is picked up by the next.
+/// A plan that stops after any step is completed by the next one.
 #[test]
 fn a_plan_may_stop_anywhere() {
     let states = [
@@ -339,7 +343,7 @@ fn a_plan_may_stop_anywhere() {
 }
 
 #[test]
-fn debris_is_cleared_away() {
+fn leftovers_of_a_crash_are_removed() {
     let mut maps = empty();
     reach(&mut maps, &desired(&["web 80: 1"]), 0);
     let stray = ServiceKey { port: 81u16.to_be_bytes(), ..maps.services[&first(&maps)].key };
@@ -366,7 +370,7 @@ fn a_backend_that_goes_down_leaves_the_ring_first_and_comes_back_before_it() {
         "~ service web (tcp 192.0.2.1:80): ring over 1 backend\n\
          ~   backend 10.0.0.2: down, its flows go elsewhere"
     );
-    // What else changes meanwhile does not bring it back.
+    // Other changes meanwhile do not bring it back.
     let plan = reach(&mut maps, &desired(&["web 80: 1 2*7!"]), 0);
     assert_eq!(plan, "~   backend 10.0.0.2: weight 1 -> 7");
     let plan = reach(&mut maps, &desired(&["web 80: 1 2*7"]), 0);
@@ -384,7 +388,7 @@ fn a_backend_that_goes_down_leaves_the_ring_first_and_comes_back_before_it() {
 }
 
 #[test]
-fn full_maps_say_which() {
+fn a_full_map_is_named() {
     let too_many = |what, capacity| Err(PlanError::Full { what, capacity });
     let services = desired(&["a 1:", "b 2:", "c 3:", "d 4:"]);
     assert_eq!(diff(&empty(), &services, 0), too_many("services", 3));
@@ -400,12 +404,12 @@ fn full_maps_say_which() {
 }
 
 #[test]
-fn maps_grow_as_far_as_a_change_takes() {
+fn maps_grow_as_far_as_a_change_needs() {
     let most = Capacity { services: 3, backends: 100, rings: 100 };
     let growing = |maps: &Observed, desired: &Desired| diff_growing(maps, desired, 0, most);
     let mut few = empty();
     few.capacity.rings = 1;
-    // What fits does not grow, and a ring can take another's place only with room for both.
+    // Maps do not grow for what fits, and a ring can be replaced only with room for both.
     let one = desired(&["a 1: 1"]);
     let (plan, capacity) = growing(&few, &one).expect("room");
     assert_eq!(capacity, few.capacity);

@@ -1,10 +1,10 @@
-//! What changes cost: building rings, a large configuration given to a running director, one
-//! backend's weight until the first packet that obeys it.
+//! The cost of changes: building rings, applying a large configuration to a running director, and
+//! one backend's weight until the first packet that follows it.
 //!
-//! Rings are built in this process. All else is a director in a network namespace of its own, one
-//! cable away from another that sends packets for its services, each of a flow of its own, and sees
-//! where they come back to: the file is renamed into place, and the clock stops when a packet comes
-//! back the new way.
+//! Rings are built in this process. All else is a director in a network namespace, connected by a
+//! veth pair to another one that sends packets for its services, each of a new flow, and receives
+//! them as forwarded: the file is renamed into place, and the clock stops at the first packet that
+//! is forwarded by the new configuration.
 
 mod large;
 mod rings;
@@ -20,11 +20,11 @@ use crate::{
     session::Session,
 };
 
-/// Most that building a ring over 1,000 backends may take, in ms.
+/// Maximum time to build a ring over 1,000 backends, ms.
 const RING_AT_MOST: f64 = 2.0;
-/// Most that a thousand services of a hundred backends may take, in ms.
+/// Maximum time to apply a thousand services of a hundred backends, ms.
 const COLD_AT_MOST: f64 = 1000.0;
-/// Most that a weight may take, in ms.
+/// Maximum time to apply a weight, ms.
 const WEIGHT_AT_MOST: f64 = 10.0;
 /// How long any change may take before it counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,15 +36,15 @@ struct Size {
     backends: u32,
 }
 
-/// Measures all of it.
+/// Runs the part.
 ///
 /// # Errors
 ///
-/// If a director does not do what it is told.
+/// If a director does not apply a change.
 pub(crate) fn run(session: &mut Session) -> Result<()> {
     rings::run(session);
     if !nix::unistd::geteuid().is_root() {
-        session.skip("changes of a running director: network namespaces take root");
+        session.skip("changes of a running director: network namespaces need root");
         return Ok(());
     }
     let program = program()?;
@@ -68,20 +68,20 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
 
 /// `director`, beside this program.
 fn program() -> Result<PathBuf> {
-    let here = std::env::current_exe().context("where this program is")?;
+    let here = std::env::current_exe().context("cannot find this program")?;
     Ok(here.with_file_name("director"))
 }
 
 /// A weight in a small file, through the daemon.
 fn weights(session: &mut Session, site: &Site) -> Result<()> {
-    session.say("a weight in a file of one service");
+    session.progress("a weight in a file of one service");
     site.write(&small(false))?;
     let daemon = site.start()?;
     let mut samples = Vec::new();
     let mut heavy = false;
     for _ in 0..2 * session.repeats {
         heavy = !heavy;
-        let probe = site.probe(SMALL_VIP, Some(site::taker(heavy)))?;
+        let probe = site.probe(SMALL_VIP, Some(site::selected(heavy)))?;
         let began = site.replace(&small(heavy))?;
         samples.push(probe.first(began, TIMEOUT)?);
     }
@@ -95,20 +95,20 @@ fn weights(session: &mut Session, site: &Site) -> Result<()> {
         &samples,
     );
     if !session.quick {
-        let what = "a weight in a small file is obeyed within 10 ms";
+        let what = "a weight in a small file is applied within 10 ms";
         session.check(what, Spread::of(&samples).median <= WEIGHT_AT_MOST);
     }
     Ok(())
 }
 
-/// Keeps samples in ms, and says them.
+/// Records samples in ms, and prints them.
 fn record(session: &mut Session, mode: &str, workload: &str, size: Size, samples: &[f64]) {
     let mut result = session.blank(Part::Control, "director", "ms", samples);
     result.mode = mode.to_owned();
     result.workload = workload.to_owned();
     result.services = size.services;
     result.backends = size.backends;
-    session.say(&format!(
+    session.progress(&format!(
         "{mode}, {workload}: {:.2} ms ({:.2} to {:.2})",
         result.median, result.min, result.max
     ));

@@ -1,15 +1,15 @@
-//! What the figures were taken on.
+//! The machine that the figures were measured on.
 
 use std::fs;
 
-/// The machine, as results name it.
+/// The machine, as named in results.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     /// `uname -r`.
     pub(crate) kernel: String,
-    /// The CPU's own name for itself.
+    /// The CPU's model name.
     pub(crate) cpu: String,
-    /// What the kernel does about the CPU's vulnerabilities; those that do not concern it are left
+    /// The kernel's mitigations of CPU vulnerabilities; those that do not affect the CPU are left
     /// out. A return costs four times as much with some of them.
     pub(crate) mitigations: String,
 }
@@ -33,7 +33,7 @@ fn cpu() -> String {
             .map(|(_, value)| value.trim().to_owned())
             .unwrap_or_default()
     };
-    // Virtual machines shorten the name; family and model tell what it is.
+    // Virtual machines shorten the name; family and model identify it.
     format!("{} (family {}, model {})", field("model name"), field("cpu family"), field("model"))
 }
 

@@ -1,7 +1,7 @@
-//! What a packet costs, and what a change costs: `cargo xtask bench`.
+//! The cost of a packet, and of a change: `cargo xtask bench`.
 //!
 //! Programs are measured side by side in one run, each net of a program that does nothing, because
-//! machines differ and are noisy: only ratios within one run travel.
+//! machines differ and are noisy: only ratios within one run are comparable.
 
 mod control;
 mod host;
@@ -25,17 +25,17 @@ use session::Session;
 struct Args {
     #[command(flatten)]
     options: Options,
-    /// One part; all of them if none is named
+    /// One part; all parts if omitted
     #[command(subcommand)]
     part: Option<Part>,
 }
 
-/// What every part goes by.
+/// Options of every part.
 #[derive(clap::Args)]
 struct Options {
     #[command(flatten)]
     outputs: report::Outputs,
-    /// How often each figure is taken; the median counts
+    /// How often each figure is measured; the median is used
     #[arg(long, global = true, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
     /// Fewer workloads and shorter runs: minutes become seconds, and the figures noisier
@@ -48,9 +48,9 @@ enum Part {
     /// One packet's cost, by `BPF_PROG_TEST_RUN`: Director, the same on conventional maps, and
     /// programs that are pinned
     Packet(packet::Options),
-    /// The same as services, backends and the flow table grow, and what each of them weighs
+    /// The same as services, backends and the flow table grow, and the memory of each of them
     Scale,
-    /// What changes cost: building rings, a large configuration, a weight
+    /// The cost of changes: building rings, a large configuration, a weight
     Control,
     /// Instructions per packet in virtual machines, beside the kernel's own balancers
     Vm(vm::Args),

@@ -2,15 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The part of the rig that a figure comes from.
+/// The part of the benchmark that a figure comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Part {
     /// One packet's cost, by `BPF_PROG_TEST_RUN`.
     Packet,
-    /// The same as tables grow, and what they weigh.
+    /// The same as tables grow, and their memory.
     Scale,
-    /// What changes cost.
+    /// The cost of changes.
     Control,
     /// Forwarding in virtual machines, beside the kernel's own.
     Vm,
@@ -28,22 +28,22 @@ pub(crate) struct Measurement {
     pub(crate) part: Part,
     /// `floor`, `conventional`, `director`, `ipvs`, ..., or the name given with `--pinned`.
     pub(crate) program: String,
-    /// How packets travel (`tunnel`, `direct`, `nat`, `pass`), or what is done.
+    /// The forwarding mode (`tunnel`, `direct`, `nat`, `pass`), or the operation.
     pub(crate) mode: String,
     /// `v4` or `v6`; of a tunnel, both headers.
     pub(crate) family: String,
-    /// `known`: flows that were seen before. `new`: every packet a flow that was never seen.
-    /// `none`: packets for nobody. Otherwise what the part defines.
+    /// `known`: tracked flows. `new`: every packet opens a new flow. `nobody`: unmatched packets.
+    /// Otherwise defined by the part.
     pub(crate) workload: String,
     /// What carries the packets in a virtual machine: `veth` or `virtio-net`.
     #[serde(default)]
     pub(crate) wire: String,
-    /// Different flows; 0 if every packet is a new one. In workload `table` of part `scale`, those
-    /// that the flow table is made for.
+    /// Different flows; 0 if every packet is a new one. In workload `table` of part `scale`, the
+    /// capacity of the flow table.
     pub(crate) flows: u64,
     /// Bytes of frame.
     pub(crate) size: u32,
-    /// CPUs that worked at once.
+    /// CPUs used at the same time.
     pub(crate) cpus: u32,
     /// Services in the tables.
     pub(crate) services: u32,
@@ -51,11 +51,11 @@ pub(crate) struct Measurement {
     pub(crate) backends: u32,
     /// What the figures count: `ns/packet`, `instructions/packet`, `ms`, `bytes`, ...
     pub(crate) unit: String,
-    /// Of the repeats.
+    /// Median of the repeats.
     pub(crate) median: f64,
-    /// The least of them.
+    /// Minimum of the repeats.
     pub(crate) min: f64,
-    /// The most.
+    /// Maximum of the repeats.
     pub(crate) max: f64,
     /// The median less that of the floor in the same run; none where there is no floor.
     pub(crate) net: Option<f64>,
@@ -63,25 +63,25 @@ pub(crate) struct Measurement {
     pub(crate) repeats: u32,
     /// `uname -r` of the kernel that ran it.
     pub(crate) kernel: String,
-    /// The CPU, as it calls itself.
+    /// The CPU's model name.
     pub(crate) cpu: String,
-    /// Vulnerabilities that the kernel works around, and how.
+    /// The kernel's mitigations of CPU vulnerabilities.
     pub(crate) mitigations: String,
 }
 
-/// Median, least and most of samples.
+/// Median, minimum and maximum of samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     /// The one in the middle; the mean of the two in the middle of an even number.
     pub(crate) median: f64,
-    /// The least.
+    /// The minimum.
     pub(crate) min: f64,
-    /// The most.
+    /// The maximum.
     pub(crate) max: f64,
 }
 
 impl Spread {
-    /// Of at least one sample.
+    /// The spread of at least one sample.
     ///
     /// # Panics
     ///

@@ -21,31 +21,31 @@ use crate::{
     session::Session,
 };
 
-/// Where frames go unless told otherwise.
+/// Default destination of frames.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1);
 const PORT: u16 = 80;
 
-/// What the part `packet` is told.
+/// Arguments of the part `packet`.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
     /// A pinned XDP program to measure beside the others; may be repeated
     #[arg(long, value_name = "NAME=PATH", value_parser = parse_named)]
     pinned: Vec<(String, PathBuf)>,
-    /// Another build of Director to measure beside this one, an object file: what
-    /// target/ebpf/bpfel-unknown-none/bpf/director was before a change; may be repeated
+    /// Another build of Director to measure beside this one, an object file:
+    /// target/ebpf/bpfel-unknown-none/bpf/director from before a change; may be repeated
     #[arg(long, value_name = "NAME=PATH", value_parser = parse_named)]
     object: Vec<(String, PathBuf)>,
-    /// Where IPv4 frames go
+    /// Destination of IPv4 frames
     #[arg(long, value_name = "ADDRESS", default_value_t = VIP)]
     vip: Ipv4Addr,
-    /// Where IPv6 frames go
+    /// Destination of IPv6 frames
     #[arg(long, value_name = "ADDRESS", default_value_t = VIP6)]
     vip6: Ipv6Addr,
-    /// To which port
+    /// Destination port
     #[arg(long, default_value_t = PORT)]
     port: u16,
-    /// By which protocol
+    /// Transport protocol
     #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
     protocol: Protocol,
     /// Only workloads whose name contains this: `v4 tunnel known`, for example
@@ -76,15 +76,15 @@ impl Default for Options {
     }
 }
 
-/// Which flows a workload's packets are of.
+/// The flows of a workload's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flows {
-    /// So many, seen before.
+    /// This many tracked flows.
     Known(u64),
-    /// Each packet opens one that was never seen.
+    /// Each packet opens a new flow.
     New,
-    /// For nobody.
-    Nobody,
+    /// Packets for no service.
+    Unmatched,
 }
 
 /// Packets of one kind.
@@ -97,18 +97,18 @@ struct Workload {
     cpus: u32,
 }
 
-/// What a director's flow table is made for unless configured otherwise.
+/// Default capacity of a director's flow table.
 const DEFAULT_FLOWS: u64 = 1 << 20;
-/// The least that a flow table is made for here. Its size should follow the flows that are expected.
+/// Minimum capacity of a flow table here. Its size should follow the expected flows.
 const LEAST_FLOWS: u64 = 64 * KI;
 const KI: u64 = 1 << 10;
 const MI: u64 = 1 << 20;
-/// The rig's check of itself: so many turns of so many packets.
+/// The self-check: turns, and packets of each turn.
 const SELF_CHECKS: u32 = 101;
 const SELF_CHECK_PACKETS: u64 = 1 << 16;
-/// Addresses and ports of nobody's packets: so many flows.
-const NOBODYS_FLOWS: u64 = 64 * KI;
-/// One packet in so many is traced, where that is measured.
+/// Flows of unmatched packets, by their addresses and ports.
+const UNMATCHED_FLOWS: u64 = 64 * KI;
+/// One packet in this many is traced, where tracing is measured.
 const TRACED: u64 = 1000;
 /// Backends of the service that is measured.
 const BACKENDS: u32 = 100;
@@ -124,7 +124,7 @@ fn workloads(quick: bool) -> Vec<Workload> {
                 all.push(Workload { v6, mode, flows: Flows::Known(flows), size, ..base });
             }
         }
-        for flows in [Flows::New, Flows::Nobody] {
+        for flows in [Flows::New, Flows::Unmatched] {
             all.push(Workload { v6, flows, size, ..base });
         }
     }
@@ -145,32 +145,32 @@ impl Workload {
         let flows = match self.flows {
             Flows::Known(flows) => format!("known, {flows} flows"),
             Flows::New => "new flows".to_owned(),
-            Flows::Nobody => "nobody's".to_owned(),
+            Flows::Unmatched => "unmatched".to_owned(),
         };
         let family = if self.v6 { "v6" } else { "v4" };
         let cpus = if self.cpus == 1 { String::new() } else { format!(", {} CPUs", self.cpus) };
         format!("{family} {} {flows}, {} bytes{cpus}", self.mode.name(), self.size)
     }
 
-    /// Packets of a sample: every flow's, and some tens of milliseconds of them.
+    /// Packets of a sample: at least one per flow, and enough for some tens of milliseconds.
     fn packets(&self, quick: bool) -> u64 {
         let least = if quick { 1 << 17 } else { 1 << 19 };
         match self.flows {
             Flows::Known(flows) => flows.max(least),
-            Flows::New | Flows::Nobody => least,
+            Flows::New | Flows::Unmatched => least,
         }
     }
 
     fn flow_capacity(&self) -> u64 {
         match self.flows {
             Flows::Known(flows) => (flows * u64::from(self.cpus)).max(LEAST_FLOWS),
-            Flows::New | Flows::Nobody => DEFAULT_FLOWS,
+            Flows::New | Flows::Unmatched => DEFAULT_FLOWS,
         }
     }
 
-    /// What a balancer does with these packets.
+    /// The action of a balancer for these packets.
     fn expected(&self) -> Action {
-        if self.flows == Flows::Nobody { Action::Pass } else { Action::Tx }
+        if self.flows == Flows::Unmatched { Action::Pass } else { Action::Tx }
     }
 }
 
@@ -178,8 +178,8 @@ impl Workload {
 ///
 /// # Errors
 ///
-/// If a program of ours cannot be loaded, or does not do what a balancer does; a pinned one that
-/// cannot be measured.
+/// If a program of this repository cannot be loaded or does not forward, or a pinned one cannot be
+/// measured.
 pub(crate) fn run(session: &mut Session, options: &Options) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         session.skip("packet: loading BPF programs needs root");
@@ -190,7 +190,7 @@ pub(crate) fn run(session: &mut Session, options: &Options) -> Result<()> {
         .iter()
         .map(|(name, path)| subject::pinned(name, path))
         .collect::<Result<Vec<_>>>()?;
-    check_itself(session, options)?;
+    self_check(session, options)?;
     for workload in workloads(session.quick) {
         let name = workload.name();
         if options.only.as_ref().is_none_or(|text| name.contains(text.as_str())) {
@@ -215,15 +215,15 @@ fn frame(options: &Options, workload: &Workload) -> Frame {
     }
 }
 
-/// The floor against itself, and against itself with a waste: what differs by less than the first
-/// is noise, and the second must be seen.
-fn check_itself(session: &mut Session, options: &Options) -> Result<()> {
+/// Compares the floor with itself, and with a slowed one: differences below the first are noise,
+/// and the second must be measured.
+fn self_check(session: &mut Session, options: &Options) -> Result<()> {
     let workload =
         Workload { v6: false, mode: Mode::Tunnel, flows: Flows::Known(1), size: 64, cpus: 1 };
     let mut harness = Harness::new(&frame(options, &workload), 1, 1)?;
     let subjects = [subject::floor()?, subject::floor()?, subject::slowed()?];
     let mut samples = [const { Vec::new() }; 3];
-    // Many short turns: what disturbs one disturbs its neighbours as much.
+    // Many short turns: a disturbance affects neighbouring turns equally.
     for _ in 0..SELF_CHECKS {
         for (subject, samples) in subjects.iter().zip(&mut samples) {
             harness.put(&subject.program)?;
@@ -237,7 +237,7 @@ fn check_itself(session: &mut Session, options: &Options) -> Result<()> {
         differs < 0.05,
     );
     session.check(
-        &format!("a slowed program is seen to be slower ({slowed:.1} against {first:.1} ns)"),
+        &format!("a slowed program is measured as slower ({slowed:.1} against {first:.1} ns)"),
         slowed > first * (1.0 + 2.0 * differs) && slowed - first > 10.0,
     );
     for (name, samples) in ["floor", "floor", "slowed"].iter().zip(&samples) {
@@ -256,7 +256,7 @@ fn describe(result: &mut Measurement, workload: &Workload) {
     (result.workload, result.flows) = match workload.flows {
         Flows::Known(flows) => ("known".to_owned(), flows),
         Flows::New => ("new".to_owned(), 0),
-        Flows::Nobody => ("nobody".to_owned(), NOBODYS_FLOWS),
+        Flows::Unmatched => ("nobody".to_owned(), UNMATCHED_FLOWS),
     };
     result.size = workload.size as u32;
     result.cpus = workload.cpus;
@@ -269,7 +269,7 @@ fn measure(
     workload: &Workload,
     pinned: &[Subject],
 ) -> Result<()> {
-    session.say(&workload.name());
+    session.progress(&workload.name());
     let frame = frame(options, workload);
     let setup = Setup {
         frame,
@@ -281,14 +281,14 @@ fn measure(
     let flows = match workload.flows {
         Flows::Known(flows) => flows,
         Flows::New => 0,
-        Flows::Nobody => NOBODYS_FLOWS,
+        Flows::Unmatched => UNMATCHED_FLOWS,
     };
-    // Nobody's packets are for the address in front of the VIP.
+    // Unmatched packets are for the address before the VIP.
     let sent = match (workload.flows, frame.vip) {
-        (Flows::Nobody, IpAddr::V4(vip)) => {
+        (Flows::Unmatched, IpAddr::V4(vip)) => {
             Frame { vip: IpAddr::V4((u32::from(vip) - 1).into()), ..frame }
         }
-        (Flows::Nobody, IpAddr::V6(vip)) => {
+        (Flows::Unmatched, IpAddr::V6(vip)) => {
             Frame { vip: IpAddr::V6((u128::from(vip) - 1).into()), ..frame }
         }
         _ => frame,
@@ -313,14 +313,14 @@ fn measure(
             subjects.push(subject);
         } else {
             session.skip(format!(
-                "{}, {}: it answers {:?}; its tables are not filled for this frame",
+                "{}, {}: it returns {:?}; its tables are not filled for this frame",
                 workload.name(),
                 subject.name,
                 sample.action
             ));
         }
     }
-    // Once through all flows, twice for those that prove themselves with a second packet.
+    // Two passes through all flows: the second packet of a flow establishes it.
     for subject in &subjects {
         harness.put(&subject.program)?;
         for _ in 0..2 {
@@ -342,7 +342,7 @@ fn measure(
         let mut result = session.blank(Part::Packet, &subject.name, "ns/packet", samples);
         describe(&mut result, workload);
         result.net = Some(result.median - floor);
-        session.say(&format!(
+        session.progress(&format!(
             "  {:14} {:7.1} ns/packet ({:.1} to {:.1}), net {:7.1}",
             result.program,
             result.median,
@@ -363,19 +363,19 @@ fn repeats(session: &Session, workload: &Workload) -> u32 {
     }
 }
 
-/// A balancer that does not forward is quick.
+/// A balancer that does not forward would be measured as fast.
 fn check_action(subject: &Subject, workload: &Workload, samples: &[harness::Sample]) -> Result<()> {
     for sample in samples {
         if subject.name != "floor" && sample.action != workload.expected() {
-            bail!("{} answers {:?} to {}", subject.name, sample.action, workload.name());
+            bail!("{} returns {:?} for {}", subject.name, sample.action, workload.name());
         }
         let outer = if workload.v6 { 40 } else { 20 };
-        let grows = workload.mode == Mode::Tunnel && workload.flows != Flows::Nobody;
+        let grows = workload.mode == Mode::Tunnel && workload.flows != Flows::Unmatched;
         let length = workload.size as u32 + if grows { outer } else { 0 };
         if ["director", "conventional", "traced"].contains(&subject.name.as_str())
             && sample.length != length
         {
-            bail!("{}: {} bytes left, expected {length}", subject.name, sample.length);
+            bail!("{}: the frame has {} bytes, expected {length}", subject.name, sample.length);
         }
     }
     Ok(())

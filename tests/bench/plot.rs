@@ -1,4 +1,4 @@
-//! Plots as SVG: lines over a count, and bars. Figures come with the least and the most of their
+//! Plots as SVG: lines over a count, and bars. Figures have the minimum and maximum of their
 //! repeats, drawn as whiskers.
 
 use std::ops::Range;
@@ -17,17 +17,17 @@ use crate::report::format::{count, figure};
 
 /// Pixels.
 const WIDTH: u32 = 860;
-/// Of title and legend.
+/// Height of title and legend.
 const HEAD: i32 = 64;
 const LINES_HEIGHT: u32 = 460;
 const BAR: u32 = 16;
 const GROUP_GAP: u32 = 14;
 const SWATCH: i32 = 12;
 const FONT: &str = "sans-serif";
-/// Width of a letter of the legend, about: no font is at hand that would tell.
+/// Approximate width of a letter of the legend: font metrics are not available.
 const LETTER: i32 = 8;
 
-/// Told apart also by those who see no red or green.
+/// Distinguishable with red-green colour blindness.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xe6, 0x9f, 0x00),
@@ -45,18 +45,18 @@ pub(crate) struct Point {
     pub(crate) at: f64,
     /// The median.
     pub(crate) value: f64,
-    /// The least of the repeats.
+    /// Minimum of the repeats.
     pub(crate) least: f64,
-    /// The most.
+    /// Maximum of the repeats.
     pub(crate) most: f64,
 }
 
 /// Figures of one colour.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Series {
-    /// As the legend has it.
+    /// Its name in the legend.
     pub(crate) name: String,
-    /// By `at`, rising.
+    /// Sorted by `at`.
     pub(crate) points: Vec<Point>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Series {
 pub(crate) enum Kind {
     /// Lines over a count, which is on a logarithmic axis with this label.
     Lines(String),
-    /// Bars that lie, a group below another: their names, from the top.
+    /// Horizontal bars in groups: the names of the groups, from the top.
     Bars(Vec<String>),
 }
 
@@ -74,7 +74,7 @@ pub(crate) enum Kind {
 pub(crate) struct Plot {
     /// The file's name, without `.svg`.
     pub(crate) name: String,
-    /// Above it.
+    /// Its title.
     pub(crate) title: String,
     /// Label of the axis of figures, with the unit.
     pub(crate) figures: String,
@@ -181,7 +181,7 @@ impl Plot {
             .margin(16)
             .x_label_area_size(44)
             .y_label_area_size(24 + LETTER as u32 * longest as u32)
-            // Room for the figures behind the bars.
+            // Room for the figures after the bars.
             .build_cartesian_2d(0.0..self.most() * 1.15, Marked { range: 0.0..n_groups, marks })?;
         chart
             .configure_mesh()
@@ -252,7 +252,7 @@ impl Ranged for Marked {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A figure at a mark of the axis, which mostly is a whole number.
+/// A figure at a mark of the axis, usually a whole number.
 fn tick(value: f64) -> String {
     let text = figure(value, "");
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)

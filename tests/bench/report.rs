@@ -1,7 +1,7 @@
-//! What becomes of results: tables for the terminal, JSON, and a document with plots.
+//! Output of results: tables for the terminal, JSON, and a document with plots.
 //!
-//! Document, plots and the JSON beside them are made from the same results, so that whoever reads
-//! the one can check it against the other.
+//! Document, plots and the JSON beside them are made from the same results, so that each can be
+//! checked against the others.
 
 pub(crate) mod format;
 mod markdown;
@@ -35,7 +35,7 @@ pub(crate) struct Outputs {
     report: Option<PathBuf>,
 }
 
-/// What `bench report` is told.
+/// Arguments of `bench report`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Results that `--json` wrote; those of several runs are joined
@@ -63,8 +63,8 @@ pub(crate) fn run(args: &Args, outputs: &Outputs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Results of several runs. What two of them measured alike is refused: figures are compared only
-/// within one run, and it would not be known with which.
+/// Joins the results of several runs. Figures that two of them measured are refused: figures are
+/// compared only within one run, which would be ambiguous.
 fn join(runs: Vec<(&Path, Vec<Measurement>)>) -> Result<Vec<Measurement>> {
     let mut all: Vec<Measurement> = Vec::new();
     for (file, results) in runs {
@@ -73,9 +73,7 @@ fn join(runs: Vec<(&Path, Vec<Measurement>)>) -> Result<Vec<Measurement>> {
         });
         if let Some(Measurement { part, program, mode, family, workload, flows, .. }) = twice {
             bail!(
-                "{}: {program} {mode} {family} {workload} with {flows} flows, of part {part:?}, is \
-                 in a file before it too, and only figures of one run can be compared: name one of \
-                 the two",
+                "{}: {program} {mode} {family} {workload} with {flows} flows, of part {part:?}, is also in an earlier file, and only figures of one run can be compared: name one of the two",
                 file.display()
             );
         }
@@ -102,7 +100,7 @@ pub(crate) fn show(results: &[Measurement], wanted: impl Fn(Part) -> bool) {
     }
 }
 
-/// Writes the results where `outputs` says.
+/// Writes the results to the paths in `outputs`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! One packet's cost as services, backends and the flow table grow, and what each of them weighs.
+//! One packet's cost as services, backends and the flow table grow, and the memory of each of them.
 
 mod memory;
 
@@ -20,15 +20,15 @@ use crate::{
 /// The first service's address; the others follow.
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
 const SIZE: u32 = 64;
-/// Of the IPv4 header in front.
+/// Length of the outer IPv4 header.
 const OUTER: u32 = 20;
-/// Known flows that packets are of.
+/// Known flows of the packets.
 const IN_USE: u64 = 1 << 16;
 /// Backends of each of many services.
 const FEW: u32 = 3;
-/// Most that 10,000 services may cost, and 1,000 backends, in parts of the fewest.
+/// Maximum cost of 10,000 services, and of 1,000 backends, relative to the fewest.
 const GROWTH_AT_MOST: f64 = 1.10;
-/// Most that a flow may take of the flow table, bytes.
+/// Maximum size of a flow in the flow table, bytes.
 const FLOW_AT_MOST: f64 = 96.0;
 
 /// What grows.
@@ -42,7 +42,7 @@ enum Growing {
 impl Growing {
     const ALL: [Self; 3] = [Self::Services, Self::Backends, Self::Table];
 
-    /// The sizes that are measured, the least first.
+    /// The sizes that are measured, the smallest first.
     fn sizes(self, quick: bool) -> &'static [u32] {
         match (self, quick) {
             (Self::Services, false) => &[1, 10, 100, 1_000, 10_000],
@@ -80,7 +80,7 @@ impl Growing {
         }
     }
 
-    /// What one more of them is called.
+    /// The name of one of them.
     fn one(self) -> &'static str {
         match self {
             Self::Services => "service",
@@ -89,8 +89,8 @@ impl Growing {
         }
     }
 
-    /// Bytes that one more of them takes.
-    fn weight(self, maps: &Maps, setup: &Setup) -> Result<f64> {
+    /// Memory of one of them, bytes.
+    fn memory(self, maps: &Maps, setup: &Setup) -> Result<f64> {
         match self {
             Self::Services => maps.service(),
             Self::Backends => maps.backend(),
@@ -110,7 +110,7 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
         return Ok(());
     }
     for growing in Growing::ALL {
-        let (mut loaded, mut weight) = (Vec::new(), None);
+        let (mut loaded, mut memory) = (Vec::new(), None);
         for &size in growing.sizes(session.quick) {
             let setup = growing.setup(size);
             let what = named(&setup);
@@ -118,21 +118,21 @@ pub(crate) fn run(session: &mut Session) -> Result<()> {
                 session.skip(format!("scale, {what}: {why}"));
                 continue;
             }
-            session.say(&format!("loading {what}"));
+            session.progress(&format!("loading {what}"));
             let (director, maps) =
                 memory::maps_of(|| Loaded::new(growing, size)).with_context(|| what.clone())?;
             loaded.push(director);
-            match maps.and_then(|maps| growing.weight(&maps, &setup)) {
-                Ok(bytes) => weight = Some((setup, bytes)),
+            match maps.and_then(|maps| growing.memory(&maps, &setup)) {
+                Ok(bytes) => memory = Some((setup, bytes)),
                 Err(error) => session.skip(format!("memory, {what}: {error:#}")),
             }
         }
         measure(session, &mut loaded)?;
-        if let Some((setup, bytes)) = weight {
-            weigh(session, growing, &setup, bytes);
+        if let Some((setup, bytes)) = memory {
+            record_memory(session, growing, &setup, bytes);
         }
     }
-    judge(session);
+    check_growth(session);
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn named(setup: &Setup) -> String {
     format!("{services} services of {backends} backends, flow table for {flow_capacity} flows")
 }
 
-/// A director, and what is sent to it.
+/// A director, and its workloads.
 struct Loaded {
     setup: Setup,
     director: Subject,
@@ -152,7 +152,7 @@ struct Loaded {
 struct Run {
     workload: &'static str,
     harness: Harness,
-    /// Of the floor and of the director, ns.
+    /// Samples of the floor and of the director, ns.
     samples: [Vec<f64>; 2],
 }
 
@@ -168,13 +168,13 @@ impl Loaded {
     }
 }
 
-/// All sizes in turns, and the floor before each: what is compared shares the machine's moods.
+/// All sizes take turns, with the floor before each, so that noise affects all that is compared.
 fn measure(session: &mut Session, loaded: &mut [Loaded]) -> Result<()> {
     let floor = subject::floor()?;
     let packets: u64 = if session.quick { 1 << 17 } else { 1 << 19 };
-    // Twice through all flows first: for those that prove themselves with a second packet.
+    // Two passes through all flows first: the second packet of a flow establishes it.
     for repeat in 0..session.repeats + 2 {
-        session.say(&format!("  round {} of {}", repeat + 1, session.repeats + 2));
+        session.progress(&format!("  round {} of {}", repeat + 1, session.repeats + 2));
         for Loaded { setup, director, runs } in loaded.iter_mut() {
             for Run { workload, harness, samples } in runs {
                 for (subject, samples) in [&floor, &*director].into_iter().zip(samples) {
@@ -186,9 +186,7 @@ fn measure(session: &mut Session, loaded: &mut [Loaded]) -> Result<()> {
                         let Subject { name, .. } = subject;
                         let (action, length) = (sample.action, sample.length);
                         let what = named(setup);
-                        bail!(
-                            "{workload}: {what}: {name} answers {action:?}, leaves {length} bytes"
-                        );
+                        bail!("{workload}: {what}: {name} returns {action:?} and {length} bytes");
                     }
                     if repeat >= 2 {
                         samples.push(sample.ns);
@@ -206,7 +204,7 @@ fn measure(session: &mut Session, loaded: &mut [Loaded]) -> Result<()> {
 }
 
 fn record(session: &mut Session, setup: &Setup, subjects: [&Subject; 2], run: &Run) {
-    session.say(&format!("  {}, {}", run.workload, named(setup)));
+    session.progress(&format!("  {}, {}", run.workload, named(setup)));
     let floor = Spread::of(&run.samples[0]).median;
     for (subject, samples) in subjects.iter().zip(&run.samples) {
         let mut result = session.blank(Part::Scale, &subject.name, "ns/packet", samples);
@@ -216,7 +214,7 @@ fn record(session: &mut Session, setup: &Setup, subjects: [&Subject; 2], run: &R
         result.size = SIZE;
         let net = result.median - floor;
         result.net = Some(net);
-        session.say(&format!(
+        session.progress(&format!(
             "    {:10} {:7.1} ns/packet ({:.1} to {:.1}), net {net:7.1}",
             result.program, result.median, result.min, result.max
         ));
@@ -231,11 +229,11 @@ fn describe(result: &mut Measurement, setup: &Setup, workload: &str) {
     result.flows = setup.flow_capacity;
 }
 
-fn weigh(session: &mut Session, growing: Growing, setup: &Setup, bytes: f64) {
+fn record_memory(session: &mut Session, growing: Growing, setup: &Setup, bytes: f64) {
     let mut result = session.blank(Part::Scale, "director", "bytes", &[bytes]);
     describe(&mut result, setup, growing.one());
     result.mode = "memory".to_owned();
-    session.say(&format!("  a {} takes {bytes:.0} bytes", growing.one()));
+    session.progress(&format!("  a {} takes {bytes:.0} bytes", growing.one()));
     session.record(result);
     if growing == Growing::Table {
         let what = format!("a flow takes at most {FLOW_AT_MOST} bytes: {bytes:.0}");
@@ -243,8 +241,8 @@ fn weigh(session: &mut Session, growing: Growing, setup: &Setup, bytes: f64) {
     }
 }
 
-/// Holds growth against what is promised of it, if all sizes were measured.
-fn judge(session: &mut Session) {
+/// Checks growth against its limits, if all sizes were measured.
+fn check_growth(session: &mut Session) {
     if session.quick {
         return;
     }
@@ -265,7 +263,7 @@ fn judge(session: &mut Session) {
         }
         let ratio = last / first;
         let what = format!(
-            "{workload}: the most of them cost at most {GROWTH_AT_MOST:.2} of the fewest: {ratio:.2}"
+            "{workload}: the largest number costs at most {GROWTH_AT_MOST:.2} of the smallest: {ratio:.2}"
         );
         session.check(&what, ratio <= GROWTH_AT_MOST);
     }
@@ -276,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_spread_over_vips_that_services_have() {
+    fn packets_are_spread_over_existing_vips() {
         for growing in Growing::ALL {
             for quick in [false, true] {
                 for &size in growing.sizes(quick) {

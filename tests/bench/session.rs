@@ -1,4 +1,4 @@
-//! One run of the rig: what was measured, and what could not be.
+//! One run of the benchmark: what was measured, and what could not be.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// One run.
 pub(crate) struct Session {
-    /// How often each figure is taken.
+    /// How often each figure is measured.
     pub(crate) repeats: u32,
     /// Fewer workloads and shorter runs.
     pub(crate) quick: bool,
@@ -70,7 +70,7 @@ impl Session {
         }
     }
 
-    /// Keeps a result.
+    /// Records a result.
     pub(crate) fn record(&mut self, measurement: Measurement) {
         self.results.push(measurement);
     }
@@ -80,33 +80,33 @@ impl Session {
         &self.results
     }
 
-    /// Says what is going on, with the time that passed since the start.
-    pub(crate) fn say(&self, what: &str) {
+    /// Prints progress, with the time since the start.
+    pub(crate) fn progress(&self, what: &str) {
         eprintln!("[{:6.1} s] {what}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Something that this machine lacks: said, and the rest goes on.
+    /// Records something that this machine lacks; the rest continues.
     pub(crate) fn skip(&mut self, what: impl Into<String>) {
         let what = what.into();
-        self.say(&format!("skipped: {what}"));
+        self.progress(&format!("skipped: {what}"));
         self.skipped.push(what);
     }
 
-    /// A check of the rig on itself.
+    /// Records a check of the benchmark's figures.
     pub(crate) fn check(&mut self, what: &str, holds: bool) {
-        self.say(&format!("{}: {what}", if holds { "holds" } else { "DOES NOT HOLD" }));
+        self.progress(&format!("{}: {what}", if holds { "holds" } else { "DOES NOT HOLD" }));
         if !holds {
             self.failed.push(what.to_owned());
         }
     }
 
-    /// Shows the results and writes them down; fails if a check did.
+    /// Prints and writes the results; fails if a check did.
     ///
     /// # Errors
     ///
     /// If a file cannot be written.
     pub(crate) fn finish(self, outputs: &Outputs) -> Result<ExitCode> {
-        // Part `vm` has shown its own.
+        // Part `vm` has already printed its own.
         report::show(&self.results, |part| part != Part::Vm);
         report::write(&self.results, outputs)?;
         for what in &self.skipped {

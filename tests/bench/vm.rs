@@ -1,16 +1,17 @@
-//! What forwarding a packet costs beside the kernel's own balancers, in instructions: stock Debian
-//! kernels in QEMU, whose guest time counts instructions, so that figures repeat and compare.
+//! The cost of forwarding a packet beside the kernel's own balancers, in instructions: stock Debian
+//! kernels in QEMU, whose guest time counts instructions, so that figures are reproducible and
+//! comparable.
 //!
-//! In one boot: an XDP program that drops every packet (what generating and receiving cost, the
+//! In one boot: an XDP program that drops every packet (the cost of generating and receiving, the
 //! floor that all others are net of), one that sends it back, IPVS, nftables and Director. Packets
 //! are 64-byte UDP (78 bytes over IPv6) from pktgen, with the same settings for all; those that
 //! come back are dropped by XDP on the generator's device, and counted: a forwarder that loses
-//! packets, or makes them of another length than its mode says, has no figure. Known flows are 64
-//! in turn; each packet of new flows has a source of its own, counted up. See [`row::Workload`].
+//! packets, or whose packets have another length than its mode implies, has no figure. Known flows
+//! are 64 in turn; each packet of new flows has another source, counted up. See [`row::Workload`].
 //!
 //! IPVS runs its Maglev scheduler over addresses and ports, as Director does, and has 2^20 hash
-//! buckets; nftables picks a backend by a hash of source address and port. None of them has to look
-//! for a neighbour, or checks what a router need not check. Each starts in a fresh namespace.
+//! buckets; nftables picks a backend by a hash of source address and port. None of them resolves
+//! neighbours, or checks what a router need not check. Each starts in a new namespace.
 
 mod guest;
 mod machine;
@@ -28,22 +29,22 @@ use crate::{
     session::Session,
 };
 
-/// Most that the median of a floor's repeats may be above the least of them, in parts of it. A few
-/// tenths of a percent are seen: the ticks that fall into a run, and where a batch ends. Once in a
-/// hundred runs the kernel does other work of its own meanwhile, so the most says nothing; and of
-/// the forwarders, IPVS since Linux 7 makes its table larger while it is measured.
+/// Maximum excess of the median of a floor's repeats over their minimum, as a fraction. A few
+/// tenths of a percent are usual: from ticks during a run, and from where a batch ends. Once in a
+/// hundred runs the kernel does other work meanwhile, so the maximum is not significant; and of the
+/// forwarders, IPVS since Linux 7 enlarges its table while it is measured.
 const MAX_SPREAD: f64 = 0.02;
-/// Most that Director's forwarding may cost, net of the floor, in parts of IPVS's in the same mode.
+/// Maximum cost of Director's forwarding, net of the floor, relative to IPVS in the same mode.
 const MAX_OF_IPVS: [(Wire, f64); 2] = [(Wire::VirtioNet, 0.30), (Wire::Veth, 0.45)];
 
 pub(crate) use self::guest::Args as GuestArgs;
 
-/// What a machine runs: see [`guest`].
+/// Runs inside a machine: see [`guest`].
 pub(crate) fn inside(args: &GuestArgs) -> Result<ExitCode> {
     guest::run(args)
 }
 
-/// What `bench vm` is told.
+/// Arguments of `bench vm`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Only this kernel's series (6.1, 6.12, newest); may be repeated
@@ -51,7 +52,7 @@ pub(crate) struct Args {
     kernels: Vec<KernelVersion>,
 }
 
-/// Measures on every kernel that can be had.
+/// Measures on every available kernel.
 pub(crate) fn run(session: &mut Session, args: &Args) -> Result<()> {
     let kernels: &[KernelVersion] = match (&args.kernels[..], session.quick) {
         ([], true) => &[KernelVersion::V6_1],
@@ -83,11 +84,11 @@ pub(crate) fn run(session: &mut Session, args: &Args) -> Result<()> {
         }
     }
     println!("{}", table::of(session.results()));
-    judge(session);
+    check_figures(session);
     Ok(())
 }
 
-/// Keeps rows of one boot, net of their floors.
+/// Records rows of one boot, net of their floors.
 fn record(session: &mut Session, rows: &[Row]) {
     for row in rows {
         let floor = rows.iter().find(|floor| {
@@ -113,8 +114,8 @@ fn record(session: &mut Session, rows: &[Row]) {
     }
 }
 
-/// Holds the figures against what is promised of them, and the rig against itself.
-fn judge(session: &mut Session) {
+/// Checks the figures against their limits, and the spread of the floors.
+fn check_figures(session: &mut Session) {
     let results = session.results().iter().filter(|m| m.part == Part::Vm).collect::<Vec<_>>();
     if results.is_empty() {
         return;
@@ -140,24 +141,24 @@ fn judge(session: &mut Session) {
     }
 }
 
-/// The rig itself and Director, without debug information, which is most of them. Removed when
-/// dropped.
+/// The benchmark program and Director, without debug information, which is most of their size.
+/// Removed when dropped.
 struct Programs {
     dir: PathBuf,
 }
 
 impl Programs {
     fn slim() -> Result<Self> {
-        let rig = std::env::current_exe().context("cannot find this program")?;
-        let director = rig.with_file_name("director");
+        let bench = std::env::current_exe().context("cannot find this program")?;
+        let director = bench.with_file_name("director");
         if !director.is_file() {
             bail!("no {}: run `cargo xtask bench`, which builds it", director.display());
         }
         let dir = std::env::temp_dir().join(format!("director-bench-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let programs = Self { dir };
-        for (from, to) in [(&rig, programs.rig()), (&director, programs.director())] {
-            // Beside the linker that made the program.
+        for (from, to) in [(&bench, programs.bench()), (&director, programs.director())] {
+            // `strip` is installed with the linker that built the program.
             let mut strip = Command::new("strip");
             strip.arg("--strip-debug").arg("-o").arg(to).arg(from);
             let status = strip.status().context("cannot run strip, of binutils")?;
@@ -168,7 +169,7 @@ impl Programs {
         Ok(programs)
     }
 
-    fn rig(&self) -> PathBuf {
+    fn bench(&self) -> PathBuf {
         self.dir.join("director-bench")
     }
 

@@ -1,4 +1,4 @@
-//! Certificates that are right, of another name, out of date, or signed by a stranger.
+//! Certificates: valid, for another name, expired, or signed by an unknown authority.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The certificate, and its key, as files have them.
+    /// The certificate and its key, PEM.
     pub fn pems(&self) -> [String; 2] {
         [self.certificate.pem(), self.key.serialize_pem()]
     }
 
-    /// A TLS server's side.
+    /// The configuration of a TLS server.
     ///
     /// # Panics
-    /// If key and certificate do not fit.
+    /// If key and certificate do not match.
     pub fn server(&self) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("a key");
         ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -30,15 +30,15 @@ impl Identity {
             .expect("versions")
             .with_no_client_auth()
             .with_single_cert(vec![self.certificate.der().clone()], key)
-            .expect("key and certificate fit")
+            .expect("key and certificate match")
     }
 }
 
-/// Somebody to sign certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    /// One of this name.
+    /// Creates an authority of this name.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -50,12 +50,12 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("signed"))
     }
 
-    /// What a host that trusts it has in a file.
+    /// The authority's certificate, PEM, as in a trust store.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// For these names, until the end of `year`.
+    /// Signs a certificate for these names, valid until the end of `year`.
     ///
     /// # Panics
     /// If it cannot be made.

@@ -1,4 +1,4 @@
-//! Chromium without a window, driven through chromedriver (WebDriver: https://www.w3.org/TR/webdriver2/).
+//! Headless Chromium, driven through chromedriver (WebDriver: https://www.w3.org/TR/webdriver2/).
 
 use std::{
     fs,
@@ -12,10 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// How long the browser may take to start, or for any one thing.
+/// How long the browser may take to start, and for each command.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A browser of its own, ended and forgotten when dropped.
+/// A browser with its own profile; both are removed when dropped.
 pub struct Browser {
     driver: Child,
     base: String,
@@ -27,7 +27,7 @@ impl Browser {
     /// Starts one with a window of this size.
     ///
     /// # Panics
-    /// If there is none: `cargo xtask setup` installs it.
+    /// If chromedriver is not installed: `cargo xtask setup` installs it.
     pub fn start(width: u32, height: u32) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -49,8 +49,8 @@ impl Browser {
                 let (_, port) = line.split_once("started successfully on port ")?;
                 port.trim_end_matches('.').parse::<u16>().ok()
             })
-            .expect("chromedriver says where it listens");
-        // Keeps its pipe from filling.
+            .expect("chromedriver prints its port");
+        // Drains the pipe, so that it does not fill.
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
@@ -94,7 +94,7 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
-    /// Runs a script in the page: what it returns.
+    /// Runs a script in the page and returns its result.
     ///
     /// # Panics
     /// If it throws.
@@ -102,7 +102,7 @@ impl Browser {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
 
-    /// The same of one that returns text.
+    /// As [`Browser::run`], for a script that returns text.
     ///
     /// # Panics
     /// If it does not.
@@ -111,10 +111,10 @@ impl Browser {
         value.as_str().unwrap_or_else(|| panic!("{script}: {value}")).to_owned()
     }
 
-    /// Waits until the text that `script` returns has `words`.
+    /// Waits until the text that `script` returns contains `words`.
     ///
     /// # Panics
-    /// If it has not within `at_most`.
+    /// If it does not within `at_most`.
     #[track_caller]
     pub fn wait_for(&self, script: &str, words: &str, at_most: Duration) {
         let began = Instant::now();
@@ -128,7 +128,7 @@ impl Browser {
         }
     }
 
-    /// Has the page believe in a screen of this size, and a scheme of colours (`light`, `dark`).
+    /// Emulates a screen of this size and a colour scheme (`light`, `dark`).
     ///
     /// # Panics
     /// If the browser does not.
@@ -145,20 +145,20 @@ impl Browser {
         self.post("/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
     }
 
-    /// Writes a picture of the whole page, PNG.
+    /// Writes a screenshot of the whole page, PNG.
     ///
     /// # Panics
     /// If it cannot.
     pub fn screenshot(&self, path: &Path) {
         let shot = self.devtools("Page.captureScreenshot", &json!({"captureBeyondViewport": true}));
-        let encoded = shot["data"].as_str().expect("a picture");
+        let encoded = shot["data"].as_str().expect("a screenshot");
         fs::write(path, decode(encoded)).expect("written");
     }
 
-    /// What the page wrote to the console, errors and warnings, since this was asked last.
+    /// Errors and warnings that the page wrote to the console since the last call.
     ///
     /// # Panics
-    /// If the browser does not say.
+    /// If the log cannot be read.
     pub fn console(&self) -> Vec<String> {
         let entries = self.post("/se/log", &json!({"type": "browser"}));
         let entries = entries.as_array().expect("a list").iter();
@@ -181,7 +181,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its child, the browser, ends with the session.
+        // The browser, a child of the driver, ends with the session.
         let _ = self.agent.delete(&self.base).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
@@ -191,7 +191,7 @@ impl Drop for Browser {
 
 /// Base64, as the driver writes it.
 fn decode(text: &str) -> Vec<u8> {
-    let (mut bits, mut held, mut bytes) = (0_u32, 0, Vec::new());
+    let (mut bits, mut n_bits, mut bytes) = (0_u32, 0, Vec::new());
     for c in text.bytes() {
         let value = match c {
             b'A'..=b'Z' => c - b'A',
@@ -202,11 +202,11 @@ fn decode(text: &str) -> Vec<u8> {
             _ => continue,
         };
         bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-            bits &= (1 << held) - 1;
+        n_bits += 6;
+        if n_bits >= 8 {
+            n_bits -= 8;
+            bytes.push((bits >> n_bits) as u8);
+            bits &= (1 << n_bits) - 1;
         }
     }
     bytes
@@ -217,7 +217,7 @@ mod tests {
     use super::decode;
 
     #[test]
-    fn base64_is_read() {
+    fn base64_is_decoded() {
         assert_eq!(decode("RGlyZWN0b3I="), b"Director");
         assert_eq!(decode("+/8="), [0xfb, 0xff]);
     }

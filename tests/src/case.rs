@@ -1,4 +1,4 @@
-//! Rows of the packet tables: a packet, and what should become of it.
+//! Rows of the packet tables: a packet and its expected verdict.
 
 use director_common::{
     decision::Connection,
@@ -17,7 +17,7 @@ use crate::{
 
 /// Forwarded by the interface it came from.
 pub const TX: Verdict = Verdict::Tx;
-/// Left to the host.
+/// Passed to the host.
 pub const fn pass(reason: PassReason) -> Verdict {
     Verdict::Pass(reason)
 }
@@ -25,7 +25,7 @@ pub const fn pass(reason: PassReason) -> Verdict {
 pub const fn dropped(reason: DropReason) -> Verdict {
     Verdict::Drop(reason)
 }
-/// Answered.
+/// Replied to.
 pub const fn reply(reason: ReplyReason) -> Verdict {
     Verdict::Reply(reason)
 }
@@ -47,8 +47,8 @@ pub fn check_given(
     check_in(&mut lend(given), packet, verdict, service)
 }
 
-/// One row in a director that has seen other packets: everything that the verdict implies is
-/// checked, frame and counters too.
+/// One row in a director that has processed other packets. Everything that the verdict implies is
+/// checked, including frame and counters.
 #[track_caller]
 pub fn check_in(
     director: &mut Director,
@@ -66,12 +66,12 @@ pub fn check_in(
     let is_new = u64::from(seen.connection == Connection::New);
     match verdict {
         Verdict::Pass(_) => {
-            assert_eq!(seen.frame, input, "what is passed is untouched");
-            assert_eq!(total(&before), total(&counters), "nobody's packet, nobody's counter");
+            assert_eq!(seen.frame, input, "a passed packet is unchanged");
+            assert_eq!(total(&before), total(&counters), "unmatched packets are not counted");
         }
         Verdict::Drop(_) | Verdict::Reply(_) => {
             if let Verdict::Reply(reason) = verdict {
-                answered(packet, &seen, reason);
+                replied(packet, &seen, reason);
             }
             // A flow begins with the first packet that is forwarded.
             assert_eq!(total(&counters).0, total(&before).0, "not forwarded");
@@ -88,13 +88,13 @@ pub fn check_in(
     seen
 }
 
-/// Bytes that no packet for a service can be: passed for this reason, untouched.
+/// Bytes that cannot be a packet for a service: passed for this reason, unchanged.
 #[track_caller]
 pub fn check_passed(frame: &[u8], reason: PassReason) {
     let mut director = lend(&Given::everything());
     let seen = director.run(frame);
     assert_eq!(seen.verdict, Verdict::Pass(reason), "the verdict on {frame:02x?}");
-    assert_eq!(seen.frame, frame, "what is passed is untouched");
+    assert_eq!(seen.frame, frame, "a passed packet is unchanged");
     assert_eq!((seen.service, seen.backend, seen.connection), (None, None, Connection::None));
 }
 
@@ -117,10 +117,10 @@ fn one_verdict_counted(before: &Counters, after: &Counters, verdict: Verdict) {
     }
 }
 
-/// The configured service that took the packet.
+/// The configured service that matched the packet.
 #[track_caller]
 fn service<'a>(director: &'a Director, seen: &Seen) -> &'a Service {
-    let name = seen.service.as_deref().expect("what is forwarded is for a service");
+    let name = seen.service.as_deref().expect("a forwarded packet has a service");
     let found = director.config.services.iter().find(|service| service.name.to_string() == name);
     found.expect("a configured service")
 }
@@ -128,12 +128,12 @@ fn service<'a>(director: &'a Director, seen: &Seen) -> &'a Service {
 #[track_caller]
 fn forwarded(director: &Director, packet: &Packet, seen: &Seen) {
     let service = service(director, seen);
-    let backend = seen.backend.expect("what is forwarded goes to a backend");
+    let backend = seen.backend.expect("a forwarded packet has a backend");
     let configured = service.backends.iter().find(|b| b.address == backend);
     let link = read::link(&seen.frame);
     let mac = configured.and_then(|b| b.mac).map_or_else(|| mac_of(backend), |mac| mac.0);
     assert_eq!(link.destination, mac, "the next hop");
-    assert_eq!(link.source, DIRECTOR_MAC, "who sends it on");
+    assert_eq!(link.source, DIRECTOR_MAC, "the source is the director");
     let vlan = director.given.vlan;
     let vlans = if vlan == 0 { vec![] } else { vec![vlan] };
     assert_eq!(link.vlans, vlans, "the next hop decides the tag");
@@ -145,7 +145,7 @@ fn forwarded(director: &Director, packet: &Packet, seen: &Seen) {
         ForwardMode::Direct => {
             let ethertype = if packet.source().is_ipv4() { 0x0800 } else { 0x86dd };
             assert_eq!(link.ethertype, ethertype);
-            assert_eq!(sent, inner, "the packet as it came");
+            assert_eq!(sent, inner, "the packet is unchanged");
         }
         ForwardMode::Tunnel => {
             assert_eq!(link.ethertype, if backend.is_ipv4() { 0x0800 } else { 0x86dd });
@@ -160,20 +160,16 @@ fn forwarded(director: &Director, packet: &Packet, seen: &Seen) {
                 outer.total_length, length,
                 "the outer header counts the packet, not padding"
             );
-            assert_eq!(&sent[outer.header_length..], inner, "the packet within, byte for byte");
+            assert_eq!(&sent[outer.header_length..], inner, "the inner packet, byte for byte");
         }
     }
 }
 
 #[track_caller]
-fn answered(packet: &Packet, seen: &Seen, reason: ReplyReason) {
+fn replied(packet: &Packet, seen: &Seen, reason: ReplyReason) {
     let input = packet.frame();
     let link = read::link(&seen.frame);
-    assert_eq!(
-        (link.destination, link.source),
-        (ROUTER_MAC, DIRECTOR_MAC),
-        "back where it came from"
-    );
+    assert_eq!((link.destination, link.source), (ROUTER_MAC, DIRECTOR_MAC), "back to the sender");
     assert_eq!(link.l3_offset, packet.l3_offset());
     assert_eq!(seen.frame[12..link.l3_offset], input[12..link.l3_offset], "with the same tags");
     let error = read::error(&seen.frame[link.l3_offset..]);
@@ -187,13 +183,13 @@ fn answered(packet: &Packet, seen: &Seen, reason: ReplyReason) {
         (ReplyReason::TooBig, false) => (2, 0),
     };
     assert_eq!((error.kind, error.code), kind);
-    assert_eq!(error.mtu != 0, reason == ReplyReason::TooBig, "an MTU where there is one to tell");
+    assert_eq!(error.mtu != 0, reason == ReplyReason::TooBig, "an MTU only in packet too big");
     let ip = packet.ip_bytes();
     assert_eq!(error.quote, ip[..error.quote.len()], "what it quotes");
     let headers = ip.len() - packet.transport_length();
     assert!(
         error.quote.len() >= headers + 8,
-        "{} bytes quoted of {headers} of headers: eight behind them are wanted",
+        "{} bytes quoted of {headers} of headers: eight more are required",
         error.quote.len()
     );
     assert!(error.quote.len() <= if is_v4 { 548 } else { 1232 }, "RFC 792, RFC 4443");

@@ -1,4 +1,5 @@
-//! Directors to test: a configuration, the ways to its backends, and the program loaded for them.
+//! Directors under test: a configuration, the paths to its backends, and the program loaded for
+//! them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,8 +23,8 @@ pub const TUNNEL_V4: &str = "10.255.0.1";
 /// Source of IPv6 tunnels.
 pub const TUNNEL_V6: &str = "2001:db8:ffff::1";
 
-/// Services of every kind. Their names say what they are: the letter of the mode, the family of
-/// the VIP, the family of the backends.
+/// Services of every kind. A name consists of the letter of the mode, the family of the VIP and the
+/// family of the backends.
 pub const EVERYTHING: &str = r#"
 flows: {size: 64Ki, tcp: 2h, tcp_closing: 1m, udp: 5m}
 services:
@@ -57,12 +58,12 @@ services:
      backends: [{address: 10.0.7.1, mac: "02:00:5e:10:00:01"}]}
 "#;
 
-/// What a director is made from.
+/// What a director is built from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Given {
     /// The configuration file.
     pub yaml: String,
-    /// Bytes of IP packet that fit towards backends; 0: not known.
+    /// MTU towards backends, bytes; 0: unknown.
     pub mtu: u16,
     /// VLAN of the backends.
     pub vlan: u16,
@@ -71,7 +72,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// This configuration, and backends on the interface that packets come from.
+    /// This configuration, with backends on the interface that packets arrive on.
     pub fn new(yaml: &str) -> Self {
         Self { yaml: yaml.into(), mtu: 0, vlan: 0, interface: 1 }
     }
@@ -81,32 +82,32 @@ impl Given {
         Self::new(EVERYTHING)
     }
 
-    /// So many bytes of IP packet fit towards backends.
+    /// Sets the MTU towards backends, bytes.
     #[must_use]
     pub fn mtu(mut self, bytes: u16) -> Self {
         self.mtu = bytes;
         self
     }
 
-    /// Backends are in this VLAN.
+    /// Sets the VLAN of the backends.
     #[must_use]
     pub fn vlan(mut self, id: u16) -> Self {
         self.vlan = id;
         self
     }
 
-    /// Backends are behind this interface.
+    /// Sets the slot of the interface towards the backends.
     #[must_use]
     pub fn interface(mut self, slot: u8) -> Self {
         self.interface = slot;
         self
     }
 
-    /// The model of the file.
+    /// The parsed file.
     ///
     /// # Panics
     ///
-    /// If the file is wrong.
+    /// If the file is invalid.
     pub fn config(&self) -> Config {
         match config::parse("given.yaml", &self.yaml) {
             Ok(loaded) => loaded.config,
@@ -129,7 +130,7 @@ impl Given {
     }
 }
 
-/// MAC address of the next hop to a backend, each its own.
+/// MAC address of the next hop to a backend, different for each backend.
 pub fn mac_of(backend: IpAddr) -> [u8; 6] {
     let tail: [u8; 4] = match backend {
         IpAddr::V4(v4) => v4.octets(),
@@ -141,7 +142,7 @@ pub fn mac_of(backend: IpAddr) -> [u8; 6] {
     [0x02, if backend.is_ipv4() { 4 } else { 6 }, tail[0], tail[1], tail[2], tail[3]]
 }
 
-/// What became of a packet.
+/// The result for a packet.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The program's verdict.
@@ -150,7 +151,7 @@ pub struct Seen {
     pub service: Option<String>,
     /// Address of the backend.
     pub backend: Option<IpAddr>,
-    /// Whether the flow was known.
+    /// Whether the flow was tracked.
     pub connection: Connection,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
@@ -158,9 +159,9 @@ pub struct Seen {
 
 /// The program, loaded for a [`Given`], and a clock.
 pub struct Director {
-    /// What it was made from, or has been changed to.
+    /// What it was built from, or last changed to.
     pub given: Given,
-    /// The model of that.
+    /// The parsed configuration.
     pub config: Config,
     /// The program and its maps.
     pub simulation: Simulation,
@@ -175,7 +176,7 @@ impl Director {
     ///
     /// # Panics
     ///
-    /// If that fails: these tests want root.
+    /// If that fails: these tests need root.
     pub fn new(given: Given) -> Self {
         let config = given.config();
         let desired = given.desired(&config);
@@ -206,9 +207,9 @@ impl Director {
         self.read_names();
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn after(&mut self, time: Duration) -> &mut Self {
-        self.now_ns += u64::try_from(time.as_nanos()).expect("a while");
+        self.now_ns += u64::try_from(time.as_nanos()).expect("fits 64 bits");
         self
     }
 
@@ -225,11 +226,11 @@ impl Director {
         };
         let service = outcome.service.map(|slot| match self.services.get(&slot) {
             Some(name) => name.clone(),
-            None => panic!("the program names service slot {slot}, where nothing is"),
+            None => panic!("the program reports service slot {slot}, which is empty"),
         });
         let backend = outcome.backend.map(|slot| match self.backends.get(&slot) {
             Some(address) => *address,
-            None => panic!("the program names backend slot {slot}, where nothing is"),
+            None => panic!("the program reports backend slot {slot}, which is empty"),
         });
         Seen {
             verdict: outcome.verdict,
@@ -251,16 +252,16 @@ impl Director {
     }
 }
 
-/// Loading takes half a second, so directors are lent, one test at a time, and given back.
+/// Loading takes half a second, so directors are pooled: each is lent to one test at a time.
 static POOL: Mutex<Option<HashMap<Given, Vec<Director>>>> = Mutex::new(None);
 
-/// Later than any flow of an earlier borrower lives; no divisor of the flow table's 834 days.
+/// Longer than the lifetime of an earlier borrower's flow; no divisor of the flow table's 834 days.
 const BETWEEN_TESTS: Duration = Duration::from_secs(41 * 24 * 3600);
 
 /// A borrowed director; do not change its configuration.
 pub struct Lent(Option<Director>);
 
-/// Borrows a director: nobody else's flows are alive in it.
+/// Borrows a director in which all earlier flows have expired.
 pub fn lend(given: &Given) -> Lent {
     let idle = {
         let mut pool = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -275,13 +276,13 @@ impl Deref for Lent {
     type Target = Director;
 
     fn deref(&self) -> &Director {
-        self.0.as_ref().expect("there until dropped")
+        self.0.as_ref().expect("present until dropped")
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut Director {
-        self.0.as_mut().expect("there until dropped")
+        self.0.as_mut().expect("present until dropped")
     }
 }
 

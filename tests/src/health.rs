@@ -1,4 +1,4 @@
-//! What the tests of the health engine share: checks, and one answer from the engine.
+//! What the tests of the health engine share: checks, and single events from the engine.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -12,7 +12,7 @@ use director_userspace::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-/// Where servers of the tests listen.
+/// Where the servers of the tests listen.
 pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// No probe takes longer.
 pub const TIMEOUT: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ pub fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
 }
 
-/// A check that decides at once, and hardly ever again.
+/// A check that decides after one probe, and probes again only after an hour.
 pub fn check(probe: Probe) -> HealthCheck {
     HealthCheck {
         probe,
@@ -37,7 +37,7 @@ pub fn check(probe: Probe) -> HealthCheck {
     }
 }
 
-/// `GET /`, wanting 200 to 299, over HTTP/1.1, of any certificate.
+/// `GET /` over HTTP/1.1, expecting 200 to 299, with any certificate.
 pub fn get() -> HttpProbe {
     HttpProbe {
         method: "GET".into(),
@@ -52,7 +52,7 @@ pub fn get() -> HttpProbe {
     }
 }
 
-/// Where a check goes.
+/// The target of a check.
 pub fn target(check: HealthCheck, to: SocketAddr) -> Target {
     Target { check: Arc::new(check), address: to.ip(), port: Some(to.port()), mark: None }
 }
@@ -60,13 +60,13 @@ pub fn target(check: HealthCheck, to: SocketAddr) -> Target {
 /// The next event of a check, which comes within 5 s.
 pub async fn next(events: &mut Events) -> (Arc<Target>, Health) {
     let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await;
-    match event.expect("an event within 5 s").expect("the checker lives") {
+    match event.expect("an event within 5 s").expect("the checker runs") {
         Event::Check { target, health } => (target, health),
-        Event::Agent { target, .. } => panic!("news of {target}"),
+        Event::Agent { target, .. } => panic!("an agent event of {target}"),
     }
 }
 
-/// Probes once, by a checker of its own.
+/// Probes once, with a separate checker.
 pub async fn once(target: &Target) -> Health {
     let began = Instant::now();
     let (mut checker, mut events) = Checker::new().expect("threads");
@@ -74,12 +74,12 @@ pub async fn once(target: &Target) -> Health {
     let (_, health) = next(&mut events).await;
     let took = began.elapsed();
     assert!(took < target.check.timeout + Duration::from_millis(400), "{target} took {took:?}");
-    // Ending it may wait for its threads.
+    // Dropping it may wait for its threads.
     tokio::task::spawn_blocking(move || drop(checker)).await.expect("no panic");
     health
 }
 
-/// Probes once; the reason why it failed, empty if it did not.
+/// Probes once and returns why the probe failed; empty if it succeeded.
 #[track_caller]
 pub fn reason(runtime: &Runtime, probe: Probe, to: SocketAddr) -> String {
     let health = runtime.block_on(once(&target(check(probe), to)));

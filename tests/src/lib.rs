@@ -1,5 +1,5 @@
-//! What the tests share: packets built byte by byte, the shipped program run over them, and what
-//! an independent reading of the rules says should have come out.
+//! What the tests share: packets built byte by byte, the shipped program run over them, and the
+//! result that an independent implementation of the rules expects.
 
 pub mod authority;
 pub mod browser;

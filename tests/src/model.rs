@@ -1,5 +1,5 @@
-//! What a director should do with a frame, said a second time: for clarity, from the documentation,
-//! without the program's code.
+//! A second implementation of what a director should do with a frame: written for clarity, from the
+//! documentation, without the program's code.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,17 +10,17 @@ use crate::packet::{
     sum_of,
 };
 
-/// Headers that start further into the frame than this are not looked for, bytes.
+/// Maximum offset of a header in the frame, bytes; headers beyond it are not parsed.
 const FURTHEST: usize = 1023;
-/// Extension headers that are followed.
+/// Maximum number of extension headers parsed.
 const EXTENSIONS: usize = 5;
 
 /// A flow, from the client to the VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// The client, or whoever a quote names so.
+    /// The client, or the client in a quoted packet.
     pub source: (IpAddr, u16),
-    /// Where it goes.
+    /// The VIP and its port.
     pub destination: (IpAddr, u16),
     /// TCP or UDP.
     pub protocol: u8,
@@ -29,9 +29,9 @@ pub struct Flow {
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Nothing for a service: not IP, another protocol, or a contradiction.
+    /// Not for a service: not IP, another protocol, or an inconsistent header.
     Other,
-    /// A piece of a TCP or UDP packet to this address.
+    /// A fragment of a TCP or UDP packet to this address.
     Fragment(IpAddr, u8),
     /// A whole TCP or UDP packet, or an ICMP error about one.
     Flow {
@@ -46,14 +46,14 @@ pub enum Class {
     },
 }
 
-/// What should become of a frame.
+/// The expected result for a frame.
 #[derive(Clone, Copy, Debug)]
-pub enum Fate<'a> {
-    /// Passed, untouched.
+pub enum Expected<'a> {
+    /// Passed, unchanged.
     Pass,
     /// Dropped as a fragment.
     Fragment,
-    /// It is this service's.
+    /// It belongs to this service.
     Service(&'a Service),
 }
 
@@ -87,7 +87,7 @@ fn read(frame: &[u8]) -> Option<Class> {
     }
 }
 
-/// An IPv4 header: its length, and what it says.
+/// An IPv4 header and its length.
 struct V4<'a> {
     bytes: &'a [u8],
     length: usize,
@@ -113,7 +113,7 @@ impl V4<'_> {
 fn ipv4(frame: &[u8], l3_offset: usize) -> Option<Class> {
     let first = frame.get(l3_offset..l3_offset + 20)?;
     let l3_length = usize::from(u16_at(first, 2));
-    // Whatever is behind the packet is padding.
+    // Bytes after the packet are padding.
     let packet = frame.get(l3_offset..l3_offset + l3_length)?;
     let ip = v4_header(packet)?;
     (fold(sum_of(ip.bytes)) == 0).then_some(())?;
@@ -136,7 +136,7 @@ fn ipv4(frame: &[u8], l3_offset: usize) -> Option<Class> {
     Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
 }
 
-/// Source and destination port of a TCP or UDP packet that does not contradict itself.
+/// Source and destination port of a TCP or UDP packet with consistent lengths.
 fn ports(protocol: u8, packet: &[u8]) -> Option<(u16, u16)> {
     match protocol {
         TCP => {
@@ -152,7 +152,7 @@ fn ports(protocol: u8, packet: &[u8]) -> Option<(u16, u16)> {
     Some((u16_at(packet, 0), u16_at(packet, 2)))
 }
 
-/// The flow that a quoted packet answered.
+/// The flow that a quoted packet belongs to: the quote is a packet from the VIP to the client.
 fn quoted(vip: IpAddr, client: IpAddr, protocol: u8, behind: &[u8]) -> Option<Flow> {
     (protocol == TCP || protocol == UDP).then_some(())?;
     let (vip_port, client_port) = (u16_at(behind, 0), u16_at(behind, 2));
@@ -197,7 +197,7 @@ fn ipv6(frame: &[u8], l3_offset: usize) -> Option<Class> {
     Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
 }
 
-/// What lies behind the extension headers.
+/// The upper layer after the extension headers.
 struct Upper {
     protocol: u8,
     at: usize,
@@ -229,8 +229,8 @@ fn skip(packet: &[u8], mut protocol: u8, mut at: usize) -> Option<Upper> {
     None
 }
 
-/// What the configuration says about a frame.
-pub fn fate<'a>(class: &Class, config: &'a Config) -> Fate<'a> {
+/// The expected result for a frame under a configuration.
+pub fn expected<'a>(class: &Class, config: &'a Config) -> Expected<'a> {
     let is = |service: &&Service, address: IpAddr, protocol: u8| {
         let number = match service.frontend.protocol {
             Protocol::Tcp => TCP,
@@ -239,22 +239,26 @@ pub fn fate<'a>(class: &Class, config: &'a Config) -> Fate<'a> {
         service.frontend.address == address && number == protocol
     };
     match class {
-        Class::Other => Fate::Pass,
+        Class::Other => Expected::Pass,
         Class::Fragment(address, protocol) => {
             let mut services = config.services.iter();
-            if services.any(|s| is(&s, *address, *protocol)) { Fate::Fragment } else { Fate::Pass }
+            if services.any(|s| is(&s, *address, *protocol)) {
+                Expected::Fragment
+            } else {
+                Expected::Pass
+            }
         }
         Class::Flow { flow, .. } => {
             let (address, port) = flow.destination;
             let mut candidates: Vec<&Service> =
                 config.services.iter().filter(|s| is(s, address, flow.protocol)).collect();
-            // An exact port before any.
+            // An exact port takes precedence over `any`.
             candidates.sort_by_key(|service| service.frontend.port == Port::Any);
             let matching = candidates.into_iter().find(|service| match service.frontend.port {
                 Port::Any => true,
                 Port::Exact(exact) => exact.get() == port,
             });
-            matching.map_or(Fate::Pass, Fate::Service)
+            matching.map_or(Expected::Pass, Expected::Service)
         }
     }
 }

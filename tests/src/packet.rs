@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// MAC address that packets are sent to.
+/// Destination MAC address of packets.
 pub const DIRECTOR_MAC: [u8; 6] = [0x02, 0xdd, 0, 0, 0, 1];
-/// MAC address that they come from.
+/// Source MAC address of packets.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0xee, 0, 0, 0, 1];
 
 /// TCP flags.
@@ -25,7 +25,7 @@ pub const UDP: u8 = 17;
 /// Protocol numbers.
 pub const ICMPV6: u8 = 58;
 
-/// IPv6 extension headers, by the number that announces them.
+/// IPv6 extension headers, by protocol number.
 pub const HOP_BY_HOP: u8 = 0;
 /// See [`HOP_BY_HOP`].
 pub const ROUTING: u8 = 43;
@@ -50,7 +50,7 @@ pub struct Packet {
     extensions: Vec<(u8, Vec<u8>)>,
     /// IPv4: "more fragments", and the offset in bytes.
     fragment: Option<(bool, u16)>,
-    /// Tags, outermost first: EtherType that announces it, and control information.
+    /// Tags, outermost first: EtherType and control information.
     tags: Vec<(u16, u16)>,
     transport: Vec<u8>,
     shortest: usize,
@@ -61,7 +61,7 @@ fn socket(text: &str) -> SocketAddr {
 }
 
 impl Packet {
-    /// A packet with this behind its IP header.
+    /// A packet with this payload after its IP header.
     pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, transport: Vec<u8>) -> Self {
         assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} to {destination}");
         Self {
@@ -101,7 +101,7 @@ impl Packet {
         Self::ip(from.ip(), to.ip(), UDP, udp)
     }
 
-    /// An ICMP or ICMPv6 message (the address says which): type, code, last word of the header.
+    /// An ICMP or ICMPv6 message (by address family): type, code, last word of the header.
     pub fn icmp(from: &str, to: &str, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Self {
         let parse = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         let (source, destination): (IpAddr, IpAddr) = (parse(from), parse(to));
@@ -117,7 +117,7 @@ impl Packet {
         Self::ip(source, destination, protocol, message)
     }
 
-    /// The packet that answers this one: what a backend sends, and ICMP errors quote.
+    /// The packet in the reverse direction: sent by a backend, and quoted in ICMP errors.
     #[must_use]
     pub fn reversed(mut self) -> Self {
         std::mem::swap(&mut self.source, &mut self.destination);
@@ -126,14 +126,14 @@ impl Packet {
         self
     }
 
-    /// DSCP and ECN.
+    /// Sets DSCP and ECN.
     #[must_use]
     pub fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
     }
 
-    /// Behind the transport header: this many more bytes.
+    /// Appends this many bytes of payload.
     #[must_use]
     pub fn payload(mut self, bytes: usize) -> Self {
         self.transport.extend((0..bytes).map(|at| at as u8));
@@ -144,7 +144,7 @@ impl Packet {
         self
     }
 
-    /// IPv4 options of this many bytes: no-operations, ended.
+    /// Adds this many bytes of IPv4 options: no-operations and an end of options.
     #[must_use]
     pub fn options(mut self, bytes: usize) -> Self {
         assert!(self.source.is_ipv4() && bytes.is_multiple_of(4) && bytes <= 40);
@@ -155,7 +155,7 @@ impl Packet {
         self
     }
 
-    /// Another IPv6 extension header behind those that are there; `body` is all of it.
+    /// Appends an IPv6 extension header; `body` is the whole header.
     #[must_use]
     pub fn extension(mut self, number: u8, body: &[u8]) -> Self {
         assert!(self.source.is_ipv6());
@@ -163,7 +163,7 @@ impl Packet {
         self
     }
 
-    /// A fragment at `offset` bytes.
+    /// Makes it a fragment at `offset` bytes.
     #[must_use]
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         if self.source.is_ipv4() {
@@ -175,40 +175,40 @@ impl Packet {
         self.extension(FRAGMENT, &[0, 0, high, low, 0, 0, 0x12, 0x34])
     }
 
-    /// A VLAN tag inside of those that are there.
+    /// Adds an inner VLAN tag.
     #[must_use]
     pub fn tag(mut self, ethertype: u16, control: u16) -> Self {
         self.tags.push((ethertype, control));
         self
     }
 
-    /// The frame is padded with zeros to this length, bytes.
+    /// Pads the frame with zeros to this length, bytes.
     #[must_use]
     pub fn padded(mut self, length: usize) -> Self {
         self.shortest = length;
         self
     }
 
-    /// Overwrites bytes of the transport header or what is behind it.
+    /// Overwrites bytes of the transport header or its payload.
     #[must_use]
     pub fn set(mut self, at: usize, bytes: &[u8]) -> Self {
         self.transport[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
-    /// Cuts what is behind the IP header (the IP header knows).
+    /// Truncates the payload of the IP header, whose length field is adjusted.
     #[must_use]
     pub fn cut(mut self, length: usize) -> Self {
         self.transport.truncate(length);
         self
     }
 
-    /// Where the IP header starts in the frame.
+    /// Offset of the IP header in the frame.
     pub fn l3_offset(&self) -> usize {
         14 + 4 * self.tags.len()
     }
 
-    /// Bytes behind the IP header and its extensions.
+    /// Bytes after the IP header and its extensions.
     pub fn transport_length(&self) -> usize {
         self.transport.len()
     }
@@ -293,19 +293,19 @@ impl Packet {
     }
 }
 
-/// An extension header of `8 * (1 + more)` bytes, which counts itself in units of eight.
+/// An extension header of `8 * (1 + more)` bytes, whose length field counts units of eight.
 pub fn options_header(more: u8) -> Vec<u8> {
     let mut header = vec![0, more];
     header.resize(8 * (1 + usize::from(more)), 1);
     header
 }
 
-/// A routing header with so many nodes still to be visited.
+/// A routing header with this many segments left.
 pub fn routing_header(segments_left: u8) -> Vec<u8> {
     vec![0, 2, 4, segments_left, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]
 }
 
-/// An authentication header of 24 bytes, which counts itself in units of four less two.
+/// An authentication header of 24 bytes, whose length field counts units of four, less two.
 pub fn authentication_header() -> Vec<u8> {
     let mut header = vec![0, 4];
     header.resize(24, 0x5a);
@@ -320,7 +320,7 @@ pub fn sum_of(bytes: &[u8]) -> u32 {
         .sum()
 }
 
-/// The Internet checksum that makes this sum come out (RFC 1071).
+/// The Internet checksum of this sum (RFC 1071).
 pub fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -1,4 +1,4 @@
-//! Captures for the command line's tests, written and read without its code.
+//! Captures for the tests of the command line, written and read without the program's code.
 
 /// A pcap file of these frames, a millisecond apart, in this byte order: what `tcpdump -w` writes.
 pub fn write(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -18,7 +18,7 @@ pub fn write(frames: &[Vec<u8>]) -> Vec<u8> {
 ///
 /// # Panics
 ///
-/// If it is not whole.
+/// If the file is truncated.
 pub fn read(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
     assert_eq!(file[..4], [0xd4, 0xc3, 0xb2, 0xa1], "microseconds, little-endian");
     assert_eq!(file[20..24], [1, 0, 0, 0], "Ethernet");

@@ -1,4 +1,4 @@
-//! Frames that left, read with a parser that is not ours.
+//! Transmitted frames, parsed with an independent parser.
 
 use std::net::IpAddr;
 
@@ -8,18 +8,18 @@ use etherparse::{
 
 use crate::packet::{ICMP, ICMPV6, fold, pseudo_header, sum_of};
 
-/// An Ethernet header, with the tags behind it.
+/// An Ethernet header with its tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// To whom.
+    /// Destination address.
     pub destination: [u8; 6],
-    /// From whom.
+    /// Source address.
     pub source: [u8; 6],
     /// VLAN ids, outermost first.
     pub vlans: Vec<u16>,
-    /// What follows.
+    /// The next header.
     pub ethertype: u16,
-    /// Where it starts.
+    /// Offset of the next header.
     pub l3_offset: usize,
 }
 
@@ -43,40 +43,40 @@ pub fn link(frame: &[u8]) -> Link {
     Link { destination, source, vlans, ethertype, l3_offset }
 }
 
-/// An IP header that forwarding made.
+/// An IP header built by the data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outer {
-    /// From whom.
+    /// Source address.
     pub source: IpAddr,
-    /// To whom.
+    /// Destination address.
     pub destination: IpAddr,
-    /// What follows.
+    /// The next header.
     pub protocol: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// NextHopCache left.
+    /// Hops left.
     pub ttl: u8,
     /// Length of the header.
     pub header_length: usize,
-    /// Length of what it announces, itself included.
+    /// Length of the packet, header included.
     pub total_length: usize,
     /// IPv6: the flow label.
     pub flow_label: u32,
 }
 
-/// Reads an IP header of our making and checks what never varies: no options, a right checksum,
-/// don't-fragment, identification 0.
+/// Reads an IP header built by the data plane and checks its constant parts: no options, a valid
+/// checksum, don't-fragment, identification 0.
 ///
 /// # Panics
 ///
-/// If that is not so.
+/// If a check fails.
 #[track_caller]
 pub fn outer(packet: &[u8]) -> Outer {
     if packet[0] >> 4 == 4 {
         let header = Ipv4HeaderSlice::from_slice(packet).expect("an IPv4 header");
         assert_eq!(header.slice().len(), 20, "no options");
         assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum(), "checksum");
-        assert!(header.dont_fragment() && !header.is_fragmenting_payload(), "DF, and whole");
+        assert!(header.dont_fragment() && !header.is_fragmenting_payload(), "DF, no fragment");
         assert_eq!(header.identification(), 0, "RFC 6864");
         let total_length = usize::from(header.total_len());
         assert!(total_length <= packet.len(), "longer than the frame");
@@ -117,7 +117,7 @@ pub struct Error {
     pub code: u8,
     /// The MTU field: the last 16 bits of the header.
     pub mtu: u16,
-    /// The packet that it is about, as far as it is quoted.
+    /// The quoted part of the packet that caused it.
     pub quote: Vec<u8>,
 }
 
@@ -125,11 +125,11 @@ pub struct Error {
 ///
 /// # Panics
 ///
-/// If it is none, or wrong.
+/// If it is no ICMP error, or invalid.
 #[track_caller]
 pub fn error(packet: &[u8]) -> Error {
     let ip = outer(packet);
-    assert_eq!(ip.total_length, packet.len(), "no bytes behind an error");
+    assert_eq!(ip.total_length, packet.len(), "no bytes after an error");
     let expected = if ip.source.is_ipv4() { ICMP } else { ICMPV6 };
     assert_eq!(ip.protocol, expected, "{:?}", IpNumber(ip.protocol));
     let message = &packet[ip.header_length..];

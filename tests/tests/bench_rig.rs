@@ -1,5 +1,5 @@
-//! The measuring rig, as its users run it: wrong programs are refused with a reason, and a pinned one
-//! is measured beside the others.
+//! The benchmark program, as its users run it: invalid programs are refused with a reason, and a
+//! pinned one is measured beside the others.
 
 use std::{
     fs,
@@ -10,22 +10,22 @@ use std::{
 use aya::{Ebpf, programs::Xdp};
 use xtask::workspace;
 
-fn rig() -> Command {
-    let mut rig = Command::new(env!("CARGO_BIN_EXE_director-bench"));
-    rig.args(["packet", "--quick", "--repeats", "1", "--only", "v4 tunnel known, 1 flows"]);
-    rig
+fn bench() -> Command {
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_director-bench"));
+    bench.args(["packet", "--quick", "--repeats", "1", "--only", "v4 tunnel known, 1 flows"]);
+    bench
 }
 
-/// A program that is pinned while this lives.
+/// A pinned program, unpinned when dropped.
 struct Pinned(PathBuf);
 
 impl Pinned {
-    /// The rig's own floor, as somebody else's program.
+    /// The benchmark's own `floor`, pinned like a program of another project.
     fn floor() -> Self {
         let object = fs::read(workspace::bpf_object("bench")).expect("built with the director's");
         let mut ebpf = Ebpf::load(&object).expect("root can load it");
         let floor: &mut Xdp = ebpf.program_mut("floor").expect("is there").try_into().expect("XDP");
-        floor.load().expect("the kernel takes it");
+        floor.load().expect("the kernel accepts it");
         let path = Path::new("/sys/fs/bpf").join(format!("director-bench-test-{}", process::id()));
         floor.pin(&path).expect("bpffs is mounted");
         Self(path)
@@ -42,7 +42,7 @@ impl Drop for Pinned {
 fn a_pinned_program_is_measured_beside_the_others() {
     let pinned = Pinned::floor();
     let json = std::env::temp_dir().join(format!("director-bench-test-{}.json", process::id()));
-    let output = rig()
+    let output = bench()
         .arg("--json")
         .arg(&json)
         .arg("--pinned")
@@ -75,13 +75,13 @@ fn a_pinned_program_is_measured_beside_the_others() {
 }
 
 #[test]
-fn what_is_no_pinned_xdp_program_is_refused() {
+fn invalid_pinned_programs_are_refused() {
     for (argument, reason) in [
         ("mine=/sys/fs/bpf/director-bench-nothing", "there is no such file"),
         ("mine=/etc/passwd", "not a pinned XDP program"),
         ("mine", "not of the form NAME=PATH"),
     ] {
-        let output = rig().args(["--pinned", argument]).output().expect("runs");
+        let output = bench().args(["--pinned", argument]).output().expect("runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{argument}: {stderr}");
         assert!(stderr.contains(reason), "{argument}: {stderr}");

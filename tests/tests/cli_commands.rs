@@ -1,18 +1,18 @@
-//! Every command of `director` that works on configurations and running directors: what it takes,
-//! prints and exits with. `lab`, `doctor`, `realserver` and `simulate` have tests of their own.
+//! Every command of `director` that works on configurations and running directors: arguments,
+//! output and exit codes. `lab`, `doctor`, `realserver` and `simulate` have separate tests.
 
 use std::fs;
 
 use director_tests::live::{Finished, Live, VIPS, command, finish};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 
-/// Runs `director` where it needs no network.
+/// Runs `director` for commands that need no network.
 fn director(line: &str) -> Finished {
     let words: Vec<&str> = line.split_whitespace().collect();
     finish(command(&words))
 }
 
-/// A file for `director check`, gone with the value.
+/// A file for `director check`, removed when dropped.
 struct File(std::path::PathBuf);
 
 impl File {
@@ -84,7 +84,7 @@ const COMMANDS: [(&str, &[&str]); 14] = [
             "--size <BYTES>",
             "--instance <NAME>",
             "--output",
-            "disturbing nothing",
+            "without side effects",
         ],
     ),
     (
@@ -131,7 +131,7 @@ fn help_names_every_option() {
 fn wrong_usage_exits_2() {
     let nothing = director("");
     assert_eq!(nothing.code, Some(2), "{nothing:?}");
-    nothing.says(&["Usage: director <COMMAND>"]);
+    nothing.reports(&["Usage: director <COMMAND>"]);
     for (line, words) in [
         ("attatch", &["unrecognized subcommand", "attach"][..]),
         ("attach --config", &["a value is required"]),
@@ -139,9 +139,9 @@ fn wrong_usage_exits_2() {
         ("status eth0", &["unexpected argument 'eth0'"]),
         ("attach --instance", &["a value is required"]),
     ] {
-        let said = director(line);
-        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
-        said.says(words);
+        let output = director(line);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        output.reports(words);
     }
 }
 
@@ -150,18 +150,18 @@ fn instance_names_are_checked_by_every_command() {
     let long = "x".repeat(64);
     for (command, _) in COMMANDS.iter().filter(|(command, _)| *command != "check") {
         for name in ["../etc", "Default", "a.b", "a_b", "''", &long] {
-            let said = director(&format!("{command} --instance {name}"));
-            assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
-            said.says(&["is no instance name: use 1 to 63 of a-z, 0-9 and -"]);
+            let output = director(&format!("{command} --instance {name}"));
+            assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+            output.reports(&["is not an instance name: use 1 to 63 of a-z, 0-9 and -"]);
         }
     }
 }
 
 #[test]
-fn check_says_that_a_file_is_valid() {
+fn check_reports_a_valid_file() {
     let file = File::new("valid", DEFAULT_CONFIG);
-    let said = file.check("").succeeded().prints(&["is valid: 2 services, 6 backends"]);
-    assert_eq!(said.stderr, "");
+    let output = file.check("").succeeded().prints(&["is valid: 2 services, 6 backends"]);
+    assert_eq!(output.stderr, "");
     let verdict = file.check("--output json").succeeded().json();
     assert_eq!(fields(&verdict), ["errors", "valid", "warnings"]);
     assert_eq!(verdict["valid"], true);
@@ -169,35 +169,36 @@ fn check_says_that_a_file_is_valid() {
 }
 
 #[test]
-fn check_warns_and_still_calls_it_valid() {
+fn check_warns_about_a_valid_file() {
     let some = DEFAULT_CONFIG.replace("10.0.0.12, weight: 2", "10.0.0.12");
     let file = File::new("warned", &some);
-    let said = file.check("").succeeded().says(&["warning: ", "weight"]);
-    assert!(said.stdout.contains("is valid"), "{said:?}");
+    let output = file.check("").succeeded().reports(&["warning: ", "weight"]);
+    assert!(output.stdout.contains("is valid"), "{output:?}");
     let verdict = file.check("--output json").succeeded().json();
     assert_eq!(verdict["warnings"][0]["kind"], "some-weights", "{verdict}");
     assert_eq!(verdict["valid"], true);
 }
 
 #[test]
-fn check_lists_every_error_with_its_place() {
+fn check_lists_every_error_with_its_position() {
     let bad = DEFAULT_CONFIG
         .replace("forward: direct", "forwrad: direct")
         .replace("10.0.0.12", "10.0.0.1200")
         .replace("port: 80", "port: 0");
     let file = File::new("invalid", &bad);
-    let said = file.check("");
-    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+    let output = file.check("");
+    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
     let path = file.0.display().to_string();
-    let said = said.says(&["forwrad", "10.0.0.1200", "help: ", "forward"]);
-    let places = said.stderr.lines().filter(|l| l.starts_with(&format!("error: {path}:"))).count();
+    let output = output.reports(&["forwrad", "10.0.0.1200", "help: ", "forward"]);
+    let positions =
+        output.stderr.lines().filter(|l| l.starts_with(&format!("error: {path}:"))).count();
 
     let json = file.check("--output json");
     assert_eq!((json.code, json.stderr.as_str()), (Some(2), ""), "{json:?}");
     let verdict = json.json();
     assert_eq!(verdict["valid"], false);
     let errors = verdict["errors"].as_array().expect("a list");
-    assert_eq!(errors.len(), places, "{errors:?}");
+    assert_eq!(errors.len(), positions, "{errors:?}");
     assert!(errors.len() >= 4, "{errors:?}");
     for error in errors {
         let names = ["column", "file", "hint", "kind", "line", "message", "path"];
@@ -212,24 +213,24 @@ fn check_lists_every_error_with_its_place() {
 #[test]
 fn files_that_cannot_be_read_exit_2() {
     for line in ["check -f", "plan -f", "attach -f", "run -f", "attach --config", "check -c"] {
-        let said = director(&format!("{line} /nonexistent/director.yaml"));
-        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
-        said.says(&["error: /nonexistent/director.yaml", "No such file"]);
+        let output = director(&format!("{line} /nonexistent/director.yaml"));
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        output.reports(&["error: /nonexistent/director.yaml", "No such file"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_that_look_need_something_to_look_at() {
+async fn read_only_commands_require_an_attached_director() {
     let live = Live::with("cli-none", DEFAULT_CONFIG).await;
     for line in ["status", "services", "backends", "stats", "top", "detach", "detach eth0"] {
         let name = live.instance().name();
-        live.director(line).refused(1).says(&["is not attached", name, "director attach"]);
+        live.director(line).refused(1).reports(&["is not attached", name, "director attach"]);
     }
     live.assert_nothing_attached().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn plan_shows_what_would_change_and_changes_nothing() {
+async fn plan_prints_changes_and_applies_none() {
     let live = Live::with("cli-plan", DEFAULT_CONFIG).await;
     let plan = "plan -c director.yaml";
     live.director(plan).succeeded().prints(&["+ service web", "+   backend 10.0.0.11 weight 1"]);
@@ -238,29 +239,29 @@ async fn plan_shows_what_would_change_and_changes_nothing() {
     live.attach();
     live.director(plan)
         .succeeded()
-        .says(&["the running director does what the file says"])
+        .reports(&["the running director matches the file"])
         .prints(&["nothing to change"]);
     let more = DEFAULT_CONFIG
         .replace("weight: 3", "weight: 4")
         .replace("      - {address: 10.0.0.11, weight: 1}\n", "      - {address: 10.0.0.14}\n");
     live.write(&more);
-    let said = live.director(plan).succeeded().prints(&[
+    let output = live.director(plan).succeeded().prints(&[
         "~   backend 10.0.0.13: weight 3 -> 4",
         "+   backend 10.0.0.14 weight 1",
         "-   backend 10.0.0.11 drains",
         "~ service web (tcp 192.0.2.10:80): ring over 3 backends",
     ]);
     let again = live.director(plan).succeeded();
-    assert_eq!(again.stdout, said.stdout, "nothing changed meanwhile");
+    assert_eq!(again.stdout, output.stdout, "nothing changed meanwhile");
     let backends = live.json("backends web");
     assert_eq!(backends[2]["weight"], 3, "{backends}");
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth7"));
-    live.director(plan).refused(1).says(&["interface eth7 does not exist"]);
+    live.director(plan).refused(1).reports(&["interface eth7 does not exist"]);
     live.detach();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_commands_print_tables_json_and_yaml() {
+async fn read_only_commands_print_tables_json_and_yaml() {
     let live = Live::new("cli-look").await;
     live.attach();
     for vip in VIPS {
@@ -309,7 +310,9 @@ async fn looking_commands_print_tables_json_and_yaml() {
     live.director("services --wide").succeeded().prints(&["SCHEDULER", "maglev"]);
     let services = live.json("services");
     let mut names = ["backends", "dropped", "frontend", "name", "scheduler", "untracked"].to_vec();
-    names.extend(["condition", "dropped_rate", "established", "rate"]);
+    names.extend(["dropped_rate", "established", "rate", "status"]);
+    // Former names, for one version.
+    names.extend(["condition", "unrecorded"]);
     names.extend(traffic);
     names.sort_unstable();
     assert_eq!(fields(&services[0]), names);
@@ -325,7 +328,9 @@ async fn looking_commands_print_tables_json_and_yaml() {
     let mut names =
         ["address", "drain_left_s", "forward", "frontend", "next_hop", "service"].to_vec();
     names.extend(["share", "state", "weight"]);
-    names.extend(["condition", "established", "is_sorry", "rate"]);
+    names.extend(["established", "is_sorry", "rate", "status"]);
+    // The former name, for one version.
+    names.push("condition");
     names.extend(traffic);
     names.sort_unstable();
     assert_eq!(fields(&backends[0]), names);
@@ -335,7 +340,7 @@ async fn looking_commands_print_tables_json_and_yaml() {
     let flows: u64 = (0..3).map(|at| web[at]["flows"].as_u64().expect("a number")).sum();
     assert_eq!(flows, 30);
     live.director("backends web --output yaml").succeeded().prints(&["address: \"10.0.0.11\""]);
-    live.director("backends wbe").refused(1).says(&["there is no service wbe", "web, web-v6"]);
+    live.director("backends wbe").refused(1).reports(&["there is no service wbe", "web, web-v6"]);
 
     let table = live.director("stats").succeeded();
     table.prints(&["VERDICT", "REASON", "PACKETS", "tx ", "-> 10.0.0.12", "tcp 192.0.2.10:80"]);

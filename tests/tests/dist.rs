@@ -1,5 +1,5 @@
-//! The Debian package on a bare Debian 12, in a virtual machine: it installs, its service starts and
-//! forwards, and its removal ends what it did.
+//! The Debian package on a bare Debian 12, in a virtual machine: it installs, its service starts
+//! and forwards, and its removal cleans up.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ services:
       - {address: 10.0.2.2}
 ";
 
-/// Another director of the same host.
+/// A second director on the same host.
 const OTHER: &str = "\
 interfaces: [{name: net2}]
 services:
@@ -48,7 +48,7 @@ services:
 ";
 
 const SERVER: &str = r#"use IO::Socket::INET;
-$SIG{PIPE} = "IGNORE"; # Checks hang up.
+$SIG{PIPE} = "IGNORE"; # Health checks close early.
 my $server = IO::Socket::INET->new(Listen => 5, LocalPort => 80, ReuseAddr => 1) or die $!;
 while (my $client = $server->accept) { <$client>; print $client "hello from the backend\n"; }
 "#;
@@ -66,7 +66,7 @@ my $off = pack("LL", 0x17, 0);
 ioctl($socket, 0x8946, pack("a16P", "eth0", $off)) or die $!;
 "#;
 
-/// A scratch directory, removed with it.
+/// A scratch directory, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -106,7 +106,7 @@ fn packages(scratch: &Scratch) -> [PathBuf; 2] {
         let text = fs::read_to_string(&control).unwrap().replace("1.0.0", version);
         fs::write(&control, text).unwrap();
         let deb = scratch.0.join(format!("{version}.deb"));
-        // Emulated machines are slow to uncompress.
+        // Emulated machines decompress slowly.
         run("dpkg-deb", &[Path::new("-Znone"), Path::new("--build"), &tree, &deb]);
         deb
     })
@@ -119,7 +119,7 @@ fn step<'t>(text: &'t str, name: &str) -> &'t str {
 }
 
 #[test]
-fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
+fn the_package_works_on_a_bare_debian_from_install_to_purge() {
     let scratch = Scratch::create("dist");
     let [first, second] = packages(&scratch);
     let output = Vm::new(KernelVersion::V6_1)
@@ -143,7 +143,7 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
     let install = step(text, "install");
     assert!(install.contains("\ndirector:x:") && install.contains("\ndisabled"), "{install}");
     let units = step(text, "units");
-    assert_eq!(units.trim().lines().count(), 1, "nothing but the exposure: {units}");
+    assert_eq!(units.trim().lines().count(), 1, "only the exposure: {units}");
     let (_, exposure) = units.split_once("director.service: ").unwrap();
     let exposure: f32 = exposure.split_whitespace().next().unwrap().parse().unwrap();
     assert!(exposure <= 3.0, "{units}");
@@ -157,7 +157,7 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
     assert!(realserver.trim_end().ends_with("prog/xdp"), "{realserver}");
     let clock = step(text, "clock");
     let up = format!("{answer}\nup");
-    assert_eq!(clock.trim(), format!("{up}\n{up}\nactive\n0"), "no clock decides anything");
+    assert_eq!(clock.trim(), format!("{up}\n{up}\nactive\n0"), "wall clock changes have no effect");
     let instance = step(text, "instance");
     assert!(instance.starts_with("active\n") && instance.contains(answer), "{instance}");
     assert_eq!((instance.matches("other").count(), instance.matches("web").count()), (1, 1));
@@ -174,7 +174,7 @@ fn the_package_lives_on_a_bare_debian_from_install_to_purge() {
 }
 
 #[test]
-fn the_package_has_what_its_shells_pages_and_editors_look_for() {
+fn the_package_contains_completions_man_pages_and_the_schema() {
     let scratch = Scratch::create("dist-content");
     let package = Package { binary: binary(), version: "9.9".to_owned(), to: scratch.0.clone() };
     let deb = package.build().unwrap();
@@ -200,7 +200,7 @@ fn the_package_has_what_its_shells_pages_and_editors_look_for() {
         serde_json::from_str::<serde_json::Value>(&schema).unwrap(),
         config::schema::schema()
     );
-    // Inert: installed and started by mistake, it takes nothing.
+    // The default configuration is inert: started by mistake, it forwards nothing.
     let inert = config::load(&tree.join("etc/director/director.yaml")).unwrap().config;
     assert!(inert.services.is_empty() && inert.interfaces.is_empty());
     let conffiles = fs::read_to_string(tree.join("DEBIAN/conffiles")).unwrap();

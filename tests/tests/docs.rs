@@ -1,5 +1,5 @@
-//! The documentation says what is true: commands, reasons and configuration files in it exist and
-//! are right, and its links lead somewhere.
+//! The documentation is correct: its commands, reasons and configuration files exist and are valid,
+//! and its links resolve.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use director_common::verdict::{DropReason, PassReason, ReplyReason};
 use director_userspace::{cli::Cli, policy::config};
 
 const OPERATIONS: &str = "docs/operations.md";
-/// Files for users, who must not meet a wrong example.
+/// Files for users: every example in them must be valid.
 const FOR_USERS: [&str; 7] = [
     "README.md",
     "docs/install.md",
@@ -20,7 +20,7 @@ const FOR_USERS: [&str; 7] = [
     "docs/config.md",
     OPERATIONS,
     "docs/troubleshooting.md",
-    "docs/moving.md",
+    "docs/migrating.md",
 ];
 
 fn root() -> PathBuf {
@@ -66,7 +66,7 @@ fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn every_reason_is_explained_where_it_belongs() {
+fn every_reason_is_documented_in_its_section() {
     let text = read(OPERATIONS);
     let expect = |heading: &str, labels: Vec<&str>| {
         let section = section(&text, heading);
@@ -91,14 +91,14 @@ fn every_command_is_listed_and_every_listed_command_exists() {
         .map(ToOwned::to_owned)
         .collect();
     let cli = Cli::command();
-    let there: BTreeSet<String> =
+    let existing: BTreeSet<String> =
         cli.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    assert_eq!(listed, there);
+    assert_eq!(listed, existing);
 }
 
 /// Each `director ...` line of a shell block, parsed by the program's own parser.
 #[test]
-fn every_command_line_is_one_that_director_takes() {
+fn every_command_line_parses() {
     let mut tried = 0;
     for file in FOR_USERS {
         for (line, block) in blocks(&read(file), "sh") {
@@ -133,7 +133,7 @@ fn every_configuration_is_valid() {
     assert!(tried >= 4, "only {tried} files found");
 }
 
-/// A heading's anchor, as forges make it.
+/// A heading's anchor, as Git forges generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -153,7 +153,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_resolves() {
     let mut followed = 0;
     for file in markdown() {
         let text = fs::read_to_string(&file).unwrap();
@@ -168,8 +168,8 @@ fn every_link_leads_somewhere() {
             };
             assert!(target.exists(), "{}: {link} does not exist", file.display());
             if !place.is_empty() {
-                let there = anchors(&fs::read_to_string(&target).unwrap());
-                assert!(there.contains(place), "{}: no heading for {link}", file.display());
+                let existing = anchors(&fs::read_to_string(&target).unwrap());
+                assert!(existing.contains(place), "{}: no heading for {link}", file.display());
             }
             followed += 1;
         }
@@ -177,21 +177,21 @@ fn every_link_leads_somewhere() {
     assert!(followed > 30, "only {followed} links found");
 }
 
-/// Programs that only the measuring rig loads.
-const RIG: &[&str] = &["bench.rs", "conventional.rs", "harness.rs"];
+/// Programs loaded only by the benchmark.
+const BENCH: &[&str] = &["bench.rs", "conventional.rs", "harness.rs"];
 
-/// What ARCHITECTURE.md says is absent, as far as a search can tell.
+/// Constructs that ARCHITECTURE.md excludes, as far as a text search finds them.
 #[test]
-fn what_the_architecture_rules_out_is_absent() {
+fn constructs_excluded_by_the_architecture_are_absent() {
     let rows: [(&str, &[&str], &[&str]); 5] = [
         (
             "director-ebpf/src",
-            &[&["main.rs", "realserver.rs"], RIG].concat(),
+            &[&["main.rs", "realserver.rs"], BENCH].concat(),
             &["XDP_", "xdp_action"],
         ),
         (
             "director-ebpf/src",
-            &[&["frame.rs", "realserver.rs"], RIG].concat(),
+            &[&["frame.rs", "realserver.rs"], BENCH].concat(),
             &["data_end", "adjust_head"],
         ),
         ("director-ebpf/src", &[], &["aya_log", "bpf_printk", "spin_lock", "core::intrinsics"]),
@@ -203,7 +203,7 @@ fn what_the_architecture_rules_out_is_absent() {
         ("director-userspace/src", &["mod.rs"], &["/sys/class/net"]),
     ];
     for (directory, except, absent) in rows {
-        let mut looked_at = 0;
+        let mut checked = 0;
         for file in sources(&root().join(directory)) {
             if except.iter().any(|name| file.ends_with(name)) {
                 continue;
@@ -214,9 +214,9 @@ fn what_the_architecture_rules_out_is_absent() {
                 let found = absent.iter().find(|word| line.contains(**word));
                 assert!(found.is_none(), "{}: {line}", file.display());
             }
-            looked_at += 1;
+            checked += 1;
         }
-        assert!(looked_at > 0, "no file in {directory}");
+        assert!(checked > 0, "no file in {directory}");
     }
 }
 

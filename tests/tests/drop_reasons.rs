@@ -1,4 +1,4 @@
-//! Every verdict there is, each by a packet: a reason that nothing can cause, or that no test names,
+//! Every verdict, each caused by a packet: a reason that nothing can cause, or that has no test,
 //! fails here.
 
 use director_common::verdict::{DropReason, PassReason, ReplyReason, Verdict};
@@ -13,13 +13,14 @@ const V6: &str = "[2001:db8:1::7]:40000";
 
 /// What causes a verdict.
 enum Cause {
-    /// This packet, under this configuration; and the service that it is for.
+    /// This packet, under this configuration; and the service that matches.
     Packet(Packet, Given, Option<&'static str>),
     /// These bytes.
     Bytes(Vec<u8>),
-    /// As above, in front of whose frames the driver leaves no room.
+    /// This packet, with too little headroom in front of the frame.
     NoRoom(Packet),
-    /// Something that a simulation does not have; the file and the function of the test that does.
+    /// A condition that a simulation cannot create; the file and the function of the live test that
+    /// does.
     Elsewhere(&'static str, &'static str),
 }
 
@@ -91,12 +92,12 @@ fn every_verdict_has_a_packet() {
                 check_in(&mut director, &packet, verdict, service);
             }
             Cause::Bytes(frame) => {
-                let Verdict::Pass(reason) = verdict else { panic!("{verdict:?} wants a packet") };
+                let Verdict::Pass(reason) = verdict else { panic!("{verdict:?} needs a packet") };
                 check_passed(&frame, reason);
             }
             Cause::NoRoom(packet) => {
                 let mut director = Director::new(Given::everything());
-                // 216 bytes are there, and an IPv4 header takes 20.
+                // The headroom is 216 bytes, and an IPv4 header needs 20.
                 director.simulation.take_headroom(196);
                 check_in(&mut director, &packet, Verdict::Tx, Some("t44"));
                 director.simulation.take_headroom(200);
@@ -115,7 +116,7 @@ fn every_verdict_has_a_packet() {
     assert_eq!(caused, reasons + 2);
 }
 
-/// A frame without room in front is dropped before anything of it has changed, tagged or not.
+/// A frame without headroom is dropped unchanged, tagged or not.
 #[test]
 fn no_headroom_changes_nothing() {
     let mut director = Director::new(Given::everything());
@@ -126,11 +127,11 @@ fn no_headroom_changes_nothing() {
         let drop = Verdict::Drop(DropReason::NoHeadroom);
         let seen = check_in(&mut director, &packet, drop, Some(service));
         assert_eq!(seen.frame, packet.frame());
-        // Two tags make room for eight bytes of outer header: not enough either.
+        // Two removed tags leave eight bytes for the outer header: still not enough.
         let packet = packet.tag(0x88a8, 1).tag(0x8100, 2);
         let seen = check_in(&mut director, &packet, drop, Some(service));
         assert_eq!(seen.frame, packet.frame());
     }
-    // Direct routing takes no room.
+    // Direct routing needs no headroom.
     check_in(&mut director, &Packet::tcp(V4, "192.0.2.4:80"), Verdict::Tx, Some("d4"));
 }

@@ -1,5 +1,5 @@
-//! Health checks that need this host: echo requests, programs, marks; and what happens when the host
-//! has no more to give. Agents, too.
+//! Health checks that depend on this host: echo requests, programs, marks, and exhausted resources
+//! of the host. Agents, too.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn address() -> SocketAddr {
     "192.0.2.7:80".parse().unwrap()
 }
 
-/// The reason why a probe could not be made, which left the backend what it was.
+/// The reason why a probe could not be made; the state of the backend is unchanged.
 #[track_caller]
 fn not_made(runtime: &Runtime, probe: &Probe) -> String {
     for start in [Start::Up, Start::Down] {
@@ -49,7 +49,7 @@ fn not_made(runtime: &Runtime, probe: &Probe) -> String {
 }
 
 #[test]
-fn a_program_decides() {
+fn exec_probes_report_status_and_output() {
     let runtime = runtime();
     for (probe, wanted) in [
         (shell("exit 0"), ""),
@@ -79,13 +79,16 @@ fn a_program_decides() {
         (exec(&["/bin/true"], "root"), "\"root\" is root"),
         (exec(&["/bin/true"], "no-such-user"), "no user \"no-such-user\""),
     ] {
-        let said = not_made(&runtime, &probe);
-        assert!(said.starts_with("not probed: ") && said.contains(wanted), "{probe:?}: {said}");
+        let output = not_made(&runtime, &probe);
+        assert!(
+            output.starts_with("not probed: ") && output.contains(wanted),
+            "{probe:?}: {output}"
+        );
     }
 }
 
-/// Whether a process is there, and no zombie.
-fn lives(pid: &str) -> bool {
+/// Whether a process exists and is no zombie.
+fn is_alive(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
         .is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -109,11 +112,11 @@ fn programs_end_with_their_checker() {
         thread::sleep(Duration::from_millis(10));
     };
     fs::remove_file(&file).unwrap();
-    assert!(lives(&pid));
+    assert!(is_alive(&pid));
     drop(checker);
     let ended = Instant::now();
-    while lives(&pid) {
-        assert!(ended.elapsed() < Duration::from_secs(2), "{pid} lives");
+    while is_alive(&pid) {
+        assert!(ended.elapsed() < Duration::from_secs(2), "{pid} is alive");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -128,9 +131,9 @@ fn an_echo_request_is_answered_or_not() {
     assert_eq!(icmp("127.0.0.1"), "");
     assert_eq!(icmp("127.200.1.2"), "");
     assert_eq!(icmp("::1"), "");
-    // A documentation address: nobody answers, and somebody may say so.
-    let said = icmp("2001:db8::1");
-    assert!(!said.is_empty());
+    // A documentation address: no host answers, and a router may send an ICMP error.
+    let output = icmp("2001:db8::1");
+    assert!(!output.is_empty());
 }
 
 #[test]
@@ -184,9 +187,9 @@ fn every_kind_of_probe_can_be_marked() {
 }
 
 #[test]
-fn what_this_host_lacks_is_not_the_backends_fault() {
-    // In a process of its own: it takes all file descriptors.
-    let name = "what_this_host_lacks_is_not_the_backends_fault";
+fn exhausted_host_resources_are_no_probe_failure() {
+    // Runs in a separate process: it uses all file descriptors.
+    let name = "exhausted_host_resources_are_no_probe_failure";
     if std::env::var_os("HEALTH_ALONE").is_none() {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
@@ -203,7 +206,7 @@ fn what_this_host_lacks_is_not_the_backends_fault() {
     let good = target(often, listener.local_addr().unwrap());
     checker.set([good.clone()], [], &|_| None);
     assert!(runtime.block_on(next(&mut events)).1.up);
-    // From now on there are none.
+    // No file descriptors are available from here on.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
     nix::sys::resource::setrlimit(limit, 3, 1 << 10).unwrap();
     let health = wait_for(&checker, &good, |health| health.not_made > 2);
@@ -216,7 +219,7 @@ fn what_this_host_lacks_is_not_the_backends_fault() {
     assert!(events.try_recv().is_none(), "nothing changed");
 }
 
-/// What is known of a target, once it is as wanted: within 10 s.
+/// Waits up to 10 s until the health of a target is as wanted, and returns it.
 fn wait_for(checker: &Checker, target: &Target, wanted: impl Fn(&Health) -> bool) -> Health {
     let began = Instant::now();
     loop {
@@ -239,26 +242,26 @@ fn agent(source: AgentSource, smoothing: u8, min: u8) -> Agent {
     }
 }
 
-fn ask(agent: Agent, to: SocketAddr) -> AgentTarget {
+fn agent_target(agent: Agent, to: SocketAddr) -> AgentTarget {
     AgentTarget { agent: Arc::new(agent), address: to.ip(), port: Some(to.port()) }
 }
 
-async fn news(events: &mut Events) -> AgentReport {
+async fn agent_event(events: &mut Events) -> AgentReport {
     let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await;
-    match event.expect("an event within 5 s").expect("the checker lives") {
+    match event.expect("an event within 5 s").expect("the checker runs") {
         Event::Agent { report, .. } => report,
-        Event::Check { target, .. } => panic!("news of {target}"),
+        Event::Check { target, .. } => panic!("a check event of {target}"),
     }
 }
 
-/// An agent that says the first, the second, ... text to whom asks, then the last for ever.
-fn saying(texts: &'static [&'static str]) -> SocketAddr {
+/// An agent that sends these texts in order, one per connection, and then repeats the last.
+fn agent_sending(texts: &'static [&'static str]) -> SocketAddr {
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let to = listener.local_addr().unwrap();
-    let said = AtomicUsize::new(0);
+    let sent = AtomicUsize::new(0);
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let number = said.fetch_add(1, Ordering::Relaxed).min(texts.len() - 1);
+            let number = sent.fetch_add(1, Ordering::Relaxed).min(texts.len() - 1);
             if texts[number] == "(hangs)" {
                 thread::sleep(Duration::from_millis(400));
             } else {
@@ -270,9 +273,9 @@ fn saying(texts: &'static [&'static str]) -> SocketAddr {
 }
 
 #[test]
-fn an_agents_words_become_a_share_and_a_mode() {
+fn agent_replies_set_share_and_mode() {
     let runtime = runtime();
-    let to = saying(&[
+    let to = agent_sending(&[
         "up ready 100%\n",
         "25%\n",
         "25%\n",
@@ -283,19 +286,19 @@ fn an_agents_words_become_a_share_and_a_mode() {
     ]);
     let (mut checker, mut events) = Checker::new().unwrap();
     let source = AgentSource::Agent { port: to.port().try_into().unwrap() };
-    let target = ask(agent(source, 80, 10), to);
+    let target = agent_target(agent(source, 80, 10), to);
     checker.set([], [target.clone()], &|_| None);
     assert!(!checker.is_settled());
     let mut shares = Vec::new();
     for _ in 0..7 {
-        let report = runtime.block_on(news(&mut events));
+        let report = runtime.block_on(agent_event(&mut events));
         shares.push((report.share, report.mode, report.failed));
     }
     let silent = Some("no answer within 200ms".to_owned());
     let wanted = [
         (Some(100), AgentMode::Up, None),
         (Some(40), AgentMode::Up, None),
-        // A quarter within two intervals.
+        // The share reaches a quarter within two intervals.
         (Some(25), AgentMode::Up, None),
         (Some(25), AgentMode::Drain, None),
         (Some(25), AgentMode::Drain, silent),
@@ -308,35 +311,35 @@ fn an_agents_words_become_a_share_and_a_mode() {
 }
 
 #[test]
-fn agents_that_make_no_sense_are_said_to() {
+fn invalid_agent_replies_are_reported() {
     let runtime = runtime();
     let report = |source: AgentSource, to: SocketAddr| {
         let (mut checker, mut events) = Checker::new().unwrap();
-        checker.set([], [ask(agent(source, 80, 0), to)], &|_| None);
-        runtime.block_on(news(&mut events))
+        checker.set([], [agent_target(agent(source, 80, 0), to)], &|_| None);
+        runtime.block_on(agent_event(&mut events))
     };
     let line = |to: SocketAddr| AgentSource::Agent { port: to.port().try_into().unwrap() };
     let endless = TcpListener::bind((HERE, 0)).unwrap();
-    let babbler = endless.local_addr().unwrap();
+    let endless_agent = endless.local_addr().unwrap();
     thread::spawn(move || {
         for mut stream in endless.incoming().flatten() {
             while stream.write_all(&[b'5'; 4096]).is_ok() {}
         }
     });
-    let nobody = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap();
+    let closed_port = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap();
     for (to, wanted) in [
-        (saying(&[""]), "closed the connection without a word"),
-        (saying(&["hello\n"]), "cannot be understood: \"hello\""),
-        (babbler, "sent no end of line in 1024 bytes"),
-        (nobody, "connection refused"),
-        (saying(&["(hangs)"]), "no answer within 200ms"),
+        (agent_sending(&[""]), "closed the connection without an answer"),
+        (agent_sending(&["hello\n"]), "not an agent's answer: \"hello\""),
+        (endless_agent, "sent no end of line in 1024 bytes"),
+        (closed_port, "connection refused"),
+        (agent_sending(&["(hangs)"]), "no answer within 200ms"),
     ] {
         let report = report(line(to), to);
         assert_eq!(report.failed.as_deref(), Some(wanted));
         assert_eq!((report.share, report.mode), (None, AgentMode::Up));
     }
-    // One that does not end its line, but its connection.
-    let to = saying(&["  \r\n50% up"]);
+    // An agent that closes the connection without ending its line.
+    let to = agent_sending(&["  \r\n50% up"]);
     assert_eq!(report(line(to), to).share, Some(50));
 }
 
@@ -356,8 +359,8 @@ fn an_agent_can_be_a_header_or_a_program() {
     });
     let report = |source: AgentSource| {
         let (mut checker, mut events) = Checker::new().unwrap();
-        checker.set([], [ask(agent(source, 80, 0), to)], &|_| None);
-        runtime.block_on(news(&mut events))
+        checker.set([], [agent_target(agent(source, 80, 0), to)], &|_| None);
+        runtime.block_on(agent_event(&mut events))
     };
     let http =
         |path: &str| AgentSource::Http { port: None, path: path.into(), header: "x-load".into() };
@@ -365,7 +368,7 @@ fn an_agent_can_be_a_header_or_a_program() {
     assert_eq!((good.share, good.mode, good.failed), (Some(30), AgentMode::Drain, None));
     assert_eq!(report(http("/")).failed.as_deref(), Some("answered 200 without x-load"));
     let program = |script: &str| {
-        let Probe::Exec(probe) = shell(script) else { unreachable!("made as one") };
+        let Probe::Exec(probe) = shell(script) else { unreachable!("an exec probe") };
         report(AgentSource::Exec(probe))
     };
     let port = to.port();
@@ -375,19 +378,22 @@ fn an_agent_can_be_a_header_or_a_program() {
 }
 
 #[test]
-fn a_hundred_agents_delay_none() {
+fn a_hundred_hanging_agents_delay_no_other() {
     let runtime = runtime();
     let hanging = TcpListener::bind((HERE, 0)).unwrap();
     let to = hanging.local_addr().unwrap();
-    let good = saying(&["50%\n"]);
+    let good = agent_sending(&["50%\n"]);
     let (mut checker, mut events) = Checker::new().unwrap();
     let many = (0..100u8).map(|last| {
         let source = AgentSource::Agent { port: to.port().try_into().unwrap() };
-        AgentTarget { address: IpAddr::from([127, 0, 0, 1]), ..ask(agent(source, 80, last), to) }
+        AgentTarget {
+            address: IpAddr::from([127, 0, 0, 1]),
+            ..agent_target(agent(source, 80, last), to)
+        }
     });
     let source = AgentSource::Agent { port: good.port().try_into().unwrap() };
-    checker.set([], many.chain([ask(agent(source, 100, 0), good)]), &|_| None);
-    let reports: Vec<_> = (0..101).map(|_| runtime.block_on(news(&mut events))).collect();
+    checker.set([], many.chain([agent_target(agent(source, 100, 0), good)]), &|_| None);
+    let reports: Vec<_> = (0..101).map(|_| runtime.block_on(agent_event(&mut events))).collect();
     let answered = reports.iter().position(|report| report.share == Some(50)).expect("it answers");
     assert!(answered < 60, "after {answered} that hang");
 }

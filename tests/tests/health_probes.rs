@@ -1,5 +1,5 @@
-//! Every kind of health check against servers that are well, ill, hostile and absent: what is said
-//! of them.
+//! Every kind of health check against healthy, failing, hostile and absent servers: the reported
+//! reasons.
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,12 +17,12 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType},
 };
 
-/// A port where nobody listens.
-fn nobody() -> SocketAddr {
+/// A port without a listener.
+fn closed_port() -> SocketAddr {
     TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap()
 }
 
-/// A server that does `serve` with each connection, in a thread of its own, until the test ends.
+/// A server that runs `serve` for each connection in a separate thread until the test ends.
 fn server(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) -> SocketAddr {
     let listener = TcpListener::bind((HERE, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -52,8 +52,8 @@ fn answering(answer: &'static str) -> SocketAddr {
     })
 }
 
-/// Sends the same bytes for ever, or until nobody listens any more.
-fn babble(mut stream: TcpStream, bytes: &[u8], pause: Duration) {
+/// Sends the same bytes for 5 s, or until the peer closes.
+fn send_endlessly(mut stream: TcpStream, bytes: &[u8], pause: Duration) {
     let began = Instant::now();
     while stream.write_all(bytes).is_ok() && began.elapsed() < Duration::from_secs(5) {
         thread::sleep(pause);
@@ -72,7 +72,7 @@ fn reset(stream: TcpStream) {
         &nix::libc::linger { l_onoff: 1, l_linger: 0 },
     )
     .expect("an option");
-    // Closing it resets it now.
+    // With a linger time of 0, closing sends a RST.
     drop(stream);
 }
 
@@ -93,12 +93,12 @@ fn grpc(service: &str) -> Probe {
 }
 
 #[test]
-fn tcp_wants_a_listener() {
+fn tcp_requires_a_listener() {
     let runtime = runtime();
     let silent = TcpListener::bind((HERE, 0)).unwrap();
     assert_eq!(reason(&runtime, Probe::Tcp, silent.local_addr().unwrap()), "");
-    assert_eq!(reason(&runtime, Probe::Tcp, nobody()), "connection refused");
-    // The listener's program has not been bothered.
+    assert_eq!(reason(&runtime, Probe::Tcp, closed_port()), "connection refused");
+    // The probe leaves no connection for the application to accept.
     silent.set_nonblocking(true).unwrap();
     let accepted = silent.accept().map(|_| ()).expect_err("nothing to accept");
     assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock);
@@ -108,9 +108,9 @@ fn tcp_wants_a_listener() {
 }
 
 #[test]
-fn a_listener_whose_queue_is_full_is_no_good() {
+fn a_listener_with_a_full_queue_fails() {
     let runtime = runtime();
-    // A backlog of 0 holds one connection that nobody accepts.
+    // A backlog of 0 holds one connection that is not accepted.
     let listener = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,
         nix::sys::socket::SockType::Stream,
@@ -128,7 +128,7 @@ fn a_listener_whose_queue_is_full_is_no_good() {
 }
 
 #[test]
-fn http_wants_an_answer_with_the_right_status() {
+fn http_requires_an_expected_status() {
     let runtime = runtime();
     for (server, wanted) in [
         (answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), ""),
@@ -142,26 +142,26 @@ fn http_wants_an_answer_with_the_right_status() {
         (answering("HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n"), "answered 301, wanted 200-299"),
         (
             answering("SSH-2.0-OpenSSH_9.2\r\n"),
-            "answered what is not HTTP/1.1: invalid HTTP version parsed",
+            "the answer is not HTTP/1.1: invalid HTTP version parsed",
         ),
         (answering("HTTP/1.1 200 OK\r\nContent-Le"), "closed the connection before a whole answer"),
         (answering(""), "closed the connection before a whole answer"),
         (server(drop), "closed the connection before a whole answer"),
         (server(reset), "connection reset"),
         (server(hang), "no answer within 500ms"),
-        (nobody(), "connection refused"),
+        (closed_port(), "connection refused"),
     ] {
-        let said = reason(&runtime, http(), server);
+        let reported = reason(&runtime, http(), server);
         // A server that closes without reading its request resets the connection.
-        let reset = wanted.starts_with("closed") && said == "connection reset";
-        assert!(said == wanted || reset, "{said:?}, wanted {wanted:?}");
+        let reset = wanted.starts_with("closed") && reported == "connection reset";
+        assert!(reported == wanted || reset, "{reported:?}, wanted {wanted:?}");
     }
 }
 
 #[test]
-fn http_asks_as_it_is_told() {
+fn http_requests_are_sent_as_configured() {
     let runtime = runtime();
-    // Only the right request gets a good answer.
+    // Only the expected request gets an expected status.
     let server = server(|mut stream| {
         let head = read_head(&mut stream).to_ascii_lowercase();
         let lines = ["head /healthz?full=1 http/1.1", "host: www.example.com", "x-a: 1", "x-a: 2"];
@@ -183,8 +183,8 @@ fn http_asks_as_it_is_told() {
     };
     assert_eq!(reason(&runtime, Probe::Http(probe.clone()), server), "");
     let other = HttpProbe { path: "/".into(), ..probe };
-    let said = reason(&runtime, Probe::Http(other), server);
-    assert_eq!(said, "answered 500, wanted 200, 404, 410-419");
+    let reported = reason(&runtime, Probe::Http(other), server);
+    assert_eq!(reported, "answered 500, wanted 200, 404, 410-419");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn the_beginning_of_a_body_is_searched() {
     assert_eq!(reason(&runtime, body("ok"), cut), "closed the connection before a whole answer");
     let empty = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(reason(&runtime, body("ok"), empty), "the body is empty, and does not match \"ok\"");
-    // Bytes that are no text.
+    // A body that is not UTF-8.
     let bytes = server(|mut stream| {
         read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n\xff\xfeok\xff");
@@ -210,20 +210,23 @@ fn the_beginning_of_a_body_is_searched() {
 }
 
 #[test]
-fn servers_that_never_end_are_left() {
+fn endless_answers_are_aborted() {
     let runtime = runtime();
     let endless = server(|mut stream| {
         read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
-        babble(stream, &[b'x'; 4096], Duration::ZERO);
+        send_endlessly(stream, &[b'x'; 4096], Duration::ZERO);
     });
     assert_eq!(reason(&runtime, http(), endless), "", "its status is good");
-    let said = reason(&runtime, body("ok"), endless);
-    assert_eq!(said, "the first 64 KiB of the body does not match \"ok\"");
+    let reported = reason(&runtime, body("ok"), endless);
+    assert_eq!(reported, "the first 64 KiB of the body does not match \"ok\"");
 
-    let slow = server(|stream| babble(stream, b"H", Duration::from_millis(100)));
-    let said = reason(&runtime, http(), slow);
-    assert!(said.contains("not HTTP/1.1") || said == "no answer within 500ms", "{said}");
+    let slow = server(|stream| send_endlessly(stream, b"H", Duration::from_millis(100)));
+    let reported = reason(&runtime, http(), slow);
+    assert!(
+        reported.contains("not HTTP/1.1") || reported == "no answer within 500ms",
+        "{reported}"
+    );
     let slow = server(|mut stream| {
         read_head(&mut stream);
         for byte in b"HTTP/1.1 200 OK\r\nServer: very slow indeed\r\n\r\n" {
@@ -235,77 +238,77 @@ fn servers_that_never_end_are_left() {
     let slow = server(|mut stream| {
         read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
-        babble(stream, b"o", Duration::from_millis(100));
+        send_endlessly(stream, b"o", Duration::from_millis(100));
     });
-    assert_eq!(reason(&runtime, body("o{3}"), slow), "no whole body within 500ms");
+    assert_eq!(reason(&runtime, body("o{3}"), slow), "no complete body within 500ms");
 
     let head = server(|mut stream| {
         read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
-        babble(stream, b"X-Garbage: and more of it\r\n", Duration::ZERO);
+        send_endlessly(stream, b"X-Garbage: and more of it\r\n", Duration::ZERO);
     });
-    let said = reason(&runtime, http(), head);
-    assert_eq!(said, "answered with a head that is too long");
+    let reported = reason(&runtime, http(), head);
+    assert_eq!(reported, "answered with a head that is too long");
     let informed = server(|mut stream| {
         read_head(&mut stream);
-        babble(stream, b"HTTP/1.1 100 Continue\r\n\r\n", Duration::ZERO);
+        send_endlessly(stream, b"HTTP/1.1 100 Continue\r\n\r\n", Duration::ZERO);
     });
     assert_eq!(reason(&runtime, http(), informed), "sent more than 256 KiB");
-    // One that talks first, as mail servers do.
+    // A server that sends first, as mail servers do.
     let mail = server(|mut stream| {
         let _ = stream.write_all(b"220 mail.example.com ESMTP\r\n");
         hang(stream);
     });
-    let said = reason(&runtime, http(), mail);
-    assert!(said.contains("not HTTP/1.1"), "{said}");
+    let reported = reason(&runtime, http(), mail);
+    assert!(reported.contains("not HTTP/1.1"), "{reported}");
     for probe in [http(), http2(), grpc("")] {
-        let garbage = server(|stream| babble(stream, &[0; 4096], Duration::ZERO));
-        let said = reason(&runtime, probe.clone(), garbage);
+        let garbage = server(|stream| send_endlessly(stream, &[0; 4096], Duration::ZERO));
+        let reported = reason(&runtime, probe.clone(), garbage);
         let protocol = if matches!(probe, Probe::Http(ref http) if http.version == HttpVersion::Http1)
         {
             "HTTP/1.1"
         } else {
             "HTTP/2"
         };
-        let broken = said == "connection reset" || said == "connection closed";
-        assert!(broken || said.contains(protocol), "{said}");
+        let broken = reported == "connection reset" || reported == "connection closed";
+        assert!(broken || reported.contains(protocol), "{reported}");
     }
 }
 
 #[test]
-fn http2_wants_http2() {
+fn http2_requires_http2() {
     let runtime = runtime();
     let http1 = answering("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
     for probe in [http2(), grpc("")] {
-        let said = reason(&runtime, probe.clone(), http1);
-        let broken = said == "connection reset" || said == "connection closed";
-        assert!(broken || said.contains("HTTP/2"), "{said}");
+        let reported = reason(&runtime, probe.clone(), http1);
+        let broken = reported == "connection reset" || reported == "connection closed";
+        assert!(broken || reported.contains("HTTP/2"), "{reported}");
         assert_eq!(reason(&runtime, probe.clone(), server(hang)), "no answer within 500ms");
-        assert_eq!(reason(&runtime, probe, nobody()), "connection refused");
+        assert_eq!(reason(&runtime, probe, closed_port()), "connection refused");
     }
 }
 
 #[test]
-fn tls_wants_tls() {
+fn tls_requires_tls() {
     let runtime = runtime();
     let https = || Probe::Https(get());
     let plain = answering("HTTP/1.1 400 Bad Request\r\n\r\n");
-    // It waits for the end of a head that TLS does not send.
+    // The server waits for the end of an HTTP head, which TLS does not send.
     assert_eq!(reason(&runtime, https(), plain), "no TLS handshake within 500ms");
     let mail = server(|mut stream| {
         let _ = stream.write_all(b"220 mail.example.com ESMTP\r\n");
         hang(stream);
     });
-    assert_eq!(reason(&runtime, https(), mail), "answered what is not TLS");
+    assert_eq!(reason(&runtime, https(), mail), "the answer is not TLS");
     let closing = server(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
     });
     assert_eq!(reason(&runtime, https(), closing), "closed the connection in the TLS handshake");
     assert_eq!(reason(&runtime, https(), server(hang)), "no TLS handshake within 500ms");
-    assert_eq!(reason(&runtime, https(), nobody()), "connection refused");
+    assert_eq!(reason(&runtime, https(), closed_port()), "connection refused");
 }
 
-/// A server of datagrams: `serve` makes answers of each.
+/// A UDP server: `serve` returns the answers to each datagram.
 fn responder(serve: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind((HERE, 0)).unwrap();
     let address = socket.local_addr().unwrap();
@@ -325,14 +328,14 @@ fn unbound() -> SocketAddr {
 }
 
 #[test]
-fn udp_wants_no_error_and_maybe_an_answer() {
+fn udp_requires_no_error_and_optionally_an_answer() {
     let runtime = runtime();
     let probe = |send: &str, expect: Option<&str>| {
         Probe::Udp(UdpProbe { send: send.into(), expect: expect.map(Into::into) })
     };
     let silent = responder(|_| Vec::new());
     let echo = responder(|bytes| vec![[b"you said ", bytes].concat()]);
-    let refused = "port unreachable: nobody listens";
+    let refused = "port unreachable: no listener";
     for (server, probe, wanted) in [
         (silent, probe("ping", None), ""),
         (silent, probe("", None), ""),
@@ -351,14 +354,14 @@ fn udp_wants_no_error_and_maybe_an_answer() {
     ] {
         assert_eq!(reason(&runtime, probe, server), wanted);
     }
-    // Silence has no latency; an answer has.
+    // A latency is reported only with an answer.
     let health = runtime.block_on(once(&target(check(probe("ping", None)), silent)));
     assert_eq!((health.up, health.latency), (true, None));
     let health = runtime.block_on(once(&target(check(probe("ping", None)), echo)));
     assert!(health.up && health.latency.unwrap() < Duration::from_millis(100), "{health:?}");
 }
 
-/// A name server that makes something of each right answer.
+/// A name server that applies `change` to each correct answer.
 fn name_server(change: impl Fn(&mut Message) + Send + 'static) -> SocketAddr {
     responder(move |bytes| {
         let mut message = Message::from_vec(bytes).expect("a question");
@@ -375,7 +378,7 @@ fn name_server(change: impl Fn(&mut Message) + Send + 'static) -> SocketAddr {
 }
 
 #[test]
-fn dns_wants_the_answer_to_its_question() {
+fn dns_requires_the_answer_to_its_question() {
     let runtime = runtime();
     let probe = |record: &str, answer| {
         Probe::Dns(DnsProbe { name: "www.example.com".into(), record: record.into(), answer })
@@ -389,7 +392,7 @@ fn dns_wants_the_answer_to_its_question() {
     let forged = name_server(|message| {
         message.set_id(message.id() ^ 1);
     });
-    let of_another = name_server(|message| {
+    let wrong_question = name_server(|message| {
         message.queries_mut()[0].set_name(Name::from_ascii("example.org.").unwrap());
     });
     let refusing = name_server(|message| {
@@ -401,8 +404,8 @@ fn dns_wants_the_answer_to_its_question() {
         message.set_truncated(true);
     });
     let garbage = responder(|_| vec![vec![0xff; 100], Vec::new()]);
-    let parrot = responder(|bytes| vec![bytes.to_vec()]);
-    let babbler = responder(|_| vec![vec![0; 12]; 200]);
+    let echoing = responder(|bytes| vec![bytes.to_vec()]);
+    let flooding = responder(|_| vec![vec![0; 12]; 200]);
     let late = responder(|bytes| {
         let mut message = Message::from_vec(bytes).unwrap();
         message.set_message_type(MessageType::Response);
@@ -421,11 +424,11 @@ fn dns_wants_the_answer_to_its_question() {
         (refusing, probe("A", false), "answered REFUSED, wanted NOERROR"),
         (late, probe("A", false), ""),
         (forged, probe("A", false), silence),
-        (of_another, probe("A", false), silence),
+        (wrong_question, probe("A", false), silence),
         (garbage, probe("A", false), silence),
-        (parrot, probe("A", false), silence),
-        (babbler, probe("A", false), "sends what is no answer to the question"),
-        (unbound(), probe("A", false), "port unreachable: nobody listens"),
+        (echoing, probe("A", false), silence),
+        (flooding, probe("A", false), "sent only datagrams that do not answer the question"),
+        (unbound(), probe("A", false), "port unreachable: no listener"),
     ] {
         assert_eq!(reason(&runtime, probe, server), wanted);
     }

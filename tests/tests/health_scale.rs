@@ -1,4 +1,4 @@
-//! Thousands of health checks at once: what they cost, and that those which hang delay no other.
+//! Thousands of health checks at once: their cost, and that hanging ones delay no other.
 
 use std::{
     fs,
@@ -24,21 +24,21 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-/// Processor time is that of the whole process: one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Processor time is that of the whole process, so one test runs at a time.
+static SERIAL: Mutex<()> = Mutex::new(());
 const BACKENDS: u32 = 2000;
 const ANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
-/// The `number`th backend of a group, each with an address of its own on loopback.
+/// The `number`th backend of a group, each with its own loopback address.
 fn backend(group: u8, number: u32, port: u16) -> SocketAddr {
     let [.., high, low] = number.to_be_bytes();
     SocketAddr::new([127, group, high, low].into(), port)
 }
 
-/// Listens on every address, and does `serve` with each connection.
+/// Listens on every address, and runs `serve` for each connection.
 fn listen_everywhere(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind((ANY, 0)).unwrap();
-    // Many backends in one have many to welcome.
+    // One listener serves all backends and needs a large backlog.
     listen(&listener, Backlog::new(4096).unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || listener.incoming().flatten().for_each(serve));
@@ -52,14 +52,14 @@ fn processor_time() -> Duration {
     Duration::from_micros(micros.try_into().unwrap())
 }
 
-/// Memory of this process that is in use. Bytes.
+/// Resident memory of this process, bytes.
 fn resident() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap() as u64
 }
 
-/// Connections in TIME_WAIT that have to do with a port.
+/// Connections in TIME_WAIT with this local or remote port.
 fn time_wait(port: u16) -> usize {
     let port = format!(":{port:04X}");
     let is_it = |line: &&str| {
@@ -72,7 +72,7 @@ fn time_wait(port: u16) -> usize {
 
 #[test]
 fn two_thousand_backends_every_second_cost_little() {
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let port = listen_everywhere(drop);
     let every_second = HealthCheck {
         interval: Duration::from_secs(1),
@@ -89,7 +89,7 @@ fn two_thousand_backends_every_second_cost_little() {
     let began = Instant::now();
     checker.set(targets.iter().cloned(), [], &|_| None);
     while !checker.is_settled() {
-        assert!(began.elapsed() < Duration::from_secs(30), "{} wait", checker.unsettled());
+        assert!(began.elapsed() < Duration::from_secs(30), "{} unsettled", checker.unsettled());
         thread::sleep(Duration::from_millis(20));
     }
     println!("first round: {:?}", began.elapsed());
@@ -101,7 +101,7 @@ fn two_thousand_backends_every_second_cost_little() {
     let (made, used, at) = (probes(), processor_time(), Instant::now());
     thread::sleep(Duration::from_secs(10));
     let (made, used, took) = (probes() - made, processor_time() - used, at.elapsed());
-    // As if all had been made: on a host that is short of processor time some are not.
+    // Scaled to all due probes: a host short of processor time does not make all of them.
     let cores = used.as_secs_f64() / made as f64 * f64::from(BACKENDS);
     let grown = resident().saturating_sub(memory);
     let left = time_wait(port);
@@ -120,7 +120,8 @@ fn two_thousand_backends_every_second_cost_little() {
     assert!(events.try_recv().is_none(), "nothing changed");
 }
 
-/// A listener whose queue is full: it answers no SYN. What fills the queue must be kept.
+/// A listener with a full queue, which answers no SYN. The returned connection fills the queue and
+/// must be kept.
 fn blackhole() -> (TcpListener, TcpStream) {
     let listener =
         socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -132,20 +133,20 @@ fn blackhole() -> (TcpListener, TcpStream) {
 }
 
 #[test]
-fn five_hundred_that_hang_delay_no_other() {
+fn five_hundred_hanging_checks_delay_no_other() {
     const INTERVAL: Duration = Duration::from_millis(200);
     const SECONDS: u64 = 5;
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let well = listen_everywhere(|mut stream| {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let healthy = listen_everywhere(|mut stream| {
         thread::spawn(move || {
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         });
     });
-    let (held, hold) = std::sync::mpsc::channel();
-    let mute = listen_everywhere(move |stream| drop(held.send(stream)));
+    let (sender, kept) = std::sync::mpsc::channel();
+    let silent = listen_everywhere(move |stream| drop(sender.send(stream)));
     let (blackhole, _first) = blackhole();
-    let black = blackhole.local_addr().unwrap().port();
+    let full = blackhole.local_addr().unwrap().port();
     let slow = HealthCheck {
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(2),
@@ -153,13 +154,13 @@ fn five_hundred_that_hang_delay_no_other() {
     };
     let quick = HealthCheck { interval: INTERVAL, timeout: INTERVAL, fall: 3, ..slow.clone() };
     let hanging = (0..250u32)
-        .flat_map(|n| [backend(2, n, mute), backend(3, n, black)])
+        .flat_map(|n| [backend(2, n, silent), backend(3, n, full)])
         .map(|to| target(slow.clone(), to));
     let others: Vec<Target> =
-        (0..100).map(|n| target(quick.clone(), backend(4, n, well))).collect();
+        (0..100).map(|n| target(quick.clone(), backend(4, n, healthy))).collect();
     let (mut checker, mut events) = Checker::new().unwrap();
     checker.set(hanging.chain(others.iter().cloned()), [], &|_| None);
-    // All that hang do by now.
+    // All hanging checks are waiting by now.
     thread::sleep(Duration::from_secs(2));
     let probes = |target: &Target| checker.health(target).unwrap().probes;
     let before: Vec<u64> = others.iter().map(probes).collect();
@@ -170,24 +171,24 @@ fn five_hundred_that_hang_delay_no_other() {
     let (least, most) = (made.iter().min().unwrap(), made.iter().max().unwrap());
     let slowest = others.iter().filter_map(|one| checker.health(one).unwrap().latency).max();
     println!("{due} probes were due of each: {least} to {most} made; slowest answer {slowest:?}");
-    // One that was delayed by a single one of those that hang would miss ten in a row.
+    // A check delayed by a single hanging one would miss ten probes in a row.
     assert!(*least >= due * 3 / 4 && *most <= due + 2, "{least} to {most} probes, {due} were due");
     for other in &others {
         let health = checker.health(other).unwrap();
         assert!(health.up && health.failures * 10 < health.probes, "{other}: {health:?}");
     }
-    // And those that hang are known to.
+    // The hanging checks are reported as failed.
     let mut reasons = [0, 0];
     while let Some(Event::Check { target, health }) = events.try_recv() {
         if health.up {
-            assert_eq!(target.port, Some(well));
+            assert_eq!(target.port, Some(healthy));
             continue;
         }
-        let is_black = target.port == Some(black);
-        let wanted = if is_black { "no connection within 2s" } else { "no answer within 2s" };
+        let is_full = target.port == Some(full);
+        let wanted = if is_full { "no connection within 2s" } else { "no answer within 2s" };
         assert_eq!(health.reason, wanted, "{target}");
-        reasons[usize::from(is_black)] += 1;
+        reasons[usize::from(is_full)] += 1;
     }
     assert_eq!(reasons, [250, 250]);
-    drop(hold);
+    drop(kept);
 }

@@ -25,7 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_rustls::TlsAcceptor;
 
-/// The next protocol that a TLS server speaks; `None` for one that does not care.
+/// A TLS server with this ALPN protocol; `None`: without ALPN.
 fn tls_server(runtime: &Runtime, identity: &Identity, alpn: Option<&'static [u8]>) -> SocketAddr {
     let mut config = identity.server();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
@@ -37,7 +37,7 @@ fn tls_server(runtime: &Runtime, identity: &Identity, alpn: Option<&'static [u8]
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let name = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
+                let name = stream.get_ref().1.server_name().unwrap_or("none").to_owned();
                 let serve = service_fn(move |request| answer_with_name(request, name.clone()));
                 if alpn == Some(b"h2") {
                     let http = http2::Builder::new(TokioExecutor::new());
@@ -52,7 +52,7 @@ fn tls_server(runtime: &Runtime, identity: &Identity, alpn: Option<&'static [u8]
     address
 }
 
-/// Says which name the client asked TLS for, and HTTP for.
+/// Replies with the server name of the client's TLS handshake and of its HTTP request.
 async fn answer_with_name(
     request: Request<Incoming>,
     name: String,
@@ -68,8 +68,8 @@ fn https(name: Option<&str>, verify: bool) -> HttpProbe {
 }
 
 #[test]
-fn certificates_are_looked_at() {
-    let (ours, stranger) = (Authority::new("ours"), Authority::new("strange"));
+fn certificates_are_verified() {
+    let (ours, unknown) = (Authority::new("ours"), Authority::new("strange"));
     let directory = Directory::new("tls");
     let roots = directory.0.join("roots.pem");
     fs::write(&roots, ours.pem()).unwrap();
@@ -80,7 +80,7 @@ fn certificates_are_looked_at() {
     let good = ours.sign(&["www.example.com", "127.0.0.1"], 2099);
     let good = tls_server(&runtime, &good, None);
     let expired = tls_server(&runtime, &ours.sign(&["www.example.com"], 2024), None);
-    let strange = tls_server(&runtime, &stranger.sign(&["www.example.com"], 2099), None);
+    let strange = tls_server(&runtime, &unknown.sign(&["www.example.com"], 2099), None);
     let www = Some("www.example.com");
     for (server, probe, wanted) in [
         (good, https(www, true), ""),
@@ -90,7 +90,7 @@ fn certificates_are_looked_at() {
         (good, https(Some("example.org"), true), "the certificate is not for example.org"),
         (good, HttpProbe { sni: www.map(Into::into), ..https(Some("example.org"), true) }, ""),
         (expired, https(www, true), "the certificate has expired"),
-        (strange, https(www, true), "the certificate is signed by nobody whom this host trusts"),
+        (strange, https(www, true), "the certificate's issuer is not trusted by this host"),
         (good, https(Some("example.org"), false), ""),
         (expired, https(None, false), ""),
         (strange, https(None, false), ""),
@@ -101,8 +101,8 @@ fn certificates_are_looked_at() {
     for (host, sni, wanted) in [
         (www, None, "tls=www.example.com host=www.example.com"),
         (www, Some("sni.example.com"), "tls=sni.example.com host=www.example.com"),
-        (None, None, "tls=nobody host=127.0.0.1"),
-        (Some("192.0.2.1"), None, "tls=nobody host=192.0.2.1"),
+        (None, None, "tls=none host=127.0.0.1"),
+        (Some("192.0.2.1"), None, "tls=none host=192.0.2.1"),
     ] {
         let probe = HttpProbe {
             sni: sni.map(Into::into),
@@ -127,7 +127,7 @@ fn http2_is_chosen_by_alpn() {
     let server = tls_server(&runtime, &identity, None);
     assert_eq!(
         reason(&runtime, Probe::Https(probe.clone()), server),
-        "speaks no HTTP/2 over TLS (it did not choose h2 by ALPN)"
+        "does not support HTTP/2 over TLS (ALPN did not select h2)"
     );
     let server = tls_server(&runtime, &identity, Some(b"http/1.1"));
     assert_eq!(
@@ -136,18 +136,18 @@ fn http2_is_chosen_by_alpn() {
     );
 }
 
-/// What a gRPC server does with a call.
+/// How a gRPC server answers a call.
 #[derive(Clone, Copy)]
 enum Grpc {
-    /// As the protocol says: "" and "web" are SERVING, "old" is NOT_SERVING, others are unknown.
+    /// By the protocol: "" and "web" are SERVING, "old" is NOT_SERVING, others are unknown.
     Health,
     /// Has no health service.
     Other,
-    /// Answers pages.
+    /// Answers HTML pages.
     Web,
     /// Sends this message, and status 0.
     Message(&'static [u8]),
-    /// A message without end.
+    /// An endless message.
     Endless,
     /// No trailers.
     Cut,
@@ -214,35 +214,35 @@ fn grpc_server(runtime: &Runtime, kind: Grpc) -> SocketAddr {
 }
 
 #[test]
-fn grpc_wants_serving() {
+fn grpc_requires_serving() {
     let runtime = runtime();
     let health = grpc_server(&runtime, Grpc::Health);
     let serving = &[0, 0, 0, 0, 2, 8, 1];
     for (server, service, wanted) in [
         (health, "", ""),
         (health, "web", ""),
-        (health, "old", "says NOT_SERVING, wanted SERVING"),
-        (health, "new", "its health service does not know \"new\""),
+        (health, "old", "reports NOT_SERVING, wanted SERVING"),
+        (health, "new", "its health service has no service \"new\""),
         (
             grpc_server(&runtime, Grpc::Other),
             "",
-            "gRPC status 12 UNIMPLEMENTED: it has no health service unknown method",
+            "gRPC status 12 UNIMPLEMENTED: no health service unknown method",
         ),
-        (grpc_server(&runtime, Grpc::Web), "", "answered what is not gRPC"),
+        (grpc_server(&runtime, Grpc::Web), "", "the answer is not gRPC"),
         (grpc_server(&runtime, Grpc::Message(serving)), "web", ""),
         (
             grpc_server(&runtime, Grpc::Message(&[0, 0, 0, 0, 0])),
             "",
-            "says UNKNOWN, wanted SERVING",
+            "reports UNKNOWN, wanted SERVING",
         ),
-        (grpc_server(&runtime, Grpc::Message(b"hello")), "", "answered what is no health report"),
-        (grpc_server(&runtime, Grpc::Endless), "", "answered what is no health report: too long"),
+        (grpc_server(&runtime, Grpc::Message(b"hello")), "", "the answer is not a health report"),
+        (grpc_server(&runtime, Grpc::Endless), "", "the answer is not a health report: too long"),
         (grpc_server(&runtime, Grpc::Cut), "", "answered without a gRPC status"),
     ] {
         let probe = Probe::Grpc(GrpcProbe { service: service.into() });
         assert_eq!(reason(&runtime, probe, server), wanted);
     }
-    // Its HTTP/2 without TLS is good for a plain check, too.
+    // Its HTTP/2 without TLS also passes a plain check.
     let probe = HttpProbe {
         version: HttpVersion::Http2,
         path: "/grpc.health.v1.Health/Check".into(),
@@ -258,7 +258,7 @@ fn grpc_wants_serving() {
     assert_eq!(reason(&runtime, Probe::Http(probe), health), "");
 }
 
-/// A directory of this test's, removed with the value.
+/// A temporary directory, removed when dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -276,7 +276,7 @@ impl Drop for Directory {
     }
 }
 
-/// nginx, ended with the value.
+/// nginx, killed when dropped.
 struct Nginx(Child);
 
 impl Drop for Nginx {
@@ -291,7 +291,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn nginx_is_healthy_and_does_not_mind() {
+fn nginx_is_healthy_and_logs_no_error() {
     let runtime = runtime();
     let directory = Directory::new("nginx");
     let identity = Authority::new("ours").sign(&["www.example.com"], 2099);
@@ -323,14 +323,14 @@ fn nginx_is_healthy_and_does_not_mind() {
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("nginx is there: `cargo xtask setup`");
+        .expect("nginx is installed: `cargo xtask setup`");
     let _nginx = Nginx(child);
     let began = Instant::now();
     while TcpStream::connect((HERE, tls)).is_err() {
         assert!(began.elapsed() < Duration::from_secs(5), "nginx does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }
-    // It notes the connections made just now.
+    // nginx logs the connections just made.
     std::thread::sleep(Duration::from_millis(200));
     let errors_before = fs::read_to_string(directory.0.join("error.log")).unwrap().len();
     let probe = |path: &str, version, body: Option<&str>| HttpProbe {
@@ -347,22 +347,22 @@ fn nginx_is_healthy_and_does_not_mind() {
         (tls, true, http1, "HTTP/1.1"),
         (tls, true, http2, "HTTP/2.0"),
     ] {
-        let ask = |probe: HttpProbe| match https {
+        let wrap = |probe: HttpProbe| match https {
             true => Probe::Https(probe),
             false => Probe::Http(probe),
         };
         let body = format!("^{protocol} fine$");
-        assert_eq!(reason(&runtime, ask(probe("/healthz", version, Some(&body))), server), "");
-        assert_eq!(reason(&runtime, ask(probe("/healthz", version, None)), server), "");
-        let busy = reason(&runtime, ask(probe("/busy", version, None)), server);
+        assert_eq!(reason(&runtime, wrap(probe("/healthz", version, Some(&body))), server), "");
+        assert_eq!(reason(&runtime, wrap(probe("/healthz", version, None)), server), "");
+        let busy = reason(&runtime, wrap(probe("/busy", version, None)), server);
         assert_eq!(busy, "answered 503, wanted 200-299");
     }
-    // What was asked was asked once, and nothing was complained about: not even at level "info".
+    // Each request was sent once, and nginx logged no error, not even at level "info".
     let log = fs::read_to_string(directory.0.join("access.log")).unwrap();
     assert_eq!(log.matches("/healthz").count(), 6, "{log}");
     assert_eq!(log.lines().count(), 9, "{log}");
     let errors = fs::read_to_string(directory.0.join("error.log")).unwrap();
-    let complaints: Vec<_> =
+    let client_errors: Vec<_> =
         errors[errors_before..].lines().filter(|line| line.contains("client")).collect();
-    assert!(complaints.is_empty(), "{errors}");
+    assert!(client_errors.is_empty(), "{errors}");
 }

@@ -1,9 +1,9 @@
-//! `director import` and `director export`: what is carried over, what is not, and that it forwards
-//! as the source says.
+//! `director import` and `director export`: what is carried over, what is not, and that the result
+//! forwards like the source.
 //!
-//! A fixture is a file under `import/`, and beside it `NAME.expected`: the services that come out,
-//! then what was not carried over. `DIRECTOR_WRITE_EXPECTED=1` writes these files, to be read by
-//! somebody who knows what is right.
+//! A fixture is a file under `import/`, and beside it `NAME.expected`: the resulting services, then
+//! what was not carried over. `DIRECTOR_WRITE_EXPECTED=1` writes these files, which must then be
+//! reviewed.
 
 #[path = "import/fixture.rs"]
 mod fixture;
@@ -23,7 +23,7 @@ use director_userspace::policy::config;
 use self::fixture::{Fixture, summary};
 
 #[test]
-fn every_fixture_comes_out_as_it_should() {
+fn every_fixture_imports_as_expected() {
     let all = Fixture::all();
     assert!(all.len() >= 30, "{} fixtures", all.len());
     let mut wrong = Vec::new();
@@ -41,9 +41,9 @@ fn every_fixture_comes_out_as_it_should() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The counts add up, and a comment is what stands for each service that was left out.
+/// The counts add up, and each service that was left out appears as a comment.
 #[test]
-fn nothing_gets_lost() {
+fn every_service_is_accounted_for() {
     for fixture in Fixture::all() {
         let imported = fixture.import();
         let config = config::parse("import", &imported.yaml).expect("valid").config;
@@ -58,9 +58,9 @@ fn nothing_gets_lost() {
     }
 }
 
-/// What was commented out is a service again without the signs, but for what is not there yet.
+/// A commented-out service is valid without the comment signs, except for unsupported keys.
 #[test]
-fn comments_are_configuration() {
+fn commented_services_are_valid_when_uncommented() {
     let fixture = Fixture::named("ipvsadm/save-persistent.rules");
     let yaml = fixture.import().yaml;
     let lines = yaml.lines().filter(|line| !line.starts_with("services:"));
@@ -75,7 +75,7 @@ fn comments_are_configuration() {
 }
 
 #[test]
-fn lossy_carries_what_clients_notice() {
+fn lossy_carries_services_with_noticeable_differences() {
     let fixture = Fixture::named("ipvsadm/save-persistent.rules");
     let imported = fixture.import_with(true);
     assert_eq!(imported.report.carried, 3, "{}", imported.yaml);

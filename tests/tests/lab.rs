@@ -1,4 +1,4 @@
-//! The lab: built fast, connected, and gone without a trace.
+//! The lab: built fast, connected, and removed completely.
 
 use std::{
     fs,
@@ -26,8 +26,8 @@ fn builder(test: &str) -> Builder {
     Lab::builder().name(&name(test))
 }
 
-/// Whether somebody at the address answers, be it with a refusal: ARP or neighbour discovery and
-/// both ways work.
+/// Whether a host answers at the address, even with a refusal: ARP or neighbour discovery and both
+/// directions work.
 fn reaches(node: &Node, address: IpAddr) -> bool {
     let target = SocketAddr::new(address, 9);
     match node.run(|| TcpStream::connect_timeout(&target, TIMEOUT)).expect("enters") {
@@ -37,7 +37,7 @@ fn reaches(node: &Node, address: IpAddr) -> bool {
 }
 
 fn get(node: &Node, address: SocketAddr) -> String {
-    let ask = || -> std::io::Result<String> {
+    let request = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")?;
@@ -45,11 +45,11 @@ fn get(node: &Node, address: SocketAddr) -> String {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    node.run(ask).expect("enters").unwrap_or_else(|error| panic!("{address}: {error}"))
+    node.run(request).expect("enters").unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
-/// Everything on this host whose name shows that it is of this lab.
-fn traces(lab: &str) -> Vec<String> {
+/// All objects on this host whose name contains that of the lab.
+fn leftovers(lab: &str) -> Vec<String> {
     let mut found: Vec<String> = NetNs::names().expect("listed");
     for directory in ["/run/director", "/sys/fs/bpf"] {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -62,11 +62,11 @@ fn traces(lab: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_built_in_lab_is_up_in_no_time_and_connected() {
+async fn the_built_in_lab_is_up_fast_and_connected() {
     let began = Instant::now();
     let lab = builder("up").clients(2).build().await.expect("a lab");
     let took = began.elapsed();
-    // A quiet host takes a fifth of a second; tests run beside each other.
+    // An idle host takes 0.2 s; tests run in parallel.
     assert!(took < Duration::from_secs(5), "{took:?}");
 
     let names: Vec<_> = lab.nodes().iter().map(Node::name).collect();
@@ -84,7 +84,7 @@ async fn the_built_in_lab_is_up_in_no_time_and_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_director_alone_answers_for_the_vips() {
+async fn only_the_director_answers_for_the_vips() {
     let lab = builder("arp").build().await.expect("a lab");
     let client = lab.node("client1").expect("exists");
     let director = lab.node("director").expect("exists");
@@ -94,9 +94,9 @@ async fn the_director_alone_answers_for_the_vips() {
     let eth0 = here.link_by_name("eth0").await.expect("eth0").index;
     for vip in VIPS {
         let vip: IpAddr = vip.parse().expect(vip);
-        // Asked three times anew: a backend that answered too would win sooner or later.
+        // Resolved three times: a backend that also answered would win eventually.
         for _ in 0..3 {
-            here.forget_neighbour(eth0, vip).await.expect("forgotten");
+            here.remove_neighbour(eth0, vip).await.expect("removed");
             assert!(reaches(client, vip), "{vip}");
             let all = here.neighbours().await.expect("listed");
             let neighbour = all.iter().find(|n| n.ip == vip).expect("resolved");
@@ -106,7 +106,7 @@ async fn the_director_alone_answers_for_the_vips() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backends_serve_their_vips_and_say_who_they_are() {
+async fn backends_serve_their_vips_and_return_their_names() {
     let lab = builder("http").build().await.expect("a lab");
     let servers: Vec<_> =
         ["b1", "b2", "b3"].map(|node| lab.serve_http(node).expect("serves")).into();
@@ -122,7 +122,7 @@ async fn backends_serve_their_vips_and_say_who_they_are() {
     let pids: Vec<_> = servers.iter().map(HttpServer::pid).collect();
     drop(servers);
     for pid in pids {
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is alive");
     }
 }
 
@@ -133,10 +133,10 @@ async fn full_size_packets_and_their_tunnels_fit() {
         let netlink = Netlink::connect_in(lab.node(node).expect("exists").netns()).expect("in");
         assert_eq!(netlink.link_by_name("eth0").await.expect("eth0").mtu, mtu, "{node}");
     }
-    // What XDP on veth needs (see wiring.rs).
+    // The requirements of XDP on veth (see wiring.rs).
     let switch = Netlink::connect_in(lab.node("switch").expect("exists").netns()).expect("in");
     let port = switch.link_by_name("director").await.expect("a port");
-    assert!(port.xdp.is_some(), "XDP_TX of the director would vanish");
+    assert!(port.xdp.is_some(), "frames of the director's XDP_TX would be lost");
     let client = Netlink::connect_in(lab.node("client1").expect("exists").netns()).expect("in");
     for (netlink, interface) in [(&client, "eth0"), (&switch, "director"), (&switch, "b1")] {
         let features = netlink.features(interface).expect("listed");
@@ -149,36 +149,36 @@ async fn full_size_packets_and_their_tunnels_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lab_goes_without_a_trace_and_takes_its_processes_along() {
+async fn a_dropped_lab_leaves_nothing_and_ends_its_processes() {
     let lab = builder("drop").build().await.expect("a lab");
     let name = lab.name().to_owned();
     let _server = lab.serve_http("b1").expect("serves");
     let mut sleep = Command::new("sleep");
     sleep.arg("1000");
     let mut child = lab.node("client1").expect("exists").spawn(sleep).expect("runs");
-    assert!(!traces(&name).is_empty());
+    assert!(!leftovers(&name).is_empty());
     drop(lab);
     let status = child.wait().expect("ended");
     assert_eq!(status.signal(), Some(15), "{status:?}");
     drop(_server);
-    assert_eq!(traces(&name), Vec::<String>::new());
+    assert_eq!(leftovers(&name), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_lab_of_a_name_at_a_time() {
+async fn only_one_lab_of_a_name_exists_at_a_time() {
     let lab = builder("twice").build().await.expect("a lab");
     let again = builder("twice").build().await;
     assert!(matches!(again, Err(LabError::Exists { creator: Some(_), .. })), "{again:?}");
     assert!(reaches(lab.node("client1").expect("exists"), "198.18.0.1".parse().expect("ok")));
     let taken = Lab::remove(lab.name(), false);
-    assert!(matches!(taken, Err(LabError::Exists { .. })), "in use by a living process");
+    assert!(matches!(taken, Err(LabError::Exists { .. })), "in use by a running process");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lab_left_for_others_can_be_opened_used_and_removed() {
+async fn a_persistent_lab_can_be_opened_used_and_removed() {
     let mut lab = builder("persist").build().await.expect("a lab");
     let name = lab.name().to_owned();
-    lab.persist().expect("on record");
+    lab.persist().expect("recorded");
     drop(lab);
     let opened = Lab::open(&name).expect("still there");
     assert!(Lab::names().expect("listed").contains(&name));
@@ -189,16 +189,16 @@ async fn a_lab_left_for_others_can_be_opened_used_and_removed() {
     let again = builder("persist").build().await;
     assert!(matches!(again, Err(LabError::Exists { creator: None, .. })), "{again:?}");
     Lab::remove(&name, false).expect("removed");
-    assert_eq!(traces(&name), Vec::<String>::new());
+    assert_eq!(leftovers(&name), Vec::<String>::new());
     assert!(matches!(Lab::open(&name), Err(LabError::NoSuchLab { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_left_behind_makes_way() {
+async fn leftovers_of_a_killed_process_are_removed() {
     let lab = builder("crash").build().await.expect("a lab");
     let name = lab.name().to_owned();
-    // As if its creator had been killed halfway: one that started at another time, some
-    // namespaces gone, a pinned program left.
+    // Simulates a creator that was killed midway: another start time, some namespaces gone, a
+    // pinned program left.
     std::mem::forget(lab);
     let path = format!("/run/director/lab-{name}.json");
     let mut record: serde_json::Value =
@@ -206,11 +206,11 @@ async fn what_a_killed_process_left_behind_makes_way() {
     record["creator"]["started"] = 1.into();
     fs::write(&path, record.to_string()).expect("writable");
     NetNs::delete(&format!("{name}-b3")).expect("deleted");
-    assert!(traces(&name).iter().any(|trace| trace.starts_with("/sys/fs/bpf/")));
+    assert!(leftovers(&name).iter().any(|trace| trace.starts_with("/sys/fs/bpf/")));
 
     let lab = builder("crash").build().await.expect("the leftovers are removed");
     drop(lab);
-    assert_eq!(traces(&name), Vec::<String>::new());
+    assert_eq!(leftovers(&name), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +218,7 @@ async fn a_configuration_decides_names_and_interfaces() {
     let yaml = DEFAULT_CONFIG.replace("eth0", "wan0");
     let config = director_userspace::policy::config::parse("test", &yaml).expect("valid").config;
     let lab = builder("config").config(&config).clients(0).build().await.expect("a lab");
-    // Nobody said which addresses are one machine.
+    // The configuration does not group addresses into hosts.
     let names: Vec<_> = lab.nodes().iter().map(Node::name).collect();
     assert_eq!(names, ["switch", "director", "b1", "b2", "b3", "b4", "b5", "b6"]);
     assert_eq!(lab.node("director").expect("exists").interface(), "wan0");

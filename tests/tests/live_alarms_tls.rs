@@ -1,5 +1,5 @@
-//! Alarms over TLS: webhooks by HTTPS, and mail by STARTTLS. Who has a stranger's certificate is told
-//! nothing.
+//! Alarms over TLS: webhooks by HTTPS, and mail by STARTTLS. A server with an untrusted certificate
+//! receives nothing.
 
 use std::{
     fs,
@@ -18,15 +18,15 @@ use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// Mails are gathered for some seconds, and tried again after some more.
-const TOLD: Duration = Duration::from_secs(30);
-/// Nobody waits longer for a word.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Mails are batched for some seconds, and retried after some more.
+const DELIVERED: Duration = Duration::from_secs(30);
+/// Read timeout of the servers.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a server was told, and the certificate that it shows.
+/// What a server has received, and its certificate.
 #[derive(Clone)]
 struct Server {
-    told: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
     config: Arc<Mutex<Arc<ServerConfig>>>,
 }
 
@@ -40,24 +40,26 @@ impl Server {
     ) -> Self {
         let listener = live.node("director").run(|| TcpListener::bind(("127.0.0.1", port)));
         let listener = listener.expect("enters").expect("listens");
-        let server = Self { told: Arc::default(), config: Arc::new(Mutex::new(Arc::new(config))) };
+        let server =
+            Self { received: Arc::default(), config: Arc::new(Mutex::new(Arc::new(config))) };
         let serving = server.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Whoever does not like the certificate hangs up.
-                let _ =
-                    stream.set_read_timeout(Some(SILENCE)).and_then(|()| serve(stream, &serving));
+                // A client that rejects the certificate closes the connection.
+                let _ = stream
+                    .set_read_timeout(Some(READ_TIMEOUT))
+                    .and_then(|()| serve(stream, &serving));
             }
         });
         server
     }
 
-    fn told(&self) -> String {
-        self.told.lock().expect("unpoisoned").join("\n")
+    fn received(&self) -> String {
+        self.received.lock().expect("unpoisoned").join("\n")
     }
 
-    fn hears(&self, words: String) {
-        self.told.lock().expect("unpoisoned").push(words);
+    fn record(&self, words: String) {
+        self.received.lock().expect("unpoisoned").push(words);
     }
 
     fn secure(&self, stream: TcpStream) -> io::Result<Secure> {
@@ -73,7 +75,7 @@ impl Server {
 
 type Secure = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 
-/// Takes one request and its body.
+/// Receives one request and its body.
 fn https(stream: TcpStream, server: &Server) -> io::Result<()> {
     let mut stream = server.secure(stream)?;
     let mut length = 0;
@@ -88,24 +90,24 @@ fn https(stream: TcpStream, server: &Server) -> io::Result<()> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    server.hears(String::from_utf8_lossy(&body).into_owned());
-    say(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n")
+    server.record(String::from_utf8_lossy(&body).into_owned());
+    send(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n")
 }
 
-/// Takes one mail, if it is asked for TLS; notes whatever else is said in the open.
+/// Receives one mail over STARTTLS; records any other command sent in plain text.
 fn smtp(stream: TcpStream, server: &Server) -> io::Result<()> {
     let mut open = BufReader::new(stream.try_clone()?);
     let mut answer = stream;
-    say(&mut answer, "220 mail.example.net")?;
+    send(&mut answer, "220 mail.example.net")?;
     loop {
         let word = line(&mut open)?;
         if word.starts_with("EHLO ") {
-            say(&mut answer, "250-mail.example.net\r\n250 STARTTLS")?;
+            send(&mut answer, "250-mail.example.net\r\n250 STARTTLS")?;
         } else if word == "STARTTLS" {
-            say(&mut answer, "220 go on")?;
+            send(&mut answer, "220 go on")?;
             break;
         } else {
-            server.hears(format!("in the open: {word}"));
+            server.record(format!("plain text: {word}"));
             return Ok(());
         }
     }
@@ -113,7 +115,7 @@ fn smtp(stream: TcpStream, server: &Server) -> io::Result<()> {
     loop {
         let word = line(&mut stream)?;
         if word == "DATA" {
-            say(stream.get_mut(), "354 go on")?;
+            send(stream.get_mut(), "354 go on")?;
             let mut mail = String::new();
             loop {
                 let line = line(&mut stream)?;
@@ -123,9 +125,9 @@ fn smtp(stream: TcpStream, server: &Server) -> io::Result<()> {
                 mail.push_str(&line);
                 mail.push('\n');
             }
-            server.hears(mail);
+            server.record(mail);
         }
-        say(stream.get_mut(), "250 well")?;
+        send(stream.get_mut(), "250 well")?;
     }
 }
 
@@ -137,21 +139,21 @@ fn line(from: &mut impl io::BufRead) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-fn say(to: &mut impl Write, words: &str) -> io::Result<()> {
+fn send(to: &mut impl Write, words: &str) -> io::Result<()> {
     to.write_all(format!("{words}\r\n").as_bytes())?;
     to.flush()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alarms_go_to_those_whose_certificate_is_right() {
-    let (ours, stranger) = (Authority::new("ours"), Authority::new("strange"));
+async fn alarms_are_sent_only_to_servers_with_a_trusted_certificate() {
+    let (ours, unknown) = (Authority::new("ours"), Authority::new("unknown"));
     let mut live = Live::new("alarmtls").await;
     let roots = live.directory().join("roots.pem");
     fs::write(&roots, ours.pem()).expect("written");
-    let [right, wrong] = [&ours, &stranger].map(|by| by.sign(&["127.0.0.1"], 2099));
-    let told = Server::start(&live, 9443, right.server(), https);
-    let untold = Server::start(&live, 9444, wrong.server(), https);
-    let mail = Server::start(&live, 9587, wrong.server(), smtp);
+    let [trusted, untrusted] = [&ours, &unknown].map(|by| by.sign(&["127.0.0.1"], 2099));
+    let webhook = Server::start(&live, 9443, trusted.server(), https);
+    let bad_webhook = Server::start(&live, 9444, untrusted.server(), https);
+    let mail = Server::start(&live, 9587, untrusted.server(), smtp);
     let alarms = "alarms:\n  webhooks: ['https://127.0.0.1:9443/a', 'https://127.0.0.1:9444/b']\n  \
                   mail: {server: '127.0.0.1:9587', starttls: true, from: director@example.net, \
                   to: [ops@example.net]}\ndefaults: {health: {type: tcp, interval: 400ms, timeout: \
@@ -162,21 +164,21 @@ async fn alarms_go_to_those_whose_certificate_is_right() {
     live.end_server("b3");
 
     let wanted = "10.0.0.13";
-    wait_until("the webhook is told", TOLD, || told.told().contains(wanted));
-    daemon.wait_for("webhook https://127.0.0.1:9444 failed", TOLD);
-    daemon.wait_for("mail by 127.0.0.1:9587 failed", TOLD);
+    wait_until("the webhook receives the alarm", DELIVERED, || webhook.received().contains(wanted));
+    daemon.wait_for("webhook https://127.0.0.1:9444 failed", DELIVERED);
+    daemon.wait_for("mail by 127.0.0.1:9587 failed", DELIVERED);
     let log = daemon.log();
     for name in ["webhook https://127.0.0.1:9444", "mail by 127.0.0.1:9587"] {
-        let said = log.lines().find(|line| line.contains(&format!("{name} failed")));
-        assert!(said.is_some_and(|line| line.contains("certificate")), "{log}");
+        let failure = log.lines().find(|line| line.contains(&format!("{name} failed")));
+        assert!(failure.is_some_and(|line| line.contains("certificate")), "{log}");
     }
-    assert_eq!((untold.told(), mail.told()), (String::new(), String::new()), "{log}");
+    assert_eq!((bad_webhook.received(), mail.received()), (String::new(), String::new()), "{log}");
 
-    // With the right one, what has failed is sent after all.
-    *mail.config.lock().expect("unpoisoned") = Arc::new(right.server());
-    wait_until("mail comes", TOLD, || mail.told().contains(wanted));
-    assert!(!mail.told().contains("in the open"), "{}", mail.told());
-    assert_eq!(untold.told(), "");
+    // With a trusted certificate, the failed mail is sent.
+    *mail.config.lock().expect("unpoisoned") = Arc::new(trusted.server());
+    wait_until("the mail arrives", DELIVERED, || mail.received().contains(wanted));
+    assert!(!mail.received().contains("plain text"), "{}", mail.received());
+    assert_eq!(bad_webhook.received(), "");
     daemon.end(Signal::SIGTERM);
     live.detach();
 }

@@ -1,5 +1,5 @@
-//! The daemon's API and the commands that use it: planning, applying, going back, detaching; and what
-//! it does with nonsense.
+//! The daemon's API and the commands that use it: planning, applying, rollback, detaching, and
+//! invalid requests.
 
 use std::{
     fs,
@@ -14,14 +14,14 @@ use director_userspace::{serve::api, setup::lab::DEFAULT_CONFIG};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(1);
-/// The daemon looks after what is its own every five seconds.
+/// The daemon checks its sockets every five seconds.
 const REPAIRED: Duration = Duration::from_secs(10);
 
-/// Sends bytes to the API; whatever comes back until it closes.
+/// Sends bytes to the API and returns what is received until it closes.
 fn send(live: &Live, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(api::socket_of(live.instance())).expect("listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-    // It may close before everything is sent.
+    // The daemon may close before everything is sent.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -37,7 +37,7 @@ fn post(live: &Live, path: &str, content: &str, body: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_is_planned_applied_and_taken_back() {
+async fn a_configuration_is_planned_applied_and_rolled_back() {
     let live = Live::new("apply").await;
     let daemon = live.run();
     let new = live.directory().join("new.yaml");
@@ -53,18 +53,18 @@ async fn a_configuration_is_planned_applied_and_taken_back() {
     applied.prints(&["weight 3 -> 30", "in effect as revision 2"]);
     assert_eq!(live.json("backends web")[2]["weight"], 30);
     let file = fs::read_to_string(live.file()).expect("there");
-    assert_eq!(file, fs::read_to_string(&new).expect("there"), "the daemon's file says so too");
-    // Whoever looked before is told.
+    assert_eq!(file, fs::read_to_string(&new).expect("there"), "the daemon's file is updated");
+    // A change based on an older revision is refused.
     let late = live.director("apply -f new.yaml --if-revision 1").refused(1);
-    late.says(&["another configuration came into effect meanwhile: revision 2"]);
+    late.reports(&["another configuration came into effect meanwhile: revision 2"]);
 
     let bad = DEFAULT_CONFIG.replacen("weight: 3", "weight: 70000", 1);
     fs::write(&new, &bad).expect("written");
     live.director("apply -f new.yaml")
         .refused(2)
-        .says(&["70000 is more than 65535", "new.yaml:15:"]);
+        .reports(&["70000 is more than 65535", "new.yaml:15:"]);
     fs::write(&new, "services: []\n").expect("written");
-    live.director("apply -f new.yaml").refused(1).says(&["--force applies it all the same"]);
+    live.director("apply -f new.yaml").refused(1).reports(&["--force applies it anyway"]);
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
 
     live.director("rollback --dry-run").succeeded().prints(&["weight 30 -> 3"]);
@@ -73,17 +73,17 @@ async fn a_configuration_is_planned_applied_and_taken_back() {
     assert_eq!(fs::read_to_string(live.file()).expect("there"), DEFAULT_CONFIG);
     let list = live.json("rollback --list");
     assert_eq!(list["revisions"].as_array().expect("a list").len(), 3, "{list}");
-    live.director("rollback --to 99").refused(1).says(&["there is no revision 99"]);
+    live.director("rollback --to 99").refused(1).reports(&["there is no revision 99"]);
     // The history outlives the daemon.
     daemon.end(Signal::SIGKILL);
     let daemon = live.run();
     live.director("rollback --to 2").succeeded().prints(&["weight 3 -> 30"]);
     daemon.end(Signal::SIGTERM);
-    live.director("apply -f new.yaml").refused(1).says(&["is `director run` running?"]);
+    live.director("apply -f new.yaml").refused(1).reports(&["is `director run` running?"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn detached_through_the_daemon_it_stays_off_until_attached() {
+async fn a_daemon_that_was_detached_stays_detached_until_attached() {
     let live = Live::new("off").await;
     let daemon = live.run();
     live.director("detach").succeeded().prints(&["detached from eth0"]);
@@ -94,7 +94,7 @@ async fn detached_through_the_daemon_it_stays_off_until_attached() {
     daemon.wait_for("configuration applied", SOON);
     daemon.end(Signal::SIGTERM);
     let daemon = live.run();
-    daemon.wait_for("`director attach` begins forwarding again", SOON);
+    daemon.wait_for("`director attach` resumes forwarding", SOON);
     live.assert_nothing_attached().await;
     live.director("attach -c director.yaml").succeeded();
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
@@ -128,7 +128,7 @@ async fn the_api_describes_itself_and_is_for_its_group_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_group_may_operate_and_no_more() {
+async fn the_group_may_only_operate() {
     let live = Live::new("group").await;
     let yaml = format!("api: {{group: nogroup}}\n{DEFAULT_CONFIG}");
     live.write(&yaml);
@@ -136,7 +136,7 @@ async fn the_group_may_operate_and_no_more() {
     let socket = fs::metadata(api::socket_of(live.instance())).expect("there");
     assert_eq!(socket.permissions().mode() & 0o777, 0o660);
     let nogroup = nix::unistd::Group::from_name("nogroup").expect("read").expect("Debian has it");
-    let ask = |group: u32, words: &[&str]| {
+    let run_as = |group: u32, words: &[&str]| {
         let mut director = command(words);
         director.args(["--instance", live.instance().name()]);
         finish({
@@ -144,26 +144,26 @@ async fn the_group_may_operate_and_no_more() {
             director
         })
     };
-    let [member, stranger] = [nogroup.gid.as_raw(), 1];
-    ask(member, &["weight", "web", "10.0.0.11", "2"]).succeeded();
-    ask(member, &["drain", "web", "10.0.0.12"]).succeeded();
-    ask(stranger, &["undrain", "web", "10.0.0.12"]).refused(1).says(&["permission denied"]);
+    let [member, outsider] = [nogroup.gid.as_raw(), 1];
+    run_as(member, &["weight", "web", "10.0.0.11", "2"]).succeeded();
+    run_as(member, &["drain", "web", "10.0.0.12"]).succeeded();
+    run_as(outsider, &["undrain", "web", "10.0.0.12"]).refused(1).reports(&["permission denied"]);
     let new = live.directory().join("new.yaml");
     let exec = "defaults: {health: {type: exec, command: [/bin/true]}}\nservices:";
     for (text, why) in [
         (yaml.replace("services:", exec), "it would run /bin/true as nobody for a check"),
-        (yaml.replace("nogroup", "daemon"), "it has another `api`"),
+        (yaml.replace("nogroup", "daemon"), "its `api` (socket, group, metrics, page) differs"),
     ] {
         fs::write(&new, text).expect("written");
-        ask(member, &["apply", "-f", "new.yaml"]).refused(1).says(&[why, "from root only"]);
+        run_as(member, &["apply", "-f", "new.yaml"]).refused(1).reports(&[why, "from root only"]);
     }
-    // What was said of a backend that is no more can be taken back, by nobody else's leave.
+    // The admin override of a removed backend can be cleared, also by the group.
     live.write(&yaml.replace("      - {address: 10.0.0.12, weight: 2}\n", ""));
     daemon.wait_for("configuration applied", SOON);
     live.director("drain --all 10.0.0.12")
         .refused(1)
-        .says(&["10.0.0.12 is a backend of no service"]);
-    ask(member, &["undrain", "--all", "10.0.0.12"]).succeeded();
+        .reports(&["10.0.0.12 is not a backend of any service"]);
+    run_as(member, &["undrain", "--all", "10.0.0.12"]).succeeded();
     live.director("undrain --all 10.0.0.12").refused(1);
     live.write(&yaml);
     wait_until("it is back, and does not drain", TIMEOUT, || {
@@ -172,9 +172,9 @@ async fn the_group_may_operate_and_no_more() {
     daemon.end(Signal::SIGTERM);
 }
 
-/// What the API and the pages are served by is looked after; files of others are not touched.
+/// Lost sockets of the API and the pages are restored; files of other programs are not modified.
 #[tokio::test(flavor = "multi_thread")]
-async fn sockets_that_were_lost_come_back() {
+async fn lost_sockets_are_restored() {
     let live = Live::new("lostsocket").await;
     let precious = live.directory().join("precious");
     fs::write(&precious, "keep").expect("written");
@@ -183,7 +183,7 @@ async fn sockets_that_were_lost_come_back() {
     let with = |api: &str| format!("api: {{{api}metrics: '127.0.0.1:9101'}}\n{DEFAULT_CONFIG}");
     live.write(&with(&format!("socket: {}, ", precious.display())));
     let daemon = live.run();
-    daemon.wait_for("there is a file that is no socket", SOON);
+    daemon.wait_for("the file there is not a socket", SOON);
     daemon.wait_for("metrics cannot be served at 127.0.0.1:9101", SOON);
     assert_eq!(fs::read_to_string(&precious).expect("there"), "keep");
 
@@ -201,10 +201,10 @@ async fn sockets_that_were_lost_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nonsense_is_refused_and_harms_nobody() {
+async fn invalid_requests_are_refused_without_harm() {
     let live = Live::new("nonsense").await;
     let daemon = live.run();
-    // They say nothing, and hold their places.
+    // Silent clients that occupy connections.
     let silent: Vec<_> = (0..100)
         .map(|_| UnixStream::connect(api::socket_of(live.instance())).expect("listens"))
         .collect();
@@ -230,7 +230,7 @@ async fn nonsense_is_refused_and_harms_nobody() {
         ("/v1/apply?dry_run=maybe", "application/yaml", "services: []", "400"),
         ("/v1/apply?surprise=1", "application/yaml", "services: []", "400"),
         ("/v2/apply", "application/yaml", "services: []", "404"),
-        ("/v1/conditions", "application/json", "{}", "405"),
+        ("/v1/status", "application/json", "{}", "405"),
     ];
     for (path, content, body, status) in rows {
         let answer = post(&live, path, content, body);

@@ -1,5 +1,5 @@
-//! Bad days: files, pins, maps, disks, clients and backends that are not as they should be. The daemon
-//! goes on, says what is wrong, and puts right what it can; packets are forwarded all the while.
+//! Faults: broken files, pins, maps, disks, clients and backends. The daemon continues, reports the
+//! fault, and repairs what it can; packets are forwarded throughout.
 
 use std::{
     fs,
@@ -30,52 +30,52 @@ use nix::{
 
 /// How soon a change of the file is in effect.
 const SOON: Duration = Duration::from_secs(1);
-/// How soon the daemon has compared maps and pins with what they should be, on a busy machine.
+/// How soon the daemon repairs maps and pins on a busy machine.
 const REPAIRED: Duration = Duration::from_secs(15);
 
 /// Starts the daemon, however long the verifier takes on a busy machine.
 fn started(live: &Live) -> Daemon {
     let daemon = live.spawn_run();
-    daemon.wait_for("running by", Duration::from_secs(60));
+    daemon.wait_for("running with", Duration::from_secs(60));
     daemon
 }
 
 /// The built-in configuration with another weight for the last backend of the first service.
-fn weighing(weight: u16) -> String {
+fn with_weight(weight: u16) -> String {
     DEFAULT_CONFIG.replace("weight: 3", &format!("weight: {weight}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_in_the_files_place_is_refused_and_can_be_taken_away_again() {
+async fn a_directory_in_place_of_the_file_is_refused_and_can_be_removed() {
     let live = Live::new("directory").await;
     let daemon = started(&live);
     fs::remove_file(live.file()).expect("removed");
     fs::create_dir(live.file()).expect("made");
-    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
+    daemon.wait_for("refused, the configuration in effect stays", TIMEOUT);
     let log = daemon.log();
     assert!(log.contains("director.yaml") && log.contains("irectory"), "{log}");
     daemon.clear_log();
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
-    // What is asked for by hand cannot take the directory's place, and says so.
-    fs::write(live.directory().join("new.yaml"), weighing(20)).expect("written");
+    daemon.wait_for("refused, the configuration in effect stays", TIMEOUT);
+    // An apply cannot replace the directory either, and reports it.
+    fs::write(live.directory().join("new.yaml"), with_weight(20)).expect("written");
     let apply = live.director("apply -f new.yaml").refused(1);
     assert!(apply.stderr.contains("director.yaml"), "{}", apply.stderr);
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
     fs::remove_dir(live.file()).expect("removed");
     daemon.clear_log();
-    live.write(&weighing(30));
+    live.write(&with_weight(30));
     daemon.wait_for("-> 30", SOON);
     daemon.end(Signal::SIGTERM);
-    // One that starts with a directory says what is wrong, and leaves what is pinned alone.
+    // A daemon that starts with a directory reports the error and leaves the pins unchanged.
     fs::remove_file(live.file()).expect("removed");
     fs::create_dir(live.file()).expect("made");
-    live.director("run -c director.yaml").refused(2).says(&["director.yaml"]);
+    live.director("run -c director.yaml").refused(2).reports(&["director.yaml"]);
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pins_that_are_removed_come_back_and_no_request_fails() {
+async fn removed_pins_are_restored_and_no_request_fails() {
     let live = Live::new("pins").await;
     let daemon = started(&live);
     daemon.wait_for("ready", REPAIRED);
@@ -99,18 +99,18 @@ async fn pins_that_are_removed_come_back_and_no_request_fails() {
         wait_until("all of them", REPAIRED, || gone.iter().all(|path| path.exists()));
         assert_eq!(live.json("backends web").as_array().map(Vec::len), Some(3));
     }
-    // All of it, the links too: the daemon has them open, so the program stays where it is.
+    // All pins, also of the links: the daemon has the links open, so the program stays attached.
     daemon.clear_log();
     fs::remove_dir_all(&pins).expect("removed");
     daemon.wait_for("repaired", REPAIRED);
     wait_until("links", REPAIRED, || pins.join("links").exists() && maps.join("META").exists());
     assert_eq!(live.bpf().await, before, "the same programs, maps and links as before");
-    live.write(&weighing(30));
+    live.write(&with_weight(30));
     daemon.wait_for("-> 30", TIMEOUT);
     let total = load.stop();
     assert_eq!(total.errors, [] as [String; 0], "of {} requests", total.answered());
     daemon.end(Signal::SIGTERM);
-    // The next one finds all that it needs.
+    // The next daemon finds all pins.
     let daemon = started(&live);
     daemon.wait_for("started: nothing to change", TIMEOUT);
     daemon.end(Signal::SIGTERM);
@@ -118,14 +118,14 @@ async fn pins_that_are_removed_come_back_and_no_request_fails() {
     live.assert_nothing_attached().await;
 }
 
-/// A pinned array's values, as anybody with the rights could change them.
+/// A pinned array, as any privileged process could change it.
 fn array<const N: usize>(live: &Live, name: &str) -> Array<MapData, [u8; N]> {
     let pin = live.instance().pins().join("maps").join(name);
     let data = MapData::from_pin(pin).expect(name);
     Array::try_from(Map::Array(data)).expect("an array of such values")
 }
 
-/// Overwrites the values of an array that `wanted` picks; how many those were.
+/// Overwrites the values of an array that `wanted` selects and returns their number.
 fn overwrite<const N: usize>(
     live: &Live,
     name: &str,
@@ -149,14 +149,15 @@ fn is_used<const N: usize>(value: &[u8; N]) -> bool {
     value.iter().any(|&byte| byte != 0)
 }
 
-/// What is done to the maps behind the daemon's back: a name, and how; how much was changed.
-type Meddling = (&'static str, fn(&Live) -> usize);
+/// A change of the maps by another process: its name, and a function that returns the number of
+/// changed values.
+type Corruption = (&'static str, fn(&Live) -> usize);
 
-const MEDDLING: [Meddling; 7] = [
+const CORRUPTIONS: [Corruption; 7] = [
     ("weights", |live| {
         // The weight is the third of four words.
         const N: usize = size_of::<BackendMeta>();
-        overwrite::<N>(live, "BACKEND_META", is_used, |note| note[8] = note[8].wrapping_add(50))
+        overwrite::<N>(live, "BACKEND_META", is_used, |meta| meta[8] = meta[8].wrapping_add(50))
     }),
     ("service words", |live| {
         const N: usize = size_of::<Service>();
@@ -176,10 +177,10 @@ const MEDDLING: [Meddling; 7] = [
     }),
     ("backends", |live| {
         const N: usize = size_of::<Backend>();
-        // Word, next hop and all.
+        // The whole value, including word and next hop.
         overwrite::<N>(live, "BACKENDS", is_used, |backend| backend.fill(0))
     }),
-    ("the filter of VIPs", |live| overwrite::<8>(live, "VIP_FILTER", is_used, |word| word.fill(0))),
+    ("VIP filter", |live| overwrite::<8>(live, "VIP_FILTER", is_used, |word| word.fill(0))),
     ("interfaces", |live| {
         const N: usize = size_of::<Interface>();
         overwrite::<N>(live, "INTERFACES", is_used, |interface| interface.fill(0))
@@ -191,17 +192,17 @@ const MEDDLING: [Meddling; 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn maps_that_somebody_else_changes_are_repaired_and_it_is_said() {
+async fn maps_changed_by_another_process_are_repaired_and_logged() {
     let live = Live::new("meddling").await;
     let daemon = started(&live);
     daemon.wait_for("ready", REPAIRED);
     let mut left = Vec::new();
-    for (what, meddle) in MEDDLING {
+    for (what, corrupt) in CORRUPTIONS {
         daemon.clear_log();
-        assert!(meddle(&live) > 0, "{what}: nothing to change");
+        assert!(corrupt(&live) > 0, "{what}: nothing to change");
         let began = Instant::now();
         let all_is_well = || {
-            // A service that is not in the maps cannot be listed, nor asked.
+            // A service missing in the maps is neither listed nor reachable.
             (0..20).all(|_| live.get(VIPS[0]).is_ok())
                 && live.get(VIPS[1]).is_ok()
                 && live.json("backends web")[2]["weight"] == 3
@@ -209,18 +210,18 @@ async fn maps_that_somebody_else_changes_are_repaired_and_it_is_said() {
         while !all_is_well() && began.elapsed() < REPAIRED {
             thread::sleep(Duration::from_millis(200));
         }
-        let said = || daemon.log().contains("repaired");
-        while !said() && began.elapsed() < REPAIRED {
+        let logged = || daemon.log().contains("repaired");
+        while !logged() && began.elapsed() < REPAIRED {
             thread::sleep(Duration::from_millis(100));
         }
         println!("{what}: after {:?}", began.elapsed());
-        if !all_is_well() || !said() {
-            left.push(format!("{what}: works {}, said {}", all_is_well(), said()));
-            // For those that follow.
-            live.write(&format!("{}# {what}\n", weighing(4)));
+        if !all_is_well() || !logged() {
+            left.push(format!("{what}: works {}, logged {}", all_is_well(), logged()));
+            // Restores the maps for the following cases.
+            live.write(&format!("{}# {what}\n", with_weight(4)));
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("-> 4", TIMEOUT);
-            live.write(&weighing(3));
+            live.write(&with_weight(3));
             daemon.wait_for("-> 3", TIMEOUT);
         }
     }
@@ -229,7 +230,7 @@ async fn maps_that_somebody_else_changes_are_repaired_and_it_is_said() {
     daemon.end(Signal::SIGTERM);
 }
 
-/// A file system without room.
+/// A full file system.
 struct Full(PathBuf);
 
 impl Full {
@@ -242,7 +243,7 @@ impl Full {
         full
     }
 
-    /// Writes until there is no more room.
+    /// Writes until the file system is full.
     fn fill(&self) {
         let mut file = fs::File::create(self.0.join("filler")).expect("made");
         while file.write_all(&[b'x'; 512]).is_ok() {}
@@ -256,16 +257,16 @@ impl Drop for Full {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_stops_nothing() {
+async fn a_full_disk_does_not_stop_the_daemon() {
     let live = Live::new("full").await;
     let full = Full::mount(&live.directory().join("state"));
     let daemon = started(&live);
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
-    // A change of the file is applied all the same; that it cannot be gone back to is said.
+    // A change of the file is applied anyway; the failure to record it for rollback is logged.
     daemon.wait_for("No space left", TIMEOUT);
-    live.write(&weighing(30));
+    live.write(&with_weight(30));
     daemon.wait_for("-> 30", SOON);
-    // A drain that would be forgotten by a restart is not done half.
+    // A drain that would be lost on restart is not applied partially.
     let drain = live.director("drain web 10.0.0.11");
     assert!(drain.stderr.contains("No space left"), "{drain:?}");
     let share = live.json("backends web");
@@ -283,10 +284,10 @@ async fn a_full_disk_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_applies_at_once_one_wins_and_the_others_are_told() {
+async fn of_concurrent_applies_one_wins_and_the_others_are_refused() {
     let live = Live::new("at-once").await;
     let daemon = started(&live);
-    let texts: Vec<String> = (0..6).map(|n| weighing(100 + n)).collect();
+    let texts: Vec<String> = (0..6).map(|n| with_weight(100 + n)).collect();
     for (n, text) in texts.iter().enumerate() {
         fs::write(live.directory().join(format!("new{n}.yaml")), text).expect("written");
     }
@@ -302,9 +303,9 @@ async fn of_applies_at_once_one_wins_and_the_others_are_told() {
     let [winner] = winners.as_slice() else { panic!("{outcomes:#?}") };
     for (n, outcome) in outcomes.iter().enumerate() {
         if n != *winner {
-            let told = outcome.stderr.contains("came into effect meanwhile")
-                || outcome.stderr.contains("is being applied at this moment");
-            assert!(outcome.code == Some(1) && told, "{outcome:?}");
+            let refused = outcome.stderr.contains("came into effect meanwhile")
+                || outcome.stderr.contains("another configuration is being applied");
+            assert!(outcome.code == Some(1) && refused, "{outcome:?}");
         }
     }
     assert_eq!(fs::read_to_string(live.file()).expect("there"), texts[*winner]);
@@ -313,7 +314,7 @@ async fn of_applies_at_once_one_wins_and_the_others_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_are_slow_or_say_nothing_keep_nobody_out_for_long() {
+async fn slow_or_silent_clients_do_not_block_others_for_long() {
     let live = Live::new("slow").await;
     let daemon = started(&live);
     let connect =
@@ -321,10 +322,10 @@ async fn clients_that_are_slow_or_say_nothing_keep_nobody_out_for_long() {
     let silent: Vec<_> = (0..300).map(|_| connect()).collect();
     let began = Instant::now();
     assert_eq!(live.json("plan -f director.yaml")["changes"], false);
-    println!("past 300 that say nothing: {:?}", began.elapsed());
+    println!("past 300 silent clients: {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(17), "{:?}", began.elapsed());
     drop(silent);
-    // Heads that promise more than they send.
+    // Requests with a Content-Length beyond what is sent.
     let half: Vec<_> = (0..150)
         .map(|_| {
             let mut stream = connect();
@@ -336,16 +337,16 @@ async fn clients_that_are_slow_or_say_nothing_keep_nobody_out_for_long() {
         .collect();
     let began = Instant::now();
     let planned = live.director("plan -f director.yaml");
-    println!("past 150 that stop half-way: {:?}", began.elapsed());
+    println!("past 150 incomplete requests: {:?}", began.elapsed());
     assert_eq!(planned.code, Some(0), "{planned:?}");
     drop(half);
-    // The loop itself was never held up.
-    live.write(&weighing(30));
+    // The daemon's main loop was never blocked.
+    live.write(&with_weight(30));
     daemon.wait_for("-> 30", SOON);
     daemon.end(Signal::SIGTERM);
 }
 
-/// A server that says the same thing for ever to whoever connects.
+/// A server that sends the same bytes endlessly on every connection.
 struct Garbage {
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -358,24 +359,24 @@ impl Garbage {
         listener.set_nonblocking(true).expect("set");
         let ended = Arc::new(AtomicBool::new(false));
         let end = ended.clone();
-        let talk = move |mut stream: TcpStream, end: &AtomicBool| {
+        let serve = move |mut stream: TcpStream, end: &AtomicBool| {
             let _ = stream.set_nonblocking(false);
             let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
             let _ = stream.write_all(begin);
             while !end.load(Ordering::Relaxed) && stream.write_all(then).is_ok() {}
         };
         let thread = thread::spawn(move || {
-            let mut talks = Vec::new();
+            let mut workers = Vec::new();
             while !end.load(Ordering::Relaxed) {
                 if let Ok((stream, _)) = listener.accept() {
                     let end = end.clone();
-                    talks.push(thread::spawn(move || talk(stream, &end)));
+                    workers.push(thread::spawn(move || serve(stream, &end)));
                 } else {
                     thread::sleep(Duration::from_millis(5));
                 }
             }
-            for talk in talks {
-                let _ = talk.join();
+            for worker in workers {
+                let _ = worker.join();
             }
         });
         Self { ended, thread: Some(thread) }
@@ -392,7 +393,7 @@ impl Drop for Garbage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_for_ever_is_down_and_delays_no_other() {
+async fn endless_garbage_is_down_and_delays_no_other() {
     let mut live = Live::with("garbage", DEFAULT_CONFIG).await;
     let _random = Garbage::start(&live, "b1", "10.0.0.11:8000", b"", &[0x97; 4096]);
     let head = b"HTTP/1.1 200 OK\r\n";
@@ -407,7 +408,7 @@ async fn garbage_for_ever_is_down_and_delays_no_other() {
     let end = DEFAULT_CONFIG.find("  - name: web-v6").expect("there");
     let web =
         DEFAULT_CONFIG[..end].replace("services:", &format!("defaults: {{{tcp}}}\nservices:"));
-    // The same backends, asked for garbage.
+    // The same backends, with checks that receive garbage.
     let yaml = format!(
         "{web}  - {{name: odd, address: 192.0.2.77, protocol: tcp, port: 80, forward: tunnel, {health}, \
          backends: [{{address: 10.0.0.11}}, {{address: 10.0.0.12}}, {{address: 10.0.0.13}}]}}\n"
@@ -427,7 +428,7 @@ async fn garbage_for_ever_is_down_and_delays_no_other() {
     println!("{before} KiB, 5 s later {after} KiB");
     assert!(after < before + 8192, "{before} KiB, then {after} KiB");
     assert_eq!(down(&live, "odd"), 3);
-    // Meanwhile one that works is up, and one that dies is noticed in time.
+    // Meanwhile a working backend is up, and a failing one is detected in time.
     assert_eq!(live.get(VIPS[0]).expect("answers"), "b3");
     live.end_server("b3");
     wait_until("b3 is down too", Duration::from_secs(3), || down(&live, "web") == 3);
@@ -438,19 +439,19 @@ async fn garbage_for_ever_is_down_and_delays_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_reach_a_hook_while_a_webhook_hangs() {
     let mut live = Live::new("alarms").await;
-    // Everybody may look into the test's directory: hooks run as nobody.
+    // The directory is world-writable: hooks run as nobody.
     let spool = live.directory().join("spool");
     fs::create_dir(&spool).expect("made");
     fs::set_permissions(&spool, fs::Permissions::from_mode(0o777)).expect("set");
     let hook = spool.join("hook");
     let text = format!(
         "#!/bin/sh\necho \"$(id -un) $DIRECTOR_KIND $DIRECTOR_BACKEND $DIRECTOR_FROM $DIRECTOR_TO\" \
-         >>{}/told\n",
+         >>{}/received\n",
         spool.display()
     );
     fs::write(&hook, text).expect("written");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("set");
-    // It accepts, and never says a word.
+    // It accepts connections and never answers.
     let hung = live.node("director").run(|| TcpListener::bind("127.0.0.1:9009"));
     let hung = hung.expect("enters").expect("listens");
     let alarms = format!(
@@ -462,24 +463,24 @@ async fn alarms_reach_a_hook_while_a_webhook_hangs() {
     let daemon = started(&live);
     daemon.wait_for("ready", REPAIRED);
     live.end_server("b3");
-    let told = || fs::read_to_string(spool.join("told")).unwrap_or_default();
+    let received = || fs::read_to_string(spool.join("received")).unwrap_or_default();
     wait_until("the hook has run", REPAIRED, || {
-        told().contains("nobody backend 10.0.0.13 up down")
+        received().contains("nobody backend 10.0.0.13 up down")
     });
     daemon.wait_for("backend 10.0.0.13 of web: up -> down", TIMEOUT);
     daemon.wait_for("webhook http://127.0.0.1:9009 failed", Duration::from_secs(20));
     live.serve(&["b3"]);
-    wait_until("and again", REPAIRED, || told().contains("nobody backend 10.0.0.13 down up"));
+    wait_until("and again", REPAIRED, || received().contains("nobody backend 10.0.0.13 down up"));
     let began = Instant::now();
     assert!(daemon.end(Signal::SIGTERM).success());
-    assert!(began.elapsed() < TIMEOUT, "the end waits for no webhook: {:?}", began.elapsed());
+    assert!(began.elapsed() < TIMEOUT, "shutdown waits for no webhook: {:?}", began.elapsed());
     drop(hung);
 }
 
-/// Only what people read has the time of day; all else is CLOCK_MONOTONIC, so a clock that jumps
+/// Only output for people uses the wall clock; all else uses CLOCK_MONOTONIC, so a clock that jumps
 /// changes no probe, drain, deadline or back-off.
 #[test]
-fn time_of_day_decides_nothing() {
+fn the_wall_clock_decides_nothing() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project");
     let mut found = Vec::new();
     let mut queue = vec![root.join("director-userspace/src")];

@@ -1,4 +1,4 @@
-//! `director conns`: known flows, with and without their clients.
+//! `director conns`: tracked flows, with and without their clients.
 
 use std::{net::UdpSocket, time::Duration};
 
@@ -11,56 +11,56 @@ fn with_clients() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flows_are_counted_where_clients_are_not_written_down() {
+async fn flows_are_counted_without_tracked_clients() {
     let live = Live::new("conns").await;
     live.attach();
     let none = live.json("conns");
     assert_eq!((&none["flows"], &none["clients"]), (&0.into(), &false.into()), "{none:#}");
     let mut open = VIPS.map(|vip| live.connect(vip));
     for connection in &mut open {
-        connection.ask().expect("answers");
+        connection.request().expect("answers");
     }
-    let said = live.json("conns");
-    assert_eq!(said["flows"], 2, "{said:#}");
-    let counts = said["counts"].as_array().expect("counts");
+    let output = live.json("conns");
+    assert_eq!(output["flows"], 2, "{output:#}");
+    let counts = output["counts"].as_array().expect("counts");
     let sum = |state: &str| counts.iter().filter_map(|count| count[state].as_u64()).sum::<u64>();
-    assert_eq!((sum("new"), sum("established"), sum("closing")), (0, 2, 0), "{said:#}");
+    assert_eq!((sum("new"), sum("established"), sum("closing")), (0, 2, 0), "{output:#}");
     assert_eq!(live.json("conns --state closing")["flows"], 0);
     assert_eq!(live.json("conns --service web")["flows"], 1);
-    live.director("conns").succeeded().says(&["flows: {clients: true}"]);
+    live.director("conns").succeeded().reports(&["flows: {clients: true}"]);
     live.director("conns --count").succeeded().prints(&["ESTABLISHED", "web"]);
-    let as_ipvs = live.director("ipvs -Lnc").succeeded().says(&["source is -: clients are not"]);
+    let as_ipvs = live.director("ipvs -Lnc").succeeded().reports(&["source is -: clients are not"]);
     assert_eq!(as_ipvs.stdout.matches(" ESTABLISHED -  ").count(), 2, "{as_ipvs:?}");
-    live.director("conns --client 10.0.0.0/8").refused(1).says(&["flows: {clients: true}"]);
-    live.director("conns --service mail").refused(1).says(&["no service mail"]);
+    live.director("conns --client 10.0.0.0/8").refused(1).reports(&["flows: {clients: true}"]);
+    live.director("conns --service mail").refused(1).reports(&["no service mail"]);
     let wrong = live.director("conns --idle-over soon");
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_are_listed_where_they_are_written_down() {
+async fn tracked_clients_are_listed() {
     let live = Live::new("clients").await;
-    // From without to with: what is open stays open, and has no client.
+    // Enables tracking of clients: open connections stay open, and have no client.
     live.attach();
     let mut before = live.connect(VIPS[0]);
-    let served = before.ask().expect("answers");
+    let served = before.request().expect("answers");
     live.write(&with_clients().replace("size: 64Ki, ", ""));
     live.attach();
-    assert_eq!(before.ask().expect("open still"), served);
+    assert_eq!(before.request().expect("open still"), served);
     let mut after = VIPS.map(|vip| live.connect(vip));
     for connection in &mut after {
-        connection.ask().expect("answers");
+        connection.request().expect("answers");
     }
-    let said = live.json("conns --sort client");
-    assert_eq!((&said["flows"], &said["clients"]), (&3.into(), &true.into()), "{said:#}");
-    let listed = said["connections"].as_array().expect("a list");
-    assert_eq!(listed[0]["client"], serde_json::Value::Null, "{said:#}");
+    let output = live.json("conns --sort client");
+    assert_eq!((&output["flows"], &output["clients"]), (&3.into(), &true.into()), "{output:#}");
+    let listed = output["connections"].as_array().expect("a list");
+    assert_eq!(listed[0]["client"], serde_json::Value::Null, "{output:#}");
     let node = live.netlink("client1").addresses().await.expect("listed");
     let mut vips = Vec::new();
     for conn in &listed[1..] {
         let client: std::net::SocketAddr =
             conn["client"].as_str().expect("a client").parse().expect("an address and port");
-        assert!(node.iter().any(|a| a.address == client.ip()), "{client}: {said:#}");
+        assert!(node.iter().any(|a| a.address == client.ip()), "{client}: {output:#}");
         assert_eq!(conn["state"], "established");
         assert!(conn["idle_s"].as_f64().expect("seconds") < 60.0);
         vips.push(conn["vip"].as_str().expect("a VIP").to_owned());
@@ -75,19 +75,19 @@ async fn clients_are_listed_where_they_are_written_down() {
         let line = format!("{:<11} {client:<18} {vip:<18} ", "ESTABLISHED");
         assert!(as_ipvs.contains(&line), "{line}: {as_ipvs}");
     }
-    live.director("conns --limit 1").succeeded().says(&["2 more"]);
+    live.director("conns --limit 1").succeeded().reports(&["2 more"]);
     assert_eq!(live.json("conns --idle-over 10m")["flows"], 0);
 
-    // And back.
+    // Disables it again.
     live.write(DEFAULT_CONFIG);
     live.attach();
-    assert_eq!(before.ask().expect("open still"), served);
+    assert_eq!(before.request().expect("open still"), served);
     assert_eq!(live.json("conns")["clients"], false);
 }
 
-/// Thousands of flows, while more of them come.
+/// Reads thousands of flows.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_flows_are_read_while_they_come() {
+async fn thousands_of_flows_are_listed() {
     const FLOWS: usize = 5000;
     const YAML: &str = r#"
 interfaces: [{name: eth0}]
@@ -103,7 +103,7 @@ services:
             let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
             for port in 1..=FLOWS as u16 {
                 socket.send_to(b"?", ("192.0.2.40", port)).expect("sends");
-                // As fast as a veth's queue takes them.
+                // Limited to what a veth's queue accepts.
                 if port % 64 == 0 {
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -111,8 +111,8 @@ services:
         })
         .expect("enters");
     wait_until("all of them", TIMEOUT, || live.json("conns --count")["flows"] == FLOWS);
-    let said = live.json("conns --limit 100000 --sort client");
-    let listed = said["connections"].as_array().expect("a list");
+    let output = live.json("conns --limit 100000 --sort client");
+    let listed = output["connections"].as_array().expect("a list");
     assert_eq!(listed.len(), FLOWS);
     let mut ports: Vec<u16> = listed
         .iter()
@@ -124,7 +124,7 @@ services:
         .collect();
     ports.sort_unstable();
     assert!(ports.into_iter().eq(1..=FLOWS as u16));
-    // Switched off while the daemon runs.
+    // Disabled while the daemon runs.
     daemon.clear_log();
     live.replace(&YAML.replace("clients: true", "clients: false"));
     wait_until("off", TIMEOUT, || live.json("conns --count")["clients"] == false);

@@ -1,4 +1,4 @@
-//! `director run`: the file and its changes, signals, restarts, and the host it runs on.
+//! `director run`: the file and its changes, signals, restarts, and changes of the host.
 
 use std::{
     fs,
@@ -18,10 +18,11 @@ use nix::sys::signal::Signal;
 
 /// How soon a change of the file is in effect.
 const SOON: Duration = Duration::from_secs(1);
-/// How soon traffic follows the host.
+/// How soon the daemon follows a change of the host.
 const FOLLOWED: Duration = Duration::from_secs(2);
 
-/// The built-in configuration without the last backend of the first service, its drains short.
+/// The built-in configuration without the last backend of the first service, with a short drain
+/// timeout.
 fn without_b3() -> String {
     drained_in("2s").replace("      - {address: 10.0.0.13, weight: 3}\n", "")
 }
@@ -36,7 +37,7 @@ fn drained_in(timeout: &str) -> String {
 fn connection_to(live: &Live, backend: &str) -> Connection {
     for _ in 0..100 {
         let mut connection = live.connect(VIPS[0]);
-        if connection.ask().expect("answers") == backend {
+        if connection.request().expect("answers") == backend {
             return connection;
         }
     }
@@ -50,7 +51,7 @@ async fn a_changed_file_is_applied_within_a_second() {
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
     daemon.wait_for("weight 3 -> 30", SOON);
     daemon.clear_log();
-    // As editors, and as `cp`, do it: another file, renamed over this one; and by many writes.
+    // Like editors: a new file renamed over this one. Like `cp`: several writes.
     live.replace(&DEFAULT_CONFIG.replace("weight: 3", "weight: 31"));
     daemon.wait_for("weight 30 -> 31", SOON);
     daemon.clear_log();
@@ -71,7 +72,7 @@ async fn a_file_behind_a_symbolic_link_is_followed() {
         let yaml = DEFAULT_CONFIG.replace("weight: 3", &format!("weight: {weight}"));
         fs::write(directory.join("director.yaml"), yaml).expect("written");
     }
-    // As configuration managers do: the file is a link through a link that is swapped.
+    // Like configuration managers: the file is a link through another link, which is swapped.
     let data = live.directory().join("..data");
     std::os::unix::fs::symlink("old", &data).expect("linked");
     fs::remove_file(live.file()).expect("removed");
@@ -81,7 +82,7 @@ async fn a_file_behind_a_symbolic_link_is_followed() {
     std::os::unix::fs::symlink("new", &swapped).expect("linked");
     fs::rename(swapped, data).expect("swapped");
     daemon.wait_for("weight 3 -> 33", SOON);
-    // What links lead to is elsewhere, and looked at every five seconds; twice.
+    // The target is in another directory, which is polled every five seconds, twice.
     fs::write(new.join("director.yaml"), DEFAULT_CONFIG.replace("weight: 3", "weight: 34"))
         .expect("written");
     daemon.wait_for("weight 33 -> 34", Duration::from_secs(15));
@@ -89,15 +90,15 @@ async fn a_file_behind_a_symbolic_link_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalid_file_is_refused_whole_and_the_old_state_stays() {
+async fn an_invalid_file_is_refused_and_the_old_state_stays() {
     let live = Live::new("invalid").await;
     let daemon = live.run();
     let before = live.json("backends");
-    // One change is good, one is not.
+    // One change is valid, one is not.
     let bad =
         DEFAULT_CONFIG.replace("weight: 1}", "weight: 7}").replace("weight: 3", "weight: 70000");
     live.write(&bad);
-    daemon.wait_for("refused, what was in effect stays", SOON);
+    daemon.wait_for("refused, the configuration in effect stays", SOON);
     let line = bad.lines().position(|line| line.contains("70000")).expect("is there") + 1;
     let column = bad.lines().nth(line - 1).and_then(|l| l.find("70000")).expect("is there") + 1;
     let log = daemon.log();
@@ -113,18 +114,18 @@ async fn an_invalid_file_is_refused_whole_and_the_old_state_stays() {
     for vip in VIPS {
         assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
     }
-    // Emptied, removed, unreadable as YAML: nothing of it stops anything.
+    // An empty, removed or malformed file does not stop forwarding.
     for text in ["", "services: []\ninterfaces: [{name: eth0}]\n", "services: [", "\u{0}"] {
         daemon.clear_log();
         live.write(text);
-        daemon.wait_for("refused, what was in effect stays", SOON);
+        daemon.wait_for("refused, the configuration in effect stays", SOON);
         assert_eq!(live.spread(VIPS[0], 5).values().sum::<usize>(), 5);
     }
     daemon.clear_log();
     fs::remove_file(live.file()).expect("removed");
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_for("refused, what was in effect stays", SOON);
-    // And it goes on from there.
+    daemon.wait_for("refused, the configuration in effect stays", SOON);
+    // The next valid file is applied.
     daemon.clear_log();
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 5"));
     daemon.wait_for("weight 3 -> 5", SOON);
@@ -133,7 +134,7 @@ async fn an_invalid_file_is_refused_whole_and_the_old_state_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_does_not_fit_the_host_is_refused_whole() {
+async fn a_file_that_does_not_fit_the_host_is_refused() {
     let live = Live::new("unfit").await;
     let daemon = live.run();
     let own = live.node("director").ipv4().expect("has one");
@@ -144,7 +145,7 @@ async fn a_file_that_does_not_fit_the_host_is_refused_whole() {
     ] {
         daemon.clear_log();
         live.write(&bad);
-        daemon.wait_for("refused, what was in effect stays", FOLLOWED);
+        daemon.wait_for("refused, the configuration in effect stays", FOLLOWED);
         assert!(daemon.log().contains(why), "{}", daemon.log());
         let weights = live.json("backends web");
         assert_eq!(weights[2]["weight"], 3, "{weights}");
@@ -154,7 +155,7 @@ async fn a_file_that_does_not_fit_the_host_is_refused_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hangup_reads_the_file_again_and_termination_leaves_forwarding() {
+async fn sighup_reloads_the_file_and_sigterm_keeps_forwarding() {
     let live = Live::new("signals").await;
     let daemon = live.run();
     daemon.clear_log();
@@ -163,7 +164,7 @@ async fn hangup_reads_the_file_again_and_termination_leaves_forwarding() {
     let status = live.json("status");
     assert_eq!(status["daemon"], true, "{status}");
     daemon.signal(Signal::SIGTERM);
-    daemon.wait_for("SIGTERM: stopping. Forwarding goes on as it is", SOON);
+    daemon.wait_for("SIGTERM: stopping. Forwarding continues", SOON);
     assert_eq!(daemon.ended().code(), Some(0));
     let status = live.json("status");
     assert_eq!(status["daemon"], false, "{status}");
@@ -175,17 +176,17 @@ async fn hangup_reads_the_file_again_and_termination_leaves_forwarding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_process_at_a_time_works_on_an_instance() {
+async fn only_one_process_works_on_an_instance() {
     let live = Live::new("busy").await;
     let daemon = live.run();
     let pid = daemon.pid().to_string();
     let busy = ["another director", pid.as_str(), live.instance().name(), "--instance"];
-    live.director("run -c director.yaml").refused(1).says(&busy);
+    live.director("run -c director.yaml").refused(1).reports(&busy);
     let attach = live.director("attach -c director.yaml").succeeded();
-    attach.prints(&["the running daemon forwards by its own file"]);
-    // With no way to ask it, it is not worked around.
+    attach.prints(&["the running daemon uses its own file"]);
+    // Commands that cannot connect to the daemon do not bypass it.
     for line in ["attach -c director.yaml", "detach"] {
-        live.director(&format!("{line} --socket nowhere")).refused(1).says(&busy);
+        live.director(&format!("{line} --socket nowhere")).refused(1).reports(&busy);
     }
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
     daemon.end(Signal::SIGTERM);
@@ -194,20 +195,20 @@ async fn one_process_at_a_time_works_on_an_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_outlive_restarts_of_every_kind() {
+async fn connections_survive_every_kind_of_restart() {
     let live = Live::new("restart").await;
     let mut daemon = live.run();
     let links = live.bpf().await.links;
     let mut connections: Vec<_> =
         VIPS.iter().flat_map(|vip| [vip; 4]).map(|v| live.connect(v)).collect();
-    let served: Vec<_> = connections.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let served: Vec<_> = connections.iter_mut().map(|c| c.request().expect("answers")).collect();
     let load = Load::start(live.node("client1"), address(VIPS[0]));
     for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGINT] {
         daemon.end(signal);
         daemon = live.run();
         daemon.wait_for("started: nothing to change", SOON);
         for (connection, name) in connections.iter_mut().zip(&served) {
-            assert_eq!(&connection.ask().expect("open still"), name, "{signal}");
+            assert_eq!(&connection.request().expect("open still"), name, "{signal}");
         }
         assert_eq!(live.bpf().await.links, links, "adopted after {signal}");
     }
@@ -218,7 +219,7 @@ async fn connections_outlive_restarts_of_every_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changed_while_no_daemon_ran_is_applied_at_its_start() {
+async fn changes_made_without_a_daemon_are_applied_at_its_start() {
     let live = Live::new("offline").await;
     live.run().end(Signal::SIGKILL);
     live.write(&without_b3());
@@ -250,20 +251,20 @@ async fn a_removed_backend_drains_and_no_request_fails() {
     };
     assert_eq!(state(&live).as_deref(), Some("draining"));
     while removed.elapsed() < Duration::from_millis(1500) {
-        assert_eq!(kept.ask().expect("its connection stays"), "b3");
+        assert_eq!(kept.request().expect("its connection stays"), "b3");
         thread::sleep(Duration::from_millis(100));
     }
     wait_until("the drain ends", Duration::from_secs(3), || state(&live).is_none());
     assert!(removed.elapsed() > Duration::from_millis(1900), "{:?}", removed.elapsed());
-    // Rescheduled: another backend, which knows nothing of this connection, resets it.
-    let error = kept.ask().expect_err("no longer b3's");
+    // Rescheduled: another backend, which has no such connection, resets it.
+    let error = kept.request().expect_err("no longer b3's");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-    assert_eq!(others.ask().expect("nothing to do with it"), "b1");
+    assert_eq!(others.request().expect("unaffected"), "b1");
 
     let totals = load.stop();
     assert_eq!(totals.errors, Vec::<String>::new());
     assert!(totals.answered() > before.answered() + 50, "{totals:?}");
-    // The one that was under way as the file changed may still have been b3's.
+    // One request in progress during the change may still have reached b3.
     assert!(totals.answers["b3"] <= before.answers["b3"] + 1, "{before:?} {totals:?}");
     daemon.end(Signal::SIGTERM);
 }
@@ -277,28 +278,28 @@ async fn a_backend_that_comes_back_while_it_drains_keeps_its_connections() {
     live.write(&without_b3().replace("2s", "5m"));
     daemon.wait_for("backend 10.0.0.13 drains", SOON);
     live.write(&drained_in("5m"));
-    daemon.wait_for("backend 10.0.0.13: drains no longer", SOON);
-    assert_eq!(kept.ask().expect("kept"), "b3");
+    daemon.wait_for("backend 10.0.0.13: no longer drains", SOON);
+    assert_eq!(kept.request().expect("kept"), "b3");
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
     daemon.end(Signal::SIGTERM);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_service_is_the_hosts_again() {
+async fn packets_of_a_removed_service_pass_to_the_host() {
     let live = Live::new("service").await;
     let daemon = live.run();
     let mut connection = live.connect(VIPS[0]);
-    let first = connection.ask().expect("answers");
+    let first = connection.request().expect("answers");
     assert!(first.starts_with('b'), "{first}");
     let yaml = DEFAULT_CONFIG;
     let start = yaml.find("  - name: web\n").expect("is there");
     let end = yaml.find("  - name: web-v6").expect("is there");
     live.write(&format!("{}{}", &yaml[..start], &yaml[end..]));
     daemon.wait_for("- service web (tcp 192.0.2.10:80)", SOON);
-    // The director's host has the address and nothing at this port.
-    let refused = live.get(VIPS[0]).expect_err("nobody's");
+    // The director's host has the address and no listener at this port.
+    let refused = live.get(VIPS[0]).expect_err("no service");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
-    assert_eq!(connection.ask().expect_err("nobody's").kind(), ErrorKind::ConnectionReset);
+    assert_eq!(connection.request().expect_err("no service").kind(), ErrorKind::ConnectionReset);
     assert_eq!(live.spread(VIPS[1], 20).values().sum::<usize>(), 20);
     daemon.clear_log();
     live.write(yaml);
@@ -307,7 +308,7 @@ async fn a_removed_service_is_the_hosts_again() {
     daemon.end(Signal::SIGTERM);
 }
 
-/// Gives a backend another MAC, without a word to anybody.
+/// Changes the MAC address of a backend without announcing it.
 async fn change_mac(live: &Live, node: &str, byte: u8) {
     let netlink = live.netlink(node);
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
@@ -316,7 +317,7 @@ async fn change_mac(live: &Live, node: &str, byte: u8) {
     netlink.set_mac(eth0.index, mac).await.expect("another MAC");
 }
 
-/// Has every backend tell the link where it is now.
+/// Announces the addresses of every backend on the link.
 async fn announce(live: &Live) {
     for node in ["b1", "b2", "b3"] {
         let netlink = live.netlink(node);
@@ -364,7 +365,7 @@ async fn a_neighbour_that_appears_later_gets_its_packets() {
     }
     let daemon = live.run();
     let log = daemon.log();
-    assert!(log.contains("nobody answers for 10.0.0.11 on eth0"), "{log}");
+    assert!(log.contains("no answer from 10.0.0.11 on eth0"), "{log}");
     let backends = live.json("backends");
     assert!(backends[0]["next_hop"].is_null(), "{backends}");
     assert!(live.get(VIPS[0]).is_err());
@@ -372,7 +373,7 @@ async fn a_neighbour_that_appears_later_gets_its_packets() {
         let netlink = live.netlink(node);
         let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
         netlink.set_up(eth0, true).await.expect("up");
-        // The route went with the interface.
+        // The routes were removed with the interface.
         restore_routes(&live, node).await;
     }
     announce(&live).await;
@@ -382,14 +383,14 @@ async fn a_neighbour_that_appears_later_gets_its_packets() {
     daemon.end(Signal::SIGTERM);
 }
 
-/// Puts the default routes of a lab's node back.
+/// Restores the default routes of a lab's node.
 async fn restore_routes(live: &Live, node: &str) {
     let netlink = live.netlink(node);
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let place = live.node(node);
     for &own in place.addresses() {
         let bits = if own.is_ipv4() { 32 } else { 128 };
-        // IPv6 addresses go when an interface goes down.
+        // IPv6 addresses are removed when an interface goes down.
         netlink.add_address(eth0, own, bits).await.expect("added");
     }
     for (destination, source) in
@@ -416,7 +417,7 @@ async fn an_interface_that_was_down_forwards_again() {
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let vip6 = address(VIPS[1]).ip();
     netlink.set_up(eth0, false).await.expect("down");
-    assert!(live.get(VIPS[0]).is_err(), "no way in");
+    assert!(live.get(VIPS[0]).is_err(), "the interface is down");
     netlink.set_up(eth0, true).await.expect("up");
     restore_routes(&live, "director").await;
     netlink.add_address(eth0, vip6, 128).await.expect("the VIP");
@@ -442,7 +443,7 @@ async fn the_directors_own_mac_may_change() {
     let client = live.netlink("client1");
     let there = client.link_by_name("eth0").await.expect("eth0").index;
     for vip in VIPS {
-        client.forget_neighbour(there, address(vip).ip()).await.expect("forgotten");
+        client.remove_neighbour(there, address(vip).ip()).await.expect("removed");
         wait_until(vip, FOLLOWED, || answers(&live, vip));
         assert_eq!(live.spread(vip, 60).len(), 3);
     }
@@ -450,7 +451,7 @@ async fn the_directors_own_mac_may_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_backend_gone_astray_is_no_reason_to_lose_the_others() {
+async fn one_misrouted_backend_does_not_affect_the_others() {
     let live = Live::new("astray").await;
     let far = Host::new("astray");
     live.second_network(&far.netns).await;
@@ -472,19 +473,19 @@ async fn one_backend_gone_astray_is_no_reason_to_lose_the_others() {
         change_mac(&live, node, 0xcc).await;
     }
     announce(&live).await;
-    // The one that went astray keeps the way it had.
+    // The misrouted backend keeps its last next hop.
     wait_until("b2 and b3 are followed", FOLLOWED, || answers(&live, VIPS[0]));
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
-    let said = daemon.log().matches("is reached by eth1").count();
-    assert_eq!(said, 1, "{}", daemon.log());
-    // The same file is refused to whoever starts with it.
+    let logged = daemon.log().matches("is reached by eth1").count();
+    assert_eq!(logged, 1, "{}", daemon.log());
+    // A daemon that starts with the same file refuses it.
     daemon.end(Signal::SIGTERM);
-    live.director("run -c director.yaml").refused(1).says(&["10.0.0.11 is reached by eth1"]);
+    live.director("run -c director.yaml").refused(1).reports(&["10.0.0.11 is reached by eth1"]);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_interface_pulled_out_is_no_reason_to_lose_the_others() {
+async fn one_removed_interface_does_not_affect_the_others() {
     let live = Live::new("pulled").await;
     let far = Host::new("pulled");
     live.second_network(&far.netns).await;
@@ -494,7 +495,7 @@ async fn one_interface_pulled_out_is_no_reason_to_lose_the_others() {
     live.director("status").succeeded().prints(&["eth0 (native, up), eth1 (native, up)"]);
     let netlink = live.netlink("director");
     let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
-    netlink.delete_link(eth1).await.expect("pulled out");
+    netlink.delete_link(eth1).await.expect("removed");
     daemon.wait_for("interface eth1 does not exist", SOON);
     for node in ["b1", "b2", "b3"] {
         change_mac(&live, node, 0xbb).await;
@@ -503,7 +504,7 @@ async fn one_interface_pulled_out_is_no_reason_to_lose_the_others() {
     for vip in VIPS {
         wait_until(vip, FOLLOWED, || answers(&live, vip));
     }
-    assert!(!daemon.log().contains("cannot follow the host"), "{}", daemon.log());
+    assert!(!daemon.log().contains("cannot apply changes of the host"), "{}", daemon.log());
 
     live.second_network(&far.netns).await;
     wait_until("attached again", FOLLOWED, || {
@@ -516,21 +517,21 @@ async fn one_interface_pulled_out_is_no_reason_to_lose_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interface_made_anew_is_attached_again() {
+async fn a_recreated_interface_is_attached_again() {
     let live = Live::new("anew").await;
     let daemon = live.run();
     let before = live.bpf().await;
     let netlink = live.netlink("director");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
     let had = netlink.addresses().await.expect("listed");
-    netlink.delete_link(eth0.index).await.expect("pulled out");
+    netlink.delete_link(eth0.index).await.expect("removed");
     daemon.wait_for("interface eth0 does not exist", SOON);
 
     let switch = live.netlink("switch");
     let plug = LinkEnd { name: "anew", netns: None, mac: None };
     let there = live.node("director").netns();
     let end = LinkEnd { name: "eth0", netns: Some(there), mac: Some(eth0.mac) };
-    switch.create_veth(plug, end).await.expect("another cable");
+    switch.create_veth(plug, end).await.expect("another veth pair");
     let port = switch.link_by_name("anew").await.expect("a port").index;
     let bridge = switch.link_by_name("br0").await.expect("a bridge").index;
     switch.set_mtu(port, 1600).await.expect("an MTU");
@@ -551,7 +552,7 @@ async fn an_interface_made_anew_is_attached_again() {
         wait_until(vip, FOLLOWED, || answers(&live, vip));
         assert_eq!(live.spread(vip, 60).len(), 3);
     }
-    daemon.wait_for("the host carries the configuration again", SOON);
+    daemon.wait_for("changes of the host are applied again", SOON);
     assert_eq!(daemon.log().matches("does not exist").count(), 1, "{}", daemon.log());
     let after = live.bpf().await;
     assert_eq!(after.links.len(), 1, "{after:?}");
@@ -564,7 +565,7 @@ async fn an_interface_made_anew_is_attached_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_a_new_start_is_said() {
+async fn changes_that_need_a_restart_are_logged() {
     let live = Live::new("sizes").await;
     let daemon = live.run();
     live.write(&format!("flows: {{size: 4Ki}}\n{DEFAULT_CONFIG}"));
@@ -573,25 +574,26 @@ async fn what_takes_a_new_start_is_said() {
     let rekeyed = format!("hash_key: 000102030405060708090a0b0c0d0e0f\n{DEFAULT_CONFIG}");
     let links = live.bpf().await.links;
     let mut connections: Vec<_> = (0..12).map(|_| live.connect(VIPS[0])).collect();
-    let before: Vec<_> = connections.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let before: Vec<_> = connections.iter_mut().map(|c| c.request().expect("answers")).collect();
     live.write(&rekeyed);
-    daemon.wait_for("hash_key is another: known flows are no longer recognised", FOLLOWED);
+    daemon.wait_for("hash_key changed: known flows are no longer recognised", FOLLOWED);
     daemon.wait_for("configuration applied", SOON);
     assert_eq!(live.bpf().await.links, links, "replaced in place");
-    // Twelve flows that all find their backend again by chance: one in ten thousand at most.
-    let after = connections.iter_mut().map(Connection::ask);
+    // The probability that all twelve flows find their backend again is at most one in ten
+    // thousand.
+    let after = connections.iter_mut().map(Connection::request);
     let lost = after.zip(&before).filter(|(now, was)| now.as_ref().ok() != Some(was)).count();
-    assert!(lost > 0, "the warning is needed no more");
+    assert!(lost > 0, "the warning is obsolete");
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
     daemon.end(Signal::SIGTERM);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_backend_that_does_not_answer_delays_nobody_else() {
+async fn a_new_backend_that_does_not_answer_delays_no_other() {
     let live = Live::new("silent").await;
     let daemon = live.run();
     let load = Load::start(live.node("client1"), address(VIPS[0]));
-    // Weight 0: it gets nothing, but its neighbour is looked for.
+    // With weight 0 it gets no flows, but its neighbour is resolved.
     let silent =
         "      - {address: 10.0.0.13, weight: 3}\n      - {address: 10.0.0.99, weight: 0}\n";
     live.write(&DEFAULT_CONFIG.replace("      - {address: 10.0.0.13, weight: 3}\n", silent));

@@ -1,5 +1,5 @@
-//! Drops and passes that take a real kernel: its routes, its neighbours, its interfaces. No daemon
-//! runs, so the program asks the kernel about each packet.
+//! Drops and passes that need a real kernel: its routes, neighbours and interfaces. No daemon runs,
+//! so the program looks up each packet in the kernel's FIB.
 
 use std::net::UdpSocket;
 
@@ -25,7 +25,7 @@ services:
     )
 }
 
-/// Sends datagrams to the VIP from the client, each a flow of its own.
+/// Sends datagrams to the VIP from the client, each of a new flow.
 fn send(live: &Live) {
     live.node("client1")
         .run(|| {
@@ -37,7 +37,7 @@ fn send(live: &Live) {
         .expect("enters");
 }
 
-/// Sends, and expects all packets to come to this end and to no other one of a forwarder.
+/// Sends, and expects this verdict for all packets and no other forwarding verdict.
 #[track_caller]
 fn expect(live: &Live, verdict: &str) {
     let count = |verdict: &str| live.verdicts().get(verdict).copied().unwrap_or(0);
@@ -56,13 +56,13 @@ fn forward_on(live: &Live) {
     netlink.set_sysctl("net/ipv4/ip_forward", "1").expect("sysctl");
 }
 
-/// Nobody has the backend's address.
+/// No host has the backend's address.
 #[tokio::test(flavor = "multi_thread")]
 async fn drop_no_neighbour() {
     let live = Live::with("no-neigh", &service("tunnel", "10.0.0.11")).await;
     live.write(&service("tunnel", "10.0.0.99"));
     forward_on(&live);
-    live.attach().says(&["warning: service only: nobody answers for 10.0.0.99 on eth0"]);
+    live.attach().reports(&["warning: service only: no answer from 10.0.0.99 on eth0"]);
     expect(&live, "drop/no-neighbour");
     let stats = live.director("stats").succeeded();
     stats.prints(&["drop", "no-neighbour", "the next hop does not answer ARP or ND"]);
@@ -87,13 +87,13 @@ async fn drop_no_route() {
     netlink
         .add_route(NewRoute { destination: client, prefix_len: 32, ..everywhere })
         .await
-        .expect("the way back");
-    live.attach().says(&["warning: service only: backend 10.0.0.11: ", "route"]);
+        .expect("the return route");
+    live.attach().reports(&["warning: service only: backend 10.0.0.11: ", "route"]);
     expect(&live, "drop/no-route");
     live.detach();
 }
 
-/// A direct backend that went behind a router: sent there, its packets would come back.
+/// A direct backend that moved behind a router, which would send its packets back.
 #[tokio::test(flavor = "multi_thread")]
 async fn drop_no_route_to_a_direct_backend_behind_a_router() {
     let live = Live::with("behind", &service("direct", "10.0.0.11")).await;
@@ -105,8 +105,8 @@ async fn drop_no_route_to_a_direct_backend_behind_a_router() {
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let gateway = live.node("client1").ipv4();
     let (destination, source) = (ip("10.0.0.99"), live.node("director").ipv4());
-    let asked = netlink.resolve_neighbour(eth0, gateway.expect("has one"), TIMEOUT).await;
-    asked.expect("asked").expect("known");
+    let resolved = netlink.resolve_neighbour(eth0, gateway.expect("has one"), TIMEOUT).await;
+    resolved.expect("requested").expect("resolved");
     netlink
         .add_route(NewRoute {
             destination,
@@ -122,7 +122,7 @@ async fn drop_no_route_to_a_direct_backend_behind_a_router() {
     live.detach();
 }
 
-/// The kernel's way to the backend leaves by an interface that is not listed.
+/// The kernel's route to the backend uses an interface that is not listed.
 #[tokio::test(flavor = "multi_thread")]
 async fn drop_no_interface() {
     let live = Live::with("no-iface", &service("tunnel", "10.0.0.11")).await;
@@ -137,40 +137,40 @@ async fn drop_no_interface() {
     let there = far.netlink();
     let index = there.link_by_name("far").await.expect("far").index;
     there.add_address(index, ip("10.0.0.99"), 24).await.expect("moved");
-    let asked = netlink.resolve_neighbour(eth1, ip("10.0.0.99"), TIMEOUT).await;
-    asked.expect("asked").expect("known");
+    let resolved = netlink.resolve_neighbour(eth1, ip("10.0.0.99"), TIMEOUT).await;
+    resolved.expect("requested").expect("resolved");
     expect(&live, "drop/no-interface");
     live.detach();
 }
 
-/// All addresses of this host are VIPs, which no backend takes tunnels from.
+/// All addresses of this host are VIPs, from which no backend accepts tunnels.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_without_an_address_for_tunnels_is_told() {
+async fn a_host_without_a_tunnel_source_is_warned_about() {
     let live = Live::with("no-source", &service("tunnel", "10.0.0.11")).await;
     let own = live.node("director").ipv4().expect("has one").to_string();
     let one = service("tunnel", "10.0.0.11");
     let (_, other) = one.split_once("services:").expect("there");
     let yaml = format!("{one}{}", other.replace("only", "own").replace("192.0.2.40", &own));
     live.write(&yaml);
-    live.attach().says(&[
+    live.attach().reports(&[
         "warning: service only: backend 10.0.0.11: no address of this host can be the tunnel's source",
         "set `tunnel: {source: ADDRESS}`",
     ]);
     live.write(&format!("tunnel: {{source: 10.0.0.77}}\n{yaml}"));
-    let said = live.attach();
-    assert!(!said.stderr.contains("warning"), "{said:?}");
+    let output = live.attach();
+    assert!(!output.stderr.contains("warning"), "{output:?}");
     live.detach();
 }
 
-/// A switch that floods, or a NIC that takes everything: frames for others pass untouched.
+/// A flooding switch or a promiscuous NIC: frames for other hosts pass unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn pass_not_our_mac() {
     let live = Live::with("not-our-mac", &service("tunnel", "10.0.0.11")).await;
     let client = live.netlink("client1");
     let eth0 = client.link_by_name("eth0").await.expect("eth0").index;
-    // Nobody has this one, so the switch sends it everywhere.
-    let nobody = [2, 0xaa, 0, 0, 0, 1];
-    client.set_neighbour(eth0, ip("192.0.2.40"), nobody).await.expect("set");
+    // No host has this address, so the switch floods the frames.
+    let unused = [2, 0xaa, 0, 0, 0, 1];
+    client.set_neighbour(eth0, ip("192.0.2.40"), unused).await.expect("set");
     let director = live.netlink("director");
     let link = director.link_by_name("eth0").await.expect("eth0");
     let capture = Capture::start(director.netns(), link.index);
@@ -178,13 +178,13 @@ async fn pass_not_our_mac() {
     send(&live);
     let counted = || live.verdicts().get("pass/not-our-mac").copied().unwrap_or(0);
     wait_until("pass/not-our-mac", TIMEOUT, || counted() >= PACKETS);
-    // Hosts send multicast (MLD, ND) when they please, which is not for this MAC either.
+    // Hosts send multicast (MLD, ND) at any time, which is not for this MAC address either.
     let counted = counted();
     let for_others = capture.frames(counted as usize, TIMEOUT, |frame| {
         frame[..6] != link.mac && matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd])
     });
-    assert!(for_others.len() as u64 >= counted, "{counted} counted, {} came", for_others.len());
-    let sent: Vec<_> = for_others.iter().filter(|frame| frame[..6] == nobody).collect();
+    assert!(for_others.len() as u64 >= counted, "{counted} counted, {} captured", for_others.len());
+    let sent: Vec<_> = for_others.iter().filter(|frame| frame[..6] == unused).collect();
     assert_eq!(sent.len() as u64, PACKETS, "none is lost");
     for frame in sent {
         // TTL 64, from the client to the VIP's port 7, with its one byte.

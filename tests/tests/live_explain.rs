@@ -1,4 +1,4 @@
-//! `director explain` says what the data plane does, and disturbs nothing.
+//! `director explain` reports what the data plane does, and changes nothing.
 
 use std::{
     collections::HashSet,
@@ -23,10 +23,10 @@ use director_userspace::{
 use fastrand::Rng;
 use nix::libc;
 
-/// Flows that are asked about; half of them are known.
+/// Flows that are explained; half of them are tracked.
 const FLOWS: usize = 10_000;
 
-/// Both families and protocols, tunnels and direct, and services that no backend takes.
+/// Both families and protocols, tunnels and direct, and services without an available backend.
 const CONFIG: &str = r#"
 interfaces: [{name: eth0}]
 flows: {size: 64Ki}
@@ -47,7 +47,7 @@ services:
      when_empty: pass, backends: [{address: 10.0.0.11, weight: 0}]}
 "#;
 
-/// A packet of a random flow: mostly for some service, now and then for nobody.
+/// A packet of a random flow: mostly for a service, sometimes for none.
 fn flow(rng: &mut Rng) -> (FlowSpec, Packet) {
     const V4: [&str; 6] =
         ["192.0.2.10", "192.0.2.11", "192.0.2.12", "192.0.2.13", "192.0.2.14", "192.0.2.99"];
@@ -74,7 +74,7 @@ async fn attached(live: &Live) -> ProgramFd {
     info.expect("loaded").fd().expect("a descriptor")
 }
 
-/// The part of `union bpf_attr` that `BPF_PROG_TEST_RUN` reads and writes.
+/// The part of `union bpf_attr` used by `BPF_PROG_TEST_RUN`.
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -99,7 +99,7 @@ struct TestRun {
 /// `BPF_PROG_TEST_RUN` of linux/bpf.h.
 const TEST_RUN: libc::c_int = 10;
 
-/// Sends a frame to the program on the interface, for real: what it did, and what left.
+/// Runs the attached program on a frame and returns its action and the resulting frame.
 fn send(program: &ProgramFd, frame: &[u8]) -> (u32, Vec<u8>) {
     let mut left = vec![0u8; 4096];
     let mut attr = TestRun {
@@ -110,7 +110,7 @@ fn send(program: &ProgramFd, frame: &[u8]) -> (u32, Vec<u8>) {
         data_out: left.as_mut_ptr() as u64,
         ..TestRun::default()
     };
-    // SAFETY: the kernel reads and writes what the attribute says, which outlives the call.
+    // SAFETY: the kernel reads and writes what the attribute points to, which outlives the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
@@ -127,7 +127,7 @@ const fn action(verdict: Verdict) -> u32 {
     }
 }
 
-/// The flow table, as it lies in memory.
+/// The raw flow table.
 fn flow_table(live: &Live) -> Vec<[u8; 64]> {
     let pin = live.instance().pins().join("maps/FLOWS");
     let map: Array<_, [u8; 64]> =
@@ -135,7 +135,7 @@ fn flow_table(live: &Live) -> Vec<[u8; 64]> {
     map.iter().map(|set| set.expect("read")).collect()
 }
 
-/// What packets for services count. (ARP and the like come in a lab at any time.)
+/// The counters of packets for services. (ARP and the like occur in a lab at any time.)
 fn counted(explainer: &Explainer) -> Counters {
     let tables = &explainer.datapath().tables;
     let mut counters = counters(tables, &observe(tables)).expect("read");
@@ -144,7 +144,7 @@ fn counted(explainer: &Explainer) -> Counters {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_flows_go_where_it_is_said() {
+async fn ten_thousand_flows_are_forwarded_as_explained() {
     let live = Live::with("explain", CONFIG).await;
     let _daemon = live.run();
     let program = attached(&live).await;
@@ -161,23 +161,23 @@ async fn ten_thousand_flows_go_where_it_is_said() {
             }
 
             let (counters, table) = (counted(&explainer), flow_table(&live));
-            let mut said = Vec::new();
+            let mut output = Vec::new();
             for (flow, packet) in &flows {
                 let explanation = explain(&mut explainer, flow, *packet).expect("explains");
-                let outcome = explainer.ask(&flow.frame(*packet, mac)).expect("answers");
+                let outcome = explainer.explain(&flow.frame(*packet, mac)).expect("answers");
                 assert_eq!(explanation.verdict, outcome.verdict.label());
                 assert_eq!(explanation.connection, outcome.connection.label());
-                said.push((explanation, outcome));
+                output.push((explanation, outcome));
             }
-            assert_eq!(counted(&explainer), counters, "explaining counts nothing");
-            assert!(flow_table(&live) == table, "explaining changes no flow");
+            assert_eq!(counted(&explainer), counters, "explain counts nothing");
+            assert!(flow_table(&live) == table, "explain changes no flow");
 
             let mut seen = HashSet::new();
-            for ((flow, packet), (explanation, outcome)) in flows.iter().zip(&said) {
+            for ((flow, packet), (explanation, outcome)) in flows.iter().zip(&output) {
                 let frame = flow.frame(*packet, mac);
                 let (done, left) = send(&program, &frame);
                 assert_eq!(done, action(outcome.verdict), "{flow}: {explanation:#?}");
-                assert_eq!(left, outcome.frame, "{flow}: what left");
+                assert_eq!(left, outcome.frame, "{flow}: the frame");
                 seen.insert((outcome.verdict.code(), outcome.connection as u32));
                 if outcome.connection == Connection::New {
                     assert!(explanation.ring.is_some() && explanation.backend.is_some());
@@ -188,7 +188,8 @@ async fn ten_thousand_flows_go_where_it_is_said() {
                     assert!(known.idle_s < 60.0 && known.timeout_s > 60.0, "{known:?}");
                 }
             }
-            // Known and new ones that are forwarded, dropped, passed to the host for two reasons.
+            // Tracked and new flows that are forwarded, dropped, and passed to the host for two
+            // reasons.
             assert!(seen.len() >= 5, "{seen:?}");
         })
         .expect("enters");
@@ -201,21 +202,24 @@ fn mac(explainer: &Explainer) -> [u8; 6] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_says_where_and_why() {
+async fn the_command_reports_destination_and_reason() {
     let live = Live::with("explaincli", CONFIG).await;
-    live.director("explain tcp 198.51.100.7:1 192.0.2.10:80").refused(1).says(&["not attached"]);
+    live.director("explain tcp 198.51.100.7:1 192.0.2.10:80").refused(1).reports(&["not attached"]);
     let daemon = live.run();
-    let said = live.json("explain tcp 198.51.100.7:40000 192.0.2.10:80 --size 1480");
-    assert_eq!(said["verdict"], "tx", "{said:#}");
-    assert_eq!((&said["service"], &said["frontend"]), (&"t4".into(), &"tcp 192.0.2.10:80".into()));
-    assert_eq!(said["connection"], "new");
-    assert_eq!(said["ring"]["slots"], 65_537);
-    assert_eq!(said["next_hop"]["known_from"], "daemon");
-    assert_eq!(said["tunnel"]["destination"], said["backend"]);
-    assert_eq!(said["tunnel"]["overhead"], 20);
-    assert_eq!(said["size"]["length"], 1480);
-    let fits = said["size"]["fits"].as_u64().expect("a number");
-    assert_eq!(fits, said["size"]["mtu"].as_u64().expect("a number") - 20);
+    let output = live.json("explain tcp 198.51.100.7:40000 192.0.2.10:80 --size 1480");
+    assert_eq!(output["verdict"], "tx", "{output:#}");
+    assert_eq!(
+        (&output["service"], &output["frontend"]),
+        (&"t4".into(), &"tcp 192.0.2.10:80".into())
+    );
+    assert_eq!(output["connection"], "new");
+    assert_eq!(output["ring"]["slots"], 65_537);
+    assert_eq!(output["next_hop"]["known_from"], "daemon");
+    assert_eq!(output["tunnel"]["destination"], output["backend"]);
+    assert_eq!(output["tunnel"]["overhead"], 20);
+    assert_eq!(output["size"]["length"], 1480);
+    let fits = output["size"]["fits"].as_u64().expect("a number");
+    assert_eq!(fits, output["size"]["mtu"].as_u64().expect("a number") - 20);
     live.director("explain tcp 198.51.100.7:40000 192.0.2.10:80").succeeded().prints(&[
         "flow        tcp 198.51.100.7:40000 -> 192.0.2.10:80",
         "verdict     tx: forwarded",
@@ -233,19 +237,19 @@ async fn the_command_says_where_and_why() {
     assert_eq!((&empty["verdict"], &empty["reason"]), (&"drop".into(), &"no-backend".into()));
     assert!(empty["meaning"].as_str().expect("text").contains("when_empty: drop"), "{empty:#}");
 
-    // Asked often enough, and still new: nothing is recorded.
+    // Still new after repeated calls: nothing is recorded.
     let again = live.json("explain --syn tcp 198.51.100.7:40000 192.0.2.10:80");
     assert_eq!((&again["connection"], &again["known"]), (&"new".into(), &serde_json::Value::Null));
 
-    // The director's own packets never meet the program.
+    // The director's own packets are never processed by the program.
     let netlink = live.netlink("director");
     let own = netlink.addresses().await.expect("listed");
     let own = own.iter().find(|a| a.address.is_ipv4() && !a.address.is_loopback()).expect("one");
     live.director(&format!("explain tcp {}:4000 192.0.2.10:80", own.address))
         .succeeded()
-        .prints(&["is an address of this host", "never sees it"]);
+        .prints(&["is an address of this host", "never processes them"]);
 
-    // Without a daemon the kernel is asked, as it is for packets.
+    // Without a daemon, the next hop comes from the kernel, as for packets.
     drop(daemon);
     std::thread::sleep(std::time::Duration::from_millis(1700));
     let later = live.json("explain tcp 198.51.100.7:40000 192.0.2.10:80");
@@ -253,18 +257,18 @@ async fn the_command_says_where_and_why() {
         (&later["verdict"], &later["next_hop"]["known_from"]),
         (&"tx".into(), &"kernel".into())
     );
-    assert_eq!(later["next_hop"]["mac"], said["next_hop"]["mac"]);
+    assert_eq!(later["next_hop"]["mac"], output["next_hop"]["mac"]);
 
     for (line, words) in [
-        ("explain tcp 192.0.2.10:80", "two ends"),
-        ("explain 198.51.100.7:4 192.0.2.10:80", "say `tcp` or `udp`"),
-        ("explain tcp 198.51.100.7:4 [2001:db8::10]:80", "not of one family"),
+        ("explain tcp 192.0.2.10:80", "two endpoints"),
+        ("explain 198.51.100.7:4 192.0.2.10:80", "write `tcp` or `udp`"),
+        ("explain tcp 198.51.100.7:4 [2001:db8::10]:80", "different address families"),
     ] {
-        live.director(line).refused(2).says(&[words]);
+        live.director(line).refused(2).reports(&[words]);
     }
     live.director("explain tcp 198.51.100.7:4 192.0.2.10:80 --interface eth9")
         .refused(1)
-        .says(&["director is not on eth9"]);
+        .reports(&["director is not on eth9"]);
     let udp: FlowSpec = "udp 198.51.100.7:4 192.0.2.10:80".parse().expect("a flow");
     assert_eq!(udp.protocol, Protocol::Udp);
 }

@@ -1,5 +1,5 @@
-//! Thousands of backends that go down and come back all the time: whoever asks the daemon is answered,
-//! files are read, and packets are forwarded.
+//! Thousands of backends that go down and up continuously: the daemon answers requests, files are
+//! reloaded, and packets are forwarded.
 
 use std::{
     fmt::Write as _,
@@ -19,13 +19,13 @@ use nix::sys::{
 
 const SERVICES: u32 = 20;
 const BACKENDS: u32 = 100;
-/// How long the server lives, and is gone.
+/// How long the server is up, and how long it is down.
 const PHASE: Duration = Duration::from_millis(1700);
-/// For how long that goes on.
+/// Total duration.
 const WHOLE: Duration = Duration::from_secs(15);
-/// How long whoever asks may wait, with a program that is not optimised, on a busy host.
+/// How long an answer may take, with an unoptimised program on a busy host.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Older than that, packets would be looked up in the kernel: `HEARTBEAT_STALE_NS`.
+/// With an older heartbeat, packets would be looked up in the kernel: `HEARTBEAT_STALE_NS`.
 const HEARTBEAT: Duration = Duration::from_millis(1500);
 
 fn config(weight: u32) -> String {
@@ -53,9 +53,9 @@ fn ip(live: &Live, node: &str, arguments: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_that_flap_keep_nobody_waiting() {
+async fn two_thousand_flapping_backends_do_not_delay_the_daemon() {
     let live = Live::new("flapping").await;
-    // All of them are one host, which is there and gone.
+    // All backends are one host, which goes up and down.
     ip(&live, "b1", "route add local 10.9.0.0/16 dev lo");
     ip(&live, "director", "route add 10.9.0.0/16 via 10.0.0.11");
     live.write(&config(3));
@@ -65,13 +65,13 @@ async fn two_thousand_that_flap_keep_nobody_waiting() {
     thread::scope(|scope| {
         let ends = Ends(&ends);
         scope.spawn(|| flap(&live, ends.0, &phases));
-        asked_and_changed(&live, &daemon, &phases);
+        query_and_change(&live, &daemon, &phases);
     });
     daemon.end(Signal::SIGTERM);
     live.detach();
 }
 
-/// Ends the flapping, also when a test fails.
+/// Ends the flapping when dropped, also if the test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -80,7 +80,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Has the server live and be gone, in turn.
+/// Alternately starts and stops the server.
 fn flap(live: &Live, ends: &AtomicBool, phases: &AtomicU32) {
     while !ends.load(Ordering::Relaxed) {
         let listener = live.node("b1").run(|| TcpListener::bind("0.0.0.0:8000"));
@@ -98,7 +98,7 @@ fn flap(live: &Live, ends: &AtomicBool, phases: &AtomicU32) {
     }
 }
 
-fn asked_and_changed(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
+fn query_and_change(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
     let up = || {
         let services = live.json("services");
         let services = services.as_array().expect("a list").clone();
@@ -117,11 +117,11 @@ fn asked_and_changed(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
     while began.elapsed() < WHOLE {
         rounds += 1;
         let weight = 3 + rounds;
-        let mut took = |what: &str, does: &dyn Fn()| {
-            let asked = Instant::now();
-            does();
-            slowest = slowest.max(asked.elapsed());
-            assert!(asked.elapsed() < ANSWER, "{what} took {:?}", asked.elapsed());
+        let mut took = |what: &str, run: &dyn Fn()| {
+            let began = Instant::now();
+            run();
+            slowest = slowest.max(began.elapsed());
+            assert!(began.elapsed() < ANSWER, "{what} took {:?}", began.elapsed());
         };
         took("status", &|| drop(live.director("status").succeeded()));
         took("weight", &|| {
@@ -131,7 +131,7 @@ fn asked_and_changed(live: &Live, daemon: &Daemon, phases: &AtomicU32) {
         live.replace(&config(weight));
         took("the file", &|| _ = daemon.wait_for("configuration applied", ANSWER));
         for _ in 0..20 {
-            let age = Duration::from_nanos(datapath.heartbeat_age_ns().expect("beats"));
+            let age = Duration::from_nanos(datapath.heartbeat_age_ns().expect("written"));
             oldest = oldest.max(age);
             thread::sleep(Duration::from_millis(20));
         }

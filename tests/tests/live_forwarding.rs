@@ -22,7 +22,7 @@ use director_userspace::{
 };
 use nix::sys::signal::Signal;
 
-/// Per cent of a service's flows by backend.
+/// Percentage of a service's flows by backend.
 fn shares(answers: &BTreeMap<String, usize>) -> Vec<(&str, f64)> {
     let all: usize = answers.values().sum();
     answers.iter().map(|(name, n)| (name.as_str(), *n as f64 * 100.0 / all as f64)).collect()
@@ -52,8 +52,11 @@ async fn attach_forwards_by_weight_without_any_process_until_detach() {
         let answers = live.spread(vip, 900);
         let shares = shares(&answers);
         assert_eq!(shares.len(), 3, "{vip}: {answers:?}");
-        for ((name, share), weighed) in shares.into_iter().zip([100.0 / 6.0, 100.0 / 3.0, 50.0]) {
-            assert!((share - weighed).abs() < 7.0, "{vip}: {name} got {share:.1} % of {answers:?}");
+        for ((name, share), expected) in shares.into_iter().zip([100.0 / 6.0, 100.0 / 3.0, 50.0]) {
+            assert!(
+                (share - expected).abs() < 7.0,
+                "{vip}: {name} got {share:.1} % of {answers:?}"
+            );
         }
     }
     let verdicts = live.verdicts();
@@ -68,7 +71,7 @@ async fn attach_forwards_by_weight_without_any_process_until_detach() {
     live.assert_nothing_attached().await;
     attached.wait_until_gone();
     assert_eq!(live.bpf().await, before);
-    assert!(live.get(VIPS[0]).is_err(), "nobody forwards");
+    assert!(live.get(VIPS[0]).is_err(), "nothing forwards");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,19 +79,19 @@ async fn killing_the_daemon_does_not_stop_forwarding() {
     let live = Live::new("kill").await;
     let daemon = live.run();
     let mut connections = VIPS.map(|vip| live.connect(vip));
-    let served: Vec<_> = connections.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let served: Vec<_> = connections.iter_mut().map(|c| c.request().expect("answers")).collect();
     daemon.end(Signal::SIGKILL);
     assert_eq!(processes_of(live.instance().name()), Vec::<String>::new());
     for vip in VIPS {
         assert_eq!(live.spread(vip, 50).values().sum::<usize>(), 50);
     }
-    // Longer than the program trusts what the daemon said last.
+    // Longer than until the heartbeat is stale.
     std::thread::sleep(Duration::from_millis(1700));
     for vip in VIPS {
         assert_eq!(live.spread(vip, 50).values().sum::<usize>(), 50);
     }
     for (connection, name) in connections.iter_mut().zip(&served) {
-        assert_eq!(&connection.ask().expect("open still"), name);
+        assert_eq!(&connection.request().expect("open still"), name);
     }
     let attached = live.bpf().await;
     live.detach();
@@ -97,12 +100,12 @@ async fn killing_the_daemon_does_not_stop_forwarding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attaching_again_changes_what_differs_and_breaks_no_connection() {
+async fn attaching_again_applies_differences_and_breaks_no_connection() {
     let live = Live::new("again").await;
     live.attach();
     let first = live.bpf().await;
     let mut connections = VIPS.map(|vip| live.connect(vip));
-    let served: Vec<_> = connections.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let served: Vec<_> = connections.iter_mut().map(|c| c.request().expect("answers")).collect();
     live.attach().prints(&["nothing to change"]);
     let second = live.bpf().await;
     assert_eq!(first.links, second.links, "the program was replaced through its link");
@@ -110,13 +113,13 @@ async fn attaching_again_changes_what_differs_and_breaks_no_connection() {
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
     live.attach().prints(&["weight 3 -> 30", "ring over 3 backends"]);
     for (connection, name) in connections.iter_mut().zip(&served) {
-        assert_eq!(&connection.ask().expect("open still"), name);
+        assert_eq!(&connection.request().expect("open still"), name);
     }
     live.detach();
     second.wait_until_gone();
 }
 
-/// Eight-byte counters in datagrams of a service of its own.
+/// A UDP service of its own, for numbered datagrams.
 const UDP: &str = r#"
 interfaces: [{name: eth0}]
 services:
@@ -141,12 +144,12 @@ async fn standby(live: &Live) -> Host {
     let mac = Some([2, 0, 0, 9, 0, 9]);
     let near = LinkEnd { name: "eth0", netns: Some(&standby.netns), mac };
     let port = LinkEnd { name: "standby", netns: None, mac: None };
-    switch.create_veth(port, near).await.expect("a cable");
+    switch.create_veth(port, near).await.expect("a veth pair");
     let port = switch.link_by_name("standby").await.expect("a port").index;
     let bridge = switch.link_by_name("br0").await.expect("a bridge").index;
     switch.set_mtu(port, 1600).await.expect("an MTU");
     switch.set_master(port, Some(bridge)).await.expect("a port");
-    // What the standby sends would be seen, were there anything.
+    // Frames sent by the standby would be captured.
     pass_everything(&switch, "standby").await;
     switch.set_up(port, true).await.expect("up");
     let netlink = standby.netlink();
@@ -202,7 +205,7 @@ async fn on_a_flooding_switch_a_standby_forwards_nothing() {
     client
         .run(|| {
             for number in 0..DATAGRAMS {
-                // A socket each: flows of their own.
+                // One socket, and thus one flow, per datagram.
                 let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
                 let text = [MARK, format!("{number:04}").as_bytes()].concat();
                 socket.send_to(&text, vip).expect("sends");
@@ -226,7 +229,8 @@ async fn on_a_flooding_switch_a_standby_forwards_nothing() {
         delivered += capture.frames(0, Duration::ZERO, theirs).len();
     }
     assert_eq!(delivered, DATAGRAMS, "frames addressed to backends");
-    // Of each datagram the switch floods what the client sent and what the director made of it.
+    // The switch floods each datagram twice: as sent by the client and as forwarded by the
+    // director.
     let seen = to_standby.frames(2 * DATAGRAMS, Duration::from_millis(200), is_marked).len();
     assert!(seen >= 2 * DATAGRAMS, "the switch floods: the standby saw {seen} frames");
     let sent = from_standby.frames(0, Duration::ZERO, is_marked).len();
@@ -242,7 +246,7 @@ async fn on_a_flooding_switch_a_standby_forwards_nothing() {
     live.detach();
 }
 
-/// An instance whose pins and files go with the value.
+/// An instance whose pins and files are removed when dropped.
 struct Detached<'a>(&'a Instance);
 
 impl Drop for Detached<'_> {
@@ -252,7 +256,7 @@ impl Drop for Detached<'_> {
     }
 }
 
-/// A service whose backends are behind a second interface, which is listed in a role.
+/// A service whose backends are behind a second interface with this role.
 fn two_networks(forward: &str, role: &str) -> String {
     format!(
         r#"
@@ -282,7 +286,7 @@ async fn far_backend(live: &Live, test: &str) -> Host {
     far
 }
 
-/// Sends datagrams to the service from the client; the frames of them that `far` gets.
+/// Sends datagrams to the service from the client and returns the frames that `far` receives.
 async fn send_far(live: &Live, far: &Host, count: usize) -> Vec<Vec<u8>> {
     let index = far.netlink().link_by_name("far").await.expect("far").index;
     let capture = Capture::start(&far.netns, index);
@@ -297,7 +301,7 @@ async fn send_far(live: &Live, far: &Host, count: usize) -> Vec<Vec<u8>> {
     capture.frames(count, TIMEOUT, is_marked)
 }
 
-/// Lab nodes come from the configuration: one that names only the first interface, and no backend.
+/// Lab nodes come from the configuration: this one has only the first interface and no backend.
 const FIRST_NETWORK: &str = r#"
 interfaces: [{name: eth0}]
 services:
@@ -332,19 +336,21 @@ async fn backends_behind_another_interface_get_redirected_frames() {
     let status = live.director("status").succeeded();
     status.prints(&["eth0 (native, up), eth1 (native, up)"]);
 
-    // One of two interfaces comes off; the maps stay until the last one does.
+    // One of two interfaces is detached; the maps stay until the last one is.
     let attached = live.bpf().await;
     assert_eq!(attached.programs.len(), 2, "{attached:?}");
     live.director("detach eth1").succeeded().prints(&["detached from eth1"]);
     live.director("status").succeeded().prints(&["attached   eth0 (native, up)\n"]);
-    live.director("detach eth1").refused(1).says(&["director is not on eth1", "director status"]);
+    live.director("detach eth1")
+        .refused(1)
+        .reports(&["director is not on eth1", "director status"]);
     live.director("detach eth0").succeeded().prints(&["detached from eth0"]);
     live.assert_nothing_attached().await;
     attached.wait_until_gone();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interface_no_longer_listed_is_let_go() {
+async fn an_interface_no_longer_listed_is_detached() {
     let live = Live::with("let-go", FIRST_NETWORK).await;
     let far = far_backend(&live, "let-go").await;
     live.write(&two_networks("direct", "both"));
@@ -362,21 +368,21 @@ async fn an_interface_no_longer_listed_is_let_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_an_empty_service_are_refused() {
     let live = Live::with("empty", DEFAULT_CONFIG).await;
-    let (mut yaml, mut skips) = (String::new(), false);
+    let (mut yaml, mut skipped) = (String::new(), false);
     for line in DEFAULT_CONFIG.lines() {
-        skips = line.starts_with("      - {");
-        if !skips {
+        skipped = line.starts_with("      - {");
+        if !skipped {
             yaml += &line.replace("backends:", "backends: []");
             yaml.push('\n');
         }
     }
-    assert!(skips, "the last line is a backend");
+    assert!(skipped, "the last line is a backend");
     live.write(&yaml);
-    live.attach().says(&["warning: ", "no backends"]);
+    live.attach().reports(&["warning: ", "no backends"]);
     for vip in VIPS {
-        // The answer to a first SYN may come so soon that the socket is not ready for it.
+        // The reply to a first SYN may arrive before the socket is ready for it.
         let connect = || TcpStream::connect_timeout(&address(vip), TIMEOUT);
-        let error = live.node("client1").run(connect).expect("enters").expect_err("nobody answers");
+        let error = live.node("client1").run(connect).expect("enters").expect_err("no backend");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{vip}: {error}");
     }
     let verdicts = live.verdicts();
@@ -384,9 +390,10 @@ async fn clients_of_an_empty_service_are_refused() {
     live.detach();
 }
 
-/// Full-size packets that fit the director's link do not fit it in a tunnel: their sender is told.
+/// Full-size packets that fit the director's link do not fit it in a tunnel: the sender gets an
+/// ICMP error.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_learns_the_size_that_fits_a_tunnel() {
+async fn a_client_receives_the_mtu_of_a_tunnel() {
     let live = Live::new("too-big").await;
     live.attach();
     let client = live.netlink("client1");
@@ -428,10 +435,10 @@ async fn vips_are_assigned_announced_and_withdrawn() {
     let mut live = Live::with("assign", &yaml).await;
     live.serve(&["b1", "b2", "b3"]);
     let netlink = live.netlink("director");
-    assert_eq!(vips_on_director(&netlink).await, [], "the lab leaves that to the director");
+    assert_eq!(vips_on_director(&netlink).await, [], "the lab assigns no VIPs");
     let client = live.netlink("client1");
     let eth0 = client.link_by_name("eth0").await.expect("eth0").index;
-    // Somebody else had the address: the announcement must move it.
+    // Another host had the address: the announcement must move it.
     client.set_sysctl("net/ipv4/conf/eth0/arp_accept", "1").expect("sysctl");
     let capture = Capture::start(client.netns(), eth0);
 
@@ -452,7 +459,7 @@ async fn vips_are_assigned_announced_and_withdrawn() {
     live.detach();
     assert_eq!(vips_on_director(&netlink).await, []);
 
-    // An address that was there before is not Director's to remove.
+    // Director does not remove an address that existed before.
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     netlink.add_address(eth0, both[0].0, 32).await.expect("added");
     live.attach();
@@ -461,7 +468,7 @@ async fn vips_are_assigned_announced_and_withdrawn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_gone_withdraws_its_vip() {
+async fn the_vip_of_a_removed_service_is_withdrawn() {
     let yaml = DEFAULT_CONFIG.replace("name: eth0", "name: eth0\n    assign_vips: true");
     let live = Live::with("gone-vip", &yaml).await;
     live.attach();
@@ -478,7 +485,7 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
     let live = Live::new("generic").await;
     let netlink = live.netlink("director");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0");
-    // eth0 becomes a port of a bridge, which takes over all it had.
+    // eth0 becomes a port of a bridge, which takes over its addresses and routes.
     let addresses = netlink.addresses().await.expect("listed");
     netlink.create_bridge("br1").await.expect("a bridge");
     let bridge = netlink.link_by_name("br1").await.expect("br1").index;
@@ -487,9 +494,9 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
     netlink.set_mtu(bridge, 1600).await.expect("an MTU");
     netlink.set_up(bridge, true).await.expect("up");
     for old in addresses.iter().filter(|a| a.link_index == eth0.index) {
-        netlink.remove_address(eth0.index, old.address, old.prefix_len).await.expect("moves");
+        netlink.remove_address(eth0.index, old.address, old.prefix_len).await.expect("moved");
         if old.scope == AddressScope::Global {
-            netlink.add_address(bridge, old.address, old.prefix_len).await.expect("moves");
+            netlink.add_address(bridge, old.address, old.prefix_len).await.expect("moved");
         }
     }
     for (source, destination) in [("198.18.0.1", "0.0.0.0"), ("fd00:198:18::1", "::")] {
@@ -503,15 +510,15 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
             onlink: false,
             source,
         };
-        // IPv4's went with its source address.
+        // The IPv4 route was removed with its source address.
         let _ = netlink.remove_route(route(eth0.index)).await;
-        netlink.add_route(route(bridge)).await.expect("moves");
+        netlink.add_route(route(bridge)).await.expect("moved");
     }
 
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: br1"));
     live.director("attach -c director.yaml")
         .refused(1)
-        .says(&["br1 has no native XDP", "mode: generic"]);
+        .reports(&["br1 has no native XDP", "mode: generic"]);
     live.assert_nothing_attached().await;
 
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: br1\n    mode: generic"));
@@ -524,9 +531,9 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
     let verdicts = live.verdicts();
     assert!(verdicts["tx"] > 2 * 100 * 4, "{verdicts:?}");
 
-    // A mode that it cannot have leaves it in the one that it has.
+    // An unsupported mode leaves the interface in its current mode.
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: br1"));
-    live.director("attach -c director.yaml").refused(1).says(&["br1 has no native XDP"]);
+    live.director("attach -c director.yaml").refused(1).reports(&["br1 has no native XDP"]);
     live.director("status").succeeded().prints(&["br1 (generic, up)"]);
     assert_eq!(live.spread(VIPS[0], 50).len(), 3);
     let attached = live.bpf().await;
@@ -536,7 +543,7 @@ async fn generic_mode_forwards_on_an_interface_without_native_xdp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changing_the_mode_moves_the_program() {
+async fn changing_the_mode_reattaches_the_program() {
     let live = Live::new("mode").await;
     live.attach();
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth0\n    mode: generic"));
@@ -549,7 +556,7 @@ async fn changing_the_mode_moves_the_program() {
     live.attach();
     live.director("status").succeeded().prints(&["attached   eth0 (native, up)\n"]);
     assert_eq!(live.spread(VIPS[0], 50).len(), 3);
-    // The interface is free as soon as it is said to be.
+    // The interface is free as soon as `detach` returns.
     for _ in 0..3 {
         live.detach();
         live.assert_nothing_attached().await;
@@ -560,7 +567,7 @@ async fn changing_the_mode_moves_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_daemon_the_kernel_is_asked_where_a_backend_went() {
+async fn without_a_daemon_next_hops_come_from_the_kernel() {
     let live = Live::new("fib").await;
     let netlink = live.netlink("director");
     netlink.set_sysctl("net/ipv4/ip_forward", "1").expect("sysctl");
@@ -583,7 +590,7 @@ async fn without_a_daemon_the_kernel_is_asked_where_a_backend_went() {
     live.detach();
 }
 
-/// Gives a backend another MAC, as a replaced NIC would, and tells the link.
+/// Changes the MAC address of a backend, as a replaced NIC would, and announces it.
 async fn change_mac(live: &Live, node: &str) {
     let netlink = live.netlink(node);
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0");

@@ -1,4 +1,4 @@
-//! Maps that are made larger while packets pass, and what a change writes into them.
+//! Maps that are enlarged under traffic, and what a change writes into them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +13,13 @@ use director_tests::live::{Live, Load, TIMEOUT, VIPS, address, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
 
-/// How often a director is killed while it changes.
+/// How often a daemon is killed during a change.
 const ROUNDS: u64 = 6;
-/// A change with hundreds of services, rings built by a program that is not optimised.
+/// Time limit of a change with hundreds of services, with rings built by an unoptimised program.
 const LARGE: Duration = Duration::from_secs(60);
 
-/// The built-in configuration and `services` more over the same backends, with a ring or without.
+/// The built-in configuration and `services` more over the same backends; without a ring if the
+/// weight is 0.
 fn with_more(services: usize, weight: u32) -> String {
     let mut yaml = DEFAULT_CONFIG.to_owned();
     for n in 0..services {
@@ -34,28 +35,28 @@ fn with_more(services: usize, weight: u32) -> String {
     yaml
 }
 
-/// More rings than the maps of the built-in configuration have room for.
+/// More rings than fit into the maps of the built-in configuration.
 fn more_rings() -> String {
     with_more(70, 1)
 }
 
-/// More backends than they have room for.
+/// More backends than fit into them.
 fn more_backends() -> String {
     with_more(1400, 0)
 }
 
-/// What is pinned: the directories there, and places of maps that grow.
+/// The pinned directories, and the sizes of the maps that grow.
 fn pins(live: &Live) -> (Vec<String>, BTreeMap<&'static str, u32>) {
     let names = fs::read_dir(live.instance().pins()).expect("pins").flatten();
     let mut names: Vec<_> =
         names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let places = ["BACKENDS", "BACKEND_META", "BACKEND_STATS", "RINGS", "FLOWS"];
-    let places = places.map(|name| {
+    let sizes = ["BACKENDS", "BACKEND_META", "BACKEND_STATS", "RINGS", "FLOWS"];
+    let sizes = sizes.map(|name| {
         let pin = live.instance().pins().join("maps").join(name);
         (name, MapInfo::from_pin(pin).expect(name).max_entries())
     });
-    (names, places.into())
+    (names, sizes.into())
 }
 
 /// Packets of each backend of `web`, by address.
@@ -81,7 +82,7 @@ async fn maps_grow_and_no_request_fails() {
     assert_eq!(names, ["links", "maps"]);
     let mut kept: Vec<_> =
         VIPS.iter().flat_map(|vip| [vip; 6]).map(|vip| live.connect(vip)).collect();
-    let served: Vec<_> = kept.iter_mut().map(|c| c.ask().expect("answers")).collect();
+    let served: Vec<_> = kept.iter_mut().map(|c| c.request().expect("answers")).collect();
     let load = Load::start(live.node("client1"), address(VIPS[0]));
     wait_until("requests are running", TIMEOUT, || load.so_far().answered() > 20);
 
@@ -95,16 +96,16 @@ async fn maps_grow_and_no_request_fails() {
         live.replace(&yaml);
         daemon.wait_for("configuration applied", LARGE);
         let (names, large) = pins(&live);
-        assert_eq!(names, ["links", "maps"], "nothing is left of the change");
-        for (name, places) in large {
-            let grew = places > small[name];
-            assert_eq!(grew, grows.contains(&name), "{name}: {} -> {places}", small[name]);
+        assert_eq!(names, ["links", "maps"], "no leftovers of the change");
+        for (name, sizes) in large {
+            let grew = sizes > small[name];
+            assert_eq!(grew, grows.contains(&name), "{name}: {} -> {sizes}", small[name]);
         }
         for (address, packets) in packets(&live) {
             assert!(packets >= counted[&address], "{address}: {packets} after {counted:?}");
         }
         for (connection, name) in kept.iter_mut().zip(&served) {
-            assert_eq!(&connection.ask().expect("open still"), name);
+            assert_eq!(&connection.request().expect("open still"), name);
         }
         let answered = load.so_far().answered();
         wait_until("requests go on", TIMEOUT, || load.so_far().answered() > answered + 20);
@@ -122,7 +123,7 @@ async fn maps_grow_and_no_request_fails() {
     }
     daemon.end(Signal::SIGTERM);
 
-    // A start takes the larger maps over, and one with a configuration that is larger still, too.
+    // A restart adopts the larger maps, also with a smaller configuration.
     let daemon = live.spawn_run();
     daemon.wait_for("started: nothing to change", LARGE);
     daemon.end(Signal::SIGTERM);
@@ -135,43 +136,43 @@ async fn maps_grow_and_no_request_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_time_the_next_start_goes_on() {
+async fn after_a_kill_at_any_time_the_next_start_continues() {
     let live = Live::new("killgrow").await;
     let mut daemon = live.run();
     let mut kept = live.connect(VIPS[0]);
-    let served = kept.ask().expect("answers");
+    let served = kept.request().expect("answers");
     let load = Load::start(live.node("client1"), address(VIPS[0]));
     let mut states = BTreeSet::new();
     for round in 0..ROUNDS {
         live.replace(&more_backends());
-        // The change takes half a second or so, the growth a part of that.
+        // The change takes about half a second, and the growth is a part of it.
         thread::sleep(Duration::from_millis(90 * round));
         daemon.end(Signal::SIGKILL);
-        let (names, places) = pins(&live);
-        states.insert((names, places["BACKENDS"]));
-        assert_eq!(kept.ask().expect("forwarding goes on"), served, "round {round}");
-        // Whoever looks finds maps that fit each other.
+        let (names, sizes) = pins(&live);
+        states.insert((names, sizes["BACKENDS"]));
+        assert_eq!(kept.request().expect("forwarding goes on"), served, "round {round}");
+        // Readers find consistent maps.
         assert!(!live.json("backends").as_array().expect("a list").is_empty());
 
         daemon = live.spawn_run();
-        daemon.wait_for("running by", LARGE);
-        let (names, places) = pins(&live);
+        daemon.wait_for("running with", LARGE);
+        let (names, sizes) = pins(&live);
         assert_eq!(names, ["links", "maps"], "round {round}");
-        assert!(places["BACKENDS"] > 4200, "round {round}: {places:?}");
+        assert!(sizes["BACKENDS"] > 4200, "round {round}: {sizes:?}");
         assert_eq!(live.json("services").as_array().expect("a list").len(), 1402);
-        assert_eq!(kept.ask().expect("known still"), served, "round {round}");
+        assert_eq!(kept.request().expect("known still"), served, "round {round}");
         daemon.end(Signal::SIGTERM);
         if round + 1 < ROUNDS {
-            // From the beginning: small maps.
+            // Starts over with small maps.
             live.detach();
             live.write(DEFAULT_CONFIG);
             daemon = live.run();
             kept = live.connect(VIPS[0]);
-            assert!(kept.ask().is_ok());
-            return_to(&mut kept, &live, &served);
+            assert!(kept.request().is_ok());
+            reconnect_to(&mut kept, &live, &served);
         } else {
             daemon = live.spawn_run();
-            daemon.wait_for("running by", LARGE);
+            daemon.wait_for("running with", LARGE);
         }
     }
     println!("killed in these states: {states:?}");
@@ -181,10 +182,10 @@ async fn killed_at_any_time_the_next_start_goes_on() {
     live.assert_nothing_attached().await;
 }
 
-/// A connection that the same backend serves.
-fn return_to(kept: &mut director_tests::live::Connection, live: &Live, served: &str) {
+/// Reconnects until the same backend serves the connection.
+fn reconnect_to(kept: &mut director_tests::live::Connection, live: &Live, served: &str) {
     for _ in 0..200 {
-        if kept.ask().expect("answers") == served {
+        if kept.request().expect("answers") == served {
             return;
         }
         *kept = live.connect(VIPS[0]);
@@ -192,13 +193,13 @@ fn return_to(kept: &mut director_tests::live::Connection, live: &Live, served: &
     panic!("none of 200 connections went to {served}");
 }
 
-/// What a process leaves that dies between two steps, made by hand.
+/// Recreates the leftovers of a process that died between two steps.
 #[tokio::test(flavor = "multi_thread")]
-async fn pins_that_were_changing_places_are_put_in_order() {
+async fn interrupted_moves_of_pins_are_completed() {
     let live = Live::new("halfgrow").await;
     live.run().end(Signal::SIGTERM);
     let pins_in = |directory: &str| live.instance().pins().join(directory);
-    // Larger maps that were not finished, and some of those that were and took their places.
+    // Unfinished larger maps, and finished ones of which some have been moved into place.
     fs::create_dir(pins_in("unfinished")).expect("made");
     let spare = MapData::from_pin(pins_in("maps").join("RINGS")).expect("pinned");
     spare.pin(pins_in("unfinished").join("RINGS")).expect("pinned twice");
@@ -219,7 +220,7 @@ async fn pins_that_were_changing_places_are_put_in_order() {
     live.assert_nothing_attached().await;
 }
 
-/// Every value of the maps that userspace writes, by map and place.
+/// Every value of the maps that userspace writes, by map and index.
 fn contents(live: &Live) -> BTreeMap<&'static str, Vec<Vec<u64>>> {
     let names = [
         "META",
@@ -274,17 +275,17 @@ async fn a_weight_writes_into_its_own_service_only() {
     let [service] = services.as_slice() else { panic!("services {services:?} were written") };
     let (old, new) = (&before["SERVICES"][*service], &after["SERVICES"][*service]);
     let words: Vec<usize> = (0..8).filter(|word| old[*word] != new[*word]).collect();
-    assert_eq!(words, [0, 5], "the ring's place and what it was built from");
-    // Its new ring, which took a place that was free, and nothing else among rings.
+    assert_eq!(words, [0, 5], "the ring's index and fingerprint");
+    // Its new ring, in a free slot, and no other ring.
     let first = ServiceWord(new[0]).first_chunk() as usize;
     let ring = first..first + RING_CHUNKS as usize;
     let chunks = changed("RINGS");
     assert!(chunks.iter().all(|chunk| ring.contains(chunk)), "outside of {ring:?}");
-    assert!(chunks.len() > 4000, "{} lines of the ring", chunks.len());
+    assert!(chunks.len() > 4000, "{} chunks of the ring", chunks.len());
     // The backend's weight.
-    let notes = changed("BACKEND_META");
-    assert_eq!(notes.len(), 1);
-    assert_eq!(after["BACKEND_META"][notes[0]][1], 7);
+    let metas = changed("BACKEND_META");
+    assert_eq!(metas.len(), 1);
+    assert_eq!(after["BACKEND_META"][metas[0]][1], 7);
     for name in ["META", "FLOWS", "BACKENDS", "SERVICE_META", "INTERFACES"] {
         assert_eq!(changed(name), Vec::<usize>::new(), "{name}");
     }

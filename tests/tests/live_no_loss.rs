@@ -1,6 +1,6 @@
 //! Nothing is lost: configurations change, the daemon is stopped, killed and upgraded, files are
-//! written slowly, a change is broken off at each of its steps; and every byte of every transfer, every
-//! numbered datagram and every new connection is answered by whom it should be.
+//! written slowly, a change is interrupted at each of its steps; and every byte of every transfer,
+//! every numbered datagram and every new connection is answered by the right backend.
 
 use std::{
     collections::BTreeSet,
@@ -21,10 +21,10 @@ use nix::sys::signal::Signal;
 
 /// How soon a change of the file is in effect.
 const SOON: Duration = Duration::from_secs(1);
-/// A change of many services, rings built by a program that is not optimised.
+/// Time limit of a change of many services, with rings built by an unoptimised program.
 const LARGE: Duration = Duration::from_secs(60);
 
-/// Every way of forwarding there is: name, VIP, `forward`, and what the backends' addresses start with.
+/// Every forwarding mode: name, VIP, `forward`, and prefix of the backends' addresses.
 const MODES: [(&str, &str, &str, &str); 6] = [
     ("4in4", "192.0.2.44", "tunnel", "10.0.0."),
     ("6in6", "2001:db8::66", "tunnel", "2001:db8:1::"),
@@ -37,10 +37,10 @@ const PORT: u16 = 7;
 /// Flows of each transport in each mode.
 const FLOWS: usize = 3;
 
-/// What the file says of all modes.
+/// Parameters of the file, the same for all modes.
 #[derive(Clone, Debug)]
 struct Shape {
-    /// Of the backends that measured flows are on.
+    /// Weights of the backends that serve the measured flows.
     weights: [u16; 3],
     /// Whether there is a fourth backend.
     spare: bool,
@@ -85,10 +85,10 @@ impl Shape {
         yaml
     }
 
-    /// The `n`th of many changes. Weights alone come between any two others.
+    /// Makes the `n`th of many changes. Every fifth changes only weights.
     fn change(&mut self, n: usize) {
         let weight = |n: usize| u16::try_from(n % 7).expect("small");
-        // One of the three takes no new flows now and then, and keeps those that it has.
+        // Sometimes one of the three gets no new flows, and keeps its existing ones.
         self.weights = [1 + weight(n), weight(3 * n), 1 + weight(n / 2)];
         match n % 5 {
             0 => self.spare = !self.spare,
@@ -100,13 +100,13 @@ impl Shape {
     }
 }
 
-/// What the other tests count would be counted: a backend that goes without a drain, and a director
-/// that goes altogether.
+/// The losses that the other tests count are detected: a backend removed without a drain, and a
+/// detached director.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loss_is_noticed() {
+async fn losses_are_detected() {
     let (live, servers) = with_five_backends("noticed").await;
     let daemon = live.run();
-    let mut flows = flows_on_those_that_stay();
+    let mut flows = flows_on_remaining_backends();
     flows.iter_mut().for_each(|flow| flow.on = vec!["b3".to_owned()]);
     let steady = Steady::start(live.node("client1"), flows);
     live.replace(&NEW.replace("drain_timeout: 5m", "drain_timeout: 0s"));
@@ -119,16 +119,16 @@ async fn a_loss_is_noticed() {
             _ => assert!(!flow.elsewhere.is_empty(), "another backend's answers: {flow}"),
         }
     }
-    let steady = Steady::start(live.node("client1"), flows_on_those_that_stay());
+    let steady = Steady::start(live.node("client1"), flows_on_remaining_backends());
     let requests = Requests::start(live.node("client1"), address("192.0.2.44:7"), 100);
     daemon.end(Signal::SIGTERM);
     live.detach();
     thread::sleep(Duration::from_millis(300));
-    assert!(!requests.stop().errors.is_empty(), "nobody forwards");
+    assert!(!requests.stop().errors.is_empty(), "nothing forwards");
     for flow in steady.stop() {
         assert!(!flow.is_whole(), "{flow}");
         if flow.label.starts_with("Udp") {
-            assert!(!flow.lost.is_empty(), "nobody answers: {flow}");
+            assert!(!flow.lost.is_empty(), "no answers: {flow}");
         }
     }
     drop(servers);
@@ -159,7 +159,7 @@ fn flows_of_every_mode() -> Vec<Flow> {
     flows
 }
 
-/// Fails unless every flow is whole; says what there was of each transport.
+/// Fails unless every flow is whole; returns a summary by transport.
 #[track_caller]
 fn nothing_lost(totals: &[FlowTotals]) -> String {
     let broken: Vec<String> =
@@ -183,18 +183,18 @@ fn nothing_lost(totals: &[FlowTotals]) -> String {
 #[track_caller]
 fn all_answered(totals: &RequestTotals, by: &[&str]) {
     assert_eq!(totals.errors, Vec::<String>::new(), "{:?}", totals.answers);
-    let astray = totals.answers.keys().find(|name| !by.contains(&name.as_str()));
-    assert_eq!(astray, None, "{:?}", totals.answers);
+    let unexpected = totals.answers.keys().find(|name| !by.contains(&name.as_str()));
+    assert_eq!(unexpected, None, "{:?}", totals.answers);
 }
 
-/// The tag of the program on the director's interface, which tells programs apart.
+/// The tag of the program on the director's interface, which identifies programs.
 async fn program_tag(live: &Live) -> u64 {
     let ids = live.bpf().await.programs;
     let mut tags = loaded_programs().filter_map(Result::ok).filter(|p| ids.contains(&p.id()));
     tags.next().expect("attached").tag()
 }
 
-/// The maps hold what the file says.
+/// Asserts that the maps match the file.
 #[track_caller]
 fn nothing_to_change(live: &Live) {
     let plan = live.json("plan -c director.yaml");
@@ -249,15 +249,15 @@ async fn changes_restarts_kills_and_upgrades_lose_nothing() {
         wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 30);
     }
     assert_eq!((restarts, kills, upgrades), (10, 5, 2));
-    let asked = requests.stop();
+    let connections = requests.stop();
     let totals = nothing_lost(&steady.stop());
     println!(
         "{CHANGES} changes, {restarts} restarts, {kills} kills, {upgrades} upgrades in {:?}: {totals}; \
          {} new connections",
         began.elapsed(),
-        asked.answers.values().sum::<usize>()
+        connections.answers.values().sum::<usize>()
     );
-    all_answered(&asked, &["b1", "b2", "b3", "b4"]);
+    all_answered(&connections, &["b1", "b2", "b3", "b4"]);
     let verdicts = live.verdicts();
     assert!(!verdicts.keys().any(|verdict| verdict.starts_with("drop/")), "{verdicts:?}");
     daemon.end(Signal::SIGTERM);
@@ -274,13 +274,13 @@ async fn a_slow_writer_breaks_nothing() {
     let daemon = live.run();
     let began = Instant::now();
     let requests = Requests::start(live.node("client1"), address(&socket(MODES[0].1)), RATE);
-    // A daemon that has just started looks at the file once more.
+    // A daemon that has just started reads the file once more.
     let warm = RATE as usize / 2;
     wait_until("requests are answered", TIMEOUT, || {
         requests.so_far().answers.values().sum::<usize>() > warm
     });
 
-    // Half of a file, a pause, the rest: nothing is said of what is not complete.
+    // Half of a file, a pause, the rest: an incomplete file is not read.
     let text = yaml(30);
     let (first, rest) = text.split_at(text.len() / 2);
     let mut file = File::create(live.file()).expect("writable");
@@ -288,7 +288,7 @@ async fn a_slow_writer_breaks_nothing() {
     file.write_all(first.as_bytes()).expect("written");
     file.sync_all().expect("written");
     thread::sleep(Duration::from_millis(1000));
-    // Also when something else is made beside it.
+    // Also when another file is created beside it.
     let other = live.file().with_extension("other");
     fs::write(&other, "").expect("written");
     fs::rename(&other, other.with_extension("renamed")).expect("renamed");
@@ -298,11 +298,11 @@ async fn a_slow_writer_breaks_nothing() {
     drop(file);
     daemon.wait_for("weight 3 -> 30", SOON);
 
-    // The same by somebody who closes the file in between: half a file is refused.
+    // The same by a writer that closes the file in between: half a file is refused.
     daemon.clear_log();
     let text = yaml(31);
     fs::write(live.file(), &text[..text.len() / 2 + 3]).expect("written");
-    daemon.wait_for("refused, what was in effect stays", SOON);
+    daemon.wait_for("refused, the configuration in effect stays", SOON);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(live.json("services").as_array().expect("a list").len(), 2 * MODES.len());
     let mut file = File::options().append(true).open(live.file()).expect("is there");
@@ -310,21 +310,21 @@ async fn a_slow_writer_breaks_nothing() {
     drop(file);
     daemon.wait_for("weight 30 -> 31", SOON);
 
-    // An empty file is refused, and said to be empty.
+    // An empty file is refused, and reported as empty.
     daemon.clear_log();
     live.write("");
-    daemon.wait_for("refused, what was in effect stays", SOON);
+    daemon.wait_for("refused, the configuration in effect stays", SOON);
     assert!(daemon.log().contains("there is nothing in the file"), "{}", daemon.log());
 
-    // Another file in its place is obeyed.
+    // A file renamed over it is applied.
     daemon.clear_log();
     live.replace(&yaml(32));
-    let obeyed = daemon.wait_for("weight 31 -> 32", SOON);
+    let applied = daemon.wait_for("weight 31 -> 32", SOON);
     thread::sleep(Duration::from_millis(300));
 
     let totals = requests.stop();
     println!(
-        "{} connections in {:?} ({:.0}/s), {} failed; the rename was obeyed after {obeyed:?}",
+        "{} connections in {:?} ({:.0}/s), {} failed; the rename was applied after {applied:?}",
         totals.answers.values().sum::<usize>(),
         began.elapsed(),
         totals.rate(),
@@ -337,8 +337,8 @@ async fn a_slow_writer_breaks_nothing() {
     live.detach();
 }
 
-/// Services whose change takes steps of every kind. Nobody asks for `gone`, `fresh` and `idle`, whose
-/// backends are nobody's of `web`'s: were a place mixed up, one of them would answer.
+/// Services whose change needs steps of every kind. No client uses `gone`, `fresh` and `idle`,
+/// which have a backend that `web` does not have: if slots were mixed up, it would answer.
 const OLD: &str = r#"
 interfaces: [{name: eth0}]
 flows: {size: 64Ki}
@@ -368,8 +368,8 @@ services:
   - {name: renamed, address: 192.0.2.47, protocol: tcp, drain_timeout: 0s, backends: [{address: 10.0.0.11}]}
 "#;
 
-/// Carries out the first steps of what the file would change, in a process that is killed then; how
-/// many steps there would have been.
+/// Applies the first steps of the change to the file in a process that is then killed; returns the
+/// number of steps of the whole change.
 fn apply_and_die(live: &Live, steps: usize) -> usize {
     let mut command = Command::new(env!("CARGO_BIN_EXE_apply-and-die"));
     command.arg(live.file()).arg(live.instance().name()).arg(steps.to_string());
@@ -380,7 +380,7 @@ fn apply_and_die(live: &Live, steps: usize) -> usize {
 }
 
 /// Flows on backends that both configurations have.
-fn flows_on_those_that_stay() -> Vec<Flow> {
+fn flows_on_remaining_backends() -> Vec<Flow> {
     let on = ["b1", "b2"].map(String::from).to_vec();
     let flow = |n: usize| {
         let transport = if n.is_multiple_of(2) { Transport::Tcp } else { Transport::Udp };
@@ -410,10 +410,10 @@ async fn with_five_backends(test: &str) -> (Live, Vec<Echo>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_step_of_a_change_nothing_goes_astray() {
+async fn killed_at_each_step_of_a_change_no_flow_is_misdirected() {
     let (live, servers) = with_five_backends("steps").await;
     let mut daemon = live.run();
-    let steady = Steady::start(live.node("client1"), flows_on_those_that_stay());
+    let steady = Steady::start(live.node("client1"), flows_on_remaining_backends());
     let requests = Requests::start(live.node("client1"), address("192.0.2.44:7"), 100);
     let mut lengths = BTreeSet::new();
     let mut step = 0;
@@ -425,12 +425,12 @@ async fn killed_at_each_step_of_a_change_nothing_goes_astray() {
             let length = apply_and_die(&live, step);
             longest = longest.max(length);
             lengths.insert(length);
-            // Packets meet what is there, and nobody puts it right yet.
+            // Packets are forwarded by the partial state, which is not repaired yet.
             let before = steady.answered();
             wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 24);
             daemon = live.run();
-            let to_do = daemon.log().contains("started: nothing to change");
-            assert_eq!(to_do, step >= length, "{step} of {length}:\n{}", daemon.log());
+            let is_complete = daemon.log().contains("started: nothing to change");
+            assert_eq!(is_complete, step >= length, "{step} of {length}:\n{}", daemon.log());
             nothing_to_change(&live);
         }
         if step >= longest {
@@ -438,20 +438,20 @@ async fn killed_at_each_step_of_a_change_nothing_goes_astray() {
         }
         step += 1;
     }
-    assert!(step >= 8, "changes of {lengths:?} steps are no test");
-    let asked = requests.stop();
+    assert!(step >= 8, "changes of {lengths:?} steps are too short");
+    let connections = requests.stop();
     let totals = nothing_lost(&steady.stop());
     println!(
         "killed after each of {lengths:?} steps: {totals}; {} new connections",
-        asked.answers.values().sum::<usize>()
+        connections.answers.values().sum::<usize>()
     );
-    all_answered(&asked, &["b1", "b2", "b3", "b4"]);
+    all_answered(&connections, &["b1", "b2", "b3", "b4"]);
     daemon.end(Signal::SIGTERM);
     drop(servers);
     live.detach();
 }
 
-/// `OLD` or `NEW` with many services more.
+/// `OLD` or `NEW` with many more services.
 fn with_many(yaml: &str, services: usize) -> String {
     let mut yaml = yaml.to_owned();
     for n in 0..services {
@@ -467,11 +467,11 @@ fn with_many(yaml: &str, services: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_in_large_changes_nothing_goes_astray() {
+async fn killed_in_large_changes_no_flow_is_misdirected() {
     const ROUNDS: usize = 6;
     let (live, servers) = with_five_backends("largekill").await;
     let mut daemon: Daemon = live.run();
-    let steady = Steady::start(live.node("client1"), flows_on_those_that_stay());
+    let steady = Steady::start(live.node("client1"), flows_on_remaining_backends());
     let requests = Requests::start(live.node("client1"), address("192.0.2.44:7"), 100);
     let seed = fastrand::u64(..);
     println!("seed {seed:#x}");
@@ -488,16 +488,16 @@ async fn killed_in_large_changes_nothing_goes_astray() {
         let before = steady.answered();
         wait_until("traffic goes on", TIMEOUT, || steady.answered() > before + 24);
         daemon = live.spawn_run();
-        daemon.wait_for("running by", LARGE);
+        daemon.wait_for("running with", LARGE);
         nothing_to_change(&live);
     }
-    let asked = requests.stop();
+    let connections = requests.stop();
     let totals = nothing_lost(&steady.stop());
     println!(
         "killed {ROUNDS} times, {unfinished} of them in a large change: {totals}; {} new connections",
-        asked.answers.values().sum::<usize>()
+        connections.answers.values().sum::<usize>()
     );
-    all_answered(&asked, &["b1", "b2", "b3", "b4"]);
+    all_answered(&connections, &["b1", "b2", "b3", "b4"]);
     daemon.end(Signal::SIGTERM);
     drop(servers);
     live.detach();

@@ -1,8 +1,8 @@
-//! Health checks through the path: marked sockets to a backend's own address, whose packets go to
-//! the VIP by the tunnel or direct route of that backend, and its answers back.
+//! Health checks through the data path: marked sockets to a backend's own address, whose packets go
+//! to the VIP by the tunnel or direct route of that backend, and the answers back.
 //!
-//! Servers here say which of their addresses they were asked by, so an answer that names the VIP
-//! came through it.
+//! Servers reply with the address that received the request, so an answer with the VIP came through
+//! it.
 
 #[path = "vm/machine.rs"]
 mod machine;
@@ -57,17 +57,17 @@ const B1_V4: &str = "10.0.0.11";
 const B1_V6: &str = "2001:db8:1::11";
 /// Where every server of these tests listens.
 const PORT: u16 = 8080;
-/// What the programs return (linux/pkt_cls.h): on to the next filter, and dropped.
+/// Return values of the programs (linux/pkt_cls.h): continue with the next filter, and drop.
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 
 /// How long a check may take before it has failed.
 fn check_time() -> Duration {
-    // A machine is emulated, on a busy host.
+    // The machine is emulated, on a busy host.
     if machine::is_inside() { Duration::from_secs(20) } else { Duration::from_millis(900) }
 }
 
-/// A way to `b1`, and the protocol number of its tunnel.
+/// A path to `b1`, and the protocol number of its tunnel.
 struct Case {
     name: &'static str,
     vip: &'static str,
@@ -106,13 +106,13 @@ impl Case {
     }
 }
 
-/// A lab with the data plane attached, and servers on both backends that tell where they were asked.
+/// A lab with the data plane attached, and servers on both backends that return their address.
 async fn lab(test: &str) -> (Live, Vec<Attached>) {
     let live = Live::with(test, CONFIG).await;
     if machine::is_inside() {
-        // A command has not the time that an emulated machine's verifier takes.
+        // The verifier of an emulated machine takes longer than a command may.
         let daemon = live.spawn_run();
-        daemon.wait_for("running by", Duration::from_secs(150));
+        daemon.wait_for("running with", Duration::from_secs(150));
         daemon.end(Signal::SIGKILL);
     } else {
         live.attach();
@@ -129,17 +129,17 @@ async fn lab(test: &str) -> (Live, Vec<Attached>) {
     (live, interfaces)
 }
 
-/// Answers requests by TCP and UDP with who was asked, and by which address.
+/// Answers requests over TCP and UDP with the server's name and address, and the request's length.
 fn serve(node: &Node, name: &'static str, at: SocketAddr) {
     let bind = || Ok::<_, Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?));
     let (tcp, udp) = node.run(bind).expect("enters").expect("a free port");
     thread::spawn(move || {
         for mut stream in tcp.incoming().flatten() {
             thread::spawn(move || {
-                let mut asked = [0; 64 << 10];
+                let mut request = [0; 64 << 10];
                 let mut length = 0;
-                while !asked[..length].ends_with(b"\r\n\r\n") && length < asked.len() {
-                    match stream.read(&mut asked[length..]) {
+                while !request[..length].ends_with(b"\r\n\r\n") && length < request.len() {
+                    match stream.read(&mut request[length..]) {
                         Ok(more) if more > 0 => length += more,
                         _ => return,
                     }
@@ -150,20 +150,21 @@ fn serve(node: &Node, name: &'static str, at: SocketAddr) {
         }
     });
     thread::spawn(move || {
-        let mut asked = [0; 2048];
-        while let Ok((length, from)) = udp.recv_from(&mut asked) {
+        let mut request = [0; 2048];
+        while let Ok((length, from)) = udp.recv_from(&mut request) {
             let _ = udp.send_to(format!("{name} {} {length}", at.ip()).as_bytes(), from);
         }
     });
 }
 
-/// Asks a server from the director's node, with a mark if one is given: what it says.
-async fn ask(live: &Live, server: SocketAddr, mark: Option<u32>) -> Result<String> {
-    ask_for(live, server, mark, 0).await
+/// Sends a request to a server from the director's node, with a mark if given, and returns the
+/// answer.
+async fn request(live: &Live, server: SocketAddr, mark: Option<u32>) -> Result<String> {
+    request_of(live, server, mark, 0).await
 }
 
-/// The same with a request of so many bytes more.
-async fn ask_for(
+/// As [`request`], with this many more bytes.
+async fn request_of(
     live: &Live,
     server: SocketAddr,
     mark: Option<u32>,
@@ -183,14 +184,14 @@ async fn ask_for(
         stream.write_all(&request).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        assert_eq!(stream.peer_addr()?, server, "whom the socket sees");
+        assert_eq!(stream.peer_addr()?, server, "the peer of the socket");
         Ok(answer)
     };
     timeout(check_time(), exchange).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 /// One datagram and its answer.
-fn ask_udp(live: &Live, server: SocketAddr, mark: Option<u32>) -> Result<String> {
+fn request_udp(live: &Live, server: SocketAddr, mark: Option<u32>) -> Result<String> {
     let exchange = || {
         let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
@@ -216,8 +217,8 @@ fn is_tunnel(frame: &[u8], protocol: u8) -> bool {
     }
 }
 
-/// Everything that leaves the director, as it arrives at the switch.
-async fn leaving(live: &Live) -> Capture {
+/// Captures everything that the director sends, at the switch.
+async fn capture_sent(live: &Live) -> Capture {
     let switch = live.netlink("switch");
     let port = switch.link_by_name("director").await.expect("a port").index;
     Capture::start(live.node("switch").netns(), port)
@@ -225,27 +226,27 @@ async fn leaving(live: &Live) -> Capture {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marked_socket_reaches_the_backend_through_the_vip() {
-    go_every_way().await;
+    probe_every_path().await;
 }
 
 #[test]
-fn linux_6_1_sends_probes_every_way() {
-    every_way_on(KernelVersion::V6_1, "linux_6_1_sends_probes_every_way");
+fn linux_6_1_sends_probes_on_every_path() {
+    every_path_on(KernelVersion::V6_1, "linux_6_1_sends_probes_on_every_path");
 }
 
 #[test]
-fn linux_6_12_sends_probes_every_way() {
-    every_way_on(KernelVersion::V6_12, "linux_6_12_sends_probes_every_way");
+fn linux_6_12_sends_probes_on_every_path() {
+    every_path_on(KernelVersion::V6_12, "linux_6_12_sends_probes_on_every_path");
 }
 
-fn every_way_on(kernel: KernelVersion, test: &str) {
+fn every_path_on(kernel: KernelVersion, test: &str) {
     let equip = |vm: Vm| vm.modules(["sch_ingress", "cls_bpf"]);
     machine::within(kernel, test, equip, || {
-        tokio::runtime::Runtime::new().expect("a runtime").block_on(go_every_way());
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(probe_every_path());
     });
 }
 
-async fn go_every_way() {
+async fn probe_every_path() {
     let (live, interfaces) = lab("path").await;
     let probes: Vec<PathProbe> = CASES.iter().map(|case| case.probe(&live)).collect();
     let mut paths = PathProbes::new(live.netlink("director"), live.instance());
@@ -253,15 +254,15 @@ async fn go_every_way() {
     assert_eq!(marks.len(), CASES.len());
 
     for (case, probe) in CASES.iter().zip(&probes) {
-        let capture = leaving(&live).await;
+        let capture = capture_sent(&live).await;
         let server = SocketAddr::new(probe.backend, PORT);
         let through = format!("b1 {}", case.vip);
-        let answer = ask(&live, server, Some(marks[probe])).await;
+        let answer = request(&live, server, Some(marks[probe])).await;
         assert_eq!(answer.expect(case.name), format!("{through} 18"), "{}", case.name);
-        let answer = ask_udp(&live, server, Some(marks[probe]));
+        let answer = request_udp(&live, server, Some(marks[probe]));
         assert_eq!(answer.expect(case.name), format!("{through} 5"), "{} UDP", case.name);
-        // More than a segment, so that the kernel sends some that are to be cut.
-        let answer = ask_for(&live, server, Some(marks[probe]), 20_000).await;
+        // More than a segment, so that the kernel sends packets to be segmented.
+        let answer = request_of(&live, server, Some(marks[probe]), 20_000).await;
         assert_eq!(answer.expect(case.name), format!("{through} 20018"), "{} long", case.name);
 
         let sent = paths.sent(probe).expect("read").expect("has a mark");
@@ -271,17 +272,17 @@ async fn go_every_way() {
         assert_eq!(frames.len() >= 10, case.tunnel.is_some(), "{}: {}", case.name, frames.len());
         assert!(frames.iter().all(|frame| frame.len() <= 14 + 1600), "none too long");
 
-        // The same without a mark goes straight to the backend.
-        let plain = ask(&live, server, None).await.expect("answers");
+        // A request without a mark goes directly to the backend.
+        let plain = request(&live, server, None).await.expect("answers");
         assert_eq!(plain, format!("b1 {} 18", case.backend));
         assert_eq!(
-            ask_udp(&live, server, None).expect("answers"),
+            request_udp(&live, server, None).expect("answers"),
             format!("b1 {} 5", case.backend)
         );
     }
     let b2 = PathProbe { backend: ip("10.0.0.12"), ..probes[0].clone() };
     let marks = paths.set(&interfaces, std::slice::from_ref(&b2)).await.expect("set");
-    let answer = ask(&live, address("10.0.0.12:8080"), Some(marks[&b2])).await;
+    let answer = request(&live, address("10.0.0.12:8080"), Some(marks[&b2])).await;
     assert_eq!(answer.expect("answers"), format!("b2 {V4} 18"));
     assert!(paths.set(&interfaces, &[]).await.expect("cleared").is_empty());
     live.detach();
@@ -299,10 +300,10 @@ async fn a_check_fails_when_the_path_is_broken_although_the_backend_answers() {
             let server = SocketAddr::new(probe.backend, PORT);
             let mark = Some(marks[probe]);
             // Checks of both protocols agree, and the backend's own address always answers.
-            let tcp = ask(&live, server, mark).await.is_ok();
-            assert_eq!(ask_udp(&live, server, mark).is_ok(), tcp, "{}", case.name);
+            let tcp = request(&live, server, mark).await.is_ok();
+            assert_eq!(request_udp(&live, server, mark).is_ok(), tcp, "{}", case.name);
             assert_eq!(
-                ask(&live, server, None).await.expect(case.name),
+                request(&live, server, None).await.expect(case.name),
                 format!("b1 {} 18", case.backend)
             );
             outcomes.push((case.name, tcp));
@@ -322,9 +323,9 @@ async fn a_check_fails_when_the_path_is_broken_although_the_backend_answers() {
     backend.add_address(lo, ip(V4), 32).await.expect("added");
     assert_eq!(outcomes().await, expected(|_| true));
 
-    // And no longer takes tunnels apart.
-    let settle = ["realserver", "--vip", "192.0.2.10,2001:db8::10", "--forward", "direct"];
-    let mut realserver = command(&settle);
+    // The backend no longer decapsulates.
+    let arguments = ["realserver", "--vip", "192.0.2.10,2001:db8::10", "--forward", "direct"];
+    let mut realserver = command(&arguments);
     realserver.args(["--instance", &live.lab.realserver_instance("b1")]);
     live.node("b1").place(&mut realserver).expect("placed");
     finish(realserver).succeeded().prints(&["detach XDP decapsulation"]);
@@ -334,25 +335,25 @@ async fn a_check_fails_when_the_path_is_broken_although_the_backend_answers() {
     live.detach();
 }
 
-/// Filters on the director's interface that are of some director's path probes, and all.
+/// The numbers of path probe filters, and of all filters, on the director's interface.
 async fn filters(live: &Live, index: u32) -> (usize, usize) {
     let netlink = live.netlink("director");
-    let (mut ours, mut all) = (0, 0);
+    let (mut of_probes, mut all) = (0, 0);
     if netlink.clsacts().await.expect("listed").contains(&index) {
         for side in Side::ALL {
             let filters = netlink.filters(index, side).await.expect("listed");
-            let is_ours = |filter: &&Filter| {
+            let is_probe_filter = |filter: &&Filter| {
                 filter.name.as_ref().is_some_and(|name| name.starts_with("director-path:"))
             };
-            ours += filters.iter().filter(is_ours).count();
+            of_probes += filters.iter().filter(is_probe_filter).count();
             all += filters.len();
         }
     }
-    (ours, all)
+    (of_probes, all)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_instances_go_their_own_ways_and_leave_nothing_behind() {
+async fn two_instances_do_not_interfere_and_leave_nothing_behind() {
     let (live, interfaces) = lab("two").await;
     let index = interfaces[0].ifindex;
     let other = Instance::new(&format!("{}-other", live.instance().name())).expect("a name");
@@ -373,47 +374,49 @@ async fn two_instances_go_their_own_ways_and_leave_nothing_behind() {
     assert_ne!(ones[&first] >> 16, twos[&second] >> 16);
     assert_eq!(filters(&live, index).await, (4, 4));
     let [through_v4, through_v6] = [V4, V6].map(|vip| format!("b1 {vip} 18"));
-    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
-    assert_eq!(ask(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
+    assert_eq!(request(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert_eq!(request(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
 
-    // A mark of ours without a probe leads nowhere; anybody else's is none of our business.
+    // Packets with a mark of this instance but without a probe are dropped; other marks are
+    // ignored.
     let unknown = ones[&first] & 0xffff_0000 | (ones[&first] + 1) & 0x3fff;
-    assert!(ask(&live, server, Some(unknown)).await.is_err());
+    assert!(request(&live, server, Some(unknown)).await.is_err());
     let plain = format!("b1 {B1_V4} 18");
-    assert_eq!(ask(&live, server, Some(0x4000)).await.expect("answers"), plain);
-    // Nor may a mark be used for somebody else than its backend.
-    assert!(ask(&live, address("10.0.0.12:8080"), Some(ones[&first])).await.is_err());
+    assert_eq!(request(&live, server, Some(0x4000)).await.expect("answers"), plain);
+    // A mark is valid only for its own backend.
+    assert!(request(&live, address("10.0.0.12:8080"), Some(ones[&first])).await.is_err());
 
-    // A process that was killed leaves its programs; the next one takes their place.
+    // A process that was killed leaves its programs; the next one replaces them.
     drop(one);
     assert_eq!(filters(&live, index).await, (4, 4));
     let mut one = PathProbes::new(live.netlink("director"), live.instance());
     let ones = one.set(&interfaces, &[first.clone(), second.clone()]).await.expect("set");
     assert_eq!(filters(&live, index).await, (4, 4));
-    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
-    assert_eq!(ask(&live, server, Some(ones[&second])).await.expect("answers"), through_v6);
+    assert_eq!(request(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert_eq!(request(&live, server, Some(ones[&second])).await.expect("answers"), through_v6);
 
-    // What somebody took away is seen, and put back.
+    // Filters removed by another process are detected and restored.
     tc("filter del dev eth0 egress");
     let sent = one.sent(&first).expect("read");
-    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), plain);
-    assert_eq!(one.sent(&first).expect("read"), sent, "it went another way");
+    assert_eq!(request(&live, server, Some(ones[&first])).await.expect("answers"), plain);
+    assert_eq!(one.sent(&first).expect("read"), sent, "the probe bypassed the filter");
     let again = one.set(&interfaces, &[first.clone(), second.clone()]).await.expect("set");
     assert_eq!(again, ones);
-    assert_eq!(ask(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
+    assert_eq!(request(&live, server, Some(ones[&first])).await.expect("answers"), through_v4);
     assert!(one.sent(&first).expect("read") > sent);
 
-    // The one goes, and the other stays, with its filters and the qdisc that the one made.
-    two.set(&interfaces, std::slice::from_ref(&second)).await.expect("put back");
+    // The first instance is removed; the second keeps its filters and the qdisc that the first
+    // created.
+    two.set(&interfaces, std::slice::from_ref(&second)).await.expect("restored");
     path_probe::remove(&live.netlink("director"), live.instance(), &[]).await.expect("removed");
     assert_eq!(filters(&live, index).await, (2, 2));
-    assert_eq!(ask(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
-    // Somebody else's filter keeps the qdisc.
+    assert_eq!(request(&live, server, Some(twos[&second])).await.expect("answers"), through_v6);
+    // A foreign filter keeps the qdisc.
     let netlink = live.netlink("director");
-    let there = netlink.filters(index, Side::Ingress).await.expect("listed");
-    let program = program(there[0].program.expect("a program")).fd().expect("held");
-    let theirs = Filter { priority: 9, handle: 1, name: Some("theirs".into()), program: None };
-    let put = netlink.put_classifier(index, Side::Ingress, &theirs, program.as_fd()).await;
+    let listed = netlink.filters(index, Side::Ingress).await.expect("listed");
+    let program = program(listed[0].program.expect("a program")).fd().expect("open");
+    let foreign = Filter { priority: 9, handle: 1, name: Some("foreign".into()), program: None };
+    let put = netlink.put_classifier(index, Side::Ingress, &foreign, program.as_fd()).await;
     put.expect("put");
     let gone = path_probe::remove(&live.netlink("director"), &other, &[]).await.expect("removed");
     assert_eq!(gone, [index]);
@@ -423,7 +426,7 @@ async fn two_instances_go_their_own_ways_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_qdisc_of_our_own_goes_with_the_last_probe_and_an_ingress_one_is_named() {
+async fn the_qdisc_is_removed_with_the_last_probe_and_an_ingress_qdisc_is_reported() {
     let (live, interfaces) = lab("qdisc").await;
     let index = interfaces[0].ifindex;
     let probe = CASES[0].probe(&live);
@@ -446,19 +449,19 @@ async fn a_qdisc_of_our_own_goes_with_the_last_probe_and_an_ingress_one_is_named
     finish(tc).succeeded();
     let mut paths = PathProbes::new(netlink, live.instance());
     let refused = paths.set(&interfaces, std::slice::from_ref(&probe)).await;
-    let error = refused.expect_err("no place").to_string();
+    let error = refused.expect_err("occupied").to_string();
     assert!(error.contains("eth0 has an `ingress` qdisc"), "{error}");
     path_probe::remove(&live.netlink("director"), live.instance(), &[]).await.expect("removed");
 }
 
-/// The director's host asks a VIP itself, from a port that a check happens to use for the backend at
-/// the same time: each gets its own answers.
+/// The director's host connects to a VIP from a port that a check uses for the backend at the same
+/// time: each gets its own answers.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_hosts_own_connections_to_a_vip_are_left_alone() {
+async fn the_hosts_own_connections_to_a_vip_are_unaffected() {
     let (live, interfaces) = lab("own").await;
     let netlink = live.netlink("director");
     let probe = CASES[4].probe(&live);
-    // The VIP is not the host's here, but the backend's as the kernel's routes have it.
+    // Here the VIP is not local: the kernel routes it to the backend.
     let eth0 = interfaces[0].ifindex;
     netlink.remove_address(eth0, probe.vip, 32).await.expect("removed");
     let route = NewRoute {
@@ -488,7 +491,7 @@ async fn the_hosts_own_connections_to_a_vip_are_left_alone() {
         let socket = socket.expect("enters").expect("a socket");
         async move { timeout(check_time(), socket.connect(SocketAddr::new(to, PORT))).await }
     };
-    let talk = async |stream: &mut tokio::net::TcpStream| {
+    let exchange = async |stream: &mut tokio::net::TcpStream| {
         let answer = async {
             stream.write_all(b"hello\r\n\r\n").await?;
             let mut answer = String::new();
@@ -498,12 +501,14 @@ async fn the_hosts_own_connections_to_a_vip_are_left_alone() {
         timeout(check_time(), answer).await.expect("in time").expect("answers")
     };
     let mut own = open(probe.vip, None).await.expect("in time").expect("connects");
-    // For the backend, both would be one connection: the check must fail, and the host's own not.
+    // For the backend, both would be one connection: the check must fail, and the host's connection
+    // must not.
     let probing = open(probe.backend, Some(marks[&probe])).await;
     assert!(!matches!(probing, Ok(Ok(_))), "{probing:?}");
-    assert_eq!(talk(&mut own).await, format!("b1 {V4} 9"));
+    assert_eq!(exchange(&mut own).await, format!("b1 {V4} 9"));
     drop(own);
-    let mut through = ask(&live, SocketAddr::new(probe.backend, PORT), Some(marks[&probe])).await;
+    let mut through =
+        request(&live, SocketAddr::new(probe.backend, PORT), Some(marks[&probe])).await;
     assert_eq!(through.as_mut().expect("answers"), &format!("b1 {V4} 18"));
     paths.set(&interfaces, &[]).await.expect("cleared");
     live.detach();
@@ -528,10 +533,10 @@ fn frame_v4(source: IpAddr, destination: IpAddr, ports: [u16; 2]) -> Vec<u8> {
     frame
 }
 
-/// What a packet costs, in nanoseconds; for `docs/decisions/0013-path-probes.md`. Whoever is not
-/// probing pays for one comparison where packets leave, and one load where they come in.
+/// The cost of a packet, in nanoseconds; for `docs/decisions/0013-path-probes.md`. Other packets
+/// cost one comparison on egress, and one load on ingress.
 #[tokio::test(flavor = "multi_thread")]
-async fn packets_of_others_cost_next_to_nothing() {
+async fn other_packets_cost_next_to_nothing() {
     let (live, interfaces) = lab("price").await;
     let probes: Vec<PathProbe> = CASES.iter().map(|case| case.probe(&live)).collect();
     let mut paths = PathProbes::new(live.netlink("director"), live.instance());
@@ -554,35 +559,35 @@ async fn packets_of_others_cost_next_to_nothing() {
         let result = program.test_run(options).expect("runs");
         (result.return_value.cast_signed(), result.duration.as_nanos() as u64)
     };
-    // The least of some runs: others are at work on this host.
+    // The minimum of several runs: the host also runs other work.
     let least = |program: &SchedClassifier, frame: &[u8]| {
         let runs = (0..10).map(|_| run(program, frame, 0, 100_000));
         runs.min_by_key(|(_, took)| *took).expect("ran")
     };
     let other = frame_v4(ip("198.51.100.7"), ip("198.51.100.8"), [4000, 80]);
-    let [(unmarked, leaves), (stranger, comes_in)] =
+    let [(unmarked, egress_ns), (foreign, ingress_ns)] =
         [least(egress, &other), least(ingress, &other)];
-    assert_eq!((unmarked, stranger), (TC_ACT_UNSPEC, TC_ACT_UNSPEC));
-    println!("unmarked, leaving: {leaves} ns; of others, coming in: {comes_in} ns");
+    assert_eq!((unmarked, foreign), (TC_ACT_UNSPEC, TC_ACT_UNSPEC));
+    println!("unmarked, egress: {egress_ns} ns; other traffic, ingress: {ingress_ns} ns");
 
     let from_vip = frame_v4(ip(V4), ip("198.51.100.8"), [80, 4000]);
-    println!("from a VIP to nobody here: {} ns", least(ingress, &from_vip).1);
-    // A packet that is changed is another one afterwards, so each is run once: with the least that
-    // running one takes, which the same with a packet of others tells.
+    println!("from a VIP, not to a probe: {} ns", least(ingress, &from_vip).1);
+    // A rewritten packet differs afterwards, so each run is a single one. Its fixed cost is
+    // measured with an unrelated packet.
     let median = |program: &SchedClassifier, frame: &[u8], mark: u32| {
         let mut runs: Vec<u64> = (0..2001).map(|_| run(program, frame, mark, 1).1).collect();
         runs.sort_unstable();
         runs[runs.len() / 2]
     };
     let floor = median(egress, &other, 0);
-    let mut dearest = 0;
+    let mut highest = 0;
     for (case, probe) in CASES.iter().zip(&probes).filter(|(_, probe)| probe.backend.is_ipv4()) {
         let own = live.node("director").ipv4().expect("both families");
-        let asked = frame_v4(own, probe.backend, [4000, 80]);
-        assert_eq!(run(egress, &asked, marks[probe], 1).0, TC_ACT_UNSPEC, "{}", case.name);
-        let sending = median(egress, &asked, marks[probe]).saturating_sub(floor);
+        let request = frame_v4(own, probe.backend, [4000, 80]);
+        assert_eq!(run(egress, &request, marks[probe], 1).0, TC_ACT_UNSPEC, "{}", case.name);
+        let sending = median(egress, &request, marks[probe]).saturating_sub(floor);
         println!("{}: sending {sending} ns", case.name);
-        dearest = dearest.max(sending);
+        highest = highest.max(sending);
         if let (Some(from), IpAddr::V4(_)) = (probe.from, probe.vip) {
             let answer = frame_v4(probe.vip, from, [80, 4000]);
             let back = median(ingress, &answer, 0).saturating_sub(floor);
@@ -590,8 +595,11 @@ async fn packets_of_others_cost_next_to_nothing() {
         }
     }
     assert_eq!(run(egress, &other, marks[&probes[0]], 1).0, TC_ACT_SHOT, "not to its backend");
-    // Against what is dear on this host at this time.
-    assert!(leaves * 4 < dearest && comes_in * 3 < dearest, "{leaves}, {comes_in}, {dearest} ns");
+    // Compared with the cost of a rewrite on this host at this time.
+    assert!(
+        egress_ns * 4 < highest && ingress_ns * 3 < highest,
+        "{egress_ns}, {ingress_ns}, {highest} ns"
+    );
     paths.set(&interfaces, &[]).await.expect("cleared");
     live.detach();
 }

@@ -1,10 +1,10 @@
-//! What keeps a director from starting on a host: each is one clear error, exit code 1, and
-//! nothing is changed.
+//! Conditions that keep a director from starting on a host: each is one clear error with exit code
+//! 1, and nothing is changed.
 
 use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use aya::maps::{Array, Map, MapData};
-use director_common::abi::{ABI_VERSION, OLDEST_ADOPTED};
+use director_common::abi::{ABI_VERSION, OLDEST_ADOPTED, map};
 use director_tests::live::{
     Finished, Host, Live, TIMEOUT, VIPS, binary, command, finish, ip, pass_everything,
 };
@@ -21,7 +21,7 @@ const NOBODY: u32 = 65534;
 /// `attach` and `run` are refused with one error each that has these words, and change nothing.
 async fn refused(live: &Live, words: &[&str]) {
     for line in ["attach -c director.yaml", "run -c director.yaml"] {
-        live.director(line).refused(1).says(words);
+        live.director(line).refused(1).reports(words);
         assert!(!live.instance().pins().exists(), "{line}: pins are left");
         let neighbours = live.netlink("director").neighbours().await.expect("listed");
         let managed: Vec<_> = neighbours.iter().filter(|n| n.managed).collect();
@@ -30,7 +30,7 @@ async fn refused(live: &Live, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn interfaces_that_are_not_there_or_are_none() {
+async fn missing_or_unsuitable_interfaces() {
     let live = Live::with("interface", DEFAULT_CONFIG).await;
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth7"));
     refused(&live, &["interface eth7 does not exist on this host; there are: lo, eth0"]).await;
@@ -42,12 +42,12 @@ async fn interfaces_that_are_not_there_or_are_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_interface_that_is_missing_is_named() {
+async fn every_missing_interface_is_reported() {
     let live = Live::with("interfaces", DEFAULT_CONFIG).await;
     live.write(&DEFAULT_CONFIG.replace("  - name: eth0", "  - name: eth7\n  - name: eth8"));
     let attach = live.director("attach -c director.yaml");
     assert_eq!(attach.code, Some(1), "{attach:?}");
-    attach.says(&["error: interface eth7 does not", "error: interface eth8 does not"]);
+    attach.reports(&["error: interface eth7 does not", "error: interface eth8 does not"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +67,7 @@ async fn a_macvlan_has_no_native_xdp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interface_with_somebody_elses_program() {
+async fn an_interface_with_a_foreign_program() {
     let live = Live::with("foreign", DEFAULT_CONFIG).await;
     let netlink = live.netlink("director");
     pass_everything(&netlink, "eth0").await;
@@ -77,7 +77,7 @@ async fn an_interface_with_somebody_elses_program() {
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth0\n    mode: generic"));
     refused(&live, &["eth0 already carries the XDP program pass", &id]).await;
     let still = netlink.link_by_name("eth0").await.expect("eth0").xdp;
-    assert_eq!(still, Some(program), "theirs is where it was");
+    assert_eq!(still, Some(program), "the foreign program stays attached");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,15 +92,15 @@ async fn an_interface_with_another_instances_program() {
     let _ = fs::remove_dir_all(other.run_dir());
     let left = other.pins().exists();
     let _ = datapath::detach(&other, &[]);
-    attach.refused(1).says(&["eth0 already carries the XDP program director"]);
+    attach.refused(1).reports(&["eth0 already carries the XDP program director"]);
     assert!(!left, "pins of the other instance are left");
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
     live.detach();
 }
 
-/// An instance at work is asked to do something more that it cannot: it goes on as it was.
+/// A running instance refuses an impossible change and continues unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_change_of_a_director_at_work_changes_nothing() {
+async fn a_refused_change_of_a_running_director_changes_nothing() {
     let live = Live::new("at-work").await;
     let far = Host::new("at-work");
     live.second_network(&far.netns).await;
@@ -112,29 +112,29 @@ async fn a_refused_change_of_a_director_at_work_changes_nothing() {
         let backends = backends.as_array().expect("a list").iter();
         backends.map(|backend| backend["weight"].clone()).collect::<Vec<_>>()
     };
-    let weighed = weights();
+    let unchanged = weights();
     let changed = DEFAULT_CONFIG
         .replace("weight: 3", "weight: 9")
         .replace("  - name: eth0", "  - name: eth0\n  - name: eth1");
     live.write(&changed);
-    live.director("attach -c director.yaml").refused(1).says(&["eth1 already carries"]);
-    assert_eq!(weights(), weighed);
+    live.director("attach -c director.yaml").refused(1).reports(&["eth1 already carries"]);
+    assert_eq!(weights(), unchanged);
     assert_eq!(live.bpf().await.links, before.links);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
 
-    // The same of a daemon.
+    // The same with a daemon.
     live.write(DEFAULT_CONFIG);
     let daemon = live.run();
     live.write(&changed);
-    daemon.wait_for("refused, what was in effect stays", TIMEOUT);
+    daemon.wait_for("refused, the configuration in effect stays", TIMEOUT);
     assert!(daemon.log().contains("eth1 already carries"), "{}", daemon.log());
-    assert_eq!(weights(), weighed);
+    assert_eq!(weights(), unchanged);
     assert_eq!(live.spread(VIPS[0], 60).len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_that_cannot_be_reached_as_configured() {
-    let live = Live::with("ways", DEFAULT_CONFIG).await;
+    let live = Live::with("paths", DEFAULT_CONFIG).await;
     let netlink = live.netlink("director");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let node = live.node("director");
@@ -151,13 +151,13 @@ async fn backends_that_cannot_be_reached_as_configured() {
     let v4 = by_router("10.0.0.11", "10.0.0.12", node.ipv4());
     netlink.add_route(v4).await.expect("a route");
     live.write(&direct);
-    let off_link = "is reached by way of 10.0.0.12, but `forward: direct` only reaches";
+    let off_link = "is reached via 10.0.0.12, but `forward: direct` only reaches";
     refused(&live, &["service web: backend 10.0.0.11", off_link, "forward: tunnel"]).await;
     netlink.remove_route(v4).await.expect("removed");
     let v6 = by_router("2001:db8:1::11", "2001:db8:1::12", node.ipv6());
     netlink.add_route(v6).await.expect("a route");
     live.write(DEFAULT_CONFIG);
-    let off_link = "service web-v6: backend 2001:db8:1::11 is reached by way of 2001:db8:1::12";
+    let off_link = "service web-v6: backend 2001:db8:1::11 is reached via 2001:db8:1::12";
     refused(&live, &[off_link]).await;
     netlink.remove_route(v6).await.expect("removed");
 
@@ -165,7 +165,7 @@ async fn backends_that_cannot_be_reached_as_configured() {
     live.write(&DEFAULT_CONFIG.replace("10.0.0.12", &own));
     refused(&live, &[&format!("service web: backend {own} is an address of this host")]).await;
 
-    let far = Host::new("ways");
+    let far = Host::new("paths");
     live.second_network(&far.netns).await;
     let eth1 = netlink.link_by_name("eth1").await.expect("eth1").index;
     netlink.add_address(eth1, ip("10.9.0.1"), 24).await.expect("an address");
@@ -175,38 +175,43 @@ async fn backends_that_cannot_be_reached_as_configured() {
     live.assert_nothing_attached().await;
 }
 
-/// Commands that need to be allowed something.
+/// Commands that need privileges.
 const PRIVILEGED: [&str; 4] =
     ["attach -c director.yaml", "run -c director.yaml", "detach", "status"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_told_what_is_missing() {
+async fn missing_privileges_of_user_nobody_are_reported() {
     let live = Live::with("nobody", DEFAULT_CONFIG).await;
     live.attach();
-    // Where nobody can reach it, whoever may read the build's directory.
+    // A copy that user nobody can access, whatever the permissions of the build's directory.
     let copy = live.directory().join("director");
     fs::copy(binary(), &copy).expect("copied");
     let as_nobody = |line: &str| {
         let mut command = Command::new(&copy);
         command.args(line.split(' ')).args(["--instance", live.instance().name()]);
-        // Not in the lab's namespace, which nobody cannot enter; it does not get that far.
+        // Not in the lab's namespace, which user nobody cannot enter; the command fails earlier.
         command.uid(NOBODY).gid(NOBODY).current_dir(live.directory());
         finish(command).refused(1)
     };
     for line in ["attach -c director.yaml", "run -c director.yaml"] {
-        as_nobody(line).says(&["lacks CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "run it as root"]);
+        as_nobody(line).reports(&[
+            "lacks CAP_BPF",
+            "CAP_PERFMON",
+            "CAP_NET_ADMIN",
+            "run it as root",
+        ]);
     }
     for line in ["detach", "status", "services", "backends", "stats", "plan -c director.yaml"] {
-        let said = as_nobody(line).says(&["root"]);
-        assert!(!said.stderr.contains("is not attached"), "it is: {}", said.stderr);
-        assert!(!said.stderr.contains("running daemon"), "none runs: {}", said.stderr);
+        let output = as_nobody(line).reports(&["root"]);
+        assert!(!output.stderr.contains("is not attached"), "it is: {}", output.stderr);
+        assert!(!output.stderr.contains("running daemon"), "none runs: {}", output.stderr);
     }
     live.director("status").succeeded().prints(&["eth0 (native, up)"]);
     live.detach();
 }
 
-/// Runs `director` on the director's node behind another program.
-fn behind(live: &Live, wrapper: &[&str], line: &str) -> Finished {
+/// Runs `director` on the director's node through a wrapper program.
+fn wrapped(live: &Live, wrapper: &[&str], line: &str) -> Finished {
     let mut outer = Command::new(wrapper[0]);
     outer.args(&wrapper[1..]).arg(binary()).args(line.split(' '));
     outer.args(["--instance", live.instance().name()]).current_dir(live.directory());
@@ -215,19 +220,19 @@ fn behind(live: &Live, wrapper: &[&str], line: &str) -> Finished {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn root_without_capabilities_is_told_which() {
+async fn missing_capabilities_of_root_are_reported() {
     let live = Live::with("caps", DEFAULT_CONFIG).await;
     let none = ["setpriv", "--bounding-set=-all"];
     for line in &PRIVILEGED[..2] {
-        behind(&live, &none, line).refused(1).says(&[
+        wrapped(&live, &none, line).refused(1).reports(&[
             "this process lacks CAP_BPF",
             "CAP_PERFMON",
             "CAP_NET_ADMIN",
         ]);
     }
     let no_net = ["setpriv", "--bounding-set=-net_admin"];
-    let said = behind(&live, &no_net, PRIVILEGED[0]).refused(1).says(&["CAP_NET_ADMIN"]);
-    assert!(!said.stderr.contains("CAP_BPF"), "{}", said.stderr);
+    let output = wrapped(&live, &no_net, PRIVILEGED[0]).refused(1).reports(&["CAP_NET_ADMIN"]);
+    assert!(!output.stderr.contains("CAP_BPF"), "{}", output.stderr);
     live.assert_nothing_attached().await;
 }
 
@@ -237,31 +242,31 @@ async fn three_capabilities_are_enough() {
     live.serve(&["b1", "b2", "b3"]);
     // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
     let three = ["setpriv", "--bounding-set=-all,+net_admin,+cap_38,+cap_39"];
-    behind(&live, &three, "attach -c director.yaml").succeeded();
+    wrapped(&live, &three, "attach -c director.yaml").succeeded();
     for vip in VIPS {
         assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
     }
-    behind(&live, &three, "status").succeeded().prints(&["eth0 (native, up)"]);
-    behind(&live, &three, "detach").succeeded();
+    wrapped(&live, &three, "status").succeeded().prints(&["eth0 (native, up)"]);
+    wrapped(&live, &three, "detach").succeeded();
     live.assert_nothing_attached().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bpffs_is_mounted_where_it_is_missing() {
     let live = Live::with("bpffs", DEFAULT_CONFIG).await;
-    // A mount namespace of its own, gone with the shell.
+    // A separate mount namespace, which ends with the shell.
     let script = "umount -l /sys/fs/bpf && test ! -e /sys/fs/bpf/director && \
                   \"$@\" && grep -q ' /sys/fs/bpf bpf ' /proc/mounts";
     let unshared = ["unshare", "--mount", "sh", "-ec", script, "sh"];
-    behind(&live, &unshared, "attach -c director.yaml").succeeded().prints(&["attached to eth0"]);
+    wrapped(&live, &unshared, "attach -c director.yaml").succeeded().prints(&["attached to eth0"]);
     live.assert_nothing_attached().await;
 
     let script = "umount -l /sys/fs/bpf && \
                   exec setpriv --bounding-set=-all,+net_admin,+cap_38,+cap_39 \"$@\"";
     let unshared = ["unshare", "--mount", "sh", "-ec", script, "sh"];
-    behind(&live, &unshared, "attach -c director.yaml")
+    wrapped(&live, &unshared, "attach -c director.yaml")
         .refused(1)
-        .says(&["/sys/fs/bpf is no BPF file system", "mount -t bpf bpf /sys/fs/bpf"]);
+        .reports(&["/sys/fs/bpf is not a BPF file system", "mount -t bpf bpf /sys/fs/bpf"]);
     live.assert_nothing_attached().await;
 }
 
@@ -271,13 +276,13 @@ fn meta(live: &Live) -> Array<MapData, [u8; 96]> {
     Map::Array(data).try_into().expect("an array")
 }
 
-/// The version that the pinned maps say.
+/// The layout version in the pinned maps.
 fn version(live: &Live) -> u32 {
     let value = meta(live).get(&0, 0).expect("there");
     u32::from_ne_bytes(*value.first_chunk().expect("four bytes"))
 }
 
-/// Has the pinned maps be of another version.
+/// Sets the layout version in the pinned maps.
 fn set_version(live: &Live, version: u32) {
     let mut meta = meta(live);
     let mut value = meta.get(&0, 0).expect("there");
@@ -301,9 +306,9 @@ async fn maps_of_another_version_are_never_reinterpreted() {
         "backends",
         "stats",
     ] {
-        live.director(line).refused(1).says(&["map layout 99", "detach"]);
+        live.director(line).refused(1).reports(&["map layout 99", "detach"]);
     }
-    assert_eq!(live.bpf().await, before, "nothing was touched");
+    assert_eq!(live.bpf().await, before, "nothing was changed");
     assert_eq!(live.spread(VIPS[0], 20).values().sum::<usize>(), 20);
     live.detach();
     live.assert_nothing_attached().await;
@@ -311,36 +316,51 @@ async fn maps_of_another_version_are_never_reinterpreted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn maps_of_the_version_before_are_adopted_and_connections_stay() {
+async fn maps_of_the_previous_version_are_adopted_and_connections_stay() {
     let live = Live::new("older").await;
     live.attach();
     let mut connection = live.connect(VIPS[0]);
-    let name = connection.ask().expect("answers");
+    let name = connection.request().expect("answers");
     let before = live.bpf().await;
     set_version(&live, OLDEST_ADOPTED);
-    live.json("status");
+    let maps = live.instance().pins().join("maps");
+    let there = |name: &str| maps.join(name).exists();
+    for (former, now) in map::FORMER {
+        fs::rename(maps.join(now), maps.join(former)).expect(former);
+    }
+    for line in ["status", "services", "backends", "stats"] {
+        live.json(line);
+    }
+    assert!(map::FORMER.iter().all(|(former, now)| there(former) && !there(now)), "only read");
     live.attach();
-    assert_eq!(connection.ask().expect("open still"), name);
+    assert_eq!(connection.request().expect("open still"), name);
     assert_eq!(live.bpf().await.links, before.links, "the same links");
     assert_eq!(version(&live), ABI_VERSION);
+    assert!(map::FORMER.iter().all(|(former, now)| !there(former) && there(now)), "renamed");
+    assert_eq!(live.json("services")[0]["flows"], 1, "the same maps");
+    // A rename that was broken off is gone on with.
+    fs::rename(maps.join(map::TUNABLES), maps.join("RUNTIME")).expect("renamed");
+    live.attach();
+    assert_eq!(connection.request().expect("open still"), name);
+    assert!(there(map::TUNABLES) && !there("RUNTIME"));
     live.detach();
 }
 
-/// A director that was killed halfway through making its maps.
+/// A director that was killed midway through creating its maps.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_start_left_is_replaced() {
+async fn leftovers_of_a_killed_start_are_replaced() {
     let live = Live::new("halfway").await;
     live.attach();
-    // The version is noted last, and programs come after that.
+    // The version is written last, before programs are attached.
     set_version(&live, 0);
     let maps = live.instance().pins().join("maps");
-    for name in ["RUNTIME", "SERVICE_STATS", "VERDICTS"] {
+    for name in ["TUNABLES", "SERVICE_STATS", "VERDICTS"] {
         fs::remove_file(maps.join(name)).expect(name);
     }
     for pin in fs::read_dir(live.instance().pins().join("links")).expect("listed").flatten() {
         fs::remove_file(pin.path()).expect("removed");
     }
-    live.director("status").refused(1).says(&["is not attached"]);
+    live.director("status").refused(1).reports(&["is not attached"]);
     live.attach();
     for vip in VIPS {
         assert_eq!(live.spread(vip, 20).values().sum::<usize>(), 20);
@@ -349,17 +369,17 @@ async fn what_a_killed_start_left_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn configurations_that_are_wrong_exit_2_and_change_nothing() {
+async fn invalid_configurations_exit_2_and_change_nothing() {
     let live = Live::with("config", DEFAULT_CONFIG).await;
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 70000"));
     for line in ["attach -c director.yaml", "run -c director.yaml", "plan -c director.yaml"] {
-        let said = live.director(line);
-        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
-        said.says(&["error: director.yaml:15:38: services[0].backends[2].weight: 70000"]);
+        let output = live.director(line);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        output.reports(&["error: director.yaml:15:38: services[0].backends[2].weight: 70000"]);
     }
     for line in ["attach -c nothing.yaml", "run -c nothing.yaml", "attach -c ."] {
-        let said = live.director(line);
-        assert_eq!(said.code, Some(2), "{said:?}");
+        let output = live.director(line);
+        assert_eq!(output.code, Some(2), "{output:?}");
     }
     live.assert_nothing_attached().await;
 }

@@ -1,5 +1,5 @@
-//! `director trace` and `capture`: what is told of packets, what it costs when nobody asks, and how
-//! it ends.
+//! `director trace` and `capture`: what they report of packets, that they run one at a time, and
+//! how they end.
 
 use std::{
     fs::{self, File},
@@ -27,7 +27,7 @@ services:
      backends: [{address: 10.0.0.11, weight: 0}]}
 "#;
 
-/// The same with more backends than its maps have room for.
+/// The same with more backends than its maps hold.
 fn grown() -> String {
     let more = (0..1400).map(|n| {
         format!(
@@ -44,7 +44,7 @@ fn grown() -> String {
 struct Running {
     child: Child,
     out: PathBuf,
-    said: PathBuf,
+    err: PathBuf,
 }
 
 impl Running {
@@ -59,23 +59,22 @@ impl Running {
         let mut command = command(&words);
         command.args(["--instance", live.instance().name()]).current_dir(live.directory());
         live.node("director").place(&mut command).expect("placed");
-        let [out, said] =
-            ["out", "said"].map(|kind| live.directory().join(format!("{name}.{kind}")));
+        let [out, err] = ["out", "err"].map(|kind| live.directory().join(format!("{name}.{kind}")));
         let file = |path: &PathBuf| File::create(path).expect("a file");
-        let child = command.stdout(file(&out)).stderr(file(&said)).spawn().expect("runs");
-        Self { child, out, said }
+        let child = command.stdout(file(&out)).stderr(file(&err)).spawn().expect("runs");
+        Self { child, out, err }
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("lives");
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process exists");
     }
 
-    /// Waits for its end: exit code, what it printed, what it said.
+    /// Waits for its end and returns exit code, stdout and stderr.
     fn end(mut self) -> (Option<i32>, String, String) {
         wait_until("ended", TIMEOUT, || self.child.try_wait().expect("waited for").is_some());
         let code = self.child.wait().expect("ended").code();
         let read = |path: &PathBuf| fs::read_to_string(path).expect("read");
-        (code, read(&self.out), read(&self.said))
+        (code, read(&self.out), read(&self.err))
     }
 
     fn out(&self) -> String {
@@ -120,8 +119,8 @@ async fn decisions_are_shown_as_they_are_made() {
     send(&live, "192.0.2.41:7", 1);
     send(&live, "192.0.2.40:8", 1);
     send(&live, "192.0.2.41:7", 1);
-    let (code, out, said) = running.end();
-    assert_eq!(code, Some(0), "{said}");
+    let (code, out, err) = running.end();
+    assert_eq!(code, Some(0), "{err}");
     let events = objects(&out);
     let part = |key: &str| events.iter().map(|event| event[key].clone()).collect::<Vec<_>>();
     let null = serde_json::Value::Null;
@@ -134,16 +133,16 @@ async fn decisions_are_shown_as_they_are_made() {
     assert!(events[0]["backend"].as_str().expect("an address").starts_with("10.0.0.1"), "{out}");
     assert!(events[0]["time"].as_str().expect("a time").starts_with("20"), "{out}");
     assert_eq!((&events[0]["bytes"], &events[0]["bytes_out"]), (&47.into(), &67.into()), "{out}");
-    assert!(said.contains("5 packets shown"), "{said}");
-    assert!(!is_traced(&live), "over with its command");
+    assert!(err.contains("5 packets shown"), "{err}");
+    assert!(!is_traced(&live), "tracing ends with its command");
 
-    // What is traced is counted and forwarded as what is not.
+    // Traced packets are counted and forwarded like others.
     let verdicts = live.verdicts();
     assert_eq!((verdicts["tx"], verdicts["drop/no-backend"]), (3, 2), "{verdicts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_choose() {
+async fn filters_select_packets() {
     let live = Live::with("tracefilter", CONFIG).await;
     let _daemon = live.run();
     let send_both = || {
@@ -163,14 +162,14 @@ async fn filters_choose() {
     {
         let line = format!("trace --output json --duration 20s --count 1 {options}");
         let running = Running::start(&live, &line, &format!("filter{number}"));
-        // Flows to one backend of two may take a few.
+        // It may take several flows until one goes to a given backend.
         wait_until(options, TIMEOUT, || {
             send_both();
             std::thread::sleep(Duration::from_millis(30));
             !running.out().is_empty()
         });
-        let (code, out, said) = running.end();
-        assert_eq!(code, Some(0), "{said}");
+        let (code, out, err) = running.end();
+        assert_eq!(code, Some(0), "{err}");
         let event = &objects(&out)[0];
         let found = format!(
             "{} {} {}",
@@ -180,31 +179,33 @@ async fn filters_choose() {
         );
         assert_eq!(found, expected, "{options}: {out}");
     }
-    live.director("trace --filter service=mail").refused(1).says(&["no service \"mail\"", "echo"]);
+    live.director("trace --filter service=mail")
+        .refused(1)
+        .reports(&["no service \"mail\"", "echo"]);
     let wrong = live.director("trace --filter http");
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
-    let (code, out, said) = {
+    let (code, out, err) = {
         let line = "trace --sample 1/1000000 --duration 1s";
         let running = Running::start(&live, line, "sampled");
         send_both();
         running.end()
     };
-    assert_eq!((code, out.as_str()), (Some(0), ""), "one packet in a million: {said}");
+    assert_eq!((code, out.as_str()), (Some(0), ""), "one packet in a million: {err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_at_a_time_and_none_after_a_kill() {
+async fn one_trace_at_a_time_and_none_after_a_kill() {
     let live = Live::with("tracekill", CONFIG).await;
     live.attach();
     let running = Running::start(&live, "trace --filter udp,port=7", "first");
-    live.director("trace").refused(1).says(&["one at a time", "pid"]);
-    live.director("capture -w second.pcapng").refused(1).says(&["one at a time"]);
+    live.director("trace").refused(1).reports(&["one at a time", "pid"]);
+    live.director("capture -w second.pcapng").refused(1).reports(&["one at a time"]);
     send(&live, "192.0.2.40:7", 1);
     wait_until("a line", TIMEOUT, || running.out().contains("echo"));
     running.signal(Signal::SIGKILL);
-    wait_until("over by itself", Duration::from_secs(3), || !is_traced(&live));
+    wait_until("tracing expires", Duration::from_secs(3), || !is_traced(&live));
     drop(running);
-    // The next packet finds the lease run out, and takes it away.
+    // The next packet finds the lease expired and clears it.
     send(&live, "192.0.2.40:7", 1);
     let verdicts = live.verdicts();
     assert_eq!(verdicts["tx"], 2, "{verdicts:?}");
@@ -214,8 +215,8 @@ async fn one_at_a_time_and_none_after_a_kill() {
     let out = running.out();
     assert_eq!(out.lines().count(), 2, "a heading and one packet: {out}");
     running.signal(Signal::SIGTERM);
-    let (code, _, said) = running.end();
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, err) = running.end();
+    assert_eq!(code, Some(0), "{err}");
     assert!(!is_traced(&live));
     let attached = live.bpf().await;
     live.detach();
@@ -231,9 +232,9 @@ async fn a_capture_has_frames_before_and_after() {
         Running::start(&live, "capture -w packets.pcapng --count 3 --filter udp,port=7", "capture");
     send(&live, "192.0.2.40:7", 2);
     send(&live, "192.0.2.41:7", 1);
-    let (code, _, said) = running.end();
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("3 packets captured as 5 frames"), "{said}");
+    let (code, _, err) = running.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("3 packets captured as 5 frames"), "{err}");
     let path = live.directory().join("packets.pcapng");
     let mut capture =
         Capture::new(BufReader::new(File::open(&path).expect("there"))).expect("pcapng");
@@ -245,7 +246,7 @@ async fn a_capture_has_frames_before_and_after() {
     let lengths: Vec<_> = frames.iter().map(|frame| frame.bytes.len()).collect();
     assert_eq!(lengths, [47, 67, 47, 67, 47]);
     for pair in [&frames[..2], &frames[2..4]] {
-        // The inner packet is the one that came.
+        // The inner packet equals the received one.
         assert_eq!(pair[0].bytes[14..], pair[1].bytes[34..]);
         assert!(pair[0].timestamp_ns < pair[1].timestamp_ns);
     }
@@ -264,7 +265,7 @@ async fn a_capture_has_frames_before_and_after() {
     assert_eq!((first.bytes.len(), first.original_length), (40, 47));
 }
 
-/// What Wireshark makes of it, where it is installed (`cargo xtask setup`).
+/// Checks the file with Wireshark, if installed (`cargo xtask setup`).
 fn opened_by_tshark(path: &std::path::Path) {
     const FIELDS: [&str; 6] = [
         "frame.interface_name",
@@ -280,7 +281,7 @@ fn opened_by_tshark(path: &std::path::Path) {
         command.args(["-e", field]);
     }
     let Ok(output) = command.output() else {
-        println!("no tshark here: what it reads is not tried");
+        println!("tshark is not installed: its check is skipped");
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -299,16 +300,17 @@ fn opened_by_tshark(path: &std::path::Path) {
     assert!(lines[1][3].starts_with("10.0.0.1") && lines[1][3].ends_with(",192.0.2.40"), "{text}");
 }
 
-/// Maps that a director of the same version, but older, did not have.
+/// An older director of the same version lacks some maps.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_director_is_adopted() {
     let live = Live::with("traceold", CONFIG).await;
     live.attach();
-    for name in ["TRACED", "TRACE_FILTER", "TRACE_TURNS", "TRACE_SCRATCH", "TRACE_RING", "CLIENTS"]
+    for name in
+        ["TRACED", "TRACE_FILTER", "TRACE_TURNS", "TRACE_SCRATCH", "TRACE_RING", "FLOW_KEYS"]
     {
         fs::remove_file(live.instance().pins().join("maps").join(name)).expect(name);
     }
-    live.director("trace").refused(1).says(&["cannot be traced", "director attach"]);
+    live.director("trace").refused(1).reports(&["cannot be traced", "director attach"]);
     live.director("stats").succeeded();
     live.director("conns").succeeded();
     live.director("explain udp 198.51.100.7:4 192.0.2.40:7").succeeded().prints(&["echo"]);
@@ -316,29 +318,29 @@ async fn an_older_director_is_adopted() {
     live.attach().prints(&["nothing to change"]);
     let running = Running::start(&live, "trace --count 1 --filter udp,port=7", "adopted");
     send(&live, "192.0.2.40:7", 1);
-    let (code, out, said) = running.end();
-    assert!(code == Some(0) && out.contains("echo"), "{out}{said}");
+    let (code, out, err) = running.end();
+    assert!(code == Some(0) && out.contains("echo"), "{out}{err}");
     let attached = live.bpf().await;
     live.detach();
     attached.wait_until_gone();
 }
 
-/// Maps and programs are replaced under them.
+/// Maps and programs are replaced while the commands run.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_looks_goes_on_while_maps_grow() {
+async fn trace_and_explain_continue_while_maps_grow() {
     let live = Live::with("tracegrow", CONFIG).await;
     let daemon = live.run();
     let line = "trace --output json --filter udp,port=7,vip=192.0.2.40";
     let running = Running::start(&live, line, "grow");
-    let told = || running.out().lines().count();
+    let traced = || running.out().lines().count();
     send(&live, "192.0.2.40:7", 1);
-    wait_until("a line", TIMEOUT, || told() == 1);
+    wait_until("a line", TIMEOUT, || traced() == 1);
     let flow = "explain udp 198.51.100.7:4 192.0.2.40:7";
     let before = live.json(flow);
     assert_eq!(before["verdict"], "tx", "{before:#}");
 
     live.replace(&grown());
-    let mut looks = 0;
+    let mut lookups = 0;
     while !daemon.log().contains("configuration applied") {
         let now = live.json(flow);
         assert_eq!(
@@ -347,16 +349,16 @@ async fn who_looks_goes_on_while_maps_grow() {
             "{now:#}"
         );
         assert_eq!(live.json("conns")["flows"], 1);
-        looks += 1;
-        assert!(looks < 200, "{}", daemon.log());
+        lookups += 1;
+        assert!(lookups < 200, "{}", daemon.log());
     }
-    println!("{looks} looks while it grew");
-    assert!(looks > 0);
-    // Whoever traces notices, and has its program loaded again.
-    wait_until("told of packets again", 4 * TIMEOUT, || {
+    println!("{lookups} lookups while it grew");
+    assert!(lookups > 0);
+    // The tracing process detects the change and reloads its program.
+    wait_until("packets are traced again", 4 * TIMEOUT, || {
         send(&live, "192.0.2.40:7", 1);
         std::thread::sleep(Duration::from_millis(100));
-        told() > 1
+        traced() > 1
     });
     assert_eq!(live.json(flow)["backend"], before["backend"]);
     running.signal(Signal::SIGTERM);

@@ -1,5 +1,5 @@
-//! What is shown of a running director: by `stats --interval`, `top`, `/metrics` and the status
-//! page, while real packets pass.
+//! What `stats --interval`, `top`, `/metrics` and the status page show of a running director, while
+//! real packets pass.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A terminal of tmux, 80x24 at first, gone when dropped.
+/// A tmux terminal, initially 80x24, closed when dropped.
 struct Terminal {
     socket: String,
 }
@@ -36,7 +36,7 @@ impl Terminal {
             .get_args()
             .map(|argument| argument.to_str().expect("UTF-8").to_owned())
             .collect();
-        // What follows shows whether the terminal was given back as it was.
+        // `stty` shows whether the program restores the terminal's settings.
         let script = format!(
             "stty -a > {0}/before; {program} {1}; echo ended $?; stty -a > {0}/after; sleep 30",
             live.directory().display(),
@@ -65,7 +65,7 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"]).lines().map(ToOwned::to_owned).collect()
     }
 
-    /// Waits until a line has all these words: the screen then.
+    /// Waits until a line contains all these words and returns the screen.
     #[track_caller]
     fn shows(&self, words: &[&str]) -> Vec<String> {
         let began = Instant::now();
@@ -84,7 +84,7 @@ impl Terminal {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
-    /// The process of the program that runs in it.
+    /// The process id of the program in the terminal.
     fn program(&self) -> Pid {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
         let shell = shell.trim();
@@ -102,7 +102,7 @@ impl Drop for Terminal {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn top_works_in_a_terminal_of_80x24_and_gives_it_back() {
+async fn top_works_in_an_80x24_terminal_and_restores_it() {
     let live = Live::new("top").await;
     live.attach();
     let connections: Vec<Connection> = (0..12).map(|_| live.connect(VIPS[0])).collect();
@@ -110,7 +110,7 @@ async fn top_works_in_a_terminal_of_80x24_and_gives_it_back() {
     let screen = terminal.shows(&["web ", "tcp 192.0.2.10:80", "3/3"]);
     assert!(screen[0].starts_with(&format!("director {}", live.instance().name())), "{screen:?}");
     assert!(screen[23].starts_with("q quit"), "{screen:?}");
-    // What is counted in the flow table is what is open.
+    // The flow table counts the open connections.
     terminal.shows(&["web ", "tcp 192.0.2.10:80", "12"]);
     let stop = Instant::now() + Duration::from_secs(20);
     let rate = loop {
@@ -138,7 +138,7 @@ async fn top_works_in_a_terminal_of_80x24_and_gives_it_back() {
     terminal.shows(&["no-neighbour"]);
 
     terminal.tmux(&["resize-window", "-x", "60", "-y", "12"]);
-    wait_until("it follows the size", Duration::from_secs(5), || {
+    wait_until("the screen follows the size", Duration::from_secs(5), || {
         let screen = terminal.screen();
         screen.len() == 12 && screen[11].starts_with("q quit")
     });
@@ -150,17 +150,17 @@ async fn top_works_in_a_terminal_of_80x24_and_gives_it_back() {
 
     let terminal = Terminal::run(&live, "top");
     terminal.shows(&["web ", "tcp 192.0.2.10:80"]);
-    kill(terminal.program(), Signal::SIGTERM).expect("lives");
+    kill(terminal.program(), Signal::SIGTERM).expect("the process exists");
     terminal.shows(&["ended 0"]);
     same_terminal(&live);
     live.detach();
 }
 
-/// Whether the terminal's settings are what they were.
+/// Asserts that the terminal's settings are restored.
 #[track_caller]
 fn same_terminal(live: &Live) {
     let read = |name| fs::read_to_string(live.directory().join(name)).unwrap_or_default();
-    wait_until("the shell says how its terminal is", Duration::from_secs(5), || {
+    wait_until("the shell prints its settings", Duration::from_secs(5), || {
         read("after").contains("icanon")
     });
     // Its size may have changed.
@@ -180,22 +180,22 @@ async fn top_without_a_terminal_prints_one_frame() {
     let line = frame.stdout.lines().find(|line| line.starts_with("web-v6 ")).expect("a service");
     assert!(line.contains("  7 ") && line.contains("3/3"), "{line}");
     let refused = live.director("top --interval 1ms");
-    refused.refused(1).says(&["--interval: at least 200ms"]);
+    refused.refused(1).reports(&["--interval: at least 200ms"]);
     live.detach();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stats_shows_what_passes_each_second() {
+async fn stats_shows_rates_per_second() {
     let live = Live::new("rates").await;
     live.attach();
     let interval = Duration::from_secs(2);
-    let (stats, asked) = thread::scope(|scope| {
+    let (stats, n_requests) = thread::scope(|scope| {
         let load = scope.spawn(|| {
-            let (began, mut asked) = (Instant::now(), 0);
+            let (began, mut n_requests) = (Instant::now(), 0);
             while began.elapsed() < interval + Duration::from_secs(1) {
-                asked += live.spread(VIPS[0], 10).values().sum::<usize>();
+                n_requests += live.spread(VIPS[0], 10).values().sum::<usize>();
             }
-            asked as f64 / began.elapsed().as_secs_f64()
+            n_requests as f64 / began.elapsed().as_secs_f64()
         });
         thread::sleep(Duration::from_millis(300));
         let stats = live.json("stats --interval 2s --count 1");
@@ -203,11 +203,14 @@ async fn stats_shows_what_passes_each_second() {
     });
     let web = &stats["services"][0];
     let flows = web["rate"]["flows"].as_f64().expect("a rate");
-    assert!((asked * 0.5..asked * 2.0).contains(&flows), "{flows} flows/s for {asked} requests/s");
+    assert!(
+        (n_requests * 0.5..n_requests * 2.0).contains(&flows),
+        "{flows} flows/s for {n_requests} requests/s"
+    );
     let sum: f64 = (0..3).map(|at| web["backends"][at]["rate"]["flows"].as_f64().expect("n")).sum();
     assert!((sum - flows).abs() < 1.0, "{web}");
     let tx = stats["rates"]["tx"].as_f64().expect("a rate");
-    // Read one after the other while packets pass.
+    // The counters are read one after the other while packets pass.
     assert!(tx >= 0.8 * web["rate"]["packets"].as_f64().expect("a rate"), "{stats}");
     let bytes = web["rate"]["bytes"].as_f64().expect("a rate");
     assert!(bytes > 40.0 * flows, "{web}");
@@ -215,7 +218,7 @@ async fn stats_shows_what_passes_each_second() {
     let twice = live.director("stats --interval 200ms --count 2").succeeded();
     assert_eq!(twice.stdout.matches("VERDICT").count(), 2, "{twice:?}");
     twice.prints(&["PKT/S", "DROP/S"]);
-    live.director("stats --interval 1ms").refused(1).says(&["at least 100ms"]);
+    live.director("stats --interval 1ms").refused(1).reports(&["at least 100ms"]);
     assert_eq!(live.director("stats --count 3").code, Some(2));
     live.detach();
 }
@@ -227,7 +230,7 @@ async fn established_connections_are_counted_by_backend() {
     let mut open: Vec<Connection> = (0..30).map(|_| live.connect(VIPS[0])).collect();
     let mut by_backend = [0; 3];
     for connection in &mut open {
-        let name = connection.ask().expect("answered");
+        let name = connection.request().expect("answered");
         let at = ["b1", "b2", "b3"].iter().position(|b| *b == name).expect("a backend");
         by_backend[at] += 1;
     }
@@ -235,9 +238,9 @@ async fn established_connections_are_counted_by_backend() {
     let shown: Vec<u64> =
         (0..3).map(|at| backends[at]["established"].as_u64().expect("n")).collect();
     assert_eq!(shown, by_backend, "{backends}");
-    // Those that are closed count no longer.
+    // Closed connections are not counted.
     drop(open);
-    wait_until("closing ones are left out", Duration::from_secs(5), || {
+    wait_until("closing connections are not counted", Duration::from_secs(5), || {
         live.json("services")[0]["established"] == 0
     });
     live.detach();
@@ -251,15 +254,15 @@ fn watched() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_s_page_and_commands_show_a_backend_that_goes_down() {
+async fn the_daemons_page_and_commands_show_a_backend_that_goes_down() {
     let live = Live::with("page", &watched()).await;
     let mut servers: Vec<_> =
         ["b1", "b2", "b3"].map(|node| live.lab.serve_http(node).expect(node)).into();
     let daemon = live.spawn_run();
-    daemon.wait_for("running by", Duration::from_secs(30));
+    daemon.wait_for("running with", Duration::from_secs(30));
     wait_until("all are up", Duration::from_secs(10), || {
         let services = live.json("services");
-        (0..2).all(|at| services[at]["condition"]["state"] == "up")
+        (0..2).all(|at| services[at]["status"]["state"] == "up")
     });
     let status = live.json("status");
     assert_eq!(status["running"]["pid"], daemon.pid(), "{status}");
@@ -303,9 +306,9 @@ async fn the_daemon_s_page_and_commands_show_a_backend_that_goes_down() {
     live.director("services").succeeded().prints(&["degraded  2/3"]);
     live.director("top --once").succeeded().prints(&["revision ", "degraded", "down"]);
 
-    // Without the daemon the maps are still there to be seen.
+    // Without the daemon, the maps can still be read.
     daemon.end(Signal::SIGTERM);
-    let said = live.director("backends web").succeeded().says(&["note: no daemon runs"]);
-    said.prints(&["10.0.0.12  down", "10.0.0.11  active"]);
+    let output = live.director("backends web").succeeded().reports(&["note: no daemon runs"]);
+    output.prints(&["10.0.0.12  down", "10.0.0.11  active"]);
     live.detach();
 }

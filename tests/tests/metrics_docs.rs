@@ -1,4 +1,4 @@
-//! `docs/metrics.md` lists the metrics that there are, and the dashboard asks for no others.
+//! `docs/metrics.md` lists exactly the existing metrics, and the dashboard queries no others.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -18,7 +18,7 @@ fn names(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_metric_is_listed_as_it_is() {
+fn every_metric_is_listed_correctly() {
     let text = read("docs/metrics.md");
     let rows: BTreeMap<&str, Vec<&str>> = text
         .lines()
@@ -29,9 +29,9 @@ fn every_metric_is_listed_as_it_is() {
         })
         .collect();
     let listed: Vec<&str> = rows.keys().copied().collect();
-    let mut there: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
-    there.sort_unstable();
-    assert_eq!(listed, there);
+    let mut existing: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
+    existing.sort_unstable();
+    assert_eq!(listed, existing);
     for metric in ALL {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let help = metric.help.trim_end_matches('.');
@@ -49,10 +49,10 @@ fn of(name: &str) -> Option<&'static Metric> {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
+fn the_dashboard_queries_existing_metrics_and_labels() {
     let dashboard: Value = serde_json::from_str(&read("docs/grafana/director.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
-    let mut asked = 0;
+    let mut queried = 0;
     let mut titles = Vec::new();
     for panel in panels {
         let title = panel["title"].as_str().expect("a title");
@@ -68,17 +68,17 @@ fn the_dashboard_asks_for_metrics_and_labels_that_exist() {
                 let metric = of(name).unwrap_or_else(|| panic!("{title}: {name}"));
                 let legend = target["legendFormat"].as_str().expect(title);
                 for label in legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()) {
-                    let known = label == "instance" || metric.labels.contains(&label);
-                    assert!(known, "{title}: {name} has no label {label}");
+                    let exists = label == "instance" || metric.labels.contains(&label);
+                    assert!(exists, "{title}: {name} has no label {label}");
                 }
             }
-            asked += names.len();
+            queried += names.len();
         }
     }
     for title in ["Services", "Backends", "Health", "Drops"] {
         assert!(titles.contains(&title), "{titles:?}");
     }
-    assert!(asked > 25, "{asked}");
+    assert!(queried > 25, "{queried}");
     for variable in dashboard["templating"]["list"].as_array().expect("variables") {
         for name in names(variable["definition"].as_str().unwrap_or_default()) {
             assert!(of(name).is_some(), "{name}");

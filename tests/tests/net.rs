@@ -1,4 +1,4 @@
-//! `net` against a real kernel: namespaces, devices, routes and neighbours of our own making.
+//! `net` against a real kernel: namespaces, devices, routes and neighbours created by the tests.
 //!
 //! ```text
 //! left: l0 10.77.0.1/24, 2001:db8:77::1/64  ------ veth ------  right: r0 10.77.0.2/24, ::2/64
@@ -21,7 +21,7 @@ const LEFT_MAC: [u8; 6] = [0x02, 0, 0, 0x77, 0, 1];
 const RIGHT_MAC: [u8; 6] = [0x02, 0, 0, 0x77, 0, 2];
 const WAIT: Duration = Duration::from_secs(2);
 
-/// A namespace with a name of its own, removed with the value.
+/// A named network namespace, removed when dropped.
 struct TestNs {
     name: String,
     netns: NetNs,
@@ -32,7 +32,7 @@ impl TestNs {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("dnet{}-{number}-{role}", std::process::id());
-        let netns = NetNs::create(&name).expect("root can make namespaces");
+        let netns = NetNs::create(&name).expect("root can create namespaces");
         Self { name, netns }
     }
 }
@@ -45,7 +45,7 @@ impl Drop for TestNs {
     }
 }
 
-/// Two namespaces and the cable between them.
+/// Two namespaces connected by a veth pair.
 struct Pair {
     left: Netlink,
     right: Netlink,
@@ -92,16 +92,16 @@ async fn running(side: &Netlink, name: &str) -> Link {
     }
 }
 
-/// Whether this kernel is of this version or later.
+/// Whether this kernel has this version or a later one.
 fn kernel_is(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
     let mut numbers = release.split('.').map(|number| number.parse().expect("a number"));
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
-/// What becomes of a neighbour that the kernel is to keep fresh.
+/// How a neighbour that the kernel should keep fresh is managed.
 fn kept() -> Managed {
-    if kernel_is(5, 16) { Managed::ByKernel } else { Managed::AskedOnce }
+    if kernel_is(5, 16) { Managed::ByKernel } else { Managed::ProbedOnce }
 }
 
 fn v4(last: u8) -> IpAddr {
@@ -113,7 +113,7 @@ fn v6(last: u16) -> IpAddr {
 }
 
 #[tokio::test]
-async fn a_named_namespace_comes_and_goes() {
+async fn a_named_namespace_is_created_and_deleted() {
     let ns = TestNs::new("life");
     assert!(NetNs::names().expect("listable").contains(&ns.name));
     let again = NetNs::create(&ns.name).expect_err("the name is taken");
@@ -123,7 +123,7 @@ async fn a_named_namespace_comes_and_goes() {
     let reopened = NetNs::open(&ns.name).expect("is there");
     assert_eq!(reopened.id().expect("stat"), ns.netns.id().expect("stat"));
     let shown = std::process::Command::new("ip").args(["netns", "list"]).output().expect("runs");
-    assert!(String::from_utf8_lossy(&shown.stdout).contains(&ns.name), "ip netns sees it too");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(&ns.name), "ip netns lists it too");
 
     let name = ns.name.clone();
     drop(ns);
@@ -138,7 +138,11 @@ async fn a_closure_and_a_command_run_inside() {
     let before = NetNs::current().expect("proc").id().expect("stat");
     let inside = ns.netns.run(|| NetNs::current()?.id()).expect("enters");
     assert_eq!(inside, ns.netns.id().expect("stat"));
-    assert_eq!(NetNs::current().expect("proc").id().expect("stat"), before, "we stayed outside");
+    assert_eq!(
+        NetNs::current().expect("proc").id().expect("stat"),
+        before,
+        "the thread stays outside"
+    );
 
     let shown = ns
         .netns
@@ -174,9 +178,9 @@ async fn links_are_those_of_the_namespace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_may_ask_one_connection_at_once() {
+async fn one_connection_serves_concurrent_requests() {
     let pair = Pair::new().await;
-    // The kernel refuses a list while another is half read: sooner or later two would meet.
+    // The kernel refuses a dump while another is in progress: some of these would overlap.
     for _ in 0..100 {
         let [one, two] = [pair.left.clone(), pair.left.clone()]
             .map(|left| tokio::spawn(async move { left.addresses().await }));
@@ -188,19 +192,19 @@ async fn two_may_ask_one_connection_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_that_nobody_waits_for_is_in_nobody_s_way() {
+async fn a_cancelled_dump_does_not_block_others() {
     let pair = Pair::new().await;
-    for patience in 0..100 {
-        // Given up at every moment that there is: before the question is out, before its answer.
-        let lose_patience = async {
-            for _ in 0..patience % 10 {
+    for yields in 0..100 {
+        // Cancelled at every stage: before the request is sent, and before its answer.
+        let cancelled = async {
+            for _ in 0..yields % 10 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::select! {
             biased;
             _ = pair.left.addresses() => {}
-            () = lose_patience => {}
+            () = cancelled => {}
         }
         assert!(pair.left.addresses().await.expect("no refusal").len() >= 2);
     }
@@ -228,8 +232,8 @@ async fn links_change() {
     left.create_macvlan("mv0", bridge.index).await.expect("a macvlan");
     let macvlan = left.link_by_name("mv0").await.expect("is there");
     assert_eq!((macvlan.kind.as_deref(), macvlan.parent), (Some("macvlan"), Some(bridge.index)));
-    left.delete_link(index).await.expect("goes");
-    assert!(pair.right.link_by_name("r0").await.is_err(), "its peer goes with it");
+    left.delete_link(index).await.expect("deleted");
+    assert!(pair.right.link_by_name("r0").await.is_err(), "its peer is deleted with it");
 }
 
 #[tokio::test]
@@ -239,30 +243,30 @@ async fn a_link_moves() {
     let link = pair.left.link_by_name("r0").await.expect("arrived");
     assert!(!link.up, "it arrives down");
     assert!(pair.right.link_by_name("r0").await.is_err());
-    // In one namespace each end knows the other's index.
+    // In one namespace each end has the other's index.
     let l0 = pair.left.link_by_name("l0").await.expect("is there");
     assert_eq!((l0.parent, link.parent), (Some(link.index), Some(l0.index)));
 }
 
 #[tokio::test]
-async fn addresses_come_and_go() {
+async fn addresses_are_added_and_removed() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
     let (vip, vip6) = (IpAddr::from([192, 0, 2, 10]), v6(0x10));
     for (address, bits) in [(vip, 32), (vip6, 128)] {
         assert!(left.add_address(index, address, bits).await.expect("adds"));
-        assert!(!left.add_address(index, address, bits).await.expect("knows"), "it was there");
+        assert!(!left.add_address(index, address, bits).await.expect("checks"), "it was assigned");
         let all = left.addresses().await.expect("a list");
         let found = all.iter().find(|a| a.address == address).expect("listed");
         assert_eq!((found.link_index, found.prefix_len), (index, bits));
         assert_eq!((found.scope, found.tentative), (AddressScope::Global, false), "{found:?}");
         assert!(left.remove_address(index, address, bits).await.expect("removes"));
-        assert!(!left.remove_address(index, address, bits).await.expect("knows"), "it is gone");
+        assert!(!left.remove_address(index, address, bits).await.expect("checks"), "it is gone");
     }
 }
 
 #[tokio::test]
-async fn routes_are_found_as_the_kernel_finds_them() {
+async fn routes_match_the_kernels_lookup() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
     let direct = left.route_to(v4(2)).await.expect("on the link");
@@ -288,7 +292,7 @@ async fn routes_are_found_as_the_kernel_finds_them() {
         let found = left.route_to(far).await.expect("by the gateway");
         assert_eq!((found.gateway, found.link_index), (Some(gateway), index));
         assert!(left.remove_route(route).await.expect("removes"));
-        assert!(!left.remove_route(route).await.expect("knows"), "it is gone");
+        assert!(!left.remove_route(route).await.expect("checks"), "it is gone");
     }
 }
 
@@ -296,11 +300,11 @@ async fn routes_are_found_as_the_kernel_finds_them() {
 async fn a_route_may_be_onlink_or_have_no_gateway() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
-    let stranger = IpAddr::from([198, 51, 100, 1]);
+    let off_link = IpAddr::from([198, 51, 100, 1]);
     let route = NewRoute {
         destination: [203, 0, 113, 0].into(),
         prefix_len: 24,
-        gateway: Some(stranger),
+        gateway: Some(off_link),
         link_index: index,
         onlink: false,
         source: Some(v4(1)),
@@ -309,7 +313,7 @@ async fn a_route_may_be_onlink_or_have_no_gateway() {
     assert_eq!(refused.errno(), Some(Errno::ENETUNREACH as i32), "{refused}");
     left.add_route(NewRoute { onlink: true, ..route }).await.expect("adds");
     let found = left.route_to([203, 0, 113, 5].into()).await.expect("is routed");
-    assert_eq!((found.gateway, found.source), (Some(stranger), Some(v4(1))));
+    assert_eq!((found.gateway, found.source), (Some(off_link), Some(v4(1))));
 
     let default = NewRoute {
         destination: Ipv4Addr::UNSPECIFIED.into(),
@@ -325,7 +329,7 @@ async fn a_route_may_be_onlink_or_have_no_gateway() {
 }
 
 #[tokio::test]
-async fn routes_that_refuse_are_errors_that_say_so() {
+async fn rejecting_routes_are_reported_as_errors() {
     let pair = Pair::new().await;
     for (kind, word) in
         [("unreachable", "unreachable"), ("prohibit", "prohibit"), ("blackhole", "blackhole")]
@@ -345,22 +349,22 @@ async fn routes_that_refuse_are_errors_that_say_so() {
 }
 
 #[tokio::test]
-async fn a_neighbour_is_resolved_and_kept() {
+async fn a_neighbour_is_resolved_and_managed() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
     let managed = kept() == Managed::ByKernel;
     for ip in [v4(2), v6(2)] {
-        assert_eq!(left.neighbour(index, ip).await.expect("asks"), None);
-        let mac = left.resolve_neighbour(index, ip, WAIT).await.expect("asks");
+        assert_eq!(left.neighbour(index, ip).await.expect("queries"), None);
+        let mac = left.resolve_neighbour(index, ip, WAIT).await.expect("queries");
         assert_eq!(mac, Some(RIGHT_MAC), "{ip}");
 
-        assert_eq!(left.manage_neighbour(index, ip).await.expect("asks"), kept());
-        let known = left.neighbour(index, ip).await.expect("asks").expect("known");
-        assert_eq!((known.managed, known.usable_mac()), (managed, Some(RIGHT_MAC)), "{known:?}");
+        assert_eq!(left.manage_neighbour(index, ip).await.expect("queries"), kept());
+        let cached = left.neighbour(index, ip).await.expect("queries").expect("cached");
+        assert_eq!((cached.managed, cached.usable_mac()), (managed, Some(RIGHT_MAC)), "{cached:?}");
         // Resolving a managed neighbour leaves it managed.
-        left.resolve_neighbour(index, ip, WAIT).await.expect("asks");
-        let known = left.neighbour(index, ip).await.expect("asks").expect("known");
-        assert_eq!(known.managed, managed);
+        left.resolve_neighbour(index, ip, WAIT).await.expect("queries");
+        let cached = left.neighbour(index, ip).await.expect("queries").expect("cached");
+        assert_eq!(cached.managed, managed);
         assert!(
             left.neighbours()
                 .await
@@ -369,32 +373,32 @@ async fn a_neighbour_is_resolved_and_kept() {
                 .any(|n| n.ip == ip && n.managed == managed)
         );
 
-        left.unmanage_neighbour(index, ip).await.expect("lets go");
-        let known = left.neighbour(index, ip).await.expect("asks").expect("still known");
-        assert!(!known.managed && known.usable_mac() == Some(RIGHT_MAC), "{known:?}");
-        assert!(left.forget_neighbour(index, ip).await.expect("forgets"));
-        assert!(!left.forget_neighbour(index, ip).await.expect("forgets"), "was forgotten");
+        left.unmanage_neighbour(index, ip).await.expect("unmanages");
+        let cached = left.neighbour(index, ip).await.expect("queries").expect("still cached");
+        assert!(!cached.managed && cached.usable_mac() == Some(RIGHT_MAC), "{cached:?}");
+        assert!(left.remove_neighbour(index, ip).await.expect("removes"));
+        assert!(!left.remove_neighbour(index, ip).await.expect("removes"), "was removed");
     }
 }
 
 #[tokio::test]
-async fn managing_an_unknown_neighbour_resolves_it() {
+async fn managing_an_unresolved_neighbour_resolves_it() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
-    assert_eq!(left.manage_neighbour(index, v4(2)).await.expect("asks"), kept());
-    let mac = left.resolve_neighbour(index, v4(2), WAIT).await.expect("asks");
+    assert_eq!(left.manage_neighbour(index, v4(2)).await.expect("queries"), kept());
+    let mac = left.resolve_neighbour(index, v4(2), WAIT).await.expect("queries");
     assert_eq!(mac, Some(RIGHT_MAC));
 }
 
 #[tokio::test]
-async fn a_neighbour_set_by_hand_stays() {
+async fn a_permanent_neighbour_stays() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
     let mac = [2, 0, 0, 9, 9, 9];
     left.set_neighbour(index, v4(9), mac).await.expect("sets");
-    assert_eq!(left.manage_neighbour(index, v4(9)).await.expect("asks"), Managed::Permanent);
-    let known = left.neighbour(index, v4(9)).await.expect("asks").expect("known");
-    assert_eq!((known.state, known.mac), (NeighbourState::Permanent, Some(mac)));
+    assert_eq!(left.manage_neighbour(index, v4(9)).await.expect("queries"), Managed::Permanent);
+    let cached = left.neighbour(index, v4(9)).await.expect("queries").expect("cached");
+    assert_eq!((cached.state, cached.mac), (NeighbourState::Permanent, Some(mac)));
 }
 
 #[tokio::test]
@@ -402,7 +406,7 @@ async fn a_next_hop_is_found_directly_and_by_a_gateway() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
     left.set_mtu(index, 1480).await.expect("an MTU");
-    let hop = left.resolve_next_hop(v4(2), WAIT).await.expect("a way");
+    let hop = left.resolve_next_hop(v4(2), WAIT).await.expect("a next hop");
     assert_eq!((hop.link_index, hop.neighbour, hop.on_link), (index, v4(2), true));
     assert_eq!((hop.mac, hop.own_mac, hop.mtu), (Some(RIGHT_MAC), LEFT_MAC, 1480));
     assert_eq!((hop.source, hop.vlan, hop.route_link_index), (Some(v4(1)), None, index));
@@ -418,7 +422,7 @@ async fn a_next_hop_is_found_directly_and_by_a_gateway() {
     })
     .await
     .expect("adds");
-    let hop = left.resolve_next_hop(far, WAIT).await.expect("a way");
+    let hop = left.resolve_next_hop(far, WAIT).await.expect("a next hop");
     assert_eq!((hop.neighbour, hop.on_link, hop.mac), (v4(2), false, Some(RIGHT_MAC)));
 
     let own = left.resolve_next_hop(v4(1), WAIT).await.expect_err("does not leave");
@@ -433,28 +437,28 @@ async fn a_next_hop_that_does_not_answer_has_no_mac() {
     let wait = Duration::from_millis(150);
     for silent in [v4(99), v6(99)] {
         let started = Instant::now();
-        let hop = pair.left.resolve_next_hop(silent, wait).await.expect("a way");
+        let hop = pair.left.resolve_next_hop(silent, wait).await.expect("a next hop");
         assert_eq!(hop.mac, None, "{silent}");
         let waited = started.elapsed();
         assert!(waited >= wait && waited < wait * 10, "{waited:?}");
     }
     let started = Instant::now();
-    pair.left.resolve_next_hop(v4(98), Duration::ZERO).await.expect("a way");
+    pair.left.resolve_next_hop(v4(98), Duration::ZERO).await.expect("a next hop");
     assert!(started.elapsed() < wait, "zero does not wait");
 }
 
 #[tokio::test]
-async fn whose_an_address_is_can_be_asked() {
+async fn the_owner_of_an_address_is_found() {
     let pair = Pair::new().await;
     let (left, index) = (&pair.left, pair.l0.index);
-    for (theirs, nobodys) in [(v4(2), v4(99)), (v6(2), v6(99))] {
-        let owner = left.who_has(index, theirs, WAIT).await.expect("asks").expect("answers");
-        assert_eq!(owner.mac, RIGHT_MAC, "{theirs}");
-        let nobody = left.who_has(index, nobodys, Duration::from_millis(50)).await.expect("asks");
-        assert_eq!(nobody, None, "{nobodys}");
+    for (owned, unused) in [(v4(2), v4(99)), (v6(2), v6(99))] {
+        let owner = left.who_has(index, owned, WAIT).await.expect("queries").expect("answers");
+        assert_eq!(owner.mac, RIGHT_MAC, "{owned}");
+        let owner = left.who_has(index, unused, Duration::from_millis(50)).await.expect("queries");
+        assert_eq!(owner, None, "{unused}");
     }
-    let own = left.who_has(index, v4(1), Duration::from_millis(50)).await.expect("asks");
-    assert_eq!(own, None, "a host does not hear itself");
+    let own = left.who_has(index, v4(1), Duration::from_millis(50)).await.expect("queries");
+    assert_eq!(own, None, "a host does not answer itself");
 }
 
 #[tokio::test]
@@ -462,12 +466,12 @@ async fn an_announcement_moves_an_address() {
     let pair = Pair::new().await;
     let (left, right) = (&pair.left, &pair.right);
     for vip in [v4(50), v6(0x50)] {
-        // The right believes that the VIP is at an old owner's.
+        // The right side has an old owner of the VIP in its cache.
         right.set_neighbour(pair.r0.index, vip, [2, 0, 0, 0, 0, 0xee]).await.expect("sets");
-        right.forget_neighbour(pair.r0.index, vip).await.expect("forgets");
+        right.remove_neighbour(pair.r0.index, vip).await.expect("removes");
         let bits = if vip.is_ipv4() { 32 } else { 128 };
         left.add_address(pair.l0.index, vip, bits).await.expect("adds");
-        let mac = right.resolve_neighbour(pair.r0.index, vip, WAIT).await.expect("asks");
+        let mac = right.resolve_neighbour(pair.r0.index, vip, WAIT).await.expect("queries");
         assert_eq!(mac, Some(LEFT_MAC), "{vip}");
 
         let new_mac = [2, 0, 0, 0, 0, if vip.is_ipv4() { 0x51 } else { 0x52 }];
@@ -475,11 +479,12 @@ async fn an_announcement_moves_an_address() {
         left.announce(pair.l0.index, vip).await.expect("announces");
         let started = Instant::now();
         loop {
-            let known = right.neighbour(pair.r0.index, vip).await.expect("asks").expect("known");
-            if known.mac == Some(new_mac) {
+            let cached =
+                right.neighbour(pair.r0.index, vip).await.expect("queries").expect("cached");
+            if cached.mac == Some(new_mac) {
                 break;
             }
-            assert!(started.elapsed() < WAIT, "{vip} stayed at {known:?}");
+            assert!(started.elapsed() < WAIT, "{vip} stayed at {cached:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         left.set_mac(pair.l0.index, LEFT_MAC).await.expect("a MAC");
@@ -487,14 +492,14 @@ async fn an_announcement_moves_an_address() {
 }
 
 #[tokio::test]
-async fn changes_are_seen() {
+async fn changes_are_received() {
     let pair = Pair::new().await;
     let mut changes = pair.left.watch().expect("subscribes");
     let (left, index) = (&pair.left, pair.l0.index);
     left.add_address(index, v4(60), 32).await.expect("adds");
     left.remove_address(index, v4(60), 32).await.expect("removes");
     left.set_neighbour(index, v4(61), RIGHT_MAC).await.expect("sets");
-    left.forget_neighbour(index, v4(61)).await.expect("forgets");
+    left.remove_neighbour(index, v4(61)).await.expect("removes");
     left.set_mtu(index, 1300).await.expect("an MTU");
 
     let (mut address, mut neighbour, mut route) = ((false, false), (false, false), false);
@@ -528,7 +533,7 @@ async fn a_flood_of_changes_ends_in_resync() {
     let pair = Pair::new().await;
     let mut changes = pair.left.watch().expect("subscribes");
     let (left, index) = (&pair.left, pair.l0.index);
-    // Nobody reads: the queue fills, then the kernel's buffer.
+    // Nothing is read: the queue fills, then the kernel's buffer.
     'flood: for high in 0..=255 {
         for low in 0..=255 {
             let ip = IpAddr::from([10, 78, high, low]);
@@ -544,7 +549,7 @@ async fn a_flood_of_changes_ends_in_resync() {
             break;
         }
     }
-    // And it goes on afterwards.
+    // The subscription continues afterwards.
     left.set_mtu(index, 1301).await.expect("an MTU");
     loop {
         let change = tokio::time::timeout(WAIT, changes.recv()).await.expect("in time");
@@ -558,15 +563,15 @@ async fn a_flood_of_changes_ends_in_resync() {
 async fn ethtool_reads_and_sets() {
     let pair = Pair::new().await;
     let left = &pair.left;
-    assert_eq!(left.driver("l0").expect("asks").expect("a driver").name, "veth");
-    // veth tells since 5.13.
-    match left.channels("l0").expect("asks") {
+    assert_eq!(left.driver("l0").expect("queries").expect("a driver").name, "veth");
+    // veth reports channels since 5.13.
+    match left.channels("l0").expect("queries") {
         Some(channels) => assert!(channels.rx >= 1 && channels.max_rx >= channels.rx),
         None => assert!(!kernel_is(5, 13)),
     }
 
     let is_on = |name: &str| {
-        let features = left.features("l0").expect("asks");
+        let features = left.features("l0").expect("queries");
         features.iter().find(|f| f.name == name).unwrap_or_else(|| panic!("{name}")).active
     };
     for on in [false, true, false] {
@@ -580,18 +585,22 @@ async fn ethtool_reads_and_sets() {
 }
 
 #[tokio::test]
-async fn drivers_tell_native_from_generic() {
+async fn drivers_report_native_xdp() {
     let pair = Pair::new().await;
     let left = &pair.left;
     if !kernel_is(6, 3) {
-        assert_eq!(left.xdp_features(pair.l0.index).expect("asks"), None, "it can't tell");
+        assert_eq!(
+            left.xdp_features(pair.l0.index).expect("queries"),
+            None,
+            "not reported before 6.3"
+        );
         return;
     }
-    let veth = left.xdp_features(pair.l0.index).expect("asks").expect("6.3 or later");
+    let veth = left.xdp_features(pair.l0.index).expect("queries").expect("6.3 or later");
     assert!(veth.basic() && veth.redirect(), "{veth:?}");
     left.create_bridge("br0").await.expect("a bridge");
     let bridge = left.link_by_name("br0").await.expect("is there");
-    let features = left.xdp_features(bridge.index).expect("asks").expect("6.3 or later");
+    let features = left.xdp_features(bridge.index).expect("queries").expect("6.3 or later");
     assert!(!features.basic(), "{features:?}");
     let missing = left.xdp_features(4711).expect_err("no such device");
     assert!(matches!(missing, NetError::NoSuchIndex { .. }), "{missing}");

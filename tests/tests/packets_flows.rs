@@ -1,4 +1,4 @@
-//! The flow table: what is remembered, for how long, and what survives a change of configuration.
+//! The flow table: what is tracked, for how long, and what survives a change of configuration.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -41,7 +41,8 @@ fn a_flow_is_new_once(#[case] from: &str, #[case] to: &str, #[case] service: &st
     }
 }
 
-/// Met in its middle: another director had it before, and the ring says the same.
+/// The first packet seen is from the middle of the flow: another director had it before, and the
+/// ring selects the same backend.
 #[test]
 fn a_flow_may_start_with_any_packet() {
     let mut director = lend(&Given::everything());
@@ -51,7 +52,7 @@ fn a_flow_may_start_with_any_packet() {
     assert_eq!(seen.backend, first.backend);
 }
 
-/// Timeouts: `tcp: 2h`, `tcp_closing: 1m` (also until the handshake is over), `udp: 5m`.
+/// Timeouts: `tcp: 2h`, `tcp_closing: 1m` (also until the handshake is complete), `udp: 5m`.
 #[rstest]
 #[case::half_open(&[SYN], 60)]
 #[case::syn_repeated(&[SYN, SYN, SYN], 60)]
@@ -82,7 +83,7 @@ fn udp_idles() {
     }
 }
 
-/// Every packet counts, though the entry is only written once a second.
+/// Every packet refreshes the flow, though the entry is only written once a second.
 #[test]
 fn a_flow_in_use_does_not_idle() {
     let mut director = lend(&Given::everything());
@@ -96,7 +97,7 @@ fn a_flow_in_use_does_not_idle() {
     sent(&mut director, &packet, "t44", Connection::Known);
 }
 
-/// A client that opens a connection again from the same port wants a new one.
+/// A client that reuses a port opens a new connection.
 #[rstest]
 #[case::after_fin(FIN | ACK)]
 #[case::after_reset(RST)]
@@ -115,9 +116,9 @@ fn a_syn_on_a_closing_flow(#[case] end: u8) {
     sent(&mut director, &packet(ACK), "t44", Connection::Known);
 }
 
-/// The end of a flow that nobody knew is forwarded and not remembered.
+/// The end of an untracked flow is forwarded and not recorded.
 #[rstest]
-fn the_end_of_an_unknown_flow(#[values(FIN, FIN | ACK, RST, RST | ACK)] flags: u8) {
+fn the_end_of_an_untracked_flow(#[values(FIN, FIN | ACK, RST, RST | ACK)] flags: u8) {
     let mut director = lend(&Given::everything());
     let packet = Packet::tcp_with(V4, "192.0.2.1:80", flags);
     let first = sent(&mut director, &packet, "t44", Connection::New);
@@ -125,7 +126,7 @@ fn the_end_of_an_unknown_flow(#[values(FIN, FIN | ACK, RST, RST | ACK)] flags: u
     assert_eq!(again.backend, first.backend);
 }
 
-/// A packet that is dropped or answered makes no flow.
+/// A packet that is dropped or replied to creates no flow.
 #[test]
 fn no_backend_no_flow() {
     let mut director = lend(&Given::everything());
@@ -136,7 +137,7 @@ fn no_backend_no_flow() {
     }
 }
 
-// Changes of configuration, each in a director of its own.
+// Changes of configuration, each in a separate director.
 
 const BACKENDS: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
 
@@ -159,7 +160,7 @@ fn yaml(services: &[(&str, &[(&str, u16)])]) -> String {
     yaml
 }
 
-/// Flows that have proven themselves, with the backend of each.
+/// Established flows, with the backend of each.
 fn flows(director: &mut Director, ports: std::ops::Range<u16>, to: &str) -> Vec<(Packet, IpAddr)> {
     let mut flows = Vec::new();
     for port in ports {
@@ -195,9 +196,9 @@ fn a_removed_backend_drains() {
     director.change(&yaml(&[("a", &all[1..])]));
     all_stay(&mut director, &known);
     let new = flows(&mut director, 20_000..20_300, "192.0.2.1:80");
-    assert_eq!(count(&new, BACKENDS[0]), 0, "no new flow to what is gone");
+    assert_eq!(count(&new, BACKENDS[0]), 0, "no new flow to a removed backend");
 
-    // Shortly before the deadline nothing happens, after it the flows are rescheduled.
+    // Shortly before the deadline the flows stay, after it they are rescheduled.
     director.after(secs(599));
     director.change(&yaml(&[("a", &all[1..])]));
     all_stay(&mut director, &known);
@@ -256,7 +257,7 @@ fn a_weight_moves_its_share_of_new_flows_and_no_known_one() {
         let got = count(&new, backend);
         assert!(got.abs_diff(share) < 150, "{backend} got {got} of 4000, {share} are its share");
     }
-    // Of flows that nobody remembers, only those move that the heavier one gained.
+    // Of untracked flows, only those that the heavier backend gains move.
     director.after(secs(30_000));
     let moved = known.iter().filter(|(packet, backend)| {
         let syn = director.run(&packet.frame());
@@ -267,7 +268,7 @@ fn a_weight_moves_its_share_of_new_flows_and_no_known_one() {
 }
 
 #[test]
-fn a_removed_service_s_flows_are_nobody_s() {
+fn flows_of_a_removed_service_are_unmatched() {
     let all = BACKENDS.map(|backend| (backend, 1));
     let mut director = Director::new(Given::new(&yaml(&[("a", &all), ("b", &all)])));
     let of_a = flows(&mut director, 10_000..10_030, "192.0.2.1:80");
@@ -278,7 +279,7 @@ fn a_removed_service_s_flows_are_nobody_s() {
     }
     all_stay(&mut director, &of_b);
 
-    // Created again, in whatever slots are free: the old flows start anew.
+    // Created again, in any free slots: the old flows are new.
     director.change(&yaml(&[("a", &all), ("b", &all)]));
     for (packet, backend) in &of_a {
         let seen = sent(&mut director, packet, "a", Connection::New);
@@ -287,13 +288,13 @@ fn a_removed_service_s_flows_are_nobody_s() {
     all_stay(&mut director, &of_b);
 }
 
-/// A slot that another backend got since: its old flows are not that backend's.
+/// A slot is reused by another backend, which does not get the old flows.
 #[test]
 fn a_reused_slot_revives_nothing() {
     let mut director = Director::new(Given::new(&yaml(&[("a", &[(BACKENDS[0], 1)])])));
     let known = flows(&mut director, 10_000..10_050, "192.0.2.1:80");
     for round in 0..3 {
-        // The service goes, and its backend with it; another service gets the slots.
+        // The service and its backend are removed; another service gets the slots.
         director.change(&yaml(&[]));
         director.change(&yaml(&[("b", &[("10.9.9.9", 1)])]));
         for (packet, _) in &known {
@@ -309,9 +310,9 @@ fn a_reused_slot_revives_nothing() {
     }
 }
 
-/// Names and order move nothing.
+/// Names and order move no flow.
 #[test]
-fn names_and_order_decide_nothing() {
+fn names_and_order_do_not_matter() {
     let all = BACKENDS.map(|backend| (backend, 1));
     let mut reversed = all;
     reversed.reverse();
@@ -329,9 +330,9 @@ fn names_and_order_decide_nothing() {
     }
 }
 
-/// Backends that go and come while a backend's way changes: packets follow at once.
+/// The path to a backend changes: packets follow at once.
 #[test]
-fn a_changed_way_is_taken_at_once() {
+fn a_changed_path_is_used_at_once() {
     let mut director = Director::new(Given::new(&yaml(&[("a", &[(BACKENDS[0], 1)])])));
     let known = flows(&mut director, 10_000..10_005, "192.0.2.1:80");
     director.given = director.given.clone().vlan(12).mtu(1500);
@@ -369,7 +370,7 @@ fn shares_by_the_ring(#[case] backends: u32) {
     for backend in ring {
         *got.entry(backend.slot()).or_default() += 1;
     }
-    assert_eq!(got.len(), backends as usize, "nobody else's");
+    assert_eq!(got.len(), backends as usize, "no other backend");
     let observed = director_userspace::kernel::datapath::observe(&director.simulation.tables);
     for (slot, backend) in &observed.backends {
         let share = slots * f64::from(backend.weight) / f64::from(total);

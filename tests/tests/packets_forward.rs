@@ -1,4 +1,4 @@
-//! Packets that are forwarded: what leaves, byte by byte.
+//! Forwarded packets: the transmitted frame, byte by byte.
 
 use director_common::{
     decision::Connection, interface::Interface, verdict::PassReason, wire::ethernet::mac_to_u64,
@@ -17,7 +17,7 @@ use rstest::rstest;
 
 const V4: &str = "198.51.100.7:40000";
 const V6: &str = "[2001:db8:1::7]:40000";
-/// What programs answer: linux/bpf.h.
+/// Return values of programs: linux/bpf.h.
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
@@ -38,15 +38,15 @@ const XDP_TX: u32 = 3;
 #[case::any_other_port(Packet::tcp(V4, "192.0.2.5:444"), "any")]
 #[case::the_highest_port(Packet::tcp(V4, "192.0.2.5:65535"), "any")]
 #[case::port_zero_of_any(Packet::tcp(V4, "192.0.2.5:0"), "any")]
-#[case::weight_zero_takes_nothing(Packet::tcp(V4, "192.0.2.10:80"), "weights")]
+#[case::weight_zero_gets_no_flow(Packet::tcp(V4, "192.0.2.10:80"), "weights")]
 #[case::fixed_mac(Packet::tcp(V4, "192.0.2.11:80"), "fixed")]
 fn forwarded_as_configured(#[case] packet: Packet, #[case] service: &str) {
     let seen = check(&packet, TX, Some(service));
     assert_eq!(seen.connection, Connection::New);
 }
 
-/// A virtual router's MAC is nobody's source: switches would learn where it is from backends' packets
-/// of a director that is on standby.
+/// A virtual router's MAC address is never a source: switches would learn its port from packets
+/// that a standby director sends to backends.
 #[test]
 fn packets_to_another_mac_of_the_interface_leave_with_its_own() {
     const VIRTUAL: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
@@ -56,7 +56,7 @@ fn packets_to_another_mac_of_the_interface_leave_with_its_own() {
     let interface = Interface { macs, ifindex: 1, _pad: 0 };
     let mut director = Standalone::new(&config, &given.desired(&config), interface).expect("root");
     for to in ["192.0.2.1:80", "192.0.2.4:80"] {
-        // The first is of a new flow, the others of a known and an established one.
+        // The first is of a new flow, the others of a tracked and an established one.
         for (number, to_mac) in [VIRTUAL, VIRTUAL, VIRTUAL, DIRECTOR_MAC].into_iter().enumerate() {
             let mut frame = Packet::tcp_with(V4, to, ACK).frame();
             frame[..6].copy_from_slice(&to_mac);
@@ -65,14 +65,14 @@ fn packets_to_another_mac_of_the_interface_leave_with_its_own() {
             assert_eq!((action, link.source), (XDP_TX, DIRECTOR_MAC), "{to}, packet {number}");
         }
     }
-    let strange = Packet::tcp(V4, "192.0.2.1:80").frame();
-    let strange = [&mac_of([10, 9, 9, 9].into()), &strange[6..]].concat();
-    assert_eq!(director.run(&strange).expect("runs"), (XDP_PASS, strange));
+    let foreign = Packet::tcp(V4, "192.0.2.1:80").frame();
+    let foreign = [&mac_of([10, 9, 9, 9].into()), &foreign[6..]].concat();
+    assert_eq!(director.run(&foreign).expect("runs"), (XDP_PASS, foreign));
 }
 
-/// Tags that come are gone, whatever they are: the next hop's VLAN decides.
+/// Received tags are removed, whatever they are: the next hop's VLAN decides.
 #[rstest]
-fn tags_are_the_next_hop_s(
+fn tags_are_those_of_the_next_hop(
     #[values("192.0.2.1:80", "192.0.2.2:80", "192.0.2.4:80")] to: &str,
     #[values(&[], &[(0x8100, 5)], &[(0x8100, 0xe000)], &[(0x88a8, 9), (0x8100, 0x6fff)])]
     tags: &[(u16, u16)],
@@ -129,22 +129,19 @@ fn extension_headers_are_followed(#[case] headers: &[(u8, Vec<u8>)]) {
 }
 
 #[rstest]
-#[case::still_on_its_way(&[(ROUTING, routing_header(1))], PassReason::OtherProtocol)]
+#[case::segments_left(&[(ROUTING, routing_header(1))], PassReason::OtherProtocol)]
 #[case::no_next_header(&[(DESTINATION, options_header(0)), (59, vec![0; 8])], PassReason::OtherProtocol)]
 #[case::too_many(&vec![(DESTINATION, options_header(0)); 7], PassReason::TooManyHeaders)]
 #[case::too_long(&vec![(DESTINATION, options_header(60)); 3], PassReason::TooManyHeaders)]
-fn extension_headers_that_are_not_ours(
-    #[case] headers: &[(u8, Vec<u8>)],
-    #[case] reason: PassReason,
-) {
+fn unsupported_extension_headers(#[case] headers: &[(u8, Vec<u8>)], #[case] reason: PassReason) {
     let packet = Packet::tcp(V6, "[2001:db8::1]:80");
     let packet = headers.iter().fold(packet, |p, (number, body)| p.extension(*number, body));
     check(&packet, pass(reason), None);
 }
 
-/// Ethernet frames have at least 60 bytes; what pads them is no part of the packet.
+/// Ethernet frames have at least 60 bytes; padding is not part of the packet.
 #[rstest]
-fn padding_stays_outside(
+fn padding_is_not_encapsulated(
     #[values("192.0.2.1:80", "192.0.2.2:80", "192.0.2.4:80")] to: &str,
     #[values(60, 64, 100)] length: usize,
 ) {
@@ -158,7 +155,7 @@ fn padding_stays_outside(
 
 /// RFC 6040: DSCP and ECN bits are copied outwards, in every pair of families.
 #[rstest]
-fn dscp_and_ecn_go_outside(
+fn dscp_and_ecn_are_copied_outwards(
     #[values(0x01, 0x03, 0xb8, 0xff)] tos: u8,
     #[values("192.0.2.1:80", "192.0.2.2:80", "[2001:db8::1]:80", "[2001:db8::2]:80")] to: &str,
 ) {
@@ -184,9 +181,9 @@ fn sizes_up_to_a_full_frame(
     check(&Packet::tcp_with(V4, to, SYN | ACK).payload(payload), TX, Some(service));
 }
 
-/// Routers spread tunnels by the flow label (RFC 6438): one label a flow, many in all.
+/// Routers spread tunnels by the flow label (RFC 6438): one label per flow, many in all.
 #[test]
-fn flow_labels_are_the_flows() {
+fn flow_labels_identify_flows() {
     let mut labels = std::collections::BTreeSet::new();
     for port in 0..64 {
         let from = format!("198.51.100.7:{}", 30_000 + port);

@@ -1,4 +1,4 @@
-//! Fragments: not forwarded yet, and never left to the host if they are a service's.
+//! Fragments: not forwarded yet, and never passed to the host if they are for a service.
 
 use director_common::{
     decision::Connection,
@@ -14,13 +14,14 @@ use rstest::rstest;
 const V4: &str = "198.51.100.7:40000";
 const V6: &str = "[2001:db8:1::7]:40000";
 
-/// Pieces carry no port but the first, so all ports of a service's address and protocol are meant.
+/// Only the first fragment carries ports, so those to any port of a service's address and protocol
+/// are dropped.
 #[rstest]
 fn of_a_service(
-    #[values((0, true), (1480, true), (2960, false), (8, false))] piece: (u16, bool),
+    #[values((0, true), (1480, true), (2960, false), (8, false))] fragment: (u16, bool),
     #[values(80, 81)] port: u16,
 ) {
-    let (offset, more) = piece;
+    let (offset, more) = fragment;
     for packet in [
         Packet::udp(V4, &format!("192.0.2.1:{port}")).payload(64),
         Packet::tcp(V4, &format!("192.0.2.5:{port}")).payload(64).options(12),
@@ -33,9 +34,9 @@ fn of_a_service(
     }
 }
 
-/// The last piece may be shorter than any transport header.
+/// The last fragment may be shorter than any transport header.
 #[rstest]
-fn short_ones(#[values(0, 1, 7)] length: usize) {
+fn short_fragments(#[values(0, 1, 7)] length: usize) {
     let packet = Packet::udp(V4, "192.0.2.1:80").cut(length).fragment(1480, false);
     check(&packet, dropped(DropReason::Fragment), None);
     let packet = Packet::udp(V6, "[2001:db8::1]:80").cut(length).fragment(1480, false);
@@ -49,15 +50,15 @@ fn short_ones(#[values(0, 1, 7)] length: usize) {
 #[case::echo(Packet::icmp("198.51.100.7", "192.0.2.1", 8, 0, [0; 4], &[0; 64]), PassReason::OtherProtocol)]
 #[case::echo_v6(Packet::icmp("2001:db8:1::7", "2001:db8::1", 128, 0, [0; 4], &[0; 64]), PassReason::OtherProtocol)]
 #[case::esp(Packet::ip([198, 51, 100, 7].into(), [192, 0, 2, 1].into(), 50, vec![0; 64]), PassReason::OtherProtocol)]
-fn of_somebody_else(#[case] packet: Packet, #[case] reason: PassReason) {
+fn of_other_traffic(#[case] packet: Packet, #[case] reason: PassReason) {
     for (offset, more) in [(0, true), (64, true), (128, false)] {
         check(&packet.clone().fragment(offset, more), pass(reason), None);
     }
 }
 
-/// The bit that is reserved and don't-fragment make no fragment.
+/// The reserved bit and don't-fragment do not make a packet a fragment.
 #[test]
-fn flags_that_mean_nothing() {
+fn flags_of_unfragmented_packets() {
     for flags in [0x00, 0x40, 0x80, 0xc0] {
         let mut frame = Packet::tcp(V4, "192.0.2.4:80").frame();
         frame[20] = flags;
@@ -69,9 +70,9 @@ fn flags_that_mean_nothing() {
     }
 }
 
-/// The entry that all services of an address and protocol share goes with the last of them.
+/// The entry that all services of an address and protocol share is removed with the last of them.
 #[test]
-fn follow_the_services_that_come_and_go() {
+fn follow_added_and_removed_services() {
     let yaml = |services: &str| format!("flows: {{size: 1Ki}}\nservices: [{services}]");
     let one = |port: u16| {
         format!(

@@ -1,4 +1,4 @@
-//! ICMP errors follow the flow that they quote: path MTU discovery lives on it.
+//! ICMP errors follow the flow that they quote: path MTU discovery depends on it.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ const CLIENT6: &str = "2001:db8:1::7";
 const ROUTER: &str = "203.0.113.9";
 const ROUTER6: &str = "2001:db8:9::9";
 
-/// An error about the packet that the VIP sent back to this one's sender.
+/// An ICMP error about the VIP's answer to this packet.
 fn error_about(packet: &Packet, kind: u8, code: u8, quoted: usize) -> Packet {
     let answer = packet.clone().reversed().payload(64).ip_bytes();
     let headers = answer.len() - packet.transport_length() - 64;
@@ -32,7 +32,7 @@ fn error_about(packet: &Packet, kind: u8, code: u8, quoted: usize) -> Packet {
 #[case::source_quench(4, 0)]
 #[case::time_exceeded(11, 0)]
 #[case::parameter_problem(12, 0)]
-fn v4_errors_follow_a_known_flow(#[case] kind: u8, #[case] code: u8) {
+fn v4_errors_follow_a_tracked_flow(#[case] kind: u8, #[case] code: u8) {
     for (to, service) in [("192.0.2.1:80", "t44"), ("192.0.2.2:80", "t46"), ("192.0.2.4:80", "d4")]
     {
         for port in 40_000..40_008 {
@@ -53,7 +53,7 @@ fn v4_errors_follow_a_known_flow(#[case] kind: u8, #[case] code: u8) {
 #[case::too_big(2, 0)]
 #[case::time_exceeded(3, 0)]
 #[case::parameter_problem(4, 1)]
-fn v6_errors_follow_a_known_flow(#[case] kind: u8, #[case] code: u8) {
+fn v6_errors_follow_a_tracked_flow(#[case] kind: u8, #[case] code: u8) {
     for (to, service) in
         [("[2001:db8::1]:80", "t64"), ("[2001:db8::2]:80", "t66"), ("[2001:db8::4]:80", "d6")]
     {
@@ -70,7 +70,7 @@ fn v6_errors_follow_a_known_flow(#[case] kind: u8, #[case] code: u8) {
     }
 }
 
-/// What is quoted may have options and extension headers of its own.
+/// The quoted packet may have options and extension headers.
 #[test]
 fn quotes_with_more_headers() {
     let mut director = lend(&Given::everything());
@@ -87,7 +87,7 @@ fn quotes_with_more_headers() {
     assert_eq!((seen.backend, seen.connection), (first.backend, Connection::Known));
 }
 
-/// And so may the error itself, and a tag.
+/// The error itself may have options and a tag.
 #[test]
 fn errors_with_more_headers() {
     let mut director = lend(&Given::everything());
@@ -98,9 +98,9 @@ fn errors_with_more_headers() {
     assert_eq!((seen.backend, seen.connection), (first.backend, Connection::Known));
 }
 
-/// No entry: the ring says which backend had the flow, and none is made.
+/// Without an entry, the ring selects the backend, and no entry is created.
 #[test]
-fn an_unknown_flow_goes_by_the_ring() {
+fn an_untracked_flow_is_scheduled_by_the_ring() {
     for port in 41_000..41_032 {
         let mut director = lend(&Given::everything());
         let packet = Packet::tcp_with(&format!("{CLIENT}:{port}"), "192.0.2.1:80", ACK);
@@ -108,7 +108,7 @@ fn an_unknown_flow_goes_by_the_ring() {
         let seen = check_in(&mut director, &error, TX, Some("t44"));
         assert_eq!(seen.connection, Connection::None);
         let again = check_in(&mut director, &error, TX, Some("t44"));
-        assert_eq!(again.connection, Connection::None, "the error made no flow");
+        assert_eq!(again.connection, Connection::None, "the error created no flow");
         let flow = check_in(&mut director, &packet, TX, Some("t44"));
         assert_eq!((flow.connection, flow.backend), (Connection::New, seen.backend));
     }
@@ -117,8 +117,8 @@ fn an_unknown_flow_goes_by_the_ring() {
 #[rstest]
 #[case::from_another_address("198.51.100.7:40000", "192.0.2.100:80")]
 #[case::about_what_a_client_sent("192.0.2.1:80", "198.51.100.7:40000")]
-fn quoting_somebody_else_s(#[case] from: &str, #[case] to: &str) {
-    // Sent to the VIP 192.0.2.1 nonetheless.
+fn quoting_other_traffic(#[case] from: &str, #[case] to: &str) {
+    // The error is sent to the VIP 192.0.2.1 nonetheless.
     let quote = Packet::tcp(from, to).reversed().ip_bytes();
     let error = Packet::icmp(ROUTER, "192.0.2.1", 3, 1, [0; 4], &quote);
     check(&error, pass(PassReason::OtherProtocol), None);
@@ -167,11 +167,11 @@ fn quoting_fragments() {
 #[case::another_version(&[0x65; 28], PassReason::Malformed)]
 #[case::a_short_header(&[0x44; 28], PassReason::Malformed)]
 #[case::options_beyond_the_end(&[0x4f; 28], PassReason::Malformed)]
-fn quotes_that_cannot_be(#[case] quote: &[u8], #[case] reason: PassReason) {
+fn invalid_quotes(#[case] quote: &[u8], #[case] reason: PassReason) {
     check(&Packet::icmp(ROUTER, "192.0.2.1", 3, 1, [0; 4], quote), pass(reason), None);
 }
 
-/// Seven bytes of the transport header are one too few to be sure of.
+/// Seven bytes of the transport header are one too few.
 #[test]
 fn a_quote_that_is_too_short() {
     let packet = Packet::tcp(&format!("{CLIENT}:40000"), "192.0.2.1:80");
@@ -181,9 +181,9 @@ fn a_quote_that_is_too_short() {
     check(&error_about(&packet, 1, 3, 7), pass(PassReason::Malformed), None);
 }
 
-/// An error that arrives for a flow does not keep it alive.
+/// An ICMP error does not refresh its flow.
 #[test]
-fn an_error_is_no_sign_of_life() {
+fn an_error_does_not_refresh_a_flow() {
     use std::time::Duration;
     let mut director = lend(&Given::everything());
     let packet = Packet::udp(&format!("{CLIENT}:42000"), "192.0.2.1:80");

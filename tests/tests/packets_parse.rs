@@ -1,4 +1,4 @@
-//! What is no packet for a service is passed, as it came.
+//! Packets that are not for a service are passed unchanged.
 
 use director_common::verdict::PassReason::{
     Malformed, NoService, NotIp, OtherProtocol, TooManyHeaders, Truncated,
@@ -17,7 +17,7 @@ fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// An IPv4 TCP packet for a service, with some bytes of its IP header overwritten and the checksum
-/// made right again.
+/// corrected.
 fn v4_with(at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut frame = Packet::tcp(V4, "192.0.2.1:80").payload(20).frame();
     frame[14 + at..14 + at + bytes.len()].copy_from_slice(bytes);
@@ -46,7 +46,7 @@ fn v6_with(at: usize, bytes: &[u8]) -> Vec<u8> {
 #[case::multicast(Packet::udp(V4, "224.0.0.1:80"))]
 #[case::broadcast(Packet::udp("0.0.0.0:68", "255.255.255.255:67"))]
 #[case::tagged(Packet::udp(V4, "192.0.2.1:81").tag(0x8100, 7))]
-fn nobody_s_packets(#[case] packet: Packet) {
+fn unmatched_packets(#[case] packet: Packet) {
     check(&packet, pass(NoService), None);
 }
 
@@ -91,13 +91,13 @@ fn runts(#[values(0, 1, 6, 13)] length: usize) {
     check_passed(&vec![0x45; length], Truncated);
 }
 
-/// However early a packet for a service ends, it is passed: never forwarded, never dropped.
+/// A packet for a service that is truncated anywhere is passed: never forwarded, never dropped.
 #[rstest]
 #[case::v4(Packet::tcp(V4, "192.0.2.1:80").options(8))]
 #[case::v6(Packet::udp(V6, "[2001:db8::1]:80").extension(60, &options_header(1)))]
 #[case::tagged(Packet::tcp(V4, "192.0.2.4:80").tag(0x88a8, 1).tag(0x8100, 2))]
 #[case::error(Packet::icmp("198.51.100.9", "192.0.2.1", 3, 3, [0; 4], &Packet::tcp(V4, "192.0.2.1:80").reversed().ip_bytes()))]
-fn cut_anywhere(#[case] packet: Packet) {
+fn truncated_anywhere(#[case] packet: Packet) {
     let whole = packet.frame();
     let mut director = director_tests::given::lend(&director_tests::given::Given::everything());
     for length in 0..whole.len() {
@@ -137,17 +137,17 @@ fn truncated(#[case] frame: Vec<u8>) {
 #[case::v6_of_everything(v6_with(4, &[0xff, 0xff]))]
 #[case::v6_jumbo(v6_with(4, &[0, 0]))]
 #[case::v6_tcp_cut_by_the_payload_length(v6_with(4, &[0, 19]))]
-fn contradictions_in_the_ip_header(#[case] frame: Vec<u8>) {
+fn inconsistent_ip_headers(#[case] frame: Vec<u8>) {
     check_passed(&frame, Malformed);
 }
 
-/// RFC 1812 5.2.2: whoever forwards a header vouches for it.
+/// RFC 1812 5.2.2: a forwarder verifies the header checksum.
 #[rstest]
 fn a_wrong_header_checksum(#[values(0, 4, 40)] options: usize, #[values(1, 0x80)] flip: u8) {
     for at in [10, 11, 1, 8, 12, 19] {
         let mut frame = Packet::tcp(V4, "192.0.2.1:80").options(options).frame();
         frame[14 + at] ^= flip;
-        // A packet to another address is nobody's, but its checksum is looked at first.
+        // A packet to another address is unmatched, but its checksum is verified first.
         check_passed(&frame, Malformed);
     }
     if options > 0 {
@@ -170,22 +170,22 @@ fn a_wrong_header_checksum(#[values(0, 4, 40)] options: usize, #[values(1, 0x80)
 #[case::v6_data_offset_4(Packet::tcp(V6, "[2001:db8::1]:80").set(12, &[0x40]))]
 #[case::v6_data_offset_beyond_the_end(Packet::tcp(V6, "[2001:db8::1]:80").set(12, &[0xf0]))]
 #[case::v6_extension_beyond_the_end(Packet::tcp(V6, "[2001:db8::1]:80").extension(60, &[0, 9, 0, 0, 0, 0, 0, 0]))]
-fn contradictions_behind_the_ip_header(#[case] packet: Packet) {
+fn inconsistent_transport_headers(#[case] packet: Packet) {
     check(&packet, pass(Malformed), None);
 }
 
-/// TCP and UDP as short as they can be are fine.
+/// TCP and UDP packets of the minimum length are valid.
 #[rstest]
 #[case::udp_without_payload(Packet::udp(V4, "192.0.2.1:80").cut(8).set(4, &[0, 8]))]
 #[case::udp_shorter_than_its_packet(Packet::udp(V4, "192.0.2.1:80").set(4, &[0, 8]))]
 #[case::tcp_of_options_only(Packet::tcp(V4, "192.0.2.1:80").payload(40).set(12, &[0xf0]))]
-fn short_but_whole(#[case] packet: Packet) {
+fn short_but_complete(#[case] packet: Packet) {
     check(&packet, director_tests::case::TX, Some("t44"));
 }
 
-/// The eighth extension header and further are not looked for.
+/// The eighth extension header and further are not parsed.
 #[test]
-fn extension_headers_without_end() {
+fn endless_extension_headers() {
     let packet = Packet::tcp(V6, "[2001:db8::1]:80");
     let packet = (0..20).fold(packet, |p, _| p.extension(60, &options_header(0)));
     check(&packet, pass(TooManyHeaders), None);

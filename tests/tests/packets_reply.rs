@@ -25,7 +25,7 @@ fn rejected(#[case] packet: Packet, #[case] service: &str) {
     check(&packet.padded(60), UNREACHABLE, Some(service));
 }
 
-/// Whatever the packet's length, its IP header and eight bytes behind it are quoted.
+/// The IP header and eight more bytes are quoted, whatever the packet's length.
 #[rstest]
 fn quotes_of_every_length(#[values(0, 4, 8, 20, 36, 40)] options: usize) {
     for payload in [0, 1, 3, 7, 8, 9, 15, 20, 23, 40, 64, 100, 600, 1400] {
@@ -63,7 +63,7 @@ fn port_unreachable_in_ipv4() {
         0x45, 0xc0, 0, 56, 0, 0, 0x40, 0, 64, 1, 0x4d, 0xc3, 192, 0, 2, 7, 198, 51, 100, 7,
         // Port unreachable.
         3, 3, 0x60, 0x64, 0, 0, 0, 0,
-        // About this.
+        // The quoted packet.
         0x45, 0, 0, 28, 0xab, 0xcd, 0x40, 0, 61, 17, 0xa5, 0xc1, 198, 51, 100, 7, 192, 0, 2, 7,
         0x9c, 0x40, 0, 80, 0, 8, 0, 0,
     ];
@@ -99,7 +99,7 @@ fn when_empty_pass() {
     check(&Packet::tcp(V4, "192.0.2.9:80"), pass(PassReason::NoBackend), Some("pass4"));
 }
 
-/// RFC 1122 3.2.2: no error goes to an address that is no single host's.
+/// RFC 1122 3.2.2: no error is sent to an address that is not of a single host.
 #[rstest]
 #[case::unspecified("0.0.0.0:68", "192.0.2.7:80", "reject4")]
 #[case::this_network("0.1.2.3:68", "192.0.2.7:80", "reject4")]
@@ -110,19 +110,19 @@ fn when_empty_pass() {
 #[case::v6_unspecified("[::]:68", "[2001:db8::7]:80", "reject6")]
 #[case::v6_loopback("[::1]:68", "[2001:db8::7]:80", "reject6")]
 #[case::v6_multicast("[ff02::1]:68", "[2001:db8::7]:80", "reject6")]
-fn nobody_to_answer(#[case] from: &str, #[case] to: &str, #[case] service: &str) {
+fn sources_that_get_no_error(#[case] from: &str, #[case] to: &str, #[case] service: &str) {
     check(&Packet::udp(from, to), dropped(DropReason::NoBackend), Some(service));
 }
 
-/// An error about an error would go round and round (RFC 1122 3.2.2).
+/// An error about an error could loop (RFC 1122 3.2.2).
 #[test]
-fn an_error_is_not_answered() {
+fn an_error_gets_no_reply() {
     let answer = Packet::tcp(V4, "192.0.2.7:80").reversed().ip_bytes();
     let error = Packet::icmp("203.0.113.9", "192.0.2.7", 3, 1, [0; 4], &answer);
     check(&error, dropped(DropReason::NoBackend), Some("reject4"));
 }
 
-/// What fits is told: the way's MTU less what the tunnel adds.
+/// The error reports the MTU of the path less the overhead of the tunnel.
 #[rstest]
 #[case::ipv4_in_ipv4("198.51.100.7:1", "192.0.2.1:80", "t44", 20)]
 #[case::ipv4_in_ipv6("198.51.100.7:1", "192.0.2.2:80", "t46", 40)]
@@ -149,7 +149,7 @@ fn too_big(
     check_given(&given, &tagged, reply(ReplyReason::TooBig), Some(service));
 }
 
-/// An ICMP error that does not fit is dropped: it is not answered, and XDP cannot cut it up.
+/// An ICMP error that does not fit is dropped: it gets no reply, and XDP cannot fragment it.
 #[test]
 fn an_error_too_big() {
     let given = Given::everything().mtu(600);
@@ -158,7 +158,7 @@ fn an_error_too_big() {
     check_given(&given, &error, dropped(DropReason::TooBig), Some("t44"));
 }
 
-/// One CPU sends at most 64 errors in 67 ms; what is more is dropped, for the same reason.
+/// One CPU sends at most 64 errors in 67 ms; further packets are dropped, for the same reason.
 #[rstest]
 #[case::no_backend(Packet::udp(V4, "192.0.2.7:80"), UNREACHABLE, DropReason::NoBackend, "reject4")]
 #[case::too_big(
@@ -169,7 +169,7 @@ fn an_error_too_big() {
 )]
 fn replies_are_limited(
     #[case] packet: Packet,
-    #[case] answered: director_common::verdict::Verdict,
+    #[case] replied: director_common::verdict::Verdict,
     #[case] reason: DropReason,
     #[case] service: &str,
 ) {
@@ -178,16 +178,16 @@ fn replies_are_limited(
         unistd::Pid,
     };
     let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("this thread's");
+    let allowed = sched_getaffinity(this).expect("an affinity");
     let mut one = CpuSet::new();
     let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     one.set(cpu.expect("a CPU to run on")).expect("in range");
-    sched_setaffinity(this, &one).expect("a CPU of ours");
+    sched_setaffinity(this, &one).expect("pinned");
 
     let mut director = lend(&Given::everything().mtu(1400));
     for _ in 0..2 {
         for _ in 0..64 {
-            check_in(&mut director, &packet, answered, Some(service));
+            check_in(&mut director, &packet, replied, Some(service));
         }
         for _ in 0..10 {
             check_in(&mut director, &packet, dropped(reason), Some(service));

@@ -1,5 +1,5 @@
-//! The status page in a real browser: what it shows, on which screens, and what it says when the
-//! daemon is gone. The data is made up: see `live_view.rs` for a real director's.
+//! The status page in a real browser: its content, on several screens, and its state when the
+//! daemon is gone. The data is synthetic: see `live_view.rs` for a real director.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use director_userspace::serve::{
     page,
     view::{
         Sampler,
-        fixture::{conditions, snapshot},
+        fixture::{snapshot, status},
         serve,
         status::Status,
     },
@@ -26,21 +26,21 @@ use director_userspace::serve::{
 use serde_json::json;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 
-/// A daemon's page, whose backends are as a test says.
+/// A daemon's page with backends set by a test.
 struct Daemon {
     runtime: Runtime,
     address: SocketAddr,
-    conditions: watch::Sender<Arc<Status>>,
+    status: watch::Sender<Arc<Status>>,
 }
 
 impl Daemon {
     fn start(address: &str) -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        let (conditions, receiver) = watch::channel(conditions(&[]));
+        let (status, receiver) = watch::channel(status(&[]));
         let packets = AtomicU64::new(100_000);
         let read = move || {
             let count = packets.fetch_add(12_345, Ordering::Relaxed);
-            // Something that goes up and down.
+            // A varying value.
             Ok(snapshot(count + (count / 12_345 % 5) * 1000))
         };
         let address = runtime.block_on(async {
@@ -50,7 +50,7 @@ impl Daemon {
             tokio::spawn(serve(listener, page::router(sampler)));
             address
         });
-        Self { runtime, address, conditions }
+        Self { runtime, address, status }
     }
 
     fn url(&self) -> String {
@@ -63,8 +63,8 @@ impl Daemon {
     }
 }
 
-/// Where pictures go, for people to look at.
-fn picture(name: &str) -> PathBuf {
+/// Path of a screenshot, for visual inspection.
+fn screenshot_path(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("page");
     std::fs::create_dir_all(&directory).expect("a directory");
     directory.join(name)
@@ -73,7 +73,7 @@ fn picture(name: &str) -> PathBuf {
 const MAIN: &str = "return document.querySelector('main').innerText";
 
 #[test]
-fn a_backend_that_goes_down_is_shown_within_two_seconds_and_nothing_is_wrong() {
+fn a_backend_that_goes_down_is_shown_within_two_seconds_without_console_errors() {
     let daemon = Daemon::start("127.0.0.1:0");
     let browser = Browser::start(1200, 900);
     browser.open(&daemon.url());
@@ -84,7 +84,7 @@ fn a_backend_that_goes_down_is_shown_within_two_seconds_and_nothing_is_wrong() {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
 
-    daemon.conditions.send_replace(conditions(&["10.0.0.12"]));
+    daemon.status.send_replace(status(&["10.0.0.12"]));
     let began = Instant::now();
     browser.wait_for(MAIN, "connection refused", Duration::from_secs(2));
     let took = began.elapsed();
@@ -93,55 +93,55 @@ fn a_backend_that_goes_down_is_shown_within_two_seconds_and_nothing_is_wrong() {
     for words in ["degraded, 2 of 3", "10.0.0.12 of web: up → down (connection refused)"] {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
-    daemon.conditions.send_replace(conditions(&[]));
+    daemon.status.send_replace(status(&[]));
     browser.wait_for(MAIN, "down → up", Duration::from_secs(2));
 
-    // Rates come with the second look, and are drawn.
+    // Rates exist from the second sample on, and are drawn.
     browser.wait_for(
         "return String([...document.querySelectorAll('svg path')].every(p => p.getAttribute('d').length > 9))",
         "true",
         Duration::from_secs(5),
     );
-    browser.screenshot(&picture("wide.png"));
+    browser.screenshot(&screenshot_path("wide.png"));
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
-fn it_is_readable_on_a_phone_in_light_and_dark() {
+fn the_page_fits_a_phone_in_light_and_dark() {
     let daemon = Daemon::start("127.0.0.1:0");
-    daemon.conditions.send_replace(conditions(&["10.0.0.12", "2001:db8:1::11"]));
+    daemon.status.send_replace(status(&["10.0.0.12", "2001:db8:1::11"]));
     let browser = Browser::start(400, 800);
     browser.emulate(400, 800, "light");
     browser.open(&daemon.url());
     browser.wait_for(MAIN, "connection refused", Duration::from_secs(10));
     thread::sleep(Duration::from_millis(2500));
-    let mut grounds = BTreeMap::new();
+    let mut backgrounds = BTreeMap::new();
     for scheme in ["light", "dark"] {
         browser.emulate(400, 800, scheme);
-        // Opened details need room as well.
+        // Open details must fit as well.
         browser.run("document.querySelectorAll('details').forEach(d => d.open = true)");
         let width = browser.run("return document.documentElement.scrollWidth");
         assert!(width.as_u64().expect("a number") <= 400, "{scheme}: {width}");
         let inner = browser.run("return window.innerWidth");
         assert_eq!(inner, 400);
-        // No text sticks out of its box either.
+        // No element exceeds the screen either.
         let out = browser.run(
             "return [...document.querySelectorAll('main *')].filter(e => \
              e.getBoundingClientRect().right > 400.5 && getComputedStyle(e).position !== 'absolute')\
              .map(e => e.outerHTML.slice(0, 80))",
         );
         assert_eq!(out, json!([]), "{scheme}");
-        let ground = browser.text("return getComputedStyle(document.body).backgroundColor");
-        grounds.insert(scheme, ground);
-        browser.screenshot(&picture(&format!("phone-{scheme}.png")));
+        let background = browser.text("return getComputedStyle(document.body).backgroundColor");
+        backgrounds.insert(scheme, background);
+        browser.screenshot(&screenshot_path(&format!("phone-{scheme}.png")));
     }
-    assert_ne!(grounds["light"], grounds["dark"]);
+    assert_ne!(backgrounds["light"], backgrounds["dark"]);
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// Every table has headings for its rows and columns, every picture words.
+/// Every table has headings for its rows and columns, every chart a label.
 #[test]
-fn it_can_be_read_without_seeing_it() {
+fn the_page_is_accessible() {
     let daemon = Daemon::start("127.0.0.1:0");
     let browser = Browser::start(1200, 900);
     browser.open(&daemon.url());
@@ -155,11 +155,11 @@ fn it_can_be_read_without_seeing_it() {
     let tables = tables.as_array().expect("a list").clone();
     assert!(tables.len() >= 3, "{tables:?}");
     assert!(tables.iter().all(|table| *table == json!([true, true, true])), "{tables:?}");
-    let pictures = browser.run(
+    let charts = browser.run(
         "return [...document.querySelectorAll('svg')].map(s => s.getAttribute('role') + \
          s.getAttribute('aria-label'))",
     );
-    for label in pictures.as_array().expect("a list") {
+    for label in charts.as_array().expect("a list") {
         let label = label.as_str().expect("text");
         assert!(label.starts_with("img") && label.contains(": now "), "{label}");
     }
@@ -167,19 +167,19 @@ fn it_can_be_read_without_seeing_it() {
     assert_eq!(browser.text(colours), "status");
 }
 
-/// What backends answer is shown, never run or laid out.
+/// Answers of backends are shown as text, never executed or rendered.
 #[test]
-fn answers_of_backends_stay_text() {
+fn answers_of_backends_are_shown_as_text() {
     let daemon = Daemon::start("127.0.0.1:0");
-    let mut evil = (*conditions(&["10.0.0.12"])).clone();
+    let mut hostile = (*status(&["10.0.0.12"])).clone();
     let markup = "<img src=x onerror=\"document.title='run'\"><b>bold</b>";
-    for backend in &mut evil.services[0].backends {
+    for backend in &mut hostile.services[0].backends {
         backend.reason = markup.into();
         backend.agent = Some(markup.into());
         backend.checks[0].reason = markup.into();
     }
-    evil.warnings.push(markup.into());
-    daemon.conditions.send_replace(Arc::new(evil));
+    hostile.warnings.push(markup.into());
+    daemon.status.send_replace(Arc::new(hostile));
     let browser = Browser::start(1200, 900);
     browser.open(&daemon.url());
     browser.wait_for(MAIN, "<b>bold</b>", Duration::from_secs(10));
@@ -189,7 +189,7 @@ fn answers_of_backends_stay_text() {
 }
 
 #[test]
-fn it_says_that_it_is_stale_and_finds_a_daemon_that_comes_back() {
+fn the_page_shows_that_it_is_stale_and_reconnects_to_a_restarted_daemon() {
     let daemon = Daemon::start("127.0.0.1:0");
     let browser = Browser::start(1200, 900);
     browser.open(&daemon.url());
@@ -197,12 +197,12 @@ fn it_says_that_it_is_stale_and_finds_a_daemon_that_comes_back() {
     browser.wait_for(link, "live", Duration::from_secs(10));
     browser.wait_for(MAIN, "10.0.0.12", Duration::from_secs(5));
     let address = daemon.stop();
-    browser.wait_for(link, "stale: no news since", Duration::from_secs(6));
-    // What was seen last stays.
+    browser.wait_for(link, "stale: no data since", Duration::from_secs(6));
+    // The last data stays visible.
     assert!(browser.text(MAIN).contains("10.0.0.12"));
     thread::sleep(Duration::from_secs(3));
     let daemon = Daemon::start(&address.to_string());
-    daemon.conditions.send_replace(conditions(&["10.0.0.13"]));
+    daemon.status.send_replace(status(&["10.0.0.13"]));
     browser.wait_for(link, "live", Duration::from_secs(5));
     browser.wait_for(MAIN, "10.0.0.13 of web: up → down", Duration::from_secs(2));
 }

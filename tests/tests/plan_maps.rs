@@ -1,5 +1,5 @@
-//! Plans carried out on real maps: whatever they held before, and wherever it stopped, they come to
-//! hold what is desired.
+//! Plans applied to real maps: from any content, and after an interruption at any step, the maps
+//! reach the desired state.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -22,7 +22,7 @@ use fastrand::Rng;
 
 const MINUTE: u64 = 60_000_000_000;
 
-/// A random configuration of up to six services, from few enough addresses that they come back.
+/// A random configuration of up to six services, from a small set of addresses, so that they recur.
 fn random(rng: &mut Rng) -> (Config, Desired) {
     let mut yaml = "flows: {size: 1Ki}\nservices:\n".to_owned();
     let mut taken = BTreeSet::new();
@@ -65,7 +65,7 @@ fn random(rng: &mut Rng) -> (Config, Desired) {
     (config, desired)
 }
 
-/// Maps with room for the six services that `random` makes at most, and a ring to spare each.
+/// Maps with room for the maximum of six services that `random` creates, and a spare ring for each.
 fn simulation() -> Simulation {
     let services: Vec<String> = (1..12)
         .map(|port| {
@@ -77,7 +77,7 @@ fn simulation() -> Simulation {
         .collect();
     let yaml = format!("flows: {{size: 1Ki}}\nservices: [{}]", services.join(", "));
     let mut simulation = Director::new(Given::new(&yaml)).simulation;
-    simulation.reconcile(&Desired::default(), 0).expect("nothing is easy");
+    simulation.reconcile(&Desired::default(), 0).expect("an empty state fits");
     simulation
 }
 
@@ -89,11 +89,11 @@ fn plan(simulation: &Simulation, desired: &Desired, now_ns: u64) -> Plan {
     }
 }
 
-/// The maps hold what is desired, and nothing else but backends that drain.
+/// Asserts that the maps hold the desired state, and nothing else except draining backends.
 #[track_caller]
 fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
     let left = plan(simulation, desired, now_ns);
-    assert!(left.is_empty(), "there is more to do: {left}");
+    assert!(left.is_empty(), "the plan is not empty: {left}");
     let observed = observe(&simulation.tables);
     assert_eq!(observed.stray_keys, []);
     let shown = observed.services.values().filter(|service| service.is_shown).count();
@@ -118,7 +118,7 @@ fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
                 assert_eq!(backend.mtu, spec.path.mtu);
             }
         }
-        // Each slot of the ring names a live backend, as many as its weight says.
+        // Each slot of the ring refers to an active backend, in proportion to its weight.
         let ring = simulation.tables.ring(*slot);
         let total: u32 = wanted.backends.iter().map(|spec| u32::from(spec.weight)).sum();
         assert_eq!(ring.len(), if total == 0 { 0 } else { RING_SLOTS as usize });
@@ -132,7 +132,7 @@ fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
             let share = f64::from(RING_SLOTS) * f64::from(backend.weight) / f64::from(total.max(1));
             assert!((got - share).abs() <= 1.0, "{}: {got} of {share}", backend.address);
         }
-        assert!(shares.is_empty(), "the ring names somebody else: {shares:?}");
+        assert!(shares.is_empty(), "stale references in the ring: {shares:?}");
     }
     // No ring leaks: those that no service uses are free.
     let free = observed.free_rings().count();
@@ -155,12 +155,12 @@ fn any_state_to_any_other() {
         let (_, desired) = random(&mut rng);
         simulation.reconcile(&desired, now_ns).expect("there is room");
         holds(&simulation, &desired, now_ns);
-        // A second look with nothing changed finds nothing to do; a later one only what drained.
+        // A second plan without changes is empty; a later one only removes drained backends.
         now_ns += MINUTE * rng.u64(..8);
         simulation.reconcile(&desired, now_ns).expect("there is room");
         holds(&simulation, &desired, now_ns);
     }
-    simulation.reconcile(&Desired::default(), now_ns).expect("nothing is easy");
+    simulation.reconcile(&Desired::default(), now_ns).expect("an empty state fits");
     let observed = observe(&simulation.tables);
     assert_eq!(observed.capacity, capacity);
     assert!(
@@ -171,9 +171,9 @@ fn any_state_to_any_other() {
     assert_eq!(observed.free_rings().count() as u32, capacity.rings, "every ring is free again");
 }
 
-/// A process that dies after any step leaves maps that the next one brings to what it wants.
+/// If a process dies after any step, the next one brings the maps to its desired state.
 #[test]
-fn stopping_anywhere() {
+fn interruption_at_any_step() {
     let seed = fastrand::u64(..);
     println!("seed {seed:#x}");
     for seed in [0x57_0b, seed] {
@@ -185,7 +185,7 @@ fn stopping_anywhere() {
             let mut plan = plan(&simulation, &abandoned, now_ns);
             plan.ops.truncate(rng.usize(..=plan.ops.len()));
             apply(&mut simulation.tables, &plan).expect("maps can be written");
-            never_wrong_for_packets(&simulation);
+            consistent_for_packets(&simulation);
             now_ns += MINUTE * rng.u64(..3);
             if rng.bool() {
                 let (_, desired) = random(&mut rng);
@@ -196,9 +196,9 @@ fn stopping_anywhere() {
     }
 }
 
-/// Step by step, as a packet between two steps would find it.
+/// The maps after each step, as a packet between two steps finds them.
 #[test]
-fn every_step_leaves_maps_that_are_right() {
+fn every_step_leaves_consistent_maps() {
     let mut rng = Rng::with_seed(0x5_7e9);
     let mut simulation = simulation();
     for round in 0..12u64 {
@@ -206,23 +206,23 @@ fn every_step_leaves_maps_that_are_right() {
         let now_ns = (1_000 + 7 * round) * MINUTE;
         for op in plan(&simulation, &desired, now_ns).ops {
             apply(&mut simulation.tables, &Plan { ops: vec![op] }).expect("maps can be written");
-            never_wrong_for_packets(&simulation);
+            consistent_for_packets(&simulation);
         }
         holds(&simulation, &desired, now_ns);
     }
 }
 
-/// A service that packets find has a ring of backends that are there and are its own.
+/// Asserts that the ring of every visible service refers only to existing backends of that service.
 #[track_caller]
-fn never_wrong_for_packets(simulation: &Simulation) {
+fn consistent_for_packets(simulation: &Simulation) {
     let observed = observe(&simulation.tables);
     for (slot, service) in observed.services.iter().filter(|(_, service)| service.is_shown) {
-        // Every eleventh: each backend has a few hundred.
+        // Every eleventh slot: each backend has a few hundred.
         let ring = simulation.tables.ring(*slot);
         for reference in ring.into_iter().step_by(11).collect::<HashSet<_>>() {
             let backend = observed.backends.get(&reference.slot());
-            let is_its = backend.is_some_and(|b| b.reference == reference && b.service == *slot);
-            assert!(is_its, "{} names {reference:?}, which is {backend:?}", service.name);
+            let is_own = backend.is_some_and(|b| b.reference == reference && b.service == *slot);
+            assert!(is_own, "{} refers to {reference:?}, which is {backend:?}", service.name);
         }
     }
     // Rings are never shared.
@@ -235,9 +235,9 @@ fn never_wrong_for_packets(simulation: &Simulation) {
     assert_eq!(rings.iter().collect::<BTreeSet<_>>().len(), rings.len());
 }
 
-/// Full maps are refused before anything is done.
+/// A plan that does not fit the maps is refused before any change.
 #[test]
-fn no_room_changes_nothing() {
+fn a_plan_that_does_not_fit_changes_nothing() {
     let yaml = |services: usize| {
         let services: Vec<String> = (1..=services)
             .map(|port| {

@@ -1,4 +1,5 @@
-//! A million frames, random and mutated, against the rules said a second time (`model`).
+//! A million frames, random and mutated, against an independent implementation of the rules
+//! (`model`).
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -8,80 +9,81 @@ use director_common::{
 };
 use director_tests::{
     given::{Director, Given, Seen},
-    model::{Class, Fate, Flow, classify, fate},
+    model::{Class, Expected, Flow, classify, expected},
     packet::{Packet, fold, options_header, routing_header, sum_of},
     read,
 };
 use director_userspace::policy::config::model::{ForwardMode, Service, WhenEmpty};
 use fastrand::Rng;
 
-/// Each of two tests, so that both take under a minute on two CPUs.
+/// Frames per test: both tests take under a minute on two CPUs.
 const FRAMES: u32 = 500_000;
-/// Bytes of IP packet that fit towards the backends: some do not.
+/// MTU towards the backends, bytes: some packets exceed it.
 const MTU: u16 = 700;
 
 #[test]
 fn half_a_million_frames_of_a_fixed_seed() {
-    judge(0x00d1_7ec7);
+    check_frames(0x00d1_7ec7);
 }
 
 #[test]
 fn half_a_million_frames_of_a_random_seed() {
     let seed = fastrand::u64(..);
-    // For whoever has to look into a failure.
+    // To reproduce a failure.
     println!("seed {seed:#x}");
-    judge(seed);
+    check_frames(seed);
 }
 
-fn judge(seed: u64) {
+fn check_frames(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut director = Director::new(Given::everything().mtu(MTU));
     let config = director.config.clone();
     let mut flows: HashMap<Flow, IpAddr> = HashMap::new();
-    let mut fates = [0u32; 3];
+    let mut counts = [0u32; 3];
     for number in 0..FRAMES {
         let frame = frame(&mut rng);
         director.after(Duration::from_millis(1));
         let seen = director.run(&frame);
         let class = classify(&frame);
-        let fate = fate(&class, &config);
-        let complain = |what: &str| -> ! {
+        let expected = expected(&class, &config);
+        let fail = |what: &str| -> ! {
             panic!(
-                "{what}\nseed {seed:#x}, frame {number}: {frame:02x?}\n{class:?}, {fate:?}\n{seen:02x?}"
+                "{what}\nseed {seed:#x}, frame {number}: {frame:02x?}\n{class:?}, {expected:?}\n\
+                 {seen:02x?}"
             )
         };
-        match (fate, seen.verdict) {
-            (Fate::Pass, Verdict::Pass(reason)) => {
-                fates[0] += 1;
+        match (expected, seen.verdict) {
+            (Expected::Pass, Verdict::Pass(reason)) => {
+                counts[0] += 1;
                 if seen.frame != frame || reason == PassReason::NoBackend {
-                    complain("passed, but not as it was");
+                    fail("passed, but changed");
                 }
             }
-            (Fate::Fragment, Verdict::Drop(DropReason::Fragment)) => fates[1] += 1,
-            (Fate::Service(service), _) => {
-                fates[2] += 1;
+            (Expected::Fragment, Verdict::Drop(DropReason::Fragment)) => counts[1] += 1,
+            (Expected::Service(service), _) => {
+                counts[2] += 1;
                 if let Err(what) = forwarded(&frame, &class, service, &seen, &mut flows) {
-                    complain(&what);
+                    fail(&what);
                 }
             }
-            _ => complain("another fate"),
+            _ => fail("another verdict"),
         }
     }
-    println!("{fates:?} passed, fragments, for services");
+    println!("{counts:?} passed, fragments, for services");
     let everywhere = FRAMES / 20;
     assert!(
-        fates[0] > everywhere && fates[1] > everywhere / 20 && fates[2] > everywhere,
-        "{fates:?}"
+        counts[0] > everywhere && counts[1] > everywhere / 20 && counts[2] > everywhere,
+        "{counts:?}"
     );
     let counted: u64 = director.counters().verdicts.iter().map(|(_, count)| count).sum();
     let short = counted.abs_diff(u64::from(FRAMES));
     assert!(
         short < u64::from(FRAMES) / 20,
-        "only frames below 14 bytes never meet the program: {short}"
+        "only frames below 14 bytes are not processed: {short}"
     );
 }
 
-/// What a service's packet must have become.
+/// Checks the result for a packet of a service.
 fn forwarded(
     frame: &[u8],
     class: &Class,
@@ -90,36 +92,36 @@ fn forwarded(
     flows: &mut HashMap<Flow, IpAddr>,
 ) -> Result<(), String> {
     let Class::Flow { flow, is_error, l3_offset, l3_length } = *class else {
-        return Err("only flows are services'".into());
+        return Err("only flows belong to services".into());
     };
     if seen.service.as_deref() != Some(service.name.to_string().as_str()) {
         return Err("another service".into());
     }
-    let has_takers = service.backends.iter().any(|backend| backend.weight > 0);
-    if !has_takers {
+    let has_active = service.backends.iter().any(|backend| backend.weight > 0);
+    if !has_active {
         return match (service.when_empty, seen.verdict) {
             (WhenEmpty::Pass, Verdict::Pass(PassReason::NoBackend)) if seen.frame == frame => {
                 Ok(())
             }
             (WhenEmpty::Drop, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
-            // Errors are not answered, nor is everybody, nor at any rate.
+            // No reply is sent to errors, nor to every source, nor beyond the rate limit.
             (WhenEmpty::Reject, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
             (WhenEmpty::Reject, Verdict::Reply(ReplyReason::NoBackend)) if !is_error => {
-                answered(frame, l3_offset, l3_length, seen, 0)
+                replied(frame, l3_offset, l3_length, seen, 0)
             }
-            _ => Err("not what when_empty says".into()),
+            _ => Err("not as configured by when_empty".into()),
         };
     }
     let backend = seen.backend.ok_or("no backend")?;
     if !service.backends.iter().any(|b| b.address == backend && b.weight > 0) {
-        return Err("a backend that takes nothing".into());
+        return Err("a backend with weight 0".into());
     }
-    // The configuration never changes, so a flow has one backend, remembered or not.
+    // The configuration never changes, so a flow has one backend, tracked or not.
     if *flows.entry(flow).or_insert(backend) != backend {
         return Err("a flow changed its backend".into());
     }
     if is_error && seen.connection == Connection::New {
-        return Err("an error made a flow".into());
+        return Err("an error created a flow".into());
     }
     let overhead = match (service.forward, backend) {
         (ForwardMode::Direct, _) => 0,
@@ -130,7 +132,7 @@ fn forwarded(
         return match seen.verdict {
             Verdict::Drop(DropReason::TooBig) => Ok(()),
             Verdict::Reply(ReplyReason::TooBig) if !is_error => {
-                answered(frame, l3_offset, l3_length, seen, MTU - overhead as u16)
+                replied(frame, l3_offset, l3_length, seen, MTU - overhead as u16)
             }
             _ => Err("too big, and forwarded".into()),
         };
@@ -144,7 +146,7 @@ fn forwarded(
     }
     let (inner, sent) = (&frame[l3_offset..], &seen.frame[link.l3_offset..]);
     if service.forward == ForwardMode::Direct {
-        return if sent == inner { Ok(()) } else { Err("changed on its way".into()) };
+        return if sent == inner { Ok(()) } else { Err("changed in transit".into()) };
     }
     // Checks checksum and lengths.
     let outer = read::outer(sent);
@@ -156,10 +158,10 @@ fn forwarded(
     if outer.tos != tos || outer.ttl != 64 || outer.protocol != if v4 { 4 } else { 41 } {
         return Err("the outer header".into());
     }
-    if &sent[outer.header_length..] == inner { Ok(()) } else { Err("changed on its way".into()) }
+    if &sent[outer.header_length..] == inner { Ok(()) } else { Err("changed in transit".into()) }
 }
 
-fn answered(
+fn replied(
     frame: &[u8],
     l3_offset: usize,
     l3_length: usize,
@@ -171,7 +173,7 @@ fn answered(
         || link.source != frame[..6]
         || seen.frame[12..l3_offset] != frame[12..l3_offset]
     {
-        return Err("not back where it came from".into());
+        return Err("not sent back to the source".into());
     }
     // Checks checksums and lengths.
     let error = read::error(&seen.frame[l3_offset..]);
@@ -182,7 +184,7 @@ fn answered(
     Ok(())
 }
 
-/// A frame: a packet that means something, the same damaged, or noise.
+/// A frame: a valid packet, a damaged one, or noise.
 fn frame(rng: &mut Rng) -> Vec<u8> {
     if rng.u8(..) < 16 {
         return noise(rng);
@@ -202,7 +204,7 @@ fn frame(rng: &mut Rng) -> Vec<u8> {
         }
         200..225 => frame.truncate(rng.usize(..=frame.len())),
         225..240 => frame.extend((0..rng.usize(..64)).map(|_| 0xa5)),
-        // A length that lies: IPv4's total length, IPv6's payload length.
+        // A wrong length: IPv4's total length, IPv6's payload length.
         _ => {
             let at = packet.l3_offset() + if packet.source().is_ipv4() { 2 } else { 4 };
             let length = i32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
@@ -214,7 +216,7 @@ fn frame(rng: &mut Rng) -> Vec<u8> {
     frame
 }
 
-/// Makes the IPv4 header's checksum right again, if there is such a header.
+/// Corrects the checksum of the IPv4 header, if there is one.
 fn correct(frame: &mut [u8], at: usize) {
     let Some(first) = frame.get(at).copied() else { return };
     let length = usize::from(first & 0xf) * 4;
@@ -255,13 +257,13 @@ fn packet(rng: &mut Rng) -> Packet {
         ["2001:db8::1", "2001:db8::2", "2001:db8::4", "2001:db8::7", "2001:db8::100", "ff02::1"];
     let is_v4 = rng.bool();
     let port = [80, 80, 80, 80, 80, 80, 53, 443, 0, 81][rng.usize(..10)];
-    // Few enough clients that flows come back.
+    // A small set of clients, so that flows recur.
     let client = rng.u16(..200);
     let (from, to) = if is_v4 {
         let vip = VIPS[rng.usize(..VIPS.len())];
-        let odd = ["0.0.0.0", "127.0.0.1", "255.255.255.255"];
+        let special = ["0.0.0.0", "127.0.0.1", "255.255.255.255"];
         let host = if rng.u8(..) < 4 {
-            odd[rng.usize(..3)].to_owned()
+            special[rng.usize(..3)].to_owned()
         } else {
             format!("198.51.100.{}", client % 100)
         };

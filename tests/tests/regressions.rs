@@ -1,4 +1,4 @@
-//! What once went wrong, by name.
+//! Fixed bugs, by name.
 
 use director_common::{
     decision::Connection,
@@ -14,10 +14,10 @@ use director_userspace::{
     policy::plan::{Desired, Op, diff},
 };
 
-/// Errors quoted 28, 48, 64 or 128 bytes: of a packet with options that was less than its IP header
-/// and eight bytes more, which receivers ignore.
+/// Errors quoted 28, 48, 64 or 128 bytes: for a packet with options, less than its IP header and
+/// eight more bytes, which receivers ignore.
 #[test]
-fn errors_quoted_too_little_behind_options() {
+fn errors_quoted_too_little_after_options() {
     let packet = Packet::udp("198.51.100.7:40000", "192.0.2.7:80").cut(8).set(4, &[0, 8]);
     let seen = check(&packet.options(4), reply(ReplyReason::NoBackend), Some("reject4"));
     assert_eq!(seen.frame.len(), 14 + 20 + 8 + 32);
@@ -39,9 +39,9 @@ fn an_entry_from_the_next_tick_had_expired() {
     assert_eq!(seen.connection, Connection::Known);
 }
 
-/// A fragment header that lies in the padding behind the packet made it a fragment, to be dropped.
+/// A fragment header in the padding after the packet made it a fragment, which was dropped.
 #[test]
-fn a_fragment_header_behind_the_packet_s_end() {
+fn a_fragment_header_after_the_end_of_the_packet() {
     for to in ["[2001:db8::1]:80", "[2001:db8::100]:80"] {
         let packet = Packet::udp("[2001:db8:1::7]:40000", to).fragment(0, true);
         let mut frame = packet.frame();
@@ -52,9 +52,10 @@ fn a_fragment_header_behind_the_packet_s_end() {
     }
 }
 
-/// The kernel's test run shows a program the first page of a frame: a longer one seemed malformed.
+/// The kernel's test run gives a program the first page of a frame: a longer frame seemed
+/// malformed.
 #[test]
-fn frames_longer_than_a_page_were_judged_by_a_piece() {
+fn frames_longer_than_a_page_were_parsed_partially() {
     let mut director = lend(&Given::everything());
     let now = director.now_ns;
     let packet = |payload| Packet::tcp("198.51.100.7:40000", "192.0.2.1:80").payload(payload);
@@ -80,13 +81,13 @@ fn two_services() -> Director {
     Director::new(Given::new(&yaml))
 }
 
-/// A process that died after it had hidden a service left a key that no later one could remove.
+/// A process that died after hiding a service left a key that no later process could remove.
 #[test]
 fn a_key_that_is_gone_already_could_not_be_removed() {
     let mut director = two_services();
     let tables = &mut director.simulation.tables;
     for _ in 0..2 {
-        let mut plan = diff(&observe(tables), &Desired::default(), 0).expect("nothing is easy");
+        let mut plan = diff(&observe(tables), &Desired::default(), 0).expect("an empty state fits");
         plan.ops.truncate(1);
         assert!(matches!(plan.ops[0], Op::HideService { .. }), "{plan}");
         apply(tables, &plan).expect("again");
@@ -95,7 +96,8 @@ fn a_key_that_is_gone_already_could_not_be_removed() {
     assert!(observe(&director.simulation.tables).services.is_empty());
 }
 
-/// A backend that was removed just as its next hop changed learnt of it one plan later only.
+/// A backend that was removed just as its next hop changed got the new next hop only one plan
+/// later.
 #[test]
 fn a_backend_removed_while_it_moved() {
     let mut director = two_services();

@@ -1,5 +1,5 @@
-//! The JSON Schema of the configuration agrees with the program that reads it: what is right by the
-//! one is right by the other, and what no value may be is refused by both.
+//! The JSON Schema of the configuration agrees with the program that reads it: files that are valid
+//! by one are valid by the other, and invalid values are refused by both.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 
 fn validator() -> Validator {
     let schema = config::schema::schema();
-    assert!(jsonschema::meta::is_valid(&schema), "no schema by its own specification");
+    assert!(jsonschema::meta::is_valid(&schema), "invalid by the JSON Schema specification");
     jsonschema::draft202012::new(&schema).unwrap()
 }
 
@@ -24,8 +24,8 @@ fn read(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
-/// What the schema says against a document.
-fn complaints(validator: &Validator, text: &str) -> Vec<String> {
+/// Schema errors of a document.
+fn schema_errors(validator: &Validator, text: &str) -> Vec<String> {
     let document = read(text);
     let errors =
         validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path));
@@ -74,8 +74,8 @@ fn every_configuration_of_the_project_is_valid() {
         if config::parse(&name, &text).is_err() {
             continue;
         }
-        let complaints = complaints(&validator, &text);
-        assert!(complaints.is_empty(), "{name}: {complaints:#?}");
+        let schema_errors = schema_errors(&validator, &text);
+        assert!(schema_errors.is_empty(), "{name}: {schema_errors:#?}");
         tried += 1;
     }
     assert!(tried >= 10, "only {tried} files found");
@@ -100,7 +100,7 @@ fn check(check: &str) -> String {
 }
 
 #[test]
-fn what_may_be_written_in_several_ways_is_valid_in_each() {
+fn every_notation_of_a_value_is_valid() {
     let validator = validator();
     let mut texts = vec![
         "services: []".to_owned(),
@@ -159,21 +159,21 @@ fn what_may_be_written_in_several_ways_is_valid_in_each() {
     );
     for text in texts {
         if let Err(errors) = config::parse("t.yaml", &text) {
-            panic!("not even right:\n{text}\n{errors}");
+            panic!("invalid:\n{text}\n{errors}");
         }
-        let complaints = complaints(&validator, &text);
-        assert!(complaints.is_empty(), "{text}\n{complaints:#?}");
+        let schema_errors = schema_errors(&validator, &text);
+        assert!(schema_errors.is_empty(), "{text}\n{schema_errors:#?}");
     }
 }
 
 #[test]
-fn what_is_wrong_by_itself_is_refused() {
+fn invalid_values_are_refused() {
     let validator = validator();
     let mut texts = vec![
         "interfaces: []".to_owned(),
         "services: {}".to_owned(),
         "services: [{name: web}]".to_owned(),
-        // `defaults` has all but one of what a service needs.
+        // `defaults` has all but one of the keys that a service needs.
         "defaults: {address: 192.0.2.1, protocol: tcp, forward: tunnel, backends: []}\nservices: \
          [{name: web}]"
             .to_owned(),
@@ -276,7 +276,7 @@ fn what_is_wrong_by_itself_is_refused() {
         texts.push(text.replace(from, to));
     }
     for text in texts {
-        assert!(config::parse("t.yaml", &text).is_err(), "the program takes:\n{text}");
-        assert!(!complaints(&validator, &text).is_empty(), "the schema takes:\n{text}");
+        assert!(config::parse("t.yaml", &text).is_err(), "the program accepts:\n{text}");
+        assert!(!schema_errors(&validator, &text).is_empty(), "the schema accepts:\n{text}");
     }
 }

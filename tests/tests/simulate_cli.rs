@@ -1,4 +1,5 @@
-//! `director simulate` over a capture of everything: the lines it prints, the frames it writes.
+//! `director simulate` over a capture of every kind of frame: the lines it prints, the frames it
+//! writes.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ services:
   - {name: closed, address: 192.0.2.99, protocol: tcp, port: 80, forward: direct, backends: []}
 "#;
 
-/// A directory for one test, removed with the value.
+/// A directory for one test, removed when dropped.
 struct Files(PathBuf);
 
 impl Files {
@@ -46,7 +47,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // Debris of a test, no more.
+        // A leftover directory does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -66,7 +67,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// One frame of each kind, and the line it makes.
+/// One frame of each kind, and its line of output.
 fn everything() -> Vec<(Vec<u8>, Value)> {
     let line = |verdict: &str,
                 reason: Option<&str>,
@@ -143,7 +144,7 @@ fn a_capture_of_everything() {
 
     let printed: Vec<Value> = text(&output.stdout)
         .lines()
-        .map(|line| serde_json::from_str(line).expect("one object a line"))
+        .map(|line| serde_json::from_str(line).expect("one object per line"))
         .collect();
     assert_eq!(printed.len(), lines.len());
     for (at, (printed, mut expected)) in printed.iter().zip(lines.clone()).enumerate() {
@@ -155,17 +156,18 @@ fn a_capture_of_everything() {
     assert_eq!(first.as_deref(), Some(as_documented));
 
     let written = pcap::read(&fs::read(&out).expect("written"));
-    let leaving: Vec<usize> = (0..lines.len()).filter(|at| lines[*at]["verdict"] == "tx").collect();
-    assert_eq!(written.len(), leaving.len());
-    for (at, (microseconds, frame)) in leaving.into_iter().zip(written) {
+    let transmitted: Vec<usize> =
+        (0..lines.len()).filter(|at| lines[*at]["verdict"] == "tx").collect();
+    assert_eq!(written.len(), transmitted.len());
+    for (at, (microseconds, frame)) in transmitted.into_iter().zip(written) {
         assert_eq!(microseconds as usize, at * 1000, "when packet {} was captured", at + 1);
         assert_eq!(json!(frame.len()), lines[at]["bytes"], "packet {}", at + 1);
-        left(&frames[at], &frame, &lines[at]);
+        check_frame(&frames[at], &frame, &lines[at]);
     }
 }
 
-/// What a frame that left must be.
-fn left(input: &[u8], frame: &[u8], line: &Value) {
+/// Checks a transmitted frame.
+fn check_frame(input: &[u8], frame: &[u8], line: &Value) {
     let link = read::link(frame);
     assert_eq!(link.source, DIRECTOR_MAC);
     let inner = &input[read::link(input).l3_offset..];
@@ -200,7 +202,7 @@ fn left(input: &[u8], frame: &[u8], line: &Value) {
 }
 
 #[test]
-fn yaml_and_table_say_the_same() {
+fn yaml_and_table_agree() {
     let files = Files::new("formats");
     let (frames, lines): (Vec<_>, Vec<_>) = everything().into_iter().unzip();
     let config = files.write("director.yaml", CONFIG);
@@ -219,9 +221,9 @@ fn yaml_and_table_say_the_same() {
     assert_eq!(rows.last(), Some(&"19 packets: 10 tx, 7 pass, 2 drop"));
 }
 
-/// Nothing is known of the network: what stands for it is said.
+/// The network is unknown: the assumed values are reported.
 #[test]
-fn what_is_assumed_is_said() {
+fn assumptions_are_reported() {
     let files = Files::new("assumed");
     let yaml = "services: [{name: web, address: 192.0.2.10, protocol: tcp, port: 80, forward: \
                 tunnel, backends: [{address: 10.0.0.11}]}]";
@@ -239,14 +241,14 @@ fn what_is_assumed_is_said() {
 
 /// Flows idle by the capture's clock.
 #[test]
-fn the_clock_is_the_capture_s() {
+fn the_clock_is_that_of_the_capture() {
     let files = Files::new("clock");
     let config = files.write("director.yaml", format!("flows: {{tcp_closing: 1m}}\n{CONFIG}"));
     let frame = everything()[0].0.clone();
     let mut file = pcap::write(&vec![frame.clone(); 4]);
     for (at, seconds) in [0u32, 59, 118, 300].into_iter().enumerate() {
-        let place = 24 + at * (16 + frame.len());
-        file[place..place + 4].copy_from_slice(&(1_000_000 + seconds).to_le_bytes());
+        let offset = 24 + at * (16 + frame.len());
+        file[offset..offset + 4].copy_from_slice(&(1_000_000 + seconds).to_le_bytes());
     }
     let input = files.write("in.pcap", file);
     let output = simulate(&config, &input, &["--output", "json"]);
@@ -261,12 +263,12 @@ fn the_clock_is_the_capture_s() {
 }
 
 #[test]
-fn frames_that_cannot_be_judged_are_skipped_and_said() {
+fn frames_that_cannot_be_simulated_are_skipped_and_reported() {
     let files = Files::new("skipped");
     let config = files.write("director.yaml", CONFIG);
     let long = Packet::tcp("198.51.100.7:1", "192.0.2.10:80").payload(9000).frame();
     let mut file = pcap::write(&[long, everything()[0].0.clone()]);
-    // The second one was longer than what was captured of it.
+    // The second frame was captured truncated.
     let at = file.len() - everything()[0].0.len() - 4;
     file[at..at + 4].copy_from_slice(&1500u32.to_le_bytes());
     let input = files.write("in.pcap", file);
@@ -280,30 +282,30 @@ fn frames_that_cannot_be_judged_are_skipped_and_said() {
     assert!(printed.contains(r#""packet":2,"verdict":"tx""#), "{printed}");
 }
 
-/// Fails with exit code 1, having said this.
+/// Asserts exit code 1 and one error with these words.
 #[track_caller]
-fn fails(output: &Output, says: &[&str]) {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let errors = said.lines().filter(|line| line.starts_with("error: ")).count();
-    assert_eq!(errors, 1, "one error: {said}");
-    for words in says {
-        assert!(said.contains(words), "{words}: {said}");
+fn fails(output: &Output, expected: &[&str]) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let errors = stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(errors, 1, "one error: {stderr}");
+    for words in expected {
+        assert!(stderr.contains(words), "{words}: {stderr}");
     }
 }
 
 #[test]
-fn what_is_no_capture() {
+fn files_that_are_no_capture() {
     let files = Files::new("none");
     let config = files.write("director.yaml", CONFIG);
-    for (name, bytes, says) in [
+    for (name, bytes, expected) in [
         ("empty.pcap", &b""[..], "the file is empty"),
-        ("text.pcap", &b"PACKET VERDICT"[..], "this is no capture: it starts with 50 41 43 4b"),
+        ("text.pcap", &b"PACKET VERDICT"[..], "this is not a capture: it starts with 50 41 43 4b"),
         ("short.pcap", &[0xd4, 0xc3, 0xb2, 0xa1, 2, 0][..], "truncated in its header"),
     ] {
         let input = files.write(name, bytes);
         let output = simulate(&config, &input, &["--output", "json"]);
-        fails(&output, &[name, says]);
+        fails(&output, &[name, expected]);
         assert!(output.stdout.is_empty());
     }
     let mut cooked = pcap::write(&[]);
@@ -326,7 +328,7 @@ fn no_packets_at_all() {
     }
 }
 
-/// What was whole is judged, printed and written; then the truncation is an error.
+/// Complete packets are simulated, printed and written; then the truncation is an error.
 #[test]
 fn a_truncated_capture() {
     let files = Files::new("truncated");
@@ -345,7 +347,7 @@ fn a_truncated_capture() {
 }
 
 #[test]
-fn what_cannot_be_written() {
+fn unwritable_output() {
     let files = Files::new("unwritable");
     let config = files.write("director.yaml", CONFIG);
     let capture = pcap::write(&[everything()[0].0.clone()]);
@@ -361,14 +363,17 @@ fn what_cannot_be_written() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong() {
+fn an_invalid_configuration() {
     let files = Files::new("config");
     let config = files.write("director.yaml", CONFIG.replace("port: 80", "prot: 80"));
     let input = files.write("in.pcap", pcap::write(&[]));
     let output = simulate(&config, &input, &[]);
     assert_eq!(output.status.code(), Some(2));
-    let said = text(&output.stderr);
-    assert!(said.contains(r#""prot" is no key"#) && said.contains("did you mean port?"), "{said}");
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains(r#""prot" is no key"#) && stderr.contains("did you mean port?"),
+        "{stderr}"
+    );
     assert!(output.stdout.is_empty());
 }
 
@@ -378,7 +383,7 @@ fn without_privilege() {
     let config = files.write("director.yaml", CONFIG);
     let input = files.write("in.pcap", pcap::write(&[]));
     let binary = files.0.join("director");
-    fs::copy(live::binary(), &binary).expect("a copy that everybody can read");
+    fs::copy(live::binary(), &binary).expect("a world-readable copy");
     let mut command = Command::new(binary);
     command.args(["simulate", "-c"]).arg(&config).arg("--in").arg(&input).uid(65534).gid(65534);
     let output = command.output().expect("runs");

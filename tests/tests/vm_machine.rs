@@ -1,5 +1,5 @@
 //! The virtual machines that other tests rely on: they boot a stock kernel, load its tunnel
-//! drivers, run programs of the host, and say how they ended.
+//! drivers, run programs of the host, and report their exit status.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -26,7 +26,7 @@ fn a_machine_that_hangs_is_killed_and_its_console_shown() {
 }
 
 #[test]
-fn a_missing_module_or_file_is_named() {
+fn a_missing_module_or_file_is_reported() {
     let vm = Vm::new(KernelVersion::V6_1);
     let error = vm.clone().module("no_such_thing").run().unwrap_err().to_string();
     assert!(error.contains("has no module no_such_thing"), "{error}");

@@ -1,5 +1,5 @@
-//! Moving in, service by service, on a host where IPVS goes on serving the rest: what docs/moving.md
-//! says, against a stock kernel's IPVS and the real ipvsadm.
+//! Migrating service by service on a host where IPVS still serves the rest (docs/migrating.md),
+//! against a stock kernel's IPVS and the real ipvsadm.
 
 #[path = "vm/machine.rs"]
 mod machine;
@@ -18,7 +18,7 @@ use director_userspace::setup::lab::Node;
 use nix::sys::signal::Signal;
 use xtask::vm::{KernelVersion, Packages};
 
-/// What the lab is built for: what IPVS serves, in Director's words.
+/// The configuration of the lab: the services that IPVS serves.
 const LAB: &str = r#"
 interfaces: [{name: eth0}]
 services:
@@ -56,33 +56,33 @@ const RULES: &str = "\
 
 const WEB: &str = "192.0.2.10:80";
 const SHOP: &str = "192.0.2.20:80";
-/// Connections that stay open while services move.
+/// Connections that stay open while services migrate.
 const OPEN: usize = 8;
-/// An emulated machine takes its time, most of all to verify the program, which is done once.
+/// An emulated machine is slow, mostly while verifying the program, which happens once.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(150);
-/// All of it takes two minutes, of a host that has nothing else to do.
+/// The whole test takes two minutes on an idle host.
 const WHOLE: Duration = Duration::from_secs(480);
-/// IPVS adds up its counters every two seconds, on a thread that an emulated machine may keep waiting.
+/// IPVS adds up its counters every two seconds, on a thread that an emulated machine may delay.
 const COUNTING: Duration = Duration::from_secs(5);
-/// How long that may take until they show.
+/// How long it may take until the counters are updated.
 const COUNTED: Duration = Duration::from_secs(30);
 
 #[test]
-fn services_move_one_by_one_while_ipvs_serves_the_rest() {
-    let test = "services_move_one_by_one_while_ipvs_serves_the_rest";
+fn services_migrate_one_by_one_while_ipvs_serves_the_rest() {
+    let test = "services_migrate_one_by_one_while_ipvs_serves_the_rest";
     let equip = |vm: xtask::vm::Vm| {
         let packages = Packages::fetch("peers", &["ipvsadm", "nftables"]).expect("fetched");
-        // On a busy host the emulated timer may not keep up with the kernel's look at it.
+        // On a busy host the emulated timer may fail the kernel's timer check.
         let vm = vm.modules(["ip_vs", "ip_vs_mh"]).cmdline("no_timer_check").timeout(WHOLE);
         vm.program(&packages, "ipvsadm", "/host/ipvsadm").expect("there")
     };
     machine::within(KernelVersion::V6_12, test, equip, || {
-        tokio::runtime::Runtime::new().expect("a runtime").block_on(moving());
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(migrate());
     });
 }
 
-async fn moving() {
+async fn migrate() {
     let live = Live::with("moving", LAB).await;
     for name in ["b1", "b2", "b3"] {
         serve(live.node(name), name);
@@ -90,15 +90,15 @@ async fn moving() {
     let restored = ipvsadm(&live, &["-R"], RULES);
     assert!(restored.is_empty(), "{restored}");
     let daemon = live.spawn_run();
-    daemon.wait_for("running by", START);
-    looks_the_same(&live);
+    daemon.wait_for("running with", START);
+    same_listings(&live);
 
     // The dump becomes a configuration.
     let dump = live.directory().join("lvs.rules");
     fs::write(&dump, ipvsadm(&live, &["-S", "-n"], "")).expect("writable");
     let mut import = command(&["import", "ipvsadm", "--interface", "eth0"]);
     import.arg(&dump);
-    let imported = finish(import).succeeded().says(&["3 of 3 services carried over"]);
+    let imported = finish(import).succeeded().reports(&["3 of 3 services carried over"]);
     let without = |moved: &[&str]| {
         let blocks = imported.stdout.split("\n\n");
         let kept = blocks.filter(|block| !moved.iter().any(|vip| block.contains(vip)));
@@ -113,33 +113,33 @@ async fn moving() {
         ipvs_packets(&live, WEB) > 0 && ipvs_packets(&live, SHOP) > 0
     });
 
-    // One moves.
+    // The first service migrates.
     put(&live, &without(&["192.0.2.20"]), &["192.0.2.10", "192.0.2.30"]);
     thread::sleep(COUNTING);
     let before = (ipvs_packets(&live, WEB), ipvs_packets(&live, SHOP));
     let mut moved = open(&live, WEB);
     for connection in &mut shop {
-        connection.ask().expect("connections of the service that stays stay");
+        connection.request().expect("connections of the remaining service stay");
     }
     open(&live, SHOP);
     wait_until("IPVS serves the other", COUNTED, || ipvs_packets(&live, SHOP) > before.1);
     let after = ipvs_packets(&live, WEB);
-    assert_eq!(after, before.0, "IPVS sees no packet of the service that moved");
+    assert_eq!(after, before.0, "IPVS gets no packet of the migrated service");
     assert!(director_packets(&live, WEB) > 0);
     counts_connections(&live);
 
-    // What was open when it moved goes on where the ring agrees, and is reset elsewhere.
+    // Connections that were open continue where the ring agrees, and are reset elsewhere.
     let survivors = web.iter_mut().filter_map(|connection| {
         let was = connection.name.clone();
-        connection.ask().ok().map(|name| assert_eq!(name, was, "another server answers"))
+        connection.request().ok().map(|name| assert_eq!(name, was, "another server answers"))
     });
-    println!("{} of {OPEN} connections outlived the move", survivors.count());
+    println!("{} of {OPEN} connections survived the migration", survivors.count());
 
-    // The second: nothing of the first is touched.
+    // The second service migrates: the first is not affected.
     put(&live, &without(&[]), &["192.0.2.10", "192.0.2.20", "192.0.2.30"]);
     let mut moved_too = open(&live, SHOP);
     for connection in moved.iter_mut().chain(&mut moved_too) {
-        connection.ask().expect("connections of services that have moved stay");
+        connection.request().expect("connections of migrated services stay");
     }
     assert_eq!(ipvs_packets(&live, WEB), before.0);
 
@@ -148,10 +148,10 @@ async fn moving() {
     open(&live, WEB);
     open(&live, SHOP);
     for connection in moved.iter_mut().chain(&mut moved_too) {
-        connection.ask().expect("nobody misses IPVS");
+        connection.request().expect("IPVS is not needed");
     }
 
-    // And back: the director's rules are IPVS's again.
+    // Migrates back: the director's rules are exported to IPVS.
     let exported = live.director("export ipvsadm").succeeded().stdout;
     assert_eq!(sorted(&exported), sorted(RULES));
     ipvsadm(&live, &["-R"], &exported);
@@ -164,16 +164,16 @@ async fn moving() {
     });
 }
 
-/// Without traffic, `director ipvs` prints what `ipvsadm` prints, but for the size of the table and
-/// the timeouts.
-fn looks_the_same(live: &Live) {
+/// Without traffic, `director ipvs` prints what `ipvsadm` prints, except for the size of the table
+/// and the timeouts.
+fn same_listings(live: &Live) {
     for columns in ["", " --stats", " --rate", " --thresholds", " --persistent-conn"] {
         let line = format!("-Ln{columns}");
         let words: Vec<&str> = line.split(' ').collect();
         let theirs = ipvsadm(live, &words, "");
         let ours = live.director(&format!("ipvs {line}")).succeeded().stdout;
-        let behind = |text: &str| text.split_once(")\n").expect("a first line").1.to_owned();
-        assert_eq!(behind(&ours), behind(&theirs), "{line}");
+        let rows = |text: &str| text.split_once(")\n").expect("a first line").1.to_owned();
+        assert_eq!(rows(&ours), rows(&theirs), "{line}");
         let until = |text: &str| text.split_once('=').expect("a size").0.to_owned();
         assert_eq!(until(&ours), until(&theirs), "{line}");
     }
@@ -186,7 +186,7 @@ fn looks_the_same(live: &Live) {
     assert_eq!(ours, "Timeout (tcp tcpfin udp): 7500 120 300\n");
     let saved = ipvsadm(live, &["-S", "-n"], "");
     let exported = live.director("export ipvsadm").succeeded().stdout;
-    assert_eq!(sorted(&exported), sorted(&saved), "and exports what it saves");
+    assert_eq!(sorted(&exported), sorted(&saved), "export equals ipvsadm -S");
 }
 
 /// Writes the file, and waits until these are the VIPs that the daemon serves.
@@ -201,7 +201,7 @@ fn put(live: &Live, yaml: &str, vips: &[&str]) {
     });
 }
 
-/// The connections to the service that has moved are counted at its servers, and listed.
+/// The connections to the migrated service are counted at its servers, and listed.
 fn counts_connections(live: &Live) {
     let listed = live.director(&format!("ipvs -Ln -t {WEB}")).succeeded().stdout;
     let servers = listed.lines().filter(|line| line.contains("Route"));
@@ -210,7 +210,7 @@ fn counts_connections(live: &Live) {
         .map(|number| number.parse::<usize>().expect("a number"))
         .sum();
     let connections = live.director(&format!("ipvs -Lnc -t {WEB}")).succeeded();
-    let connections = connections.says(&["source is -"]).stdout;
+    let connections = connections.reports(&["source is -"]).stdout;
     let open = connections.lines().filter(|line| {
         line.starts_with("TCP") && line.contains(" ESTABLISHED -") && line.contains(WEB)
     });
@@ -225,7 +225,7 @@ fn sorted(text: &str) -> Vec<&str> {
     lines
 }
 
-/// The real ipvsadm, where IPVS works.
+/// Runs the real ipvsadm in the director's namespace.
 fn ipvsadm(live: &Live, words: &[&str], input: &str) -> String {
     let mut command = Command::new("ipvsadm");
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -233,8 +233,8 @@ fn ipvsadm(live: &Live, words: &[&str], input: &str) -> String {
     let mut child = command.spawn().expect("runs");
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("reads");
     let output = child.wait_with_output().expect("ends");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.is_empty(), "ipvsadm {words:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && stderr.is_empty(), "ipvsadm {words:?}: {stderr}");
     String::from_utf8(output.stdout).expect("ASCII")
 }
 
@@ -243,7 +243,7 @@ fn ipvs_packets(live: &Live, service: &str) -> u64 {
     packets(&ipvsadm(live, &["-Ln", "--stats", "--exact"], ""), service)
 }
 
-/// The same of Director, by its own listing.
+/// Packets that Director has forwarded, by its own listing.
 fn director_packets(live: &Live, service: &str) -> u64 {
     let listed: Finished = live.director("ipvs -Ln --stats --exact").succeeded();
     packets(&listed.stdout, service)
@@ -255,15 +255,15 @@ fn packets(listing: &str, service: &str) -> u64 {
 }
 
 /// Answers every byte with the node's name, on port 80 of all its addresses, as long as the process
-/// lives.
+/// runs.
 fn serve(node: &Node, name: &'static str) {
     let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80));
     let listener = node.run(bind).expect("enters").expect("a free port");
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             thread::spawn(move || {
-                let mut asked = [0; 1];
-                while stream.read_exact(&mut asked).is_ok() {
+                let mut request = [0; 1];
+                while stream.read_exact(&mut request).is_ok() {
                     if stream.write_all(name.as_bytes()).is_err() {
                         break;
                     }
@@ -273,15 +273,15 @@ fn serve(node: &Node, name: &'static str) {
     });
 }
 
-/// A connection that asks who is there.
+/// A connection that requests the server's name.
 struct Connection {
     stream: TcpStream,
-    /// Who answered first.
+    /// The server that answered first.
     name: String,
 }
 
 impl Connection {
-    fn ask(&mut self) -> std::io::Result<String> {
+    fn request(&mut self) -> std::io::Result<String> {
         self.stream.write_all(b"?")?;
         let mut name = [0; 2];
         self.stream.read_exact(&mut name)?;
@@ -289,7 +289,7 @@ impl Connection {
     }
 }
 
-/// Opens connections from the client, and asks once on each.
+/// Opens connections from the client, and sends one request on each.
 fn open(live: &Live, service: &str) -> Vec<Connection> {
     let address: SocketAddr = address(service);
     let connect = || {
@@ -298,7 +298,7 @@ fn open(live: &Live, service: &str) -> Vec<Connection> {
                 let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
                 stream.set_read_timeout(Some(TIMEOUT))?;
                 let mut connection = Connection { stream, name: String::new() };
-                connection.name = connection.ask()?;
+                connection.name = connection.request()?;
                 Ok(connection)
             })
             .collect::<std::io::Result<Vec<_>>>()

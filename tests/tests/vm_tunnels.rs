@@ -1,6 +1,6 @@
-//! What Director sends, against stock kernels in virtual machines: real TCP sessions go through
-//! tunnels of all four pairs, taken apart by `director realserver` and then by the kernel's own
-//! devices, and by direct routing. And those kernels' verifiers take the programs.
+//! Forwarded packets against stock kernels in virtual machines: real TCP sessions go through
+//! tunnels of all four pairs, decapsulated by `director realserver` and then by the kernel's own
+//! devices, and by direct routing. The verifiers of these kernels accept the programs.
 //!
 //! Every test boots a machine in which it runs itself again.
 
@@ -28,7 +28,7 @@ use director_userspace::{
 use nix::sys::signal::Signal;
 use xtask::vm::KernelVersion;
 
-/// Time for what takes a moment on a machine, and many on an emulated one.
+/// Time limit of steps that are fast on a real machine and slow on an emulated one.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 const CONFIG: &str = r#"
@@ -48,13 +48,14 @@ services:
 "#;
 const VIPS: &str = "192.0.2.10,2001:db8::10";
 
-/// `BPF_COMPLEXITY_LIMIT_INSNS`: what the verifier looks at before it refuses a program.
+/// `BPF_COMPLEXITY_LIMIT_INSNS`: how many instructions the verifier processes before it refuses a
+/// program.
 const VERIFIER_STEPS: u32 = 1_000_000;
 
 /// The backend kernel's tunnel devices: for IPv4 in IPv4, IPv6 in IPv4, and both in IPv6.
 const DEVICES: [&str; 3] = ["in4ip4", "in4ip6", "in6any"];
 
-/// A service, where it is, and the kernel's device that takes its tunnel apart.
+/// A service, its VIP, and the kernel's device that decapsulates its tunnel.
 struct Case {
     service: &'static str,
     vip: &'static str,
@@ -83,8 +84,8 @@ fn realserver_on_linux_6_12_accepts_every_tunnel() {
 }
 
 #[test]
-fn linux_5_10_is_too_old_and_is_told_so() {
-    let test = "linux_5_10_is_too_old_and_is_told_so";
+fn linux_5_10_is_refused_as_too_old() {
+    let test = "linux_5_10_is_refused_as_too_old";
     machine::within(
         KernelVersion::V5_10,
         test,
@@ -94,7 +95,7 @@ fn linux_5_10_is_too_old_and_is_told_so() {
             fs::write(&file, CONFIG).expect("writable");
             for verb in ["attach", "run"] {
                 let director = command(&[verb, "-c", file.to_str().expect("ASCII")]);
-                finish(director).refused(1).says(&["Linux 5.10", "too old", "needs 5.12"]);
+                finish(director).refused(1).reports(&["Linux 5.10", "too old", "needs 5.12"]);
             }
             let pins = fs::read_dir("/sys/fs/bpf").expect("mounted").count();
             assert_eq!(pins, 0, "nothing was changed");
@@ -106,28 +107,28 @@ fn block_on<T>(body: impl Future<Output = T>) {
     tokio::runtime::Runtime::new().expect("a runtime").block_on(body);
 }
 
-/// The lab's real server takes the tunnels apart.
+/// The lab's real server decapsulates the tunnels.
 async fn with_realserver() -> (Live, Daemon) {
-    verifier_is_content();
+    verifier_is_below_its_limit();
     let live = Live::with("tunnels", CONFIG).await;
     let ports = CASES.map(|case| address(case.vip).port());
     sessions::serve(live.node("b1"), &ports);
     let daemon = live.spawn_run();
-    daemon.wait_for("running by", TIMEOUT);
+    daemon.wait_for("running with", TIMEOUT);
 
-    // The daemon lives, so the next hops are those it cached.
+    // The daemon runs, so the next hops are those it cached.
     let sent = forwarded(&live);
     let in_tunnels = sum(&sent, |device| device.is_some());
-    wait_until("all are taken apart", TIMEOUT, || decapsulated(&live) >= in_tunnels);
+    wait_until("all are decapsulated", TIMEOUT, || decapsulated(&live) >= in_tunnels);
     println!("realserver accepted {in_tunnels} of {sent:?}");
-    no_complaints(&live);
+    no_receive_errors(&live);
     (live, daemon)
 }
 
-/// The same sessions again, and the backend's kernel takes the tunnels apart.
+/// The same sessions again, and the backend's kernel decapsulates the tunnels.
 async fn with_kernel_devices() {
     let (live, daemon) = with_realserver().await;
-    // Nobody refreshes next hops from here on: the program asks the kernel for them.
+    // No daemon refreshes next hops from here on: the program looks them up in the kernel.
     daemon.end(Signal::SIGKILL);
     kernel_devices(&live);
     let sent = forwarded(&live);
@@ -142,29 +143,30 @@ async fn with_kernel_devices() {
         let lost = |what: &str| what.contains("error") || what == "dropped";
         assert!(!counters.iter().any(|(what, n)| lost(what) && *n > 0), "{name}: {counters:?}");
     }
-    no_complaints(&live);
+    no_receive_errors(&live);
     live.detach();
 }
 
-/// Has the verifier look at the program for captures, the largest there is, and asserts that it is
-/// far from giving up. Verifiers differ in what they remember, so the figures do too.
-fn verifier_is_content() {
+/// Loads the program for captures, the largest one, and asserts that the verifier stays far below
+/// its limit. Verifiers differ in the state that they keep, so the figures differ too.
+fn verifier_is_below_its_limit() {
     let config = config::parse("test", CONFIG).expect("valid").config;
     let began = Instant::now();
     let desired = Desired::new(&config, &Paths::new());
-    let simulation = Simulation::new(&config, &desired).expect("the kernel takes it");
+    let simulation = Simulation::new(&config, &desired).expect("the kernel accepts it");
     let took = began.elapsed();
     let programs = loaded_programs().map(|program| program.expect("listed"));
     let steps = programs
         .filter(|program| program.name_as_str() == Some("director"))
-        .map(|program| program.verified_instruction_count().expect("known since 5.16"));
+        .map(|program| program.verified_instruction_count().expect("reported since 5.16"));
     let steps: Vec<u32> = steps.collect();
     drop(simulation);
     println!("verified in {steps:?} steps, loaded in {took:?}");
     assert!(matches!(steps[..], [steps] if steps < VERIFIER_STEPS / 2), "{steps:?}");
 }
 
-/// Holds the sessions of every case; how many packets the director forwarded for each service.
+/// Runs the sessions of every case and returns how many packets the director forwarded for each
+/// service.
 fn forwarded(live: &Live) -> BTreeMap<&'static str, u64> {
     let stats = || {
         let stats = live.json("stats");
@@ -177,7 +179,7 @@ fn forwarded(live: &Live) -> BTreeMap<&'static str, u64> {
     };
     let (before, verdicts_before) = stats();
     for case in &CASES {
-        sessions::hold(live.node("client1"), address(case.vip));
+        sessions::run(live.node("client1"), address(case.vip));
     }
     let (after, verdicts) = stats();
     let refused = |verdict: &str| verdict.starts_with("drop") || verdict.starts_with("reply");
@@ -187,16 +189,20 @@ fn forwarded(live: &Live) -> BTreeMap<&'static str, u64> {
     let least = sessions::least_packets();
     assert!(sent.values().all(|packets| *packets >= least), "under {least}: {sent:?}");
     let tx = verdicts["tx"] - verdicts_before.get("tx").unwrap_or(&0);
-    assert_eq!(tx, sent.values().sum::<u64>(), "all leave by the interface they came by: {sent:?}");
+    assert_eq!(
+        tx,
+        sent.values().sum::<u64>(),
+        "all are sent on the interface they arrived on: {sent:?}"
+    );
     sent
 }
 
-/// The packets of those cases whose device is as asked.
+/// The packets of the cases whose device is wanted.
 fn sum(sent: &BTreeMap<&str, u64>, wanted: impl Fn(Option<&str>) -> bool) -> u64 {
     CASES.iter().filter(|case| wanted(case.device)).map(|case| sent[case.service]).sum()
 }
 
-/// Has the backend's kernel take tunnels apart in the real server's place.
+/// Makes the backend's kernel decapsulate tunnels instead of the real server.
 fn kernel_devices(live: &Live) {
     let mut realserver = command(&["realserver", "--vip", VIPS, "--forward", "direct"]);
     realserver.args(["--instance", &live.lab.realserver_instance("b1")]);
@@ -218,19 +224,19 @@ fn kernel_devices(live: &Live) {
     }
 }
 
-/// Packets that the real server took out of tunnels.
+/// Packets that the real server has decapsulated.
 fn decapsulated(live: &Live) -> u64 {
     let mut status = command(&["realserver", "--status", "--output", "json"]);
     status.args(["--instance", &live.lab.realserver_instance("b1")]);
     live.node("b1").place(&mut status).expect("placed");
     let packets = &finish(status).succeeded().json()["decapsulation"]["packets"];
-    for (what, count) in packets.as_object().expect("by what became of them") {
+    for (what, count) in packets.as_object().expect("by result") {
         assert!(what == "decapsulated" || count == 0, "{packets}");
     }
     packets["decapsulated"].as_u64().expect("a number")
 }
 
-/// iproute2 on the backend.
+/// Runs iproute2 on the backend.
 fn ip_on_backend(live: &Live, arguments: &[&str]) -> String {
     let mut ip = Command::new("ip");
     ip.args(arguments);
@@ -238,7 +244,7 @@ fn ip_on_backend(live: &Live, arguments: &[&str]) -> String {
     finish(ip).succeeded().stdout
 }
 
-/// What a device of the backend has received.
+/// Receive counters of a device of the backend.
 fn device_counters(live: &Live, device: &str) -> BTreeMap<String, u64> {
     let shown = ip_on_backend(live, &["-json", "-statistics", "link", "show", "dev", device]);
     let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
@@ -247,16 +253,16 @@ fn device_counters(live: &Live, device: &str) -> BTreeMap<String, u64> {
     counters.unwrap_or_else(|error| panic!("{device}: {error}: {shown}"))
 }
 
-/// Neither end of the sessions found anything wrong with what it got.
-fn no_complaints(live: &Live) {
+/// Asserts that neither end of the sessions has counted receive errors.
+fn no_receive_errors(live: &Live) {
     for node in ["b1", "client1"] {
-        assert_eq!(complaints(live, node), BTreeMap::new(), "{node}");
+        assert_eq!(receive_errors(live, node), BTreeMap::new(), "{node}");
     }
 }
 
-/// What the IP and TCP of a node found wrong with packets that it received: counters above 0.
-fn complaints(live: &Live, node: &str) -> BTreeMap<String, u64> {
-    // Of the thread, since that is what is in the node's namespace.
+/// Receive error counters of IP and TCP on a node that are above 0.
+fn receive_errors(live: &Live, node: &str) -> BTreeMap<String, u64> {
+    // Of the thread, since only the thread is in the node's namespace.
     let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect(file);
     let files = live.node(node).run(|| ["snmp", "netstat", "snmp6"].map(read)).expect("enters");
     let mut counters = BTreeMap::new();

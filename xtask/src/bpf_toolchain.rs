@@ -1,7 +1,7 @@
-//! Finds what can compile `director-ebpf`, and phrases the command that does.
+//! Finds a toolchain that can compile `director-ebpf`, and builds the command for it.
 //!
 //! Shared by `director-userspace/build.rs` (through `#[path]`) and xtask, so it uses the standard
-//! library only. `probe` looks at the machine, `choose` decides; only `choose` has rules in it.
+//! library only. `probe` inspects the machine, `choose` decides; only `choose` contains rules.
 
 use std::{
     env,
@@ -15,9 +15,9 @@ use std::{
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// The cargo profile of `director-ebpf`, defined in the root manifest.
 pub(crate) const PROFILE: &str = "bpf";
-/// One more argument for bpf-linker, to look into a program: `--dump-module=DIR`, for example.
+/// One more argument for bpf-linker, to inspect a program: `--dump-module=DIR`, for example.
 pub(crate) const LINK_ARG: &str = "DIRECTOR_BPF_LINK_ARG";
-/// What to do when nothing is found, said the same everywhere.
+/// The hint if nothing is found, the same everywhere.
 pub(crate) const HINT: &str = "run `cargo xtask setup`";
 
 /// A compiler and its cargo, with the sources of the standard library beside them.
@@ -33,7 +33,7 @@ pub(crate) struct Toolchain {
     pub(crate) llvm: u32,
 }
 
-/// A `bpf-linker` and what is known of its LLVM.
+/// A `bpf-linker` and the version of its LLVM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Linker {
     /// Absolute path of the binary.
@@ -42,7 +42,7 @@ pub(crate) struct Linker {
     pub(crate) llvm: Option<u32>,
 }
 
-/// What a look at the machine found.
+/// What was found on the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// Toolchains that have the standard library's source.
@@ -74,7 +74,7 @@ pub(crate) enum Missing {
     LinkerTooOld {
         /// The toolchain that would be used.
         toolchain: Toolchain,
-        /// The LLVM of the linker at hand.
+        /// The LLVM of the linker found.
         linker_llvm: u32,
     },
 }
@@ -97,7 +97,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Picks the first toolchain, nightlies before the others, that a linker at hand can serve.
+/// Picks the first toolchain, nightlies before the others, that one of the linkers supports.
 ///
 /// # Errors
 ///
@@ -106,8 +106,8 @@ pub(crate) fn choose(facts: &Facts) -> Result<Choice, Missing> {
     let mut toolchains: Vec<&Toolchain> = facts.toolchains.iter().collect();
     toolchains.sort_by_key(|toolchain| !toolchain.name.starts_with("nightly"));
     for toolchain in &toolchains {
-        // A linker reads bitcode of its own LLVM and older. One that the user put on PATH says
-        // nothing about its LLVM and is trusted.
+        // A linker reads bitcode of its own LLVM and older. The LLVM of one that the user put on
+        // PATH is unknown; it is trusted.
         let fits = |linker: &&Linker| linker.llvm.is_none_or(|llvm| llvm >= toolchain.llvm);
         if let Some(linker) = facts.linkers.iter().find(fits) {
             return Ok(Choice { toolchain: (*toolchain).clone(), linker: linker.clone() });
@@ -121,12 +121,12 @@ pub(crate) fn choose(facts: &Facts) -> Result<Choice, Missing> {
     })
 }
 
-/// Where the project keeps the tools that it builds for itself.
+/// The directory of the tools that the project builds for itself.
 pub(crate) fn tools_dir(workspace: &Path) -> PathBuf {
     workspace.join("target/tools")
 }
 
-/// Where the XDP programs are built.
+/// The directory in which the XDP programs are built.
 pub(crate) fn target_dir(workspace: &Path) -> PathBuf {
     workspace.join("target/ebpf")
 }
@@ -134,7 +134,7 @@ pub(crate) fn target_dir(workspace: &Path) -> PathBuf {
 /// The name of the toolchain in /usr/bin.
 pub(crate) const SYSTEM: &str = "system";
 
-/// The file that tells which LLVM the linker in [`tools_dir`] was built with.
+/// The file with the LLVM version that the linker in [`tools_dir`] was built with.
 pub(crate) fn linker_llvm_file(workspace: &Path) -> PathBuf {
     tools_dir(workspace).join("bpf-linker.llvm")
 }
@@ -158,7 +158,7 @@ pub(crate) fn probe(workspace: &Path) -> Facts {
 
     let own = tools_dir(workspace).join("bin/bpf-linker");
     // It is linked with the system's LLVM, which may have been removed since.
-    let own = answers(&own).then(|| Linker {
+    let own = can_run(&own).then(|| Linker {
         path: own,
         llvm: fs::read_to_string(linker_llvm_file(workspace))
             .ok()
@@ -176,7 +176,7 @@ fn find_on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Whether a program can be started.
-fn answers(program: &Path) -> bool {
+fn can_run(program: &Path) -> bool {
     let output = Command::new(program).arg("--version").output();
     output.is_ok_and(|output| output.status.success())
 }
@@ -211,7 +211,7 @@ impl Choice {
 
     /// Sets a cargo (or cargo-clippy) command up for the BPF target.
     pub(crate) fn prepare(&self, cargo: &mut Command, workspace: &Path) {
-        // The outer cargo (or clippy, or rustup) speaks to its own compiler through these.
+        // The outer cargo (or clippy, or rustup) passes these to its own compiler.
         for (key, _) in env::vars_os() {
             if is_outer(&key) {
                 cargo.env_remove(key);
@@ -220,9 +220,9 @@ impl Choice {
         let mut rustflags: Vec<String> = vec![
             // v3: 32-bit instructions, and atomics that return the old value. Kernel 5.12.
             "-Ctarget-cpu=v3".into(),
-            // Headers lie at odd offsets; without this every field is read byte by byte. The kernel
-            // takes such loads where the machine does (x86_64, arm64). Said to the linker, which
-            // generates the code, since rustc warns of features that it does not know.
+            // Headers are at unaligned offsets; without this every field is read byte by byte. The
+            // kernel accepts such loads where the machine does (x86_64, arm64). Passed to the
+            // linker, which generates the code, since rustc warns of unknown features.
             "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into(),
             format!("-Clinker={}", self.linker.path.display()),
             "-Clink-arg=--btf".into(),
@@ -233,7 +233,7 @@ impl Choice {
         cargo
             .current_dir(workspace)
             .env("RUSTC", &self.toolchain.rustc)
-            // build-std is unstable; a stable compiler allows it only so.
+            // build-std is unstable; a stable compiler allows it only with this.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
             .args(["--profile", PROFILE, "-Zbuild-std=core", "--target", TARGET])
@@ -245,7 +245,7 @@ impl Choice {
 /// Whether an environment variable belongs to the cargo that runs this code.
 fn is_outer(key: &OsString) -> bool {
     let Some(key) = key.to_str() else { return false };
-    // Where registries and credentials are, and what the user chose about the network, stay.
+    // The location of registries and credentials, and the user's network settings, are kept.
     let kept = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_TERM_"];
     (key.starts_with("CARGO") && !kept.iter().any(|prefix| key.starts_with(prefix)))
         || key.starts_with("RUSTC")

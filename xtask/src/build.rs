@@ -9,8 +9,8 @@ use crate::{
     sh, workspace,
 };
 
-/// Builds `director` without optimising what packets never meet, and returns where it is: in half the
-/// time, and tests need the same. The XDP programs are those of a release.
+/// Builds `director` with unoptimised userspace code and returns its path: it takes half the time,
+/// and tests need the same build. The XDP programs are those of a release.
 ///
 /// # Errors
 ///
@@ -20,7 +20,7 @@ pub fn unoptimised() -> Result<PathBuf> {
     Ok(workspace::root().join("target/debug/director"))
 }
 
-/// Builds the release binary and returns where it is.
+/// Builds the release binary and returns its path.
 ///
 /// # Errors
 ///

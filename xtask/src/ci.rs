@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what has to hold before a change goes in.
+//! `cargo xtask ci`: the checks that a change must pass.
 
 use std::{
     env,
@@ -30,7 +30,7 @@ pub fn verb() -> Result<()> {
     format(true)?;
     lint()?;
     dependencies()?;
-    // Processes of their own, as a developer types it.
+    // Separate processes, as a developer runs them.
     let xtask = env::current_exe().context("cannot find this program")?;
     for verb in ["demo", "test"] {
         step(verb);
@@ -123,7 +123,7 @@ fn cargo_deny() -> Result<PathBuf> {
     Ok(own)
 }
 
-/// Downloads the advisory database; whether it is there.
+/// Downloads the advisory database and returns whether that succeeded.
 fn fetch_advisories(deny: &Path) -> Result<bool> {
     let progress = Progress::start("fetching the advisory database");
     let mut fetch = Command::new(deny);

@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: real clients reach real web servers through a director, and a backend is
-//! taken out meanwhile.
+//! removed meanwhile.
 //!
-//! `lab` builds the network and starts what runs in it, `load` is its clients, `screen` shows
-//! them, `verdict` judges.
+//! `lab` builds the network and starts its processes, `load` is its clients, `screen` shows them,
+//! `verdict` evaluates the results.
 
 mod counters;
 mod interrupt;
@@ -48,13 +48,13 @@ const AFTER_TIME: Duration = Duration::from_secs(3);
 /// How long the director may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Builds `director` unless it is `built`, and plays. `yes`: installs what is missing without
-/// asking.
+/// Builds `director` unless it is `built`, and runs the demo. `yes`: installs what is missing
+/// without asking.
 ///
 /// # Errors
 ///
-/// Something cannot be built or started. That the director did not do what it should is no error:
-/// then the exit code is 1. After a signal it is 128 and the signal's number.
+/// Something cannot be built or started. A failed check is no error: then the exit code is 1. After
+/// a signal it is 128 and the signal's number.
 pub fn verb(yes: bool, built: Option<PathBuf>) -> Result<ExitCode> {
     let binary = match built {
         Some(binary) => binary,
@@ -80,17 +80,17 @@ pub fn verb(yes: bool, built: Option<PathBuf>) -> Result<ExitCode> {
     }
 }
 
-/// Goes on as root. The build was this user's, so that its files are too.
+/// Continues as root. The build ran as this user, who owns its files.
 fn become_root(binary: &Path) -> Result<ExitCode> {
     let xtask = env::current_exe().context("cannot find this program")?;
     let mut command = sh::as_root(xtask)?;
-    eprintln!("network namespaces and XDP take root: going on through sudo");
+    eprintln!("network namespaces and XDP need root: continuing through sudo");
     // Returns only if it fails.
     let error = command.args(["demo", "--built"]).arg(binary).exec();
     Err(error).context("cannot run sudo")
 }
 
-/// From the lab to the summary; whether everything was as it should be.
+/// Runs the demo, from the lab to the summary, and returns whether all checks passed.
 fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
     let started = Instant::now();
     let services = scene::services();
@@ -114,9 +114,9 @@ fn perform(binary: PathBuf, interrupt: &Interrupt) -> Result<bool> {
 
     let passed = checks.iter().all(|check| check.passed);
     let rows = checks.iter().map(|check| format!("  {}  {}\n", mark(check.passed), check.what));
-    let summary = if passed { "all as it should be" } else { "something was off" };
+    let summary = if passed { "all checks passed" } else { "a check failed" };
     let seconds = started.elapsed().as_secs_f64();
-    screen::say(&format!("\n{}\n{summary} in {seconds:.1} s", rows.collect::<String>()));
+    screen::print_line(&format!("\n{}\n{summary} in {seconds:.1} s", rows.collect::<String>()));
     Ok(passed)
 }
 
@@ -140,23 +140,23 @@ fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Ve
 
     let load = Load::start(lab.name(), services)?;
     let mut show = Show::new(lab, &load, services, interrupt);
-    let title = format!("{} clients ask, each time from another port", load::CLIENTS);
+    let title = format!("{} clients send requests, each from another port", load::CLIENTS);
     show.begin(Phase::Steady, title)?;
     show.run(|now| now.elapsed >= STEADY_TIME && now.answered >= STEADY_REQUESTS)?;
 
-    // Downloads that are under way when their backend goes.
+    // Downloads that are in progress when their backend is removed.
     for service in 0..services.len() {
         show.follow(Transfer::through(show.lab.name(), services, service, REMOVED)?);
     }
     show.keep()?;
     load.set_phase(Phase::Changing);
     let deleted = scene::deleted_lines(services, REMOVED).join("\n-");
-    screen::say(&format!("\nWhile they ask, {REMOVED} is deleted from the YAML:\n-{deleted}"));
-    let asked = Instant::now();
+    screen::print_line(&format!("\nMeanwhile {REMOVED} is deleted from the YAML:\n-{deleted}"));
+    let changed_at = Instant::now();
     show.lab.configure(services, Some(REMOVED))?;
     show.wait_for_removal()?;
     load.set_phase(Phase::After);
-    screen::say(&format!("In effect after {:.1} s.", asked.elapsed().as_secs_f64()));
+    screen::print_line(&format!("In effect after {:.1} s.", changed_at.elapsed().as_secs_f64()));
     show.begin(Phase::After, format!("Since then, without {REMOVED}"))?;
     show.run(|now| {
         now.elapsed >= AFTER_TIME && now.answered >= AFTER_REQUESTS && now.transfers_are_over
@@ -165,20 +165,20 @@ fn play(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) -> Result<Ve
 
     let transfers = show.end();
     let tally = load.finish();
-    let counters = Counters::read(&lab.look("stats")?, services)?;
+    let counters = Counters::read(&lab.query("stats")?, services)?;
     let mut checks = verdict::requests(services, &tally, &counters);
-    checks.extend(transfers.into_iter().map(|transfer| judge(transfer, services)));
+    checks.extend(transfers.into_iter().map(|transfer| check_transfer(transfer, services)));
     Ok(checks)
 }
 
-/// Whether a download through the removed backend came to its end.
-fn judge(mut transfer: Transfer, services: &[Service]) -> Check {
+/// Whether a download through the removed backend was completed.
+fn check_transfer(mut transfer: Transfer, services: &[Service]) -> Check {
     let service = services[transfer.service].name;
     match transfer.outcome() {
         Ok(()) => {
             let kib = thousands(servers::large_file_len() / 1024);
             let text =
-                format!("{service}: the download through {REMOVED} went on to its end, {kib} KiB");
+                format!("{service}: the download through {REMOVED} was completed, {kib} KiB");
             Check::new(true, text)
         }
         Err(error) => {
@@ -196,7 +196,7 @@ fn wait_for_answers(lab: &mut Lab, services: &[Service], interrupt: &Interrupt) 
             lab.check()?;
             ensure!(
                 Instant::now() < deadline,
-                "{} does not answer within {} s; the director said:\n{}",
+                "{} does not answer within {} s; the director's log:\n{}",
                 service.url("/"),
                 START_TIMEOUT.as_secs(),
                 lab.log()

@@ -1,4 +1,4 @@
-//! What stands behind `cargo xtask`: one module per verb, and the machinery that they share.
+//! The implementation of `cargo xtask`: one module per verb, and what they share.
 //!
 //! The tests crate uses [`vm`] too, so nothing here may depend on the crates under test.
 

@@ -50,11 +50,11 @@ enum Verb {
     /// Measure Director beside other programs; `bench --help` lists the parts
     #[command(disable_help_flag = true)]
     Bench {
-        /// What the rig is told
+        /// Arguments of the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<std::ffi::OsString>,
     },
-    /// Run the tests; those of the tests crate as root, through sudo if need be
+    /// Run the tests; those of the tests crate as root, through sudo if necessary
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
@@ -66,7 +66,7 @@ enum Verb {
     Fmt,
     /// Run clippy on every crate, warnings denied
     Lint,
-    /// Everything that must hold before a change goes in
+    /// All checks that a change must pass
     Ci,
     /// Run a shell script in a virtual machine with a stock Debian kernel
     Vm(VmArgs),

@@ -1,5 +1,4 @@
-//! Says that something long is still going on: a spinner on a terminal, a line now and then
-//! elsewhere.
+//! Shows the progress of a long step: a spinner on a terminal, a line every 15 s elsewhere.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -11,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nothing is shown for what is done sooner.
+/// Steps that end sooner are not shown.
 const QUIET: Duration = Duration::from_secs(2);
 const FRAMES: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
 
@@ -25,7 +24,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts to show `what`, with the time that passes.
+    /// Starts to show `what`, with the elapsed time.
     pub(crate) fn start(what: &str) -> Self {
         let (stop, stopped) = mpsc::channel::<()>();
         let what: Arc<str> = what.into();
@@ -59,7 +58,7 @@ impl Progress {
         Self { stop: Some(stop), thread: Some(thread), what, started }
     }
 
-    /// Ends the display and says that it is done, and how long it took.
+    /// Ends the display and prints that the step is done, and how long it took.
     pub(crate) fn done(mut self) {
         self.end();
         eprintln!("✓ {} ({:.1} s)", self.what, self.started.elapsed().as_secs_f64());

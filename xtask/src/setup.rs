@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: finds a way to build eBPF and installs what a verb needs.
+//! `cargo xtask setup`: finds a toolchain for eBPF and installs what a verb needs.
 //!
-//! `facts` looks at the machine, `plan` decides what to do, `ensure` has it done.
+//! `facts` inspects the machine, `plan` decides what to do, `ensure` does it.
 
 mod plan;
 
@@ -24,15 +24,15 @@ use crate::{
     workspace,
 };
 
-/// The version of bpf-linker that this code was tried with.
+/// The version of bpf-linker that this code was tested with.
 const LINKER_VERSION: &str = "0.13.0";
 
 /// Makes `needs` available, asking before anything is installed unless `yes`, CI, or no terminal.
 ///
 /// # Errors
 ///
-/// The user declined, an installation failed, or there is no way that this program knows; the
-/// message then says what to install by hand.
+/// The user declined, an installation failed, or this program has no method for it; the message
+/// then lists what to install manually.
 pub fn ensure(needs: &[Need], yes: bool) -> Result<()> {
     install_missing(needs, yes)?;
     if needs.contains(&Need::Vm) {
@@ -47,8 +47,8 @@ fn install_missing(needs: &[Need], yes: bool) -> Result<()> {
         return Ok(());
     }
     if plan.manual.is_some() && sh::find("apt-get").is_some() {
-        // A fresh machine often has apt without package lists. If they cannot be had, the advice
-        // below is the answer.
+        // A fresh machine often has apt without package lists. If they cannot be fetched, the
+        // advice below applies.
         let _ = refresh_lists();
         plan = plan::plan(needs, &facts(needs, true)?);
     }
@@ -81,9 +81,9 @@ pub(crate) fn bpf() -> Result<Choice> {
     found.map_err(|missing| anyhow::anyhow!("{missing}; {}", bpf_toolchain::HINT))
 }
 
-/// Looks at what `needs` depend on. apt is asked only where something is missing, as that takes
-/// time; `ask_apt` asks in any case.
-fn facts(needs: &[Need], ask_apt: bool) -> Result<Facts> {
+/// Finds out what `needs` depend on. apt is queried only if something is missing, as that takes
+/// time; `query_apt` queries it in any case.
+fn facts(needs: &[Need], query_apt: bool) -> Result<Facts> {
     let bpf = bpf_toolchain::probe(&workspace::root());
     let commands: BTreeSet<&'static str> = plan::tools(needs)
         .map(|tool| tool.command)
@@ -93,8 +93,8 @@ fn facts(needs: &[Need], ask_apt: bool) -> Result<Facts> {
     let llvm_prefixes = llvm_prefixes();
     let mut facts = Facts { bpf, commands, llvm_prefixes, apt: None, system_clippy };
     let incomplete = !plan::plan(needs, &facts).is_done() || plan::wants_clippy(needs, &facts);
-    if sh::find("apt-cache").is_some() && (ask_apt || incomplete) {
-        facts.apt = Some(ask(needs)?);
+    if sh::find("apt-cache").is_some() && (query_apt || incomplete) {
+        facts.apt = Some(apt_facts(needs)?);
     }
     Ok(facts)
 }
@@ -109,29 +109,29 @@ fn llvm_prefix(llvm: u32) -> PathBuf {
 }
 
 /// Which packages apt can install, and which LLVM its compiler has.
-fn ask(needs: &[Need]) -> Result<Apt> {
+fn apt_facts(needs: &[Need]) -> Result<Apt> {
     let mut names: Vec<String> = plan::DEBIAN_PAIR.map(str::to_owned).to_vec();
     names.push(plan::DEBIAN_CLIPPY.to_owned());
     names.extend(LINKER_LLVM.flat_map(plan::llvm_packages));
     names.extend(plan::tools(needs).map(|tool| tool.package.to_owned()));
     let policy = sh::read(Command::new("apt-cache").arg("policy").args(&names))?;
-    let (known, installed) = plan::read_policy(&policy);
+    let (available, installed) = plan::read_policy(&policy);
     let mut rustc_llvm = None;
-    if known.contains("rustc-web") {
+    if available.contains("rustc-web") {
         let args = ["depends", "--recurse", "--important", "--no-suggests", "rustc-web"];
         rustc_llvm = plan::llvm_of(&sh::read(Command::new("apt-cache").args(args))?);
     }
-    Ok(Apt { known, installed, rustc_llvm })
+    Ok(Apt { available, installed, rustc_llvm })
 }
 
-/// Shows the plan and asks.
+/// Shows the plan and asks for consent.
 fn consent(plan: &Plan, yes: bool) -> Result<()> {
     eprintln!("Missing, and about to be installed:\n{plan}");
     let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
     if yes || env::var_os("CI").is_some() || !interactive {
         return Ok(());
     }
-    eprint!("Go on? [Y/n] ");
+    eprint!("Continue? [Y/n] ");
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
@@ -185,9 +185,9 @@ fn build_linker(linker: &Linker) -> Result<()> {
         .arg("--root")
         .arg(&tools);
     sh::run_quietly(&format!("building bpf-linker for LLVM {}", linker.llvm), &mut cargo)?;
-    let note = bpf_toolchain::linker_llvm_file(&root);
-    fs::write(&note, format!("{}\n", linker.llvm))
-        .with_context(|| format!("cannot write {}", note.display()))?;
+    let file = bpf_toolchain::linker_llvm_file(&root);
+    fs::write(&file, format!("{}\n", linker.llvm))
+        .with_context(|| format!("cannot write {}", file.display()))?;
     // Best effort: it is only disk space.
     let _ = fs::remove_dir_all(&build_dir);
     Ok(())

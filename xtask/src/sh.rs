@@ -23,12 +23,12 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// Whether this process may do everything.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// `program`, run as root: as it is, or through sudo.
+/// `program`, run as root: directly, or through sudo.
 ///
 /// # Errors
 ///
@@ -98,7 +98,7 @@ pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What `command` prints.
+/// The standard output of `command`.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A command as one would type it.
+/// A command as typed in a shell.
 pub(crate) fn show(command: &Command) -> String {
     let mut text = Path::new(command.get_program())
         .file_name()
@@ -123,7 +123,7 @@ pub(crate) fn show(command: &Command) -> String {
         .to_string_lossy()
         .into_owned();
     for arg in command.get_args().map(OsStr::to_string_lossy) {
-        // Whole scripts would bury the message.
+        // Whole scripts would hide the message.
         let arg = if arg.contains('\n') { "..." } else { &arg };
         let _ = write!(text, " {arg}");
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test there is, with one summary line for all test binaries.
+//! `cargo xtask test`: all tests, with one summary line for all test binaries.
 
 mod tally;
 
@@ -17,7 +17,7 @@ use crate::{
     sh,
 };
 
-/// The crate whose tests want root.
+/// The crate whose tests need root.
 const ROOT_CRATE: &str = "director-tests";
 /// The crate that only compiles for the BPF target.
 const BPF_CRATE: &str = "director-ebpf";
@@ -41,7 +41,7 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
     let mut tally = Tally::default();
     let mut built = true;
     if package == Some(ROOT_CRATE) {
-        // Its tests run the program, which is another package's and might be an old one.
+        // Its tests run the program, which belongs to another package and might be outdated.
         sh::run(sh::cargo().args(["build", "--package", "director-userspace"]))?;
     }
     if package != Some(ROOT_CRATE) {
@@ -54,7 +54,7 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
         built &= run(&mut cargo, filter, &mut tally)?;
     }
     if with_root_crate {
-        // What they upgrade to.
+        // The build that they upgrade to.
         sh::run(sh::cargo().args(NEXT_BUILD))?;
         let mut cargo = sh::cargo();
         cargo.args(["test", "--no-fail-fast", "--package", ROOT_CRATE]);
@@ -69,7 +69,7 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
     for name in &tally.failures {
         println!("failed: {name}");
     }
-    let complaint = if !built && tally.failed == 0 {
+    let error = if !built && tally.failed == 0 {
         Some("cargo test failed without a failed test: see above")
     } else if tally.is_empty() {
         Some("no test ran")
@@ -79,7 +79,7 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
         None
     };
     println!("{tally}");
-    match complaint {
+    match error {
         Some(text) => bail!("{text}"),
         None => Ok(()),
     }

@@ -2,7 +2,7 @@
 //! tunnel devices, IPVS, older verifiers.
 //!
 //! A machine is a kernel, an initramfs made of busybox and the files given, and a shell script. It
-//! is emulated (no KVM needed), boots in seconds, and is gone when the script ends:
+//! is emulated (no KVM needed), boots in seconds, and ends with the script:
 //!
 //! ```no_run
 //! use xtask::vm::{KernelVersion, Vm};
@@ -47,11 +47,11 @@ const STATUS_MARK: &str = "@@director-vm-status ";
 /// Precedes what the script prints.
 const BEGIN_MARK: &str = "@@director-vm-begin";
 
-/// Everything that QEMU can emulate, but for the 16-byte compare-and-swap: under QEMU 7.2 a trap
-/// that falls on it crashes the kernel's allocator (seen with 6.12: double fault in `__kmalloc`).
+/// Everything that QEMU can emulate, except the 16-byte compare-and-swap: under QEMU 7.2 a trap on
+/// it crashes the kernel's allocator (seen with 6.12: double fault in `__kmalloc`).
 const CPU: &str = "max,cx16=off";
 
-/// A machine to be run.
+/// A machine to run.
 #[derive(Clone, Debug)]
 pub struct Vm {
     kernel: KernelVersion,
@@ -81,10 +81,10 @@ pub fn prepare(version: KernelVersion) -> Result<()> {
     Ok(())
 }
 
-/// What a machine did.
+/// The result of a machine.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// What the script, and the kernel meanwhile, printed; lines end in `\n`.
+    /// The output of the script, and of the kernel meanwhile; lines end in `\n`.
     pub text: String,
     /// The script's exit status.
     pub status: i32,
@@ -93,7 +93,7 @@ pub struct Output {
 }
 
 impl Vm {
-    /// Two CPUs, 1 GiB, one minute.
+    /// A machine with two CPUs, 1 GiB of memory, and one minute.
     pub fn new(kernel: KernelVersion) -> Self {
         Self {
             kernel,
@@ -125,7 +125,7 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// There is none of this name.
+    /// There is no program of this name.
     pub fn program(
         mut self,
         packages: &Packages,
@@ -138,7 +138,7 @@ impl Vm {
     }
 
     /// Boots an installed system instead of busybox alone: its init starts, and the script runs as
-    /// a unit of it. What the machine writes to its disk is gone with it.
+    /// a unit of it. What the machine writes to its disk is discarded.
     #[must_use]
     pub fn system(mut self, system: &System) -> Self {
         let drive = format!("file={},format=raw,if=virtio,snapshot=on", system.image().display());
@@ -161,7 +161,7 @@ impl Vm {
         self
     }
 
-    /// Appends to what `sh -e` runs.
+    /// Appends to the script, which `sh -e` runs.
     #[must_use]
     pub fn script(mut self, script: impl AsRef<str>) -> Self {
         self.script.push_str(script.as_ref());
@@ -204,8 +204,8 @@ impl Vm {
         self
     }
 
-    /// Makes guest time count instructions, one nanosecond each, on one CPU: figures then repeat
-    /// and can be compared, while emulated time is noise.
+    /// Makes guest time count instructions, one nanosecond each, on one CPU: figures are then
+    /// reproducible and comparable, while emulated time is noise.
     #[must_use]
     pub fn count_instructions(mut self) -> Self {
         self.cpus = 1;
@@ -228,7 +228,7 @@ impl Vm {
         self
     }
 
-    /// Fetches the kernel if it is not there, boots, runs the script, and powers off.
+    /// Fetches the kernel if it is missing, boots, runs the script, and powers off.
     ///
     /// # Errors
     ///
@@ -260,16 +260,16 @@ impl Vm {
         let started = Instant::now();
         let child =
             command.spawn().with_context(|| format!("cannot run {}", sh::show(&command)))?;
-        let tell = |line: &str| {
+        let forward = |line: &str| {
             if self.echo {
                 eprint!("{line}");
             }
             if let Some(listener) = &self.listener {
-                // Nobody has to listen to the end.
+                // The receiver may be gone before the end.
                 let _ = listener.send(line.trim_end().to_owned());
             }
         };
-        let console = Console::follow(child, started + self.timeout, tell)?;
+        let console = Console::follow(child, started + self.timeout, forward)?;
         let elapsed = started.elapsed();
         if console.timed_out {
             let text = console.text;
@@ -300,7 +300,7 @@ fn parse(console: &str) -> Option<(String, i32)> {
     Some((text.trim_start_matches('\n').to_owned(), status))
 }
 
-/// What came out of a machine.
+/// The console output of a machine.
 struct Console {
     text: String,
     timed_out: bool,
@@ -308,7 +308,7 @@ struct Console {
 
 impl Console {
     /// Collects the console and QEMU's own messages until the machine ends or `deadline` passes.
-    fn follow(mut child: Child, deadline: Instant, tell: impl Fn(&str)) -> Result<Self> {
+    fn follow(mut child: Child, deadline: Instant, forward: impl Fn(&str)) -> Result<Self> {
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().context("QEMU's console is not piped")?;
         let stderr = child.stderr.take().context("QEMU's messages are not piped")?;
@@ -332,7 +332,7 @@ impl Console {
         loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    tell(&line);
+                    forward(&line);
                     console.text.push_str(&line);
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -348,7 +348,7 @@ impl Console {
     }
 }
 
-/// A directory for one run, removed with it.
+/// A directory for one run, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_s_output_and_status_are_cut_out() {
+    fn the_scripts_output_and_status_are_extracted() {
         let console = format!("boot\n{BEGIN_MARK}\none\ntwo\n{STATUS_MARK}3\nreboot: Power down\n");
         assert_eq!(parse(&console), Some(("one\ntwo\n".to_owned(), 3)));
     }

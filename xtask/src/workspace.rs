@@ -1,4 +1,4 @@
-//! Where things are.
+//! Paths of the workspace.
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,12 @@ pub fn root() -> PathBuf {
     manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
 }
 
-/// Where the project keeps the tools that it builds for itself.
+/// The directory of the tools that the project builds for itself.
 pub fn tools() -> PathBuf {
     crate::bpf_toolchain::tools_dir(&root())
 }
 
-/// Where kernels and images for virtual machines are.
+/// The directory of kernels and images for virtual machines.
 pub fn vm() -> PathBuf {
     root().join("target/vm")
 }

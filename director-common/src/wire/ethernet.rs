@@ -13,13 +13,13 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// Tag protocol id of a service VLAN tag (802.1ad).
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
-/// The 48 bits that a MAC address takes of a word.
+/// The 48 bits of a word that hold a MAC address.
 pub const MAC_MASK: u64 = (1 << 48) - 1;
 /// The 12 bits of a tag control field that name the VLAN.
 pub const VLAN_ID_MASK: u16 = 0x0fff;
 
-/// An Ethernet II header. Words and not byte arrays: the program writes one for every packet, and
-/// LLVM takes twelve bytes of two addresses apart one by one.
+/// An Ethernet II header. Words instead of byte arrays: the program writes one for every packet,
+/// and LLVM copies twelve bytes of two addresses one by one.
 #[repr(C, packed)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EthernetHeader {
@@ -35,7 +35,7 @@ pub struct EthernetHeader {
 unsafe impl Header for EthernetHeader {}
 
 impl EthernetHeader {
-    /// A header of these fields: MACs as [`mac_to_u64`] makes them, `ethertype` in host order.
+    /// A header of these fields: MACs as [`mac_to_u64`] returns them, `ethertype` in host order.
     #[inline(always)]
     pub const fn new(destination: u64, source: u64, ethertype: u16) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl EthernetHeader {
         }
     }
 
-    /// Destination MAC, as [`mac_to_u64`] makes it.
+    /// Destination MAC, as [`mac_to_u64`] returns it.
     #[inline(always)]
     pub const fn destination(&self) -> u64 {
         u64::from_le(self.first) & MAC_MASK
@@ -101,7 +101,7 @@ pub const fn mac_to_u64(mac: Mac) -> u64 {
     u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0])
 }
 
-/// The inverse of [`mac_to_u64`]; the upper 16 bits are not looked at.
+/// The inverse of [`mac_to_u64`]; the upper 16 bits are ignored.
 #[inline(always)]
 pub const fn mac_from_u64(bits: u64) -> Mac {
     let b = bits.to_le_bytes();
@@ -113,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mac_survives_the_number_and_back() {
+    fn mac_round_trips_through_u64() {
         let mac = [0x02, 0x11, 0x22, 0x33, 0x44, 0xfe];
         assert_eq!(mac_from_u64(mac_to_u64(mac)), mac);
         assert_eq!(mac_from_u64(mac_to_u64(mac) | 0xffff << 48), mac);
     }
 
     #[test]
-    fn fields_lie_where_802_1q_puts_them() {
+    fn fields_have_their_802_1q_offsets() {
         let (to, from) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
         let header = EthernetHeader::new(mac_to_u64(to), mac_to_u64(from), ETHERTYPE_IPV6);
         // SAFETY: a Header is bytes.

@@ -9,13 +9,13 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// ICMP destination unreachable.
 pub const V4_UNREACHABLE: u8 = 3;
-/// ICMP unreachable: nobody listens on the port.
+/// ICMP unreachable: no socket listens on the port.
 pub const V4_PORT_UNREACHABLE: u8 = 3;
 /// ICMP unreachable: too big, and don't-fragment is set (RFC 1191: next-hop MTU in the last word).
 pub const V4_FRAGMENTATION_NEEDED: u8 = 4;
 /// ICMPv6 destination unreachable.
 pub const V6_UNREACHABLE: u8 = 1;
-/// ICMPv6 unreachable: nobody listens on the port.
+/// ICMPv6 unreachable: no socket listens on the port.
 pub const V6_PORT_UNREACHABLE: u8 = 4;
 /// ICMPv6 packet too big: MTU in the last word.
 pub const V6_PACKET_TOO_BIG: u8 = 2;

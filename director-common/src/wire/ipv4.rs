@@ -36,7 +36,7 @@ unsafe impl Header for Ipv4Header {}
 
 impl Ipv4Header {
     /// A header with don't-fragment set, identification 0 (RFC 6864: atomic datagrams need none)
-    /// and a valid checksum. `total_length` counts this header, bytes.
+    /// and a valid checksum. `total_length` includes this header, bytes.
     #[inline(always)]
     pub fn new(
         tos: u8,
@@ -80,7 +80,7 @@ impl Ipv4Header {
         u16::from_be_bytes(self.total_length)
     }
 
-    /// Whether this is a piece of a datagram: more follow, or some came before.
+    /// Whether this is a fragment: more fragments is set, or the offset is not 0.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes(self.flags_offset) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
@@ -92,7 +92,7 @@ impl Ipv4Header {
         u16::from_be_bytes(self.flags_offset) & OFFSET_MASK == 0
     }
 
-    /// The ones' complement sum of these 20 bytes, checksum included: options still to be added.
+    /// The ones' complement sum of these 20 bytes, checksum included; the caller adds options.
     #[inline(always)]
     pub fn sum(&self) -> Sum {
         let mut sum = Sum::ZERO;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_told_apart() {
+    fn fragments_are_recognized() {
         let mut header = Ipv4Header::new(0, 40, 64, 6, [0; 4], [0; 4]);
         assert!(!header.is_fragment());
         header.flags_offset = [0x20, 0x00];

@@ -21,7 +21,7 @@ pub struct Ipv6Header {
     payload_length: [u8; 2],
     /// Protocol number of what follows.
     pub next_header: u8,
-    /// NextHopCache left.
+    /// Hops left.
     pub hop_limit: u8,
     /// Source address, wire order.
     pub source: [u8; 16],
@@ -108,7 +108,7 @@ pub struct RoutingHeader {
     /// The bytes that every extension header starts with.
     pub extension: ExtensionHeader,
     kind: u8,
-    /// Nodes still to be visited: the packet is not at its end while this is not 0.
+    /// Nodes still to be visited: the packet has not reached its destination while this is not 0.
     pub segments_left: u8,
 }
 
@@ -130,7 +130,7 @@ pub struct FragmentHeader {
 unsafe impl Header for FragmentHeader {}
 
 impl FragmentHeader {
-    /// Offset 0 and no more to come: a whole packet (RFC 6946, "atomic fragment").
+    /// Offset 0 and no more fragments: a whole packet (RFC 6946, "atomic fragment").
     #[inline(always)]
     pub const fn is_atomic(&self) -> bool {
         u16::from_be_bytes(self.offset_flags) & 0xfff9 == 0
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_lie_where_rfc_8200_puts_them() {
+    fn fields_have_their_rfc_8200_offsets() {
         let header = Ipv6Header::new(0xb8, 0x12345, 20, 6, 64, [1; 16], [2; 16]);
         assert_eq!(header.version_class_flow, [0x6b, 0x81, 0x23, 0x45]);
         assert_eq!((header.version(), header.traffic_class()), (6, 0xb8));

@@ -1,4 +1,4 @@
-//! Headers as they lie on the wire: one file per protocol, byte arrays or packed words.
+//! Headers in wire format: one file per protocol, byte arrays or packed words.
 //!
 //! Every header has alignment 1 and no padding and may be laid over any packet
 //! offset that has been checked against the packet's end. Accessors return host order.
@@ -20,7 +20,7 @@ pub unsafe trait Header: Copy {
     const LEN: usize = size_of::<Self>();
 }
 
-// SAFETY: an array of what is bytes is bytes.
+// SAFETY: an array of headers is bytes, as its elements are.
 unsafe impl<T: Header, const N: usize> Header for [T; N] {}
 // SAFETY: a byte is bytes.
 unsafe impl Header for u8 {}

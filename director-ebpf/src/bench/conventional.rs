@@ -1,8 +1,7 @@
-//! A balancer as one builds it from the kernel's own maps: a hash map finds the service, an LRU
-//! hash map the flow, an array holds the rings. The yardstick that Director is measured by: it does
-//! for a plain packet what Director does (the frame is for this host, headers and checksum are
-//! right, flows age, the packet fits its way, everything is counted), tuned as far as these maps
-//! allow.
+//! A conventional balancer, built from the kernel's own maps: a hash map finds the service, an LRU
+//! hash map the flow, an array holds the rings. The baseline for Director: it does for a plain
+//! packet what Director does (checks MAC, headers, checksum and MTU, expires flows, counts
+//! everything), tuned as far as these maps allow.
 
 use core::hint::black_box;
 
@@ -30,7 +29,7 @@ use crate::frame::Frame;
 
 /// Slots of a service's ring.
 const RING_SLOTS: u32 = 65_537;
-/// An entry older than this is not followed.
+/// An entry older than this has expired.
 const TIMEOUT_NS: u64 = 300_000_000_000;
 /// An entry is written again when it is older than this, so that its cache line stays shared.
 const TOUCH_AFTER_NS: u64 = 1_000_000_000;
@@ -39,7 +38,7 @@ const TOUCH_AFTER_NS: u64 = 1_000_000_000;
 #[unsafe(no_mangle)]
 static IS_DIRECT: Global<u32> = Global::new(0);
 
-/// What finds a service. Addresses of either family, as all such balancers have them.
+/// The key of a service. Addresses of either family, as in all such balancers.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct VipKey {
@@ -48,7 +47,7 @@ pub struct VipKey {
     protocol: u32,
 }
 
-/// What finds a flow.
+/// The key of a flow.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct FlowKey {
@@ -199,7 +198,7 @@ fn vip(key: &FlowKey) -> Option<u32> {
 fn backend(key: &FlowKey, vip: u32, flags: u8) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    // A new connection never meets an old entry.
+    // A new connection never uses an old entry.
     if flags & SYN == 0
         && let Some(flow) = CONNECTIONS.get_ptr_mut(key)
     {
@@ -222,7 +221,7 @@ fn backend(key: &FlowKey, vip: u32, flags: u8) -> Option<u32> {
 }
 
 /// Bob Jenkins' one-at-a-time mix over the words of the key (2006, public domain): what such
-/// balancers hash by, give or take the variant.
+/// balancers use, in some variant.
 #[inline(always)]
 fn hash(key: &FlowKey) -> u32 {
     let mut hash = key.protocol;

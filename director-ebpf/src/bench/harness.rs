@@ -1,10 +1,10 @@
 //! Feeds a program under test one packet after another.
 //!
-//! `BPF_PROG_TEST_RUN` with a repeat count hands each run the frame that the last one left, so a
-//! program that encapsulates would be measured on its own output. The harness undoes that: it gives
-//! back the room that was taken in front, restores the headers from a template, makes them another
-//! flow's, and calls the program. The same harness around a program that does nothing is what to
-//! subtract.
+//! `BPF_PROG_TEST_RUN` with a repeat count passes each run the frame that the last one left, so a
+//! program that encapsulates would be measured on its own output. The harness undoes that: it
+//! returns the headroom that was used, restores the headers from a template, changes them to
+//! another flow's, and calls the program. The cost of the harness around a program that does
+//! nothing is subtracted.
 
 use core::hint::black_box;
 
@@ -25,23 +25,22 @@ static FRAME_LENGTH: Global<u32> = Global::new(64);
 /// 1 for IPv6.
 #[unsafe(no_mangle)]
 static FRAME_IS_V6: Global<u32> = Global::new(0);
-/// Flows that a CPU goes through before it starts again, less one: a power of two less one.
+/// Flows that a CPU cycles through, less one: a power of two less one.
 #[unsafe(no_mangle)]
 static FLOWS_MASK: Global<u64> = Global::new(0);
-/// VIPs that they are spread over, less one: a power of two less one. VIPs follow one another.
+/// VIPs that they are spread over, less one: a power of two less one. VIPs are consecutive.
 #[unsafe(no_mangle)]
 static VIPS_MASK: Global<u64> = Global::new(0);
 
 /// 32-bit words of a frame that are restored for each packet: IP and TCP header.
 const V4_WORDS: usize = 10;
 const V6_WORDS: usize = 15;
-/// Where among them IPv6 addresses start and end. They are written in pairs of words, as they are
-/// read.
+/// The range of IPv6 addresses among them. They are written in pairs of words, as they are read.
 const V6_ADDRESSES: core::ops::Range<usize> = 2..10;
 
-/// The frame's first bytes, from the IP header on, after the Ethernet header in words of its own:
-/// a program that reads a header's field must not find it in two words that were just written, which
-/// costs a store buffer's worth of waiting that no driver's frame does.
+/// The frame's first bytes, from the IP header on, after the Ethernet header in words of its own: a
+/// header field must not span two words that were just written, since store forwarding would stall,
+/// which does not happen with a driver's frame.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Template {
@@ -66,8 +65,8 @@ static TEMPLATE: Array<Template> = Array::with_max_entries(1, 0);
 #[map]
 static UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Packets that this CPU has sent: what makes the next one another flow. Userspace gives each CPU
-/// another start.
+/// Packets that this CPU has sent: it determines the next one's flow. Userspace sets a different
+/// start for each CPU.
 #[map]
 static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -88,9 +87,9 @@ fn harness(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn next(ctx: &XdpContext) -> Option<()> {
-    // Kept from LLVM, which would subtract pointers as 32-bit numbers.
+    // Opaque to LLVM, which would subtract pointers as 32-bit numbers.
     let length = black_box(Frame::new(XdpContext::new(ctx.ctx)).len()) as i32;
-    // Also when there is nothing to undo: the call's price then is in the floor too.
+    // Called also when there is nothing to undo, so that the floor includes the call's cost.
     // SAFETY: the context is the one the program was called with.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, length - FRAME_LENGTH.load() as i32) } != 0 {
         return None;
@@ -107,10 +106,11 @@ fn next(ctx: &XdpContext) -> Option<()> {
     if FRAME_IS_V6.load() != 0 { v6(ctx, template, flow) } else { v4(ctx, template, flow) }
 }
 
-/// The uppermost bits of a CPU's count say which CPU it is, so that no two send the same flow.
+/// The uppermost bits of a CPU's count are the CPU's number, so that no two CPUs send the same
+/// flow.
 const CPU_BITS: u32 = 8;
 
-/// The low bits of a flow's number make its source address, all of them its port: no two flows
+/// The low bits of a flow's number form its source address, all of them its port: no two flows
 /// below 2^40 are the same, and neighbours differ in both.
 #[inline(always)]
 fn source(flow: u64) -> (u32, u16) {
@@ -118,7 +118,7 @@ fn source(flow: u64) -> (u32, u16) {
     ((flow & 0xff_ffff) as u32, (flow ^ flow >> 24) as u16 ^ cpu << 13)
 }
 
-/// The frame's Ethernet header and so many words.
+/// The frame's Ethernet header and `WORDS` words.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
 struct Words<const WORDS: usize>(u64, u32, u16, [u32; WORDS]);
@@ -139,8 +139,8 @@ fn restore<const WORDS: usize>(
         *word = *restored;
     }
     change(&mut words);
-    // SAFETY: the frame holds so many words, as `header` checked. Kept apart, or
-    // LLVM merges neighbours into words that a field crosses.
+    // SAFETY: the frame holds `WORDS` words, as `header` checked. Written separately, or LLVM
+    // merges neighbours into words that a field crosses.
     unsafe {
         (&raw mut (*place).0).write_unaligned(template.link);
         (&raw mut (*place).1).write_unaligned(template.link_source);
@@ -165,7 +165,7 @@ fn restore<const WORDS: usize>(
 fn v4(ctx: &XdpContext, template: &Template, flow: u64) -> Option<()> {
     let (host, port) = source(flow);
     // 11.0.0.0/8, and the template's VIP or one of those that follow it. Most of the checksum is
-    // ready; what differs is added.
+    // precomputed; the differences are added.
     let address = 11 << 24 | host;
     let vip = u32::from_be(template.words[4]).wrapping_add((flow & VIPS_MASK.load()) as u32);
     let mut sum = template.sum

@@ -1,5 +1,5 @@
-//! Direct routing: the packet as it is, to the backend's MAC. TTL and hop limit stay, as with a
-//! bridge: what a backend sees is what the client sent.
+//! Direct routing: the packet is sent unmodified to the backend's MAC. TTL and hop limit stay, as
+//! with a bridge: a backend receives what the client sent.
 
 use director_common::{
     verdict::DropReason,
@@ -9,7 +9,7 @@ use director_common::{
 use super::{link_length, write};
 use crate::{frame::Frame, next_hop::Hop, parse::Packet};
 
-/// Readdresses the frame.
+/// Rewrites the frame's Ethernet header.
 #[inline(always)]
 pub fn rewrite(frame: &mut Frame, packet: &Packet, hop: &Hop) -> Result<(), DropReason> {
     let grow = link_length(hop) as i32 - packet.l3_offset as i32;

@@ -1,8 +1,8 @@
 //! IP in IP: 4-in-4 (RFC 2003), 6-in-6 and 4-in-6 (RFC 2473), 6-in-4 (RFC 4213).
 //!
-//! The inner packet stays as it is, its TTL or hop limit too. The outer header starts with 64 hops
-//! and carries the inner DSCP and ECN bits (RFC 6040, normal mode). An IPv4 one never lets itself be
-//! fragmented; an IPv6 one carries a flow label from the flow's hash (RFC 6438).
+//! The inner packet is unmodified, its TTL or hop limit too. The outer header starts with 64 hops
+//! and carries the inner DSCP and ECN bits (RFC 6040, normal mode). An IPv4 one has don't-fragment
+//! set; an IPv6 one carries a flow label from the flow's hash (RFC 6438).
 
 use director_common::{
     flow::FlowHash,
@@ -18,14 +18,14 @@ use director_common::{
 use super::{link_length, write};
 use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet};
 
-/// Protocol number of an IPv4 packet in another.
+/// Protocol number of an encapsulated IPv4 packet.
 const PROTOCOL_IPIP: u8 = 4;
-/// Protocol number of an IPv6 packet in another.
+/// Protocol number of an encapsulated IPv6 packet.
 const PROTOCOL_IPV6: u8 = 41;
-/// Hops the outer packet may take.
+/// TTL or hop limit of the outer header.
 const HOPS: u8 = 64;
 
-/// Puts the packet into an outer one, from the director to the backend.
+/// Encapsulates the packet, from the director to the backend.
 #[inline(always)]
 pub fn rewrite(
     frame: &mut Frame,

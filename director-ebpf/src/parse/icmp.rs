@@ -1,8 +1,8 @@
 //! ICMP errors, reduced to the flow that they quote.
 //!
-//! A router or the client complains about a packet that a backend sent from the VIP. The backend
-//! must hear of it (path MTU discovery lives on this), so the complaint goes where the client's own
-//! packets go: the quoted addresses and ports the other way round. Eight quoted bytes behind the
+//! A router or the client reports an error about a packet that a backend sent from the VIP. The
+//! backend must receive it (path MTU discovery depends on this), so the error takes the flow of the
+//! client's own packets: the quoted addresses and ports, swapped. Eight quoted bytes behind the
 //! quoted IP header are enough (RFC 792).
 
 use director_common::{
@@ -40,8 +40,8 @@ pub fn v4_error(
     {
         return Err(PassReason::Malformed);
     }
-    // Ports are in the first fragment only; and an error about a packet that did not come from
-    // where the error is sent to is about somebody else's.
+    // Ports are in the first fragment only; and an error whose destination is not the quoted source
+    // is not about a packet from the VIP.
     if !quoted.is_first_fragment() || Address::v4(quoted.source) != packet.flow.destination {
         return Err(PassReason::OtherProtocol);
     }
@@ -83,7 +83,8 @@ pub fn v6_error(
     quoted_flow(frame, packet, client, upper.protocol, upper.offset)
 }
 
-/// Turns the quote round: its destination is the client, its source the VIP.
+/// Swaps the quoted addresses and ports: the quoted destination is the client, the quoted source
+/// the VIP.
 #[inline(always)]
 fn quoted_flow(
     frame: &Frame,

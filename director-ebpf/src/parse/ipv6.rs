@@ -13,17 +13,17 @@ use director_common::{
 
 use crate::frame::{Frame, MAX_OFFSET};
 
-/// Extension headers followed before a packet is left to the host. More than these in front of TCP
+/// Extension headers parsed before a packet is passed to the host. More than these in front of TCP
 /// or UDP are not seen outside of tests.
 const MAX_EXTENSIONS: usize = 6;
 
-/// What lies behind the extension headers.
+/// The header behind the extension headers.
 pub struct Upper {
     /// Protocol number.
     pub protocol: u8,
     /// Where it starts, bytes from the start of the frame.
     pub offset: usize,
-    /// Whether it is a piece of a larger packet.
+    /// Whether it is a fragment of a larger packet.
     pub is_fragment: bool,
 }
 
@@ -67,7 +67,7 @@ fn unpack(packed: u64) -> Result<Upper, PassReason> {
     }
 }
 
-/// A function of its own, so that the verifier sees its many ends become one.
+/// Not inlined, so that its many exits become one for the verifier.
 #[inline(never)]
 fn walk(frame: &Frame, mut protocol: u8, mut offset: usize, end: usize) -> u64 {
     for _ in 0..MAX_EXTENSIONS {
@@ -87,8 +87,8 @@ fn walk(frame: &Frame, mut protocol: u8, mut offset: usize, end: usize) -> u64 {
                 FragmentHeader::LEN
             }
             NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION => {
-                // The routing header is the longest of those read here; any extension header has
-                // eight bytes.
+                // The routing header is the longest of those read here; any extension header has at
+                // least eight bytes.
                 let Some(header) = frame.header::<RoutingHeader>(offset) else {
                     return refuse(PassReason::Truncated);
                 };

@@ -1,5 +1,5 @@
 //! The packets that nearly all traffic is made of: no VLAN tag, no options, no fragments, no
-//! extension headers, TCP or UDP. What is odd in any way is left to the full parser.
+//! extension headers, TCP or UDP. All others are left to the full parser.
 
 use director_common::{
     address::Address,
@@ -23,7 +23,7 @@ struct Plain<T>(EthernetHeader, T);
 // SAFETY: alignment 1 and no padding, as its parts.
 unsafe impl<T: Header> Header for Plain<T> {}
 
-/// The family of a frame without a tag; `None` if it is neither.
+/// The family of a frame without a tag; `None` if it is neither IPv4 nor IPv6.
 #[inline(always)]
 pub fn family(frame: &Frame) -> Option<Family> {
     match frame.header::<EthernetHeader>(0)?.ethertype() {
@@ -33,7 +33,7 @@ pub fn family(frame: &Frame) -> Option<Family> {
     }
 }
 
-/// The IPv4 packet, if it is a plain one for this machine. Of the others nothing is said.
+/// The IPv4 packet, if it is a plain one for this machine. Returns `None` for all others.
 #[inline(always)]
 pub fn v4(frame: &Frame) -> Option<Packet> {
     let Plain(ethernet, ip) = *frame.header::<Plain<Ipv4Header>>(0)?;
@@ -77,11 +77,11 @@ pub fn v6(frame: &Frame) -> Option<Packet> {
     Some(packet)
 }
 
-/// A packet in a frame to this machine.
+/// An unparsed packet, if the frame is for this machine.
 #[inline(always)]
 fn addressed(ethernet: &EthernetHeader) -> Option<Packet> {
     let destination_mac = ethernet.destination();
-    // An interface that got another MAC since, or has several, goes the long way.
+    // Frames to another MAC of the interface, new or additional, take the slow path.
     if !constants::simulate() && destination_mac != constants::own_mac() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! A marked packet leaves: as a client's would that the data plane forwards.
+//! Egress: a marked packet is rewritten as the data plane rewrites a client's.
 
 use aya_ebpf::{
     bindings::{
@@ -15,13 +15,14 @@ use crate::{
     translate::{translate, v4_header, v6_header, words_v4},
 };
 
-/// Protocol numbers of what is in a tunnel.
+/// Protocol numbers of encapsulated packets.
 const IN_TUNNEL_V4: u8 = 4;
 const IN_TUNNEL_V6: u8 = 41;
-/// Hops the outer packet may take: what the data plane gives it.
+/// TTL or hop limit of the outer header: the data plane's.
 const HOPS: u8 = 64;
 
-/// Sends a packet the way of probe `number`. `None`: it has none, or this is no packet of it.
+/// Rewrites a packet for the path of probe `number`. `None`: there is no such probe, or the packet
+/// is not one of that probe.
 #[inline(always)]
 pub fn send(ctx: &TcContext, number: u32) -> Option<()> {
     let probe = PROBES.get_ptr(number)?;
@@ -47,13 +48,13 @@ pub fn send(ctx: &TcContext, number: u32) -> Option<()> {
         ctx.store(0, mac, 0).ok()?;
     }
     if let Some(sent) = SENT.get_ptr_mut(number) {
-        // SAFETY: the map's lookup returned it. A count that is lost to another CPU is no harm.
+        // SAFETY: the map's lookup returned it. A count that is lost to another CPU is harmless.
         unsafe { *sent += 1 };
     }
     Some(())
 }
 
-/// Notes what the answer will look like, and what the socket wants it to look like.
+/// Records the addresses of the reply, and those that the socket expects in it.
 #[inline(always)]
 fn expect_answer(packet: &Packet, inner: &Addresses) -> Option<()> {
     let asked = &packet.addresses;
@@ -70,7 +71,7 @@ fn expect_answer(packet: &Packet, inner: &Addresses) -> Option<()> {
         _pad: 0,
     };
     if let Some(known) = EXCHANGES.get_ptr(key) {
-        // SAFETY: the map's lookup returned it; at worst it is another exchange's by now.
+        // SAFETY: the map's lookup returned it; at worst it has been reused for another exchange.
         let known = unsafe { *known };
         if known.backend == exchange.backend && known.local == exchange.local {
             return Some(());
@@ -79,8 +80,8 @@ fn expect_answer(packet: &Packet, inner: &Addresses) -> Option<()> {
     EXCHANGES.insert(key, exchange, 0).ok()
 }
 
-/// Puts the packet into an outer one, from the tunnel's source to the backend. The Ethernet header
-/// stays: the socket's packet was of the backend's family, as the outer one is.
+/// Encapsulates the packet, from the tunnel's source to the backend. The Ethernet header stays: the
+/// socket's packet was of the backend's family, as the outer one is.
 #[inline(always)]
 fn encapsulate(ctx: &TcContext, packet: &Packet, probe: &Probe, inner_v6: bool) -> Option<()> {
     let protocol = if inner_v6 { IN_TUNNEL_V6 } else { IN_TUNNEL_V4 };
@@ -91,7 +92,7 @@ fn encapsulate(ctx: &TcContext, packet: &Packet, probe: &Probe, inner_v6: bool) 
     if is_v6 {
         let flags = fixed | u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
         ctx.adjust_room(V6 as i32, BPF_ADJ_ROOM_MAC, flags).ok()?;
-        // Every connection may take another of the equal ways in between, as clients' do.
+        // Each connection may take another of the equal-cost paths in between, as clients' do.
         let label = packet.ports ^ packet.ports >> 16;
         let header = v6_header(packet.tos, label, inner_length, protocol, HOPS, &outer);
         ctx.store(LINK, &header, 0).ok()

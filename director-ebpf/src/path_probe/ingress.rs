@@ -1,4 +1,4 @@
-//! An answer comes in from a VIP: it becomes one from the backend.
+//! Ingress: a reply from a VIP becomes one from the backend.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -17,14 +17,14 @@ use crate::{
     translate::{translate, words_v4},
 };
 
-/// Look in the namespace of the packet's interface (`BPF_F_CURRENT_NETNS`).
+/// Look up in the namespace of the packet's interface (`BPF_F_CURRENT_NETNS`).
 const HERE: u64 = -1i64 as u64;
-/// States of a socket that is nobody's partner: `TCP_CLOSE`, which an unconnected UDP socket has,
-/// and `TCP_LISTEN`.
+/// States of a socket without a peer: `TCP_CLOSE`, which an unconnected UDP socket has, and
+/// `TCP_LISTEN`.
 const CLOSED: u32 = 7;
 const LISTENING: u32 = 10;
 
-/// Changes the packet if it answers a probe. `None`: it is somebody else's, or it cannot be.
+/// Rewrites the packet if it is a reply to a probe. `None`: it is not, or it cannot be rewritten.
 #[inline(always)]
 pub fn restore(ctx: &TcContext) -> Option<()> {
     let v6 = is_v6(ctx)?;
@@ -42,8 +42,8 @@ pub fn restore(ctx: &TcContext) -> Option<()> {
     let Addresses { source: vip, destination: local, is_v6 } = packet.addresses;
     let protocol = u32::from(packet.protocol) | u32::from(is_v6) << 8;
     let exchange = EXCHANGES.get_ptr(ExchangeKey { vip, local, ports: packet.ports, protocol })?;
-    // SAFETY: the map's lookup returned it; at worst it is another exchange's by now, and then this
-    // packet answers nobody.
+    // SAFETY: the map's lookup returned it; at worst it has been reused for another exchange, and
+    // then no socket accepts this packet.
     let exchange = unsafe { *exchange };
     if is_anothers(ctx, &packet) {
         return None;
@@ -55,19 +55,19 @@ pub fn restore(ctx: &TcContext) -> Option<()> {
     };
     translate(ctx, &packet, &expected)?;
     if expected.is_v6 != is_v6 {
-        // The kernel goes by what it noted of the packet; whoever captures frames goes by this.
+        // The kernel uses the type in the skb; packet captures show this one.
         let ethertype = if expected.is_v6 { ETHERTYPE_V6 } else { ETHERTYPE_V4 };
         ctx.store(ETHERTYPE, &ethertype, 0).ok()?;
     }
     Some(())
 }
 
-/// Whether a socket of this host is connected to the VIP itself by these very ports: then the packet
-/// is that one's. (A prober's is connected to the backend's address.)
+/// Whether a socket of this host is connected to the VIP itself with the same ports: then the
+/// packet is for that socket. (A prober's is connected to the backend's address.)
 #[inline(always)]
 fn is_anothers(ctx: &TcContext, packet: &Packet) -> bool {
     let Addresses { source, destination, is_v6 } = packet.addresses;
-    // `struct bpf_sock_tuple`, in words that the stack is written in aligned.
+    // `struct bpf_sock_tuple`, in words, for aligned writes to the stack.
     let ports = u64::from(packet.ports);
     let sock = if is_v6 {
         let Address { first: a, second: b } = source;
@@ -80,7 +80,7 @@ fn is_anothers(ctx: &TcContext, packet: &Packet) -> bool {
     if sock.is_null() {
         return false;
     }
-    // SAFETY: the helper returned a socket, which is ours to read until it is released, once.
+    // SAFETY: the helper returned a socket, which may be read until it is released, once.
     let state = unsafe {
         let state = (*sock).state;
         bpf_sk_release(sock.cast());
@@ -89,7 +89,7 @@ fn is_anothers(ctx: &TcContext, packet: &Packet) -> bool {
     state != CLOSED && state != LISTENING
 }
 
-/// The socket that a packet of these addresses and ports is for; `size` bytes of `tuple` say which.
+/// The socket for a packet with the addresses and ports in the first `size` bytes of `tuple`.
 #[inline(always)]
 fn look_up<const N: usize>(
     ctx: &TcContext,
@@ -98,7 +98,7 @@ fn look_up<const N: usize>(
     size: u32,
 ) -> *mut bpf_sock {
     let tuple = tuple.as_mut_ptr().cast();
-    // SAFETY: the context is this program's, and the tuple no shorter than it says.
+    // SAFETY: the context is this program's, and the tuple no shorter than `size`.
     unsafe {
         if protocol == TCP {
             bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, size, HERE, 0)

@@ -1,10 +1,10 @@
-//! What a packet's headers say. Frames start with an Ethernet header without a tag here: the kernel
-//! keeps tags beside the packet.
+//! Parses a packet's headers. Frames start with an Ethernet header without a tag here: the kernel
+//! keeps tags in the skb.
 
 use aya_ebpf::programs::TcContext;
 use director_common::address::Address;
 
-/// Where the frame's type is.
+/// Offset of the EtherType.
 pub const ETHERTYPE: usize = 12;
 /// Bytes of an Ethernet header.
 pub const LINK: usize = 14;
@@ -12,12 +12,12 @@ pub const LINK: usize = 14;
 pub const V4: usize = 20;
 /// Bytes of an IPv6 header.
 pub const V6: usize = 40;
-/// Where the source address is, in an IPv4 frame; the destination follows.
+/// Offset of the source address in an IPv4 frame; the destination follows.
 pub const V4_SOURCE: usize = LINK + 12;
 /// The same of an IPv6 frame.
 pub const V6_SOURCE: usize = LINK + 8;
 
-/// Ethernet's types, as in `__sk_buff::protocol`: in network order.
+/// EtherTypes, as in `__sk_buff::protocol`: in network order.
 pub const ETHERTYPE_V4: u16 = 0x0800u16.to_be();
 /// See [`ETHERTYPE_V4`].
 pub const ETHERTYPE_V6: u16 = 0x86ddu16.to_be();
@@ -43,11 +43,11 @@ pub fn is_v6(ctx: &TcContext) -> Option<bool> {
 /// Source and destination.
 #[derive(Clone, Copy)]
 pub struct Addresses {
-    /// Where it comes from.
+    /// Source address.
     pub source: Address,
-    /// Where it goes.
+    /// Destination address.
     pub destination: Address,
-    /// Their family.
+    /// Whether they are IPv6.
     pub is_v6: bool,
 }
 
@@ -76,8 +76,8 @@ impl Packet {
 
     #[inline(always)]
     fn parse_v4(ctx: &TcContext) -> Option<Self> {
-        // With the ports behind it, in aligned words: LLVM puts values together as it likes, and the
-        // stack is read aligned ("misaligned stack access").
+        // The header and the ports, in aligned words: LLVM merges loads, and the verifier requires
+        // aligned reads of the stack ("misaligned stack access").
         let header: [u64; 3] = ctx.load(LINK).ok()?;
         let [first, second, third] = header.map(u64::from_be);
         let protocol = (second >> 48) as u8;

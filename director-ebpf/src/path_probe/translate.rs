@@ -1,9 +1,9 @@
-//! Other addresses for a packet, of either family, and headers that say so.
+//! Rewrites a packet's addresses, to either family, and builds IP headers.
 //!
-//! Checksums are changed by the difference, as everywhere: that is right whether the packet's own is
-//! complete, or only begun and left to the NIC (`CHECKSUM_PARTIAL`), or summed up already by the NIC
-//! that received it (`CHECKSUM_COMPLETE`). For the last, the kernel must see every byte that changes
-//! (`RECOMPUTE`), except where an IPv4 header's own checksum makes up for it.
+//! Checksums are updated by the difference: that is right whether the packet's own is complete, or
+//! partial and completed by the NIC (`CHECKSUM_PARTIAL`), or summed up already by the NIC that
+//! received it (`CHECKSUM_COMPLETE`). For the last, the kernel must account for every byte that
+//! changes (`RECOMPUTE`), except where an IPv4 header's own checksum compensates for it.
 
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
@@ -16,16 +16,16 @@ use crate::packet::{
     Addresses, ETHERTYPE_V4, ETHERTYPE_V6, LINK, Packet, UDP, V4, V4_SOURCE, V6, V6_SOURCE,
 };
 
-/// Where an IPv4 header's checksum is.
+/// Offset of an IPv4 header's checksum.
 const V4_CHECKSUM: usize = LINK + 10;
-/// Where the checksum is in a TCP and in a UDP header.
+/// Offsets of the checksum in a TCP and in a UDP header.
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 /// "Don't fragment", of an IPv4 header.
 const DONT_FRAGMENT: u64 = 0x4000;
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
-/// Puts `to` in the place of the packet's addresses. The Ethernet header stays as it is.
+/// Replaces the packet's addresses with `to`. The Ethernet header is unchanged.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, packet: &Packet, to: &Addresses) -> Option<()> {
     let from = &packet.addresses;
@@ -56,14 +56,14 @@ pub fn translate(ctx: &TcContext, packet: &Packet, to: &Addresses) -> Option<()>
     };
     let transport = LINK + if to.is_v6 { V6 } else { V4 };
     let (at, flags) = match packet.protocol {
-        // Zero stands for "none", and stays.
+        // Zero means no checksum, and stays.
         UDP => (UDP_CHECKSUM, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
         _ => (TCP_CHECKSUM, BPF_F_PSEUDO_HDR),
     };
     ctx.l4_csum_replace(transport + at, 0, change, u64::from(flags)).ok()
 }
 
-/// Makes an IPv4 packet of an IPv6 one (RFC 7915, section 5.1).
+/// Translates an IPv6 packet to IPv4 (RFC 7915, section 5.1).
 #[inline(always)]
 fn to_v4(ctx: &TcContext, packet: &Packet, addresses: u64) -> Option<()> {
     ctx.change_proto(ETHERTYPE_V4, 0).ok()?;
@@ -72,7 +72,7 @@ fn to_v4(ctx: &TcContext, packet: &Packet, addresses: u64) -> Option<()> {
     ctx.store(LINK, header.bytes(), RECOMPUTE).ok()
 }
 
-/// Makes an IPv6 packet of an IPv4 one (RFC 7915, section 4.1).
+/// Translates an IPv4 packet to IPv6 (RFC 7915, section 4.1).
 #[inline(always)]
 fn to_v6(ctx: &TcContext, packet: &Packet, to: &Addresses) -> Option<()> {
     ctx.change_proto(ETHERTYPE_V6, 0).ok()?;
@@ -81,20 +81,20 @@ fn to_v6(ctx: &TcContext, packet: &Packet, to: &Addresses) -> Option<()> {
     ctx.store(LINK, &header, RECOMPUTE).ok()
 }
 
-/// An IPv4 header, in words that the stack is written in aligned.
+/// An IPv4 header, in words, for aligned writes to the stack.
 pub struct V4Header([u64; 3]);
 
 impl V4Header {
     /// The header.
     #[inline(always)]
     pub fn bytes(&self) -> &[u8; V4] {
-        // SAFETY: there are 24 bytes, and any are bytes.
+        // SAFETY: the array has 24 bytes, and a byte may have any value.
         unsafe { &*self.0.as_ptr().cast() }
     }
 }
 
-/// An IPv4 header; `length` in bytes, with this header. Of more than 65,535 only the low bits: the
-/// kernel cuts such packets up and writes the length of each piece.
+/// An IPv4 header; `length` in bytes, with this header. Only the low 16 bits of more than 65,535:
+/// the kernel segments such packets (GSO) and writes the length of each segment.
 #[inline(always)]
 pub fn v4_header(tos: u8, length: u32, hops: u8, protocol: u8, addresses: u64) -> V4Header {
     let first =
@@ -103,7 +103,7 @@ pub fn v4_header(tos: u8, length: u32, hops: u8, protocol: u8, addresses: u64) -
     let (first, second) = (first.to_be(), second.to_be() | addresses << 32);
     let destination = addresses >> 32;
     let sum = sum(first) + sum(second) + sum(destination);
-    // The checksum's place is the word's third and fourth byte; the sum has the native order.
+    // The checksum is the word's third and fourth byte; the sum is in native order.
     let second = second | u64::from(!fold(sum)) << 16;
     V4Header([first, second, destination])
 }
@@ -142,7 +142,7 @@ fn words_v6(addresses: &Addresses) -> [u64; 4] {
     [a, b, c, d]
 }
 
-/// What turns the sum of `from` into that of `to`. Both are a multiple of four bytes long.
+/// The checksum difference from `from` to `to`. Both are a multiple of four bytes long.
 #[inline(always)]
 fn difference<A, B>(from: &A, to: &B) -> u64 {
     // SAFETY: the helper reads as many bytes of both as they have.

@@ -1,4 +1,5 @@
-//! A subject that changes all the time is told once, and then now and then. Pure: time comes in.
+//! Flap damping: a flapping subject is reported once, and then at intervals. Pure: time is a
+//! parameter.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,15 +14,15 @@ use super::{
 /// When a subject is flapping.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Damping {
-    /// More transitions than this within `window` are flapping.
+    /// More transitions than this within `window` count as flapping.
     pub(super) transitions: usize,
     /// See `transitions`.
     pub(super) window: Duration,
-    /// A subject without a transition for so long is quiet.
+    /// A subject without a transition for this time is quiet.
     pub(super) quiet: Duration,
-    /// How often it is said that one is flapping still.
+    /// How often a subject that is still flapping is reported.
     pub(super) remind: Duration,
-    /// Most subjects that are looked after; those beyond are told each time.
+    /// Most tracked subjects; transitions of further ones are always reported.
     pub(super) subjects: usize,
 }
 
@@ -37,7 +38,7 @@ impl Default for Damping {
     }
 }
 
-/// Tells which transitions are worth telling.
+/// Decides which transitions are reported.
 #[derive(Debug)]
 pub(super) struct Damper {
     damping: Damping,
@@ -46,7 +47,7 @@ pub(super) struct Damper {
 
 #[derive(Debug)]
 struct History {
-    /// The last transitions, as many as it takes to tell that a subject is flapping.
+    /// The last transitions, as many as needed to detect flapping.
     recent: VecDeque<Instant>,
     last: Instant,
     flapping: Option<Flapping>,
@@ -55,17 +56,17 @@ struct History {
 #[derive(Debug)]
 struct Flapping {
     last: Transition,
-    untold: u64,
-    told: Instant,
+    suppressed: u64,
+    reported: Instant,
 }
 
 impl Damper {
-    /// One that has seen nothing yet.
+    /// A damper without history.
     pub(super) fn new(damping: Damping) -> Self {
         Self { damping, subjects: HashMap::new() }
     }
 
-    /// What there is to tell of a transition that happens `now`, if anything.
+    /// The event to report for a transition that happens `now`, if any.
     pub(super) fn take(&mut self, transition: Transition, now: Instant) -> Option<Event> {
         let Damping { transitions, window, subjects, .. } = self.damping;
         if self.subjects.len() >= subjects && !self.subjects.contains_key(&transition.subject) {
@@ -79,7 +80,7 @@ impl Damper {
         history.last = now;
         if let Some(flapping) = &mut history.flapping {
             flapping.last = transition;
-            flapping.untold += 1;
+            flapping.suppressed += 1;
             return None;
         }
         history.recent.push_back(now);
@@ -90,47 +91,48 @@ impl Damper {
             return Some(Event::Transition(transition));
         }
         let first = history.recent.front().copied().unwrap_or(now);
-        let told = history.recent.len() as u64;
+        let transitions = history.recent.len() as u64;
         history.recent = VecDeque::new();
-        history.flapping = Some(Flapping { last: transition.clone(), untold: 0, told: now });
+        history.flapping =
+            Some(Flapping { last: transition.clone(), suppressed: 0, reported: now });
         let within = seconds_up(now.duration_since(first));
-        Some(Event::Flapping { last: transition, transitions: told, within })
+        Some(Event::Flapping { last: transition, transitions, within })
     }
 
-    /// What there is to tell because time has passed. Subjects of which nothing was heard for long
-    /// are forgotten.
+    /// The events to report because time has passed. Subjects without a transition for `window` are
+    /// removed.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<Event> {
         let Damping { window, quiet, remind, .. } = self.damping;
         let mut events = Vec::new();
         self.subjects.retain(|_, History { last, flapping, .. }| {
-            let silent = now.duration_since(*last);
-            let Some(flapping) = flapping else { return silent <= window };
-            if silent >= quiet {
-                let Flapping { last, untold, .. } = flapping;
-                events.push(Event::Quiet { last: last.clone(), transitions: *untold });
+            let idle = now.duration_since(*last);
+            let Some(flapping) = flapping else { return idle <= window };
+            if idle >= quiet {
+                let Flapping { last, suppressed, .. } = flapping;
+                events.push(Event::Quiet { last: last.clone(), transitions: *suppressed });
                 return false;
             }
-            let since = now.duration_since(flapping.told);
-            if since >= remind && flapping.untold > 0 {
+            let since = now.duration_since(flapping.reported);
+            if since >= remind && flapping.suppressed > 0 {
                 events.push(Event::Flapping {
                     last: flapping.last.clone(),
-                    transitions: std::mem::take(&mut flapping.untold),
+                    transitions: std::mem::take(&mut flapping.suppressed),
                     within: seconds_up(since),
                 });
-                flapping.told = now;
+                flapping.reported = now;
             }
             true
         });
         events
     }
 
-    /// Whether time alone can bring something to tell or to forget.
+    /// Whether no subject is tracked: then a tick has no effect.
     pub(super) fn is_idle(&self) -> bool {
         self.subjects.is_empty()
     }
 }
 
-/// Whole seconds, rounded up: nothing happens within none.
+/// Whole seconds, rounded up, at least one.
 fn seconds_up(time: Duration) -> u64 {
     (time.as_millis().div_ceil(1000) as u64).max(1)
 }
@@ -147,21 +149,21 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn flapping_is_told_once_then_now_and_then_then_its_end() {
+    fn flapping_is_reported_once_then_at_intervals_then_its_end() {
         let mut damper = Damper::new(Damping::default());
         let start = Instant::now();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         // Every 5 s for 25 minutes, which is 300 transitions.
         for n in 0..300 {
             let now = start + n * 5 * SECOND;
             let to = if n % 2 == 0 { "down" } else { "up" };
-            told.extend(damper.take(transition("web", to), now).map(|event| (n, event)));
-            told.extend(damper.tick(now + SECOND).into_iter().map(|event| (n, event)));
+            reported.extend(damper.take(transition("web", to), now).map(|event| (n, event)));
+            reported.extend(damper.tick(now + SECOND).into_iter().map(|event| (n, event)));
         }
         let end = start + 300 * 5 * SECOND;
         assert_eq!(damper.tick(end + 60 * SECOND), [], "not quiet yet");
-        told.extend(damper.tick(end + 120 * SECOND).into_iter().map(|event| (300, event)));
-        let kinds: Vec<_> = told
+        reported.extend(damper.tick(end + 120 * SECOND).into_iter().map(|event| (300, event)));
+        let kinds: Vec<_> = reported
             .iter()
             .map(|(n, event)| match event {
                 Event::Transition(_) => (*n, "transition", 1),
@@ -175,18 +177,18 @@ mod tests {
         assert_eq!(
             kinds[7..],
             [(126, "flapping", 120), (246, "flapping", 120), (300, "quiet", 53)],
-            "each transition is told once: {kinds:?}"
+            "each transition is reported once: {kinds:?}"
         );
-        let Some((_, Event::Quiet { last, .. })) = told.last() else { panic!("{told:?}") };
+        let Some((_, Event::Quiet { last, .. })) = reported.last() else { panic!("{reported:?}") };
         assert_eq!(last.to, "up");
         assert!(damper.is_idle());
-        // The next one is news again.
+        // The next one is reported again.
         let event = damper.take(transition("web", "down"), end + 200 * SECOND);
         assert!(matches!(event, Some(Event::Transition(_))), "{event:?}");
     }
 
     #[test]
-    fn slow_changes_and_other_subjects_are_told() {
+    fn slow_changes_and_other_subjects_are_reported() {
         let mut damper = Damper::new(Damping::default());
         let start = Instant::now();
         for n in 0..50 {
@@ -198,7 +200,7 @@ mod tests {
             }
         }
         damper.tick(start + 50 * 30 * SECOND + 121 * SECOND);
-        assert!(damper.is_idle(), "forgotten");
+        assert!(damper.is_idle(), "removed");
     }
 
     #[test]
@@ -211,8 +213,8 @@ mod tests {
         assert_eq!(damper.subjects.len(), 100);
         for _ in 0..20 {
             damper.take(transition("5", "down"), now);
-            assert!(damper.take(transition("500", "down"), now).is_some(), "too many: told");
+            assert!(damper.take(transition("500", "down"), now).is_some(), "untracked: reported");
         }
-        assert!(damper.take(transition("5", "down"), now).is_none(), "looked after");
+        assert!(damper.take(transition("5", "down"), now).is_none(), "tracked");
     }
 }

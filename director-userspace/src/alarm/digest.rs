@@ -1,7 +1,7 @@
-//! Few events are told one by one, many together. Pure: time comes in.
+//! Few events are reported one by one, many as a summary. Pure: time is a parameter.
 //!
-//! Events are gathered for a moment. If there are no more than the budget allows, each is a message;
-//! otherwise all that came are one summary, and the next summary is some time away.
+//! Events are gathered for a short time. If the budget allows, each is a message; otherwise all of
+//! them are one summary, and the next summary is at least `summaries` later.
 
 use std::{
     cmp::Reverse,
@@ -14,24 +14,24 @@ use super::{
     transition::{Severity, Subject, Transition},
 };
 
-/// How many messages there can be.
+/// Limits of the number of messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct RateLimit {
     /// How long events are gathered after the first.
     pub(super) gather: Duration,
-    /// Most messages about one event each that can be sent at once, and, refilled evenly, per minute.
+    /// Most messages about single events at once, and, refilled evenly, per minute.
     pub(super) per_minute: u32,
     /// Least time between two summaries.
     pub(super) summaries: Duration,
     /// Most transitions in a summary's examples.
     pub(super) examples: usize,
-    /// Most subjects that a summary tells apart.
+    /// Most subjects that a summary counts separately.
     pub(super) subjects: usize,
 }
 
-impl Pace {
-    /// For people: hooks, webhooks and mail.
-    pub(super) const PEOPLE: Self = Self {
+impl RateLimit {
+    /// For the channels: hooks, webhooks and mail.
+    pub(super) const CHANNELS: Self = Self {
         gather: Duration::from_secs(1),
         per_minute: 20,
         summaries: Duration::from_secs(10),
@@ -40,17 +40,17 @@ impl Pace {
     };
     /// For the journal.
     pub(super) const JOURNAL: Self =
-        Self { gather: Duration::ZERO, per_minute: 600, ..Self::PEOPLE };
+        Self { gather: Duration::ZERO, per_minute: 600, ..Self::CHANNELS };
 }
 
-/// Gathers events and turns them into fewer.
+/// Gathers events, and combines them if there are too many.
 #[derive(Debug)]
 pub(super) struct Digest {
-    pace: Pace,
+    limit: RateLimit,
     /// Messages that may be sent now; refilled up to `per_minute`.
     budget: f64,
     refilled: Instant,
-    /// When the next summary may be made.
+    /// When the next summary may be sent.
     summary_from: Instant,
     gathered: Option<Gathered>,
 }
@@ -58,72 +58,73 @@ pub(super) struct Digest {
 #[derive(Debug)]
 struct Gathered {
     until: Instant,
-    /// All of them, as long as they are few enough to be told one by one.
-    few: Option<Vec<Event>>,
-    by_subject: HashMap<Subject, Told>,
+    /// The events, as long as they are few enough to be reported one by one.
+    single: Option<Vec<Event>>,
+    by_subject: HashMap<Subject, Latest>,
     transitions: u64,
 }
 
-/// What came of one subject.
+/// The combined transitions of one subject.
 #[derive(Debug)]
-struct Told {
+struct Latest {
     /// From the state before the first transition to that after the last.
     transition: Transition,
-    /// `flapping` or `quiet`, if that was the last said; the state otherwise.
+    /// `flapping` or `quiet`, if that was the last event; otherwise the state.
     state: String,
     severity: Severity,
 }
 
 impl Digest {
-    /// One with a full budget.
-    pub(super) fn new(pace: Pace, now: Instant) -> Self {
-        let budget = f64::from(pace.per_minute);
-        Self { pace, budget, refilled: now, summary_from: now, gathered: None }
+    /// A digest with a full budget.
+    pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
+        let budget = f64::from(limit.per_minute);
+        Self { limit, budget, refilled: now, summary_from: now, gathered: None }
     }
 
-    /// Takes an event in.
+    /// Adds an event.
     pub(super) fn add(&mut self, event: Event, now: Instant) {
-        let pace = &self.pace;
+        let limit = &self.limit;
         let gathered = self.gathered.get_or_insert_with(|| Gathered {
-            until: now + pace.gather,
-            few: Some(Vec::new()),
+            until: now + limit.gather,
+            single: Some(Vec::new()),
             by_subject: HashMap::new(),
             transitions: 0,
         });
-        gathered.add(event, pace);
+        gathered.add(event, limit);
     }
 
-    /// When there is something to [`take`](Self::take).
+    /// When [`take`](Self::take) returns events.
     pub(super) fn due(&self) -> Option<Instant> {
         let gathered = self.gathered.as_ref()?;
-        let few = gathered.few.as_ref().is_some_and(|few| few.len() as f64 <= self.budget);
-        Some(if few { gathered.until } else { gathered.until.max(self.summary_from) })
+        let single =
+            gathered.single.as_ref().is_some_and(|single| single.len() as f64 <= self.budget);
+        Some(if single { gathered.until } else { gathered.until.max(self.summary_from) })
     }
 
-    /// What is to be told now.
+    /// The events to report now.
     pub(super) fn take(&mut self, now: Instant) -> Vec<Event> {
         self.refill(now);
         if self.due().is_none_or(|due| now < due) { Vec::new() } else { self.finish(now) }
     }
 
-    /// What was taken in and not told yet, due or not.
+    /// The events added and not reported yet, due or not.
     pub(super) fn finish(&mut self, now: Instant) -> Vec<Event> {
         self.refill(now);
         let Some(gathered) = self.gathered.take() else { return Vec::new() };
-        match gathered.few {
-            Some(few) if few.len() as f64 <= self.budget => {
-                self.budget -= few.len() as f64;
-                few
+        match gathered.single {
+            Some(single) if single.len() as f64 <= self.budget => {
+                self.budget -= single.len() as f64;
+                single
             }
             _ => {
-                self.summary_from = now + self.pace.summaries;
-                vec![Event::Summary(gathered.summary(self.pace.examples))]
+                self.summary_from = now + self.limit.summaries;
+                vec![Event::Summary(gathered.summary(self.limit.examples))]
             }
         }
     }
 
     fn refill(&mut self, now: Instant) {
-        let full = f64::from(self.pace.per_minute);
+        let full = f64::from(self.limit.per_minute);
         let minutes = now.duration_since(self.refilled).as_secs_f64() / 60.0;
         self.budget = (self.budget + minutes * full).min(full);
         self.refilled = now;
@@ -131,12 +132,12 @@ impl Digest {
 }
 
 impl Gathered {
-    fn add(&mut self, event: Event, pace: &Pace) {
+    fn add(&mut self, event: Event, limit: &RateLimit) {
         let (state, severity) = match &event {
             Event::Transition(t) => (t.to.clone(), t.severity()),
             Event::Flapping { .. } => ("flapping".to_owned(), Severity::Warning),
             Event::Quiet { last, .. } => ("quiet".to_owned(), last.severity()),
-            // Nothing digests a digest.
+            // A digest gets no summaries.
             Event::Summary(_) => return,
         };
         let (transition, count) = match &event {
@@ -147,29 +148,32 @@ impl Gathered {
             Event::Summary(_) => return,
         };
         self.transitions += count;
-        if let Some(told) = self.by_subject.get_mut(&transition.subject) {
-            let from = std::mem::take(&mut told.transition.from);
-            *told = Told { transition: Transition { from, ..transition }, state, severity };
-        } else if self.by_subject.len() < pace.subjects {
+        if let Some(latest) = self.by_subject.get_mut(&transition.subject) {
+            let from = std::mem::take(&mut latest.transition.from);
+            *latest = Latest { transition: Transition { from, ..transition }, state, severity };
+        } else if self.by_subject.len() < limit.subjects {
             let subject = transition.subject.clone();
-            self.by_subject.insert(subject, Told { transition, state, severity });
+            self.by_subject.insert(subject, Latest { transition, state, severity });
         }
-        match &mut self.few {
-            Some(few) if few.len() < pace.per_minute as usize => few.push(event),
-            few => *few = None,
+        match &mut self.single {
+            Some(single) if single.len() < limit.per_minute as usize => single.push(event),
+            single => *single = None,
         }
     }
 
     fn summary(self, examples: usize) -> Summary {
-        let mut told: Vec<Told> = self.by_subject.into_values().collect();
-        // The most important first; then as they are called, so that the order says nothing.
-        let importance = |told: &Told| (Reverse(told.severity), told.transition.subject.rank());
-        told.sort_by_cached_key(|told| (importance(told), told.transition.subject.describe()));
+        let mut latest: Vec<Latest> = self.by_subject.into_values().collect();
+        // The most important first, then by name, so that the order is stable.
+        let importance =
+            |latest: &Latest| (Reverse(latest.severity), latest.transition.subject.rank());
+        latest.sort_by_cached_key(|latest| {
+            (importance(latest), latest.transition.subject.describe())
+        });
         let mut groups: Vec<(Group, HashSet<&str>)> = Vec::new();
-        let mut place: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for Told { transition, state, .. } in &told {
+        let mut index: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for Latest { transition, state, .. } in &latest {
             let kind = transition.subject.kind();
-            let at = *place.entry((kind, state)).or_insert_with(|| {
+            let at = *index.entry((kind, state)).or_insert_with(|| {
                 let group = Group { kind, to: state.clone(), subjects: 0, services: 0 };
                 groups.push((group, HashSet::new()));
                 groups.len() - 1
@@ -183,9 +187,9 @@ impl Gathered {
             .map(|(group, services)| Group { services: services.len() as u64, ..group });
         Summary {
             groups: groups.collect(),
-            severity: told.first().map_or(Severity::Info, |told| told.severity),
+            severity: latest.first().map_or(Severity::Info, |latest| latest.severity),
             transitions: self.transitions,
-            examples: told.into_iter().take(examples).map(|told| told.transition).collect(),
+            examples: latest.into_iter().take(examples).map(|latest| latest.transition).collect(),
         }
     }
 }
@@ -208,7 +212,7 @@ mod tests {
         Event::Transition(Transition::now(subject, from, to, "no answer"))
     }
 
-    /// Feeds and takes as the dispatcher does: whenever something is due.
+    /// Takes events as the dispatcher does: whenever some are due.
     fn drain(digest: &mut Digest, until: Instant) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(due) = digest.due().filter(|&due| due <= until) {
@@ -218,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn few_are_told_one_by_one_and_many_together() {
+    fn few_are_reported_one_by_one_and_many_as_a_summary() {
         let start = Instant::now();
-        let mut digest = Digest::new(Pace::PEOPLE, start);
+        let mut digest = Digest::new(RateLimit::CHANNELS, start);
         for n in 0..3 {
             digest.add(backend(n, 1, "up", "down"), start);
         }
@@ -254,15 +258,15 @@ mod tests {
         );
         assert_eq!(summary.transitions, 1013);
         assert_eq!(summary.severity, Severity::Warning);
-        assert_eq!(summary.examples.len(), Pace::PEOPLE.examples);
+        assert_eq!(summary.examples.len(), RateLimit::CHANNELS.examples);
         assert_eq!(summary.examples[0], director, "the most important first");
     }
 
     #[test]
-    fn a_storm_is_a_bounded_number_of_messages_and_tells_of_every_transition() {
+    fn a_storm_is_a_bounded_number_of_messages_that_count_every_transition() {
         let start = Instant::now();
-        let mut digest = Digest::new(Pace::PEOPLE, start);
-        let (mut told, mut messages_in_minute) = (0, Vec::new());
+        let mut digest = Digest::new(RateLimit::CHANNELS, start);
+        let (mut reported, mut messages_in_minute) = (0, Vec::new());
         for minute in 0..5 {
             let mut messages = 0;
             // 10,000 a minute.
@@ -274,18 +278,18 @@ mod tests {
                 }
                 for event in digest.take(now) {
                     messages += 1;
-                    told +=
+                    reported +=
                         if let Event::Summary(summary) = event { summary.transitions } else { 1 };
                 }
             }
             messages_in_minute.push(messages);
         }
-        told += digest
+        reported += digest
             .finish(start + 300 * SECOND)
             .into_iter()
             .map(|event| if let Event::Summary(summary) = event { summary.transitions } else { 1 })
             .sum::<u64>();
-        assert_eq!(told, 50_000);
+        assert_eq!(reported, 50_000);
         assert!(
             messages_in_minute.iter().all(|&n| (5..=46).contains(&n)),
             "{messages_in_minute:?}"
@@ -295,12 +299,12 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let now = Instant::now();
-        let mut digest = Digest::new(Pace { subjects: 100, ..Pace::PEOPLE }, now);
+        let mut digest = Digest::new(RateLimit { subjects: 100, ..RateLimit::CHANNELS }, now);
         for n in 0..10_000 {
             digest.add(backend(n, 7, "up", "down"), now);
         }
         let gathered = digest.gathered.as_ref().unwrap();
-        assert!(gathered.few.is_none() && gathered.by_subject.len() == 100);
+        assert!(gathered.single.is_none() && gathered.by_subject.len() == 100);
         let events = digest.finish(now);
         let [Event::Summary(summary)] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!((summary.transitions, summary.groups[0].subjects), (10_000, 100));

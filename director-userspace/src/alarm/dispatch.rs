@@ -1,4 +1,4 @@
-//! The one task that all transitions come through: damped, digested, and handed to the channels.
+//! The task that damps and digests all transitions, and queues them for the channels.
 
 use std::{
     sync::{
@@ -17,19 +17,19 @@ use tracing::warn;
 
 use super::{
     damper::{Damper, Damping},
-    digest::{Digest, Pace},
+    digest::{Digest, RateLimit},
     journal,
     message::{Event, Message},
     queue::Queue,
     transition::Transition,
 };
 
-/// How often it is looked whether somebody is quiet again.
+/// How often flapping subjects are checked for being quiet again.
 const TICK: Duration = Duration::from_secs(1);
-/// Transitions that are taken in at a time.
-const AT_ONCE: usize = 256;
+/// Most transitions received at a time.
+const MAX_BATCH: usize = 256;
 
-/// How much is told.
+/// Limits of queues and messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Transitions that may wait for the dispatcher.
@@ -38,10 +38,10 @@ pub(super) struct Limits {
     pub(super) queue: usize,
     /// When a subject is flapping.
     pub(super) damping: Damping,
-    /// How much the journal gets.
-    pub(super) journal: Pace,
-    /// How much all other channels get.
-    pub(super) people: Pace,
+    /// The rate limit of the journal.
+    pub(super) journal: RateLimit,
+    /// The rate limit of all channels.
+    pub(super) channels: RateLimit,
 }
 
 impl Default for Limits {
@@ -50,16 +50,16 @@ impl Default for Limits {
             incoming: 65_536,
             queue: 256,
             damping: Damping::default(),
-            journal: Pace::JOURNAL,
-            people: Pace::PEOPLE,
+            journal: RateLimit::JOURNAL,
+            channels: RateLimit::CHANNELS,
         }
     }
 }
 
-/// The channels' queues as they are now.
+/// The current channels' queues.
 pub(super) type Queues = Arc<Mutex<Vec<Arc<Queue>>>>;
 
-/// Everything that the dispatcher works with.
+/// The state of the dispatcher.
 pub(super) struct Dispatcher {
     incoming: mpsc::Receiver<Transition>,
     flush: mpsc::Receiver<oneshot::Sender<()>>,
@@ -68,13 +68,14 @@ pub(super) struct Dispatcher {
     queues: Queues,
     damper: Damper,
     journal: Digest,
-    people: Digest,
-    /// Messages made so far.
+    channels: Digest,
+    /// Messages created so far.
     number: u64,
 }
 
 impl Dispatcher {
-    /// One that takes transitions from `incoming`, and tells at once all that it knows by `flush`.
+    /// A dispatcher that receives transitions from `incoming`, and sends all pending ones at once
+    /// on a request from `flush`.
     pub(super) fn new(
         limits: &Limits,
         incoming: mpsc::Receiver<Transition>,
@@ -90,22 +91,22 @@ impl Dispatcher {
             queues,
             damper: Damper::new(limits.damping),
             journal: Digest::new(limits.journal, now),
-            people: Digest::new(limits.people, now),
+            channels: Digest::new(limits.channels, now),
             number: 0,
         }
     }
 
-    /// Works until nobody can tell it anything any more.
+    /// Runs until all senders of transitions are dropped.
     pub(super) async fn run(mut self) {
-        let mut buffer = Vec::with_capacity(AT_ONCE);
+        let mut buffer = Vec::with_capacity(MAX_BATCH);
         let mut tick = Instant::now() + TICK;
         loop {
             let idle = self.damper.is_idle();
-            let due = [self.journal.due(), self.people.due()];
+            let due = [self.journal.due(), self.channels.due()];
             let due = due.into_iter().flatten().map(Instant::from_std);
             let due = due.chain((!idle).then_some(tick)).min();
             tokio::select! {
-                n = self.incoming.recv_many(&mut buffer, AT_ONCE) => {
+                n = self.incoming.recv_many(&mut buffer, MAX_BATCH) => {
                     if n == 0 {
                         return;
                     }
@@ -119,8 +120,8 @@ impl Dispatcher {
                         self.take(transition);
                     }
                     let now = Instant::now().into_std();
-                    let (journal, people) = (self.journal.finish(now), self.people.finish(now));
-                    self.notify(journal, people);
+                    let (journal, channels) = (self.journal.finish(now), self.channels.finish(now));
+                    self.notify(journal, channels);
                     let _ = done.send(());
                     continue;
                 }
@@ -139,8 +140,8 @@ impl Dispatcher {
                 }
             }
             let now = now.into_std();
-            let (journal, people) = (self.journal.take(now), self.people.take(now));
-            self.notify(journal, people);
+            let (journal, channels) = (self.journal.take(now), self.channels.take(now));
+            self.notify(journal, channels);
         }
     }
 
@@ -153,22 +154,22 @@ impl Dispatcher {
     fn add(&mut self, event: Event) {
         let now = Instant::now().into_std();
         self.journal.add(event.clone(), now);
-        self.people.add(event, now);
+        self.channels.add(event, now);
     }
 
-    fn notify(&mut self, for_journal: Vec<Event>, for_people: Vec<Event>) {
+    fn notify(&mut self, for_journal: Vec<Event>, for_channels: Vec<Event>) {
         for event in for_journal {
             journal::write(&self.message(event, 0));
         }
-        if for_people.is_empty() {
+        if for_channels.is_empty() {
             return;
         }
         let mut missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 {
-            warn!("alarms: {missed} transitions were too many to take in, nobody was told of them");
+            warn!("alarms: queue full, {missed} transitions were not reported");
         }
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for event in for_people {
+        for event in for_channels {
             let message = Arc::new(self.message(event, std::mem::take(&mut missed)));
             for queue in &queues {
                 queue.push(message.clone());

@@ -1,4 +1,4 @@
-//! Hooks: programs of the operator's, run with each message.
+//! Hooks: programs of the operator, run for each message.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use super::{
 };
 use crate::kernel::unprivileged::{Job, User, run};
 
-/// Most hooks that run at a time.
-pub(super) const AT_ONCE: usize = 4;
+/// Most hooks that run concurrently.
+pub(super) const MAX_CONCURRENT: usize = 4;
 /// How long a hook may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One program. Its messages come to it one after the other, in their order.
+/// One program. It runs once per message, in order, one at a time.
 pub(super) struct Exec {
-    /// Its absolute path, and its arguments.
+    /// The absolute path and the arguments.
     pub(super) command: Vec<String>,
-    /// Who runs it.
+    /// The user that it runs as.
     pub(super) user: String,
-    /// Where messages come from.
+    /// The sender of messages.
     pub(super) origin: Arc<Origin>,
     /// Shared by all hooks.
     pub(super) slots: Arc<Semaphore>,
@@ -36,10 +36,10 @@ impl Channel for Exec {
     }
 
     async fn deliver(&mut self, messages: &[Arc<Message>], lost: u64) -> Result<(), Failure> {
-        // Fails only when it is closed, which nobody does.
+        // Fails only if the semaphore is closed, which never happens.
         let _slot = self.slots.acquire().await;
         let never = |error: &dyn std::fmt::Display| Failure::Never(error.to_string());
-        // Each time: the user may be another by now, and few messages come.
+        // Looked up each time: the user may have changed, and messages are few.
         let user = User::find(&self.user).await.map_err(|error| never(&error))?;
         for message in messages {
             let json = Payload::new(&self.origin, message, lost).json();
@@ -56,7 +56,7 @@ impl Channel for Exec {
             };
             let outcome = run(&job).await.map_err(|error| never(&error))?;
             if !outcome.status.success() {
-                // It has been told; what it makes of that is its own affair.
+                // Delivered: the exit status is the hook's own matter.
                 warn!("alarms: {}: {}", self.name(), outcome.describe());
             }
         }

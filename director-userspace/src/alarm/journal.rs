@@ -1,4 +1,4 @@
-//! The daemon's log.
+//! Alarms in the daemon's log.
 
 use tracing::{info, warn};
 
@@ -7,15 +7,15 @@ use super::{
     transition::{Severity, Subject, Transition},
 };
 
-/// Writes a message into the log: one line, and fields for programs. What happens to the daemon itself
-/// it has said already, at more length.
+/// Writes a message to the log: one line, with structured fields. Transitions of the daemon itself
+/// are already logged, with more detail.
 pub(super) fn write(message: &Message) {
     if message.transition().is_some_and(|about| about.subject == Subject::Director) {
         return;
     }
     let text = message.text();
     let (event, transitions) = (message.kind(), message.transitions());
-    // Levels are part of a call's place, hence a macro.
+    // A macro, because the level is static per call site.
     macro_rules! line {
         ($level:ident) => {
             match message.transition() {

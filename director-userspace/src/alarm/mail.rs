@@ -1,4 +1,4 @@
-//! Mail: messages of a few seconds in one, by SMTP.
+//! Mail by SMTP: messages of a few seconds are combined into one.
 
 use std::{
     fmt::Write as _,
@@ -18,34 +18,33 @@ use tokio::time::timeout;
 
 use super::{
     message::{Event, Message, Origin},
-    transition::Transition,
-    worker::{Channel, Failure, Portions},
+    worker::{Batching, Channel, Failure},
 };
 use crate::{kernel::wall_clock, policy::config::model};
 
-/// How long one try may take, all of it.
+/// The timeout of one complete try.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest subject, characters.
-const SUBJECT: usize = 150;
+const MAX_SUBJECT: usize = 150;
 
 /// Messages that come within 5 s are one mail, and there are at most two mails a minute.
-pub(super) const PORTIONS: Portions =
-    Portions { most: 256, gather: Duration::from_secs(5), rest: Duration::from_secs(25) };
+pub(super) const BATCHING: Batching =
+    Batching { most: 256, gather: Duration::from_secs(5), pause: Duration::from_secs(25) };
 
-/// A server, and who gets mail by it.
+/// A mail server and its recipients.
 pub(super) struct Mailer {
-    /// What the configuration says.
+    /// The configuration.
     pub(super) config: model::Mail,
-    /// Where messages come from.
+    /// The sender of messages.
     pub(super) origin: Arc<Origin>,
-    /// How long one try may take, all of it.
+    /// The timeout of one complete try.
     pub(super) timeout: Duration,
 }
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 impl Mailer {
-    /// Each time a new one: certificates and the configuration of names are as they are now.
+    /// Created for each mail, so that current certificates and name service settings apply.
     async fn transport(&self) -> Result<Transport, Failure> {
         let model::Mail { server, starttls, .. } = &self.config;
         let bad = || Failure::Never(format!("{server:?} is not host:port"));
@@ -79,7 +78,7 @@ impl Mailer {
             .from(mailbox(&self.config.from)?)
             .subject(subject(instance, messages))
             .message_id(Some(format!("<director-{run}-{number}@{host}>")))
-            // So that nobody's holiday notice answers.
+            // Suppresses automatic replies, such as vacation notices.
             .header(AutoSubmitted)
             .header(header::ContentType::TEXT_PLAIN);
         for to in &self.config.to {
@@ -104,7 +103,7 @@ impl Channel for Mailer {
                 false => Failure::again(described(&error)),
             })
         };
-        // The transport's own timeout ends with connecting.
+        // The transport's own timeout covers only connecting.
         match timeout(self.timeout, sending).await {
             Ok(sent) => sent.map(drop),
             Err(_) => Err(Failure::again(format!("not sent within {:?}", self.timeout))),
@@ -112,7 +111,7 @@ impl Channel for Mailer {
     }
 }
 
-/// An error with its cause, which says more.
+/// An error with its cause, which has more detail.
 fn described(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) if !error.to_string().contains(&source.to_string()) => {
@@ -142,7 +141,7 @@ impl header::Header for AutoSubmitted {
 
 fn subject(instance: &str, messages: &[Arc<Message>]) -> String {
     let worst = messages.iter().max_by_key(|message| {
-        // Of equals the first.
+        // Of equal ones the first.
         (message.event.severity(), std::cmp::Reverse(message.number))
     });
     let text = worst.map(|message| message.text()).unwrap_or_default();
@@ -150,7 +149,7 @@ fn subject(instance: &str, messages: &[Arc<Message>]) -> String {
         1 => format!("[director {instance}] {text}"),
         n => format!("[director {instance}] {n} alarms, one of them: {text}"),
     };
-    subject.chars().take(SUBJECT).collect()
+    subject.chars().take(MAX_SUBJECT).collect()
 }
 
 fn body(Origin { instance, host, .. }: &Origin, messages: &[Arc<Message>], lost: u64) -> String {
@@ -165,8 +164,8 @@ fn body(Origin { instance, host, .. }: &Origin, messages: &[Arc<Message>], lost:
             message.text()
         );
         if let Event::Summary(summary) = &message.event {
-            for Transition { at, subject, from, to, .. } in &summary.examples {
-                let _ = writeln!(body, "    {} {}: {from} -> {to}", utc(*at), subject.describe());
+            for example in &summary.examples {
+                let _ = writeln!(body, "    {} {}", utc(example.at), example.describe_change());
             }
             let rest = summary.transitions.saturating_sub(summary.examples.len() as u64);
             if rest > 0 {
@@ -175,9 +174,9 @@ fn body(Origin { instance, host, .. }: &Origin, messages: &[Arc<Message>], lost:
         }
     }
     if lost > 0 {
-        let _ = writeln!(body, "\nBefore these, {lost} alarms could not be sent, and were lost.");
+        let _ = writeln!(body, "\nBefore these, {lost} alarms could not be sent and were lost.");
     }
-    body.push_str("\n`director services` and `director backends` show how it is now.\n");
+    body.push_str("\n`director services` and `director backends` show the current state.\n");
     body
 }
 
@@ -214,9 +213,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_for_people() {
+    fn times_are_written_in_utc() {
         let written = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        // As `date -u -d @SECONDS` has them.
+        // As `date -u -d @SECONDS` prints them.
         assert_eq!(written(0), "1970-01-01 00:00:00Z");
         assert_eq!(written(951_782_399), "2000-02-28 23:59:59Z");
         assert_eq!(written(951_782_400), "2000-02-29 00:00:00Z");
@@ -224,7 +223,7 @@ mod tests {
         assert_eq!(written(1_772_323_200), "2026-03-01 00:00:00Z");
         assert_eq!(written(4_107_542_400), "2100-03-01 00:00:00Z");
         assert_eq!(utc(SystemTime::UNIX_EPOCH - Duration::from_secs(9)), written(0));
-        // A clock that is far off costs no time.
+        // A wrong clock in the far future takes no time.
         assert!(written(u64::from(u32::MAX) * 1000).starts_with("9999-"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a channel delivers: one transition, or what many come to.
+//! A message that a channel delivers: one transition, or a summary of many.
 
 use std::{net::IpAddr, time::SystemTime};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::transition::{Severity, Transition};
 use crate::kernel::wall_clock;
 
-/// Version of [`Payload`]: grows when a key goes away or changes its meaning.
+/// Version of [`Payload`]: incremented when a key is removed or changes its meaning.
 const PAYLOAD_VERSION: u32 = 1;
 
 /// What a message is about.
@@ -15,11 +15,11 @@ const PAYLOAD_VERSION: u32 = 1;
 pub(super) enum Event {
     /// A subject's state has changed.
     Transition(Transition),
-    /// A subject changes its state so often that it is not told each time.
+    /// A subject changes its state so often that single transitions are not reported.
     Flapping {
         /// Its last transition.
         last: Transition,
-        /// How many there were since this was told last.
+        /// How many there were since the last report.
         transitions: u64,
         /// In how many seconds.
         within: u64,
@@ -28,17 +28,17 @@ pub(super) enum Event {
     Quiet {
         /// Its last transition.
         last: Transition,
-        /// How many there were since this was told last.
+        /// How many there were since the last report.
         transitions: u64,
     },
-    /// So many transitions that they are told together.
+    /// So many transitions that they are reported together.
     Summary(Summary),
 }
 
 /// Many transitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// What they come to, the most important first.
+    /// Counts by kind and state, the most important first.
     pub(super) groups: Vec<Group>,
     /// Some of them, the most important first.
     pub(super) examples: Vec<Transition>,
@@ -59,7 +59,7 @@ impl Event {
     }
 }
 
-/// Subjects of one kind that came into one state.
+/// Subjects of one kind that changed to one state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Group {
     /// `director`, `service`, `quorum` or `backend`.
@@ -94,13 +94,13 @@ impl Group {
 /// A message: the same for every channel, but for what that channel lost before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
-    /// Grows with every message.
+    /// Sequence number of the message.
     pub(super) number: u64,
-    /// When it was made.
+    /// When it was created.
     pub(super) at: SystemTime,
-    /// What it is about.
+    /// Its content.
     pub(super) event: Event,
-    /// How many transitions were lost before, because there were too many to take in.
+    /// How many earlier transitions were dropped because the queue was full.
     pub(super) missed: u64,
 }
 
@@ -125,7 +125,7 @@ impl Message {
         }
     }
 
-    /// How many transitions it tells of.
+    /// How many transitions it reports.
     pub(super) const fn transitions(&self) -> u64 {
         match &self.event {
             Event::Transition(_) => 1,
@@ -134,13 +134,13 @@ impl Message {
         }
     }
 
-    /// All of it in one sentence.
+    /// The message in one sentence.
     pub(super) fn text(&self) -> String {
         let mut text = match &self.event {
             Event::Transition(transition) => transition.describe(),
             Event::Flapping { last, transitions, within } => format!(
-                "{} is flapping: {transitions} transitions within {within} s, {} now; not told one \
-                 by one until it is quiet",
+                "{} is flapping: {transitions} transitions within {within} s, {} now; single \
+                 transitions are not reported until it is quiet",
                 last.subject.describe(),
                 last.to
             ),
@@ -155,20 +155,20 @@ impl Message {
             }
         };
         if self.missed > 0 {
-            text += &format!("; {} transitions before were too many to take in", self.missed);
+            text += &format!("; {} earlier transitions were dropped (queue full)", self.missed);
         }
         text
     }
 }
 
-/// Where messages come from.
+/// The sender of messages.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     /// The director's instance.
     pub(super) instance: String,
     /// This host's name.
     pub(super) host: String,
-    /// Tells this process's messages from those of others: its start, and its number.
+    /// Identifies this process: its start time and PID.
     pub(super) run: String,
 }
 
@@ -227,7 +227,7 @@ impl<'a> One<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Of a message; `lost` are the messages that its channel lost before it.
+    /// The payload of a message; `lost` is the number of messages that its channel lost before it.
     pub(super) fn new(origin: &'a Origin, message: &'a Message, lost: u64) -> Self {
         let summary = match &message.event {
             Event::Summary(summary) => Some(summary),
@@ -251,14 +251,14 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// As text.
+    /// The payload as text.
     pub(super) fn json(&self) -> String {
-        // Strings, numbers and lists: nothing that JSON could not hold.
+        // Cannot fail: strings, numbers and lists only.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// A message as a hook's environment; what does not apply is empty.
+/// A message as a hook's environment; variables that do not apply are empty.
 pub(super) fn environment<'a>(
     origin: &'a Origin,
     message: &Message,

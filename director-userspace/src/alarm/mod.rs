@@ -1,18 +1,19 @@
-//! Alarms: transitions of backends, services, quorums and the director itself reach people.
+//! Alarms: report transitions of backends, services, quorums and the director itself.
 //!
 //! ```text
-//! tell -> damper (flapping subjects) -> digest (few: one by one, many: together) -> channels
+//! notify -> damper (flapping subjects) -> digest (few: one by one, many: a summary) -> channels
 //! ```
 //!
-//! - [`transition`](Transition): what is told;
-//! - `damper`: a subject that changes all the time is told once, and then now and then;
-//! - `digest`: a bounded number of messages per minute, however many transitions there are;
-//! - `dispatch`: the task that does this, and writes the journal;
-//! - `queue`, `worker`: what waits for one channel, bounded, and who delivers it. Each channel has a
-//!   task of its own, so that none delays another;
+//! - [`transition`](Transition): a state change;
+//! - `damper`: a flapping subject is reported once, and then at intervals;
+//! - `digest`: limits the messages per minute, however many transitions there are;
+//! - `dispatch`: the task that runs both, and writes the journal;
+//! - `queue`, `worker`: the bounded queue of one channel, and the task that delivers it. Each
+//!   channel has its own task, so that none delays another;
 //! - `exec`, `webhook`, `mail`: the channels.
 //!
-//! Nothing here makes the daemon wait: [`Notifier::tell`] counts what there is no room for.
+//! The daemon never waits for alarms: [`Notifier::notify`] counts transitions that do not fit the
+//! queue.
 
 mod damper;
 mod digest;
@@ -49,7 +50,7 @@ use self::{
     message::Origin,
     queue::Queue,
     webhook::Webhook,
-    worker::{Channel, Patience, Portions, work},
+    worker::{Batching, Channel, RetryPolicy, work},
 };
 use crate::{
     kernel::{unprivileged::DEFAULT_USER, wall_clock},
@@ -60,28 +61,28 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 struct Behaviour {
     limits: Limits,
-    /// Of webhooks and mail. A hook is run once.
-    patience: Patience,
+    /// For webhooks and mail. A hook runs once.
+    retries: RetryPolicy,
     exec_timeout: Duration,
     webhook_timeout: Duration,
     mail_timeout: Duration,
-    mail: Portions,
+    mail: Batching,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            patience: Patience::default(),
+            retries: RetryPolicy::default(),
             exec_timeout: exec::TIMEOUT,
             webhook_timeout: webhook::TIMEOUT,
             mail_timeout: mail::TIMEOUT,
-            mail: mail::PORTIONS,
+            mail: mail::BATCHING,
         }
     }
 }
 
-/// What makes a channel the same as before.
+/// Identifies a channel across configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Key {
     Exec { command: Vec<String>, user: String },
@@ -89,7 +90,7 @@ enum Key {
     Mail(model::Mail),
 }
 
-/// A channel's task and what waits for it; ends with the value.
+/// A channel's task and its queue; the task ends when this is dropped.
 #[derive(Debug)]
 struct Running {
     key: Key,
@@ -103,7 +104,8 @@ impl Drop for Running {
     }
 }
 
-/// Whom transitions are told to. Channels end with it; [`flush`](Self::flush) before.
+/// Reports transitions to the journal and the channels. Channels end when it is dropped; call
+/// [`flush`](Self::flush) before.
 #[derive(Debug)]
 pub struct Notifier {
     incoming: mpsc::Sender<Transition>,
@@ -117,8 +119,8 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts telling: the journal always, and the channels of `config`. `instance` is the director's
-    /// name. Wants a tokio runtime.
+    /// Starts reporting to the journal and to the channels of `config`. `instance` is the
+    /// director's name. Needs a tokio runtime.
     pub fn start(instance: &str, config: &model::Alarms) -> Self {
         Self::with(instance, config, Behaviour::default())
     }
@@ -141,16 +143,15 @@ impl Notifier {
             queues,
             running: Vec::new(),
             origin: Arc::new(Origin { instance: instance.to_owned(), host, run }),
-            slots: Arc::new(Semaphore::new(exec::AT_ONCE)),
+            slots: Arc::new(Semaphore::new(exec::MAX_CONCURRENT)),
             behaviour,
         };
         notifier.configure(config);
         notifier
     }
 
-    /// From now on tells the channels of `config`. Those that were there before keep what waits for
-    /// them; what waits for others is dropped. A channel that cannot be is said to be wrong in the
-    /// log.
+    /// Replaces the channels by those of `config`. Channels in both keep their queue; the queues of
+    /// removed ones are dropped. An invalid channel is logged and skipped.
     pub fn configure(&mut self, config: &model::Alarms) {
         let user = config.user.as_deref().unwrap_or(DEFAULT_USER);
         let exec = config
@@ -165,7 +166,7 @@ impl Notifier {
                 continue;
             }
             match before.iter().position(|running| running.key == key) {
-                Some(place) => self.running.push(before.swap_remove(place)),
+                Some(index) => self.running.push(before.swap_remove(index)),
                 None => self.running.extend(self.channel(key)),
             }
         }
@@ -174,24 +175,24 @@ impl Notifier {
     }
 
     fn channel(&self, key: Key) -> Option<Running> {
-        let Behaviour { patience, exec_timeout, webhook_timeout, mail_timeout, mail, .. } =
+        let Behaviour { retries, exec_timeout, webhook_timeout, mail_timeout, mail, .. } =
             self.behaviour;
         let origin = self.origin.clone();
         Some(match key.clone() {
             Key::Exec { command, user } => {
                 let slots = self.slots.clone();
                 let hook = Exec { command, user, origin, slots, timeout: exec_timeout };
-                self.run(key, hook, Portions::SINGLE, Patience { tries: 1, ..patience })
+                self.run(key, hook, Batching::SINGLE, RetryPolicy { tries: 1, ..retries })
             }
             Key::Webhook(url) => match Webhook::new(&url, origin, webhook_timeout) {
-                Ok(webhook) => self.run(key, webhook, Portions::SINGLE, patience),
+                Ok(webhook) => self.run(key, webhook, Batching::SINGLE, retries),
                 Err(why) => {
-                    error!("alarms: a webhook gets nothing: {why}");
+                    error!("alarms: invalid webhook, not used: {why}");
                     return None;
                 }
             },
             Key::Mail(config) => {
-                self.run(key, Mailer { config, origin, timeout: mail_timeout }, mail, patience)
+                self.run(key, Mailer { config, origin, timeout: mail_timeout }, mail, retries)
             }
         })
     }
@@ -200,38 +201,38 @@ impl Notifier {
         &self,
         key: Key,
         channel: impl Channel,
-        portions: Portions,
-        patience: Patience,
+        batching: Batching,
+        retries: RetryPolicy,
     ) -> Running {
         let queue = Arc::new(Queue::new(self.behaviour.limits.queue));
-        let task = tokio::spawn(work(channel, queue.clone(), portions, patience)).abort_handle();
+        let task = tokio::spawn(work(channel, queue.clone(), batching, retries)).abort_handle();
         Running { key, queue, task }
     }
 
-    /// Tells a transition. Never waits: if tens of thousands are waiting to be told, it is counted,
-    /// and the next message has the number.
+    /// Reports a transition. Never waits: if the queue is full (65,536), the transition is counted
+    /// as missed, and the next message has the count.
     pub fn notify(&self, transition: Transition) {
         if self.incoming.try_send(transition.cleaned()).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Delivers what has been told so far, as far as that is possible `within` some time: at the
-    /// daemon's end. From now on nobody rests.
+    /// Delivers all pending transitions, as far as possible `within` a time, when the daemon ends.
+    /// Channels no longer pause between deliveries.
     pub async fn flush(&mut self, within: Duration) {
         let queues = self.running.iter().map(|running| running.queue.clone());
         let queues: Vec<_> = queues.collect();
-        // What is not delivered in time is lost, and the log has it.
+        // Messages not delivered in time are lost; the journal has them.
         let _ = timeout(within, async {
             let (done, is_done) = oneshot::channel();
             if self.flush.send(done).await.is_ok() {
                 let _ = is_done.await;
             }
             for queue in &queues {
-                queue.hurry();
+                queue.start_flush();
             }
             for queue in &queues {
-                queue.settled().await;
+                queue.drained().await;
             }
         })
         .await;

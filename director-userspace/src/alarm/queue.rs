@@ -1,4 +1,4 @@
-//! What waits for one channel: bounded; the oldest goes, and is counted.
+//! The queue of one channel: bounded; if full, the oldest message is dropped and counted.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use super::message::Message;
 pub(super) struct Queue {
     capacity: usize,
     inner: Mutex<Inner>,
-    news: watch::Sender<State>,
+    state: watch::Sender<State>,
 }
 
 #[derive(Debug, Default)]
@@ -24,28 +24,28 @@ struct Inner {
     lost: u64,
 }
 
-/// What somebody may wait for.
+/// The state that tasks wait for.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     /// Messages that wait or are being delivered.
     outstanding: usize,
-    /// Whether the daemon is about to end: nobody rests.
-    hurry: bool,
+    /// Whether the daemon is about to end: no pauses between deliveries.
+    flushing: bool,
 }
 
 impl Queue {
-    /// For at most `capacity` messages.
+    /// A queue of at most `capacity` messages.
     pub(super) fn new(capacity: usize) -> Self {
         let inner = Mutex::new(Inner::default());
-        Self { capacity, inner, news: watch::Sender::new(State::default()) }
+        Self { capacity, inner, state: watch::Sender::new(State::default()) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // What is inside is whole between any two statements.
+        // A panic cannot leave the state half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message at the end. If that is one too many, the oldest is lost.
+    /// Appends a message. If the queue is full, the oldest is lost.
     pub(super) fn push(&self, message: Arc<Message>) {
         let mut inner = self.inner();
         inner.messages.push_back(message);
@@ -53,62 +53,62 @@ impl Queue {
             inner.messages.pop_front();
             inner.lost += 1;
         } else {
-            self.news.send_modify(|state| state.outstanding += 1);
+            self.state.send_modify(|state| state.outstanding += 1);
         }
     }
 
-    /// Up to `most` messages from the front; at least one, which is waited for. They are outstanding
-    /// until [`settle`](Self::settle).
+    /// Waits for a message, and takes up to `most` from the front. They are outstanding until
+    /// [`complete`](Self::complete).
     pub(super) async fn next(&self, most: usize) -> Vec<Arc<Message>> {
-        let mut news = self.news.subscribe();
+        let mut state = self.state.subscribe();
         loop {
             let taken = self.take(most);
             if !taken.is_empty() {
                 return taken;
             }
-            // It fails only if the sender is gone, which is ours.
-            let _ = news.changed().await;
+            // Fails only if the sender is dropped, which `self` owns.
+            let _ = state.changed().await;
         }
     }
 
-    /// Up to `most` messages from the front, none if there are none.
+    /// Takes up to `most` messages from the front; none if the queue is empty.
     pub(super) fn take(&self, most: usize) -> Vec<Arc<Message>> {
         let mut inner = self.inner();
         let n = most.min(inner.messages.len());
         inner.messages.drain(..n).collect()
     }
 
-    /// Messages lost since somebody was told.
+    /// Messages lost since the last reported number.
     pub(super) fn lost(&self) -> u64 {
         self.inner().lost
     }
 
-    /// `n` messages that were taken need nothing more: they were delivered, and with them the number
-    /// `told` of those lost before; or they are `lost` too.
-    pub(super) fn settle(&self, n: usize, told: u64, lost: u64) {
+    /// Completes `n` taken messages: they were delivered together with the number `reported` of
+    /// those lost before, or are `lost` too.
+    pub(super) fn complete(&self, n: usize, reported: u64, lost: u64) {
         let mut inner = self.inner();
-        inner.lost = inner.lost.saturating_sub(told) + lost;
-        self.news.send_modify(|state| state.outstanding = state.outstanding.saturating_sub(n));
+        inner.lost = inner.lost.saturating_sub(reported) + lost;
+        self.state.send_modify(|state| state.outstanding = state.outstanding.saturating_sub(n));
     }
 
-    /// From now on nobody rests.
-    pub(super) fn hurry(&self) {
-        self.news.send_modify(|state| state.hurry = true);
+    /// Ends all pauses from now on.
+    pub(super) fn start_flush(&self) {
+        self.state.send_modify(|state| state.flushing = true);
     }
 
-    /// Rests for `time`, or until there is a hurry. Whether there is.
-    pub(super) async fn rest(&self, time: Duration) -> bool {
-        let mut news = self.news.subscribe();
+    /// Pauses for `time`, or until a flush starts. Returns whether one has started.
+    pub(super) async fn pause(&self, time: Duration) -> bool {
+        let mut state = self.state.subscribe();
         tokio::select! {
             () = sleep(time) => {}
-            _ = news.wait_for(|state| state.hurry) => {}
+            _ = state.wait_for(|state| state.flushing) => {}
         }
-        self.news.borrow().hurry
+        self.state.borrow().flushing
     }
 
     /// Waits until nothing is outstanding.
-    pub(super) async fn settled(&self) {
-        let _ = self.news.subscribe().wait_for(|state| state.outstanding == 0).await;
+    pub(super) async fn drained(&self) {
+        let _ = self.state.subscribe().wait_for(|state| state.outstanding == 0).await;
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_goes_and_is_counted_until_told() {
+    async fn the_oldest_is_dropped_and_counted_until_reported() {
         let queue = Queue::new(3);
         for n in 0..10 {
             queue.push(message(n));
@@ -137,16 +137,16 @@ mod tests {
         for n in 10..13 {
             queue.push(message(n));
         }
-        queue.settle(2, 7, 0);
+        queue.complete(2, 7, 0);
         assert_eq!(queue.lost(), 1);
         assert_eq!(queue.next(9).await.len(), 3);
-        queue.settle(3, 0, 3);
-        assert_eq!(queue.lost(), 4, "those that were given up count too");
-        queue.settled().await;
+        queue.complete(3, 0, 3);
+        assert_eq!(queue.lost(), 4, "undeliverable ones count too");
+        queue.drained().await;
     }
 
     #[tokio::test]
-    async fn one_waits_for_news_and_rests_until_there_is_a_hurry() {
+    async fn a_task_waits_for_a_message_and_pauses_until_a_flush() {
         let queue = Arc::new(Queue::new(3));
         let waiting = tokio::spawn({
             let queue = queue.clone();
@@ -155,12 +155,12 @@ mod tests {
         tokio::task::yield_now().await;
         queue.push(message(1));
         assert_eq!(waiting.await.unwrap()[0].number, 1);
-        let resting = tokio::spawn({
+        let pausing = tokio::spawn({
             let queue = queue.clone();
-            async move { queue.rest(Duration::from_hours(1)).await }
+            async move { queue.pause(Duration::from_hours(1)).await }
         });
         tokio::task::yield_now().await;
-        queue.hurry();
-        assert!(resting.await.unwrap());
+        queue.start_flush();
+        assert!(pausing.await.unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! All of it, with real servers on loopback and real programs.
+//! Tests of all alarms, with real servers on loopback and real programs.
 
 mod exec;
 mod journal;
@@ -11,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{damper::Damping, digest::Pace, *};
+use super::{damper::Damping, digest::RateLimit, *};
 
 /// The shipped behaviour with shorter times.
 fn quick() -> Behaviour {
-    let people = Pace { gather: Duration::from_millis(30), ..Pace::PEOPLE };
+    let channels = RateLimit { gather: Duration::from_millis(30), ..RateLimit::CHANNELS };
     let ms = Duration::from_millis;
     Behaviour {
-        limits: Limits { people, ..Limits::default() },
-        patience: Patience { first: ms(50), longest: ms(400), tries: 8 },
+        limits: Limits { channels, ..Limits::default() },
+        retries: RetryPolicy { first: ms(50), longest: ms(400), tries: 8 },
         exec_timeout: ms(700),
         webhook_timeout: ms(300),
         mail_timeout: ms(500),
-        mail: Portions { most: 256, gather: ms(300), rest: ms(100) },
+        mail: Batching { most: 256, gather: ms(300), pause: ms(100) },
     }
 }
 
@@ -43,7 +43,7 @@ fn webhooks(urls: &[&str]) -> model::Alarms {
     model::Alarms { webhooks, ..model::Alarms::default() }
 }
 
-/// Waits until `done` gives something.
+/// Waits until `done` returns a value.
 async fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -56,7 +56,7 @@ async fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 #[tokio::test]
-async fn a_storm_is_few_messages_and_tells_all() {
+async fn a_storm_is_few_messages_that_count_all_transitions() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), quick());
     let began = Instant::now();
@@ -67,12 +67,12 @@ async fn a_storm_is_few_messages_and_tells_all() {
             notifier.notify(backend(n, &format!("s{}", n % 50), to));
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(2), "telling took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "notifying took {:?}", began.elapsed());
     notifier.flush(Duration::from_secs(10)).await;
     let bodies = server.bodies();
     assert!((1..=3).contains(&bodies.len()), "{}", bodies.len());
-    let told: u64 = bodies.iter().map(|body| body["transitions"].as_u64().unwrap()).sum();
-    assert_eq!(told, 10_000);
+    let reported: u64 = bodies.iter().map(|body| body["transitions"].as_u64().unwrap()).sum();
+    assert_eq!(reported, 10_000);
     assert!(bodies.iter().all(|body| body["event"] == "summary"));
     let text = bodies.last().unwrap()["text"].as_str().unwrap();
     assert!(text.starts_with("2000 backends of 1 service down"), "{text}");
@@ -80,7 +80,7 @@ async fn a_storm_is_few_messages_and_tells_all() {
 }
 
 #[tokio::test]
-async fn what_flaps_is_told_once_by_every_channel() {
+async fn a_flapping_subject_is_reported_once() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let mut behaviour = quick();
     let damping = Damping { quiet: Duration::from_millis(400), ..Damping::default() };
@@ -105,12 +105,12 @@ async fn what_flaps_is_told_once_by_every_channel() {
 }
 
 #[tokio::test]
-async fn what_there_is_no_room_for_is_counted_and_told() {
+async fn transitions_beyond_the_queue_are_counted_and_reported() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let mut behaviour = quick();
     behaviour.limits.incoming = 10;
     let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), behaviour);
-    // The dispatcher runs on this thread: nothing is taken in before the next await.
+    // The dispatcher runs on this thread: it receives nothing before the next await.
     for n in 0..100 {
         notifier.notify(backend(n, "web", "down"));
     }
@@ -119,12 +119,12 @@ async fn what_there_is_no_room_for_is_counted_and_told() {
     assert_eq!(bodies.len(), 10);
     assert_eq!(bodies[0]["missed"], 90);
     let text = bodies[0]["text"].as_str().unwrap();
-    assert!(text.ends_with("; 90 transitions before were too many to take in"), "{text}");
+    assert!(text.ends_with("; 90 earlier transitions were dropped (queue full)"), "{text}");
     assert!(bodies[1..].iter().all(|body| body.get("missed").is_none()));
 }
 
 #[tokio::test]
-async fn channels_come_and_go_and_those_that_stay_keep_what_waits() {
+async fn channels_that_stay_in_the_configuration_keep_their_queue() {
     let stays = sink::Http::start(|n| match n {
         0..3 => sink::Answer::Status(503),
         _ => sink::Answer::Status(200),
@@ -151,7 +151,7 @@ async fn channels_come_and_go_and_those_that_stay_keep_what_waits() {
 }
 
 #[tokio::test]
-async fn the_end_is_told_but_not_waited_for_without_end() {
+async fn the_flush_at_the_end_is_bounded_in_time() {
     let server = sink::Http::start(|_| sink::Answer::Status(200)).await;
     let hangs = sink::Http::start(|_| sink::Answer::Hang).await;
     let config = webhooks(&[&server.url(), &hangs.url()]);

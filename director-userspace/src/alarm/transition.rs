@@ -1,11 +1,12 @@
-//! What is told: somebody's state has changed.
+//! A state change of a backend, service, quorum or the director.
 
 use std::{net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 
-/// States that call nobody: what works, and what an operator asked for. All others are warnings.
-const CALM: [&str; 13] = [
+/// States of severity `info`: those that work or that an operator requested. All others are
+/// warnings.
+const INFO_STATES: [&str; 13] = [
     "up",
     "unchecked",
     "starting",
@@ -20,13 +21,13 @@ const CALM: [&str; 13] = [
     "repaired",
     "ready",
 ];
-/// Longest state and reason, characters: a reason may quote what a backend answered.
-const LONGEST: usize = 300;
+/// Longest state and reason, characters: a reason may quote a backend's answer.
+const MAX_TEXT: usize = 300;
 
-/// Whose state it is.
+/// What changed its state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// The director itself: its file, its host, its maps.
+    /// The director itself: its configuration, its host, its maps.
     Director,
     /// A service: `up`, `degraded`, `down`, `panic`, `sorry`.
     Service {
@@ -64,7 +65,7 @@ impl Subject {
         }
     }
 
-    /// The name of the service that it is or belongs to; empty for the director.
+    /// The name of the service, or of the subject's service; empty for the director.
     pub fn service(&self) -> &str {
         match self {
             Self::Director => "",
@@ -91,17 +92,17 @@ impl Subject {
         }
     }
 
-    /// As sentences begin: `backend 10.0.0.11 of web`.
+    /// The start of a sentence: `backend 10.0.0.11 of web`.
     pub fn describe(&self) -> String {
         match self {
             Self::Director => "director".to_owned(),
             Self::Service { name, .. } => format!("service {name}"),
-            Self::Quorum { name, .. } => format!("quorum of {name}"),
+            Self::Quorum { name, frontend } => format!("service {name} ({frontend}): quorum"),
             Self::Backend { service, address, .. } => format!("backend {address} of {service}"),
         }
     }
 
-    /// Which of two is told first where there is no room for both: lower is first.
+    /// The order of importance in a summary: lower is first.
     pub(super) const fn rank(&self) -> u8 {
         match self {
             Self::Director => 0,
@@ -112,33 +113,33 @@ impl Subject {
     }
 }
 
-/// A change of somebody's state.
+/// A state change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
-    /// When it happened, by the wall clock: for people only.
+    /// When it happened, by the wall clock: for display only.
     pub at: SystemTime,
-    /// Whose state it is.
+    /// What changed its state.
     pub subject: Subject,
-    /// What the state was.
+    /// The former state.
     pub from: String,
-    /// What it is now.
+    /// The new state.
     pub to: String,
-    /// Why, for people; may be empty.
+    /// Why, for display; may be empty.
     pub reason: String,
 }
 
 impl Transition {
-    /// One that happens now. Texts are cut to a bounded length, and control characters become
-    /// spaces: they may quote what some server sent.
+    /// A transition that happens now. Texts are cut to a bounded length, and control characters
+    /// become spaces: they may quote a server's answer.
     pub fn now(subject: Subject, from: &str, to: &str, reason: &str) -> Self {
         let (from, to, reason) = (plain(from), plain(to), plain(reason));
         Self { at: SystemTime::now(), subject, from, to, reason }
     }
 
-    /// The same with bounded texts without control characters.
+    /// The transition with bounded texts without control characters.
     pub(super) fn cleaned(mut self) -> Self {
         for text in [&mut self.from, &mut self.to, &mut self.reason] {
-            if text.len() > LONGEST || text.chars().any(char::is_control) {
+            if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
                 *text = plain(text);
             }
         }
@@ -147,16 +148,26 @@ impl Transition {
 
     /// How urgent the new state is.
     pub fn severity(&self) -> Severity {
-        if CALM.contains(&self.to.as_str()) { Severity::Info } else { Severity::Warning }
+        if INFO_STATES.contains(&self.to.as_str()) { Severity::Info } else { Severity::Warning }
     }
 
-    /// The whole of it in one sentence: `backend 10.0.0.11 of web: up -> down (connection refused)`.
+    /// One sentence: `backend 10.0.0.11 of web: up -> down (connection refused)`, or
+    /// `service dns (udp 192.0.2.1:53): quorum lost (weight up: 0, needed: 1)`.
     pub fn describe(&self) -> String {
-        let Self { subject, from, to, reason, .. } = self;
-        let subject = subject.describe();
-        match reason.as_str() {
-            "" => format!("{subject}: {from} -> {to}"),
-            reason => format!("{subject}: {from} -> {to} ({reason})"),
+        let change = self.describe_change();
+        match self.reason.as_str() {
+            "" => change,
+            reason => format!("{change} ({reason})"),
+        }
+    }
+
+    /// The sentence without the reason.
+    pub(super) fn describe_change(&self) -> String {
+        let Self { subject, from, to, .. } = self;
+        let described = subject.describe();
+        match subject {
+            Subject::Quorum { .. } => format!("{described} {to}"),
+            _ => format!("{described}: {from} -> {to}"),
         }
     }
 }
@@ -165,9 +176,9 @@ impl Transition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It works, or somebody wanted it so.
+    /// It works, or an operator requested it.
     Info,
-    /// Somebody should look.
+    /// An operator should investigate.
     Warning,
 }
 
@@ -183,7 +194,7 @@ impl Severity {
 
 fn plain(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(LONGEST).map(clean).collect::<String>().trim().to_owned()
+    text.chars().take(MAX_TEXT).map(clean).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -201,18 +212,25 @@ mod tests {
 
     #[test]
     fn a_transition_is_one_plain_sentence() {
-        let told = Transition::now(backend(), "up", "down", "said \"\u{1b}[31mno\r\nBcc: x\0\"");
+        let transition =
+            Transition::now(backend(), "up", "down", "said \"\u{1b}[31mno\r\nBcc: x\0\"");
         assert_eq!(
-            told.describe(),
+            transition.describe(),
             "backend 10.0.0.11 of web: up -> down (said \" [31mno  Bcc: x \")"
         );
-        let long = Transition { reason: "x\n".repeat(5000), ..told.clone() }.cleaned();
-        assert!(long.reason.len() <= LONGEST && !long.reason.contains('\n'), "{}", long.reason);
-        assert_eq!(told.clone().cleaned(), told);
+        let long = Transition { reason: "x\n".repeat(5000), ..transition.clone() }.cleaned();
+        assert!(long.reason.len() <= MAX_TEXT && !long.reason.contains('\n'), "{}", long.reason);
+        assert_eq!(transition.clone().cleaned(), transition);
+        let quorum = Subject::Quorum { name: "dns".into(), frontend: "udp 192.0.2.1:53".into() };
+        let transition = Transition::now(quorum, "held", "lost", "weight up: 0, needed: 1");
+        assert_eq!(
+            transition.describe(),
+            "service dns (udp 192.0.2.1:53): quorum lost (weight up: 0, needed: 1)"
+        );
     }
 
     #[test]
-    fn what_nobody_wanted_is_a_warning() {
+    fn failures_are_warnings_and_requested_states_are_not() {
         let to = |to: &str| Transition::now(backend(), "up", to, "").severity();
         for state in BackendHealth::ALL {
             let is_bad = state == BackendHealth::Down;

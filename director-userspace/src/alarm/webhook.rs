@@ -24,22 +24,22 @@ use super::{
     worker::{Channel, Failure},
 };
 
-/// How long one try may take, all of it.
+/// The timeout of one complete try.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
-/// How many of a name's addresses are tried, in the time of one try.
-const ADDRESSES: u32 = 3;
+/// Most addresses of a name that one try connects to.
+const MAX_ADDRESSES: u32 = 3;
 
 /// One URL.
 pub(super) struct Webhook {
     uri: Uri,
     origin: Arc<Origin>,
     timeout: Duration,
-    /// Made when it is needed first.
+    /// Created on first use.
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl Webhook {
-    /// For this URL.
+    /// A webhook for this URL.
     ///
     /// # Errors
     /// If it is not an `http://` or `https://` URL, in words.
@@ -66,7 +66,7 @@ impl Webhook {
         let port = self.uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let tcp = self.connect(port).await?;
         if !is_https {
-            return self.ask(tcp, body).await;
+            return self.send(tcp, body).await;
         }
         let tls = match &self.tls {
             Some(tls) => tls.clone(),
@@ -75,15 +75,15 @@ impl Webhook {
         let name = ServerName::try_from(self.host().to_owned());
         let name = name.map_err(|error| Failure::Never(format!("no name for TLS: {error}")))?;
         let stream = TlsConnector::from(tls).connect(name, tcp).await;
-        self.ask(stream.map_err(|error| failed(&"TLS", &error))?, body).await
+        self.send(stream.map_err(|error| failed(&"TLS", &error))?, body).await
     }
 
     async fn connect(&self, port: u16) -> Result<TcpStream, Failure> {
         let host = self.host();
         let addresses = lookup_host((host, port)).await.map_err(|error| failed(&"DNS", &error))?;
         let mut failure = Failure::again("the name has no address");
-        for address in addresses.take(ADDRESSES as usize) {
-            match timeout(self.timeout / ADDRESSES, TcpStream::connect(address)).await {
+        for address in addresses.take(MAX_ADDRESSES as usize) {
+            match timeout(self.timeout / MAX_ADDRESSES, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = failed(&address, &error),
                 Err(_) => failure = failed(&address, &"does not answer"),
@@ -92,7 +92,7 @@ impl Webhook {
         Err(failure)
     }
 
-    async fn ask<S>(&self, stream: S, body: String) -> Result<(), Failure>
+    async fn send<S>(&self, stream: S, body: String) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -111,20 +111,20 @@ impl Webhook {
         let answer = tokio::select! {
             biased;
             answer = &mut answer => answer,
-            // The answer is there by then, or the reason why there is none.
+            // By then the answer or its error is available.
             _ = &mut connection => answer.await,
         };
         let answer = answer.map_err(|error| failed(&"HTTP", &error))?;
-        // What it says beside its status is nobody's concern, and may be without end.
+        // The body is not read: it is not used and may be endless.
         let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|value| value.parse().ok()).map(Duration::from_secs);
-        judge(answer.status(), after)
+        evaluate(answer.status(), after)
     }
 }
 
-/// What an answer's status means.
-fn judge(status: StatusCode, after: Option<Duration>) -> Result<(), Failure> {
-    let why = format!("it answered {status}");
+/// Evaluates the status of an answer.
+fn evaluate(status: StatusCode, after: Option<Duration>) -> Result<(), Failure> {
+    let why = format!("answered {status}");
     match status {
         _ if status.is_success() => Ok(()),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
@@ -142,7 +142,7 @@ fn failed(what: &dyn Display, error: &dyn Display) -> Failure {
     Failure::again(format!("{what}: {error}"))
 }
 
-/// Trusts whom this host trusts.
+/// A TLS client configuration with this host's root certificates.
 async fn system_roots() -> Result<Arc<ClientConfig>, Failure> {
     let config = tokio::task::spawn_blocking(|| {
         let mut roots = RootCertStore::empty();
@@ -150,13 +150,13 @@ async fn system_roots() -> Result<Arc<ClientConfig>, Failure> {
         if roots.is_empty() {
             return Err("this host has no root certificates; install ca-certificates".to_owned());
         }
-        trusting(roots)
+        client_config(roots)
     });
     config.await.map_err(|error| failed(&"TLS", &error))?.map_err(Failure::again)
 }
 
-/// A client's TLS that trusts these roots.
-fn trusting(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+/// A TLS client configuration with these root certificates.
+fn client_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
@@ -165,7 +165,7 @@ fn trusting(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
 
 impl Channel for Webhook {
     fn name(&self) -> String {
-        // Paths and queries hold secrets often.
+        // Without path and query, which often contain secrets.
         let scheme = self.uri.scheme_str().unwrap_or_default();
         format!("webhook {scheme}://{}", self.uri.authority().map_or("", Authority::as_str))
     }

@@ -1,4 +1,4 @@
-//! A channel at work: takes messages from its queue, delivers them, tries again.
+//! The task of a channel: takes messages from its queue, delivers them, and retries.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +6,10 @@ use tracing::{info, warn};
 
 use super::{message::Message, queue::Queue};
 
-/// How often delivering is tried, and when. Each wait is twice the former, and longer or shorter by
-/// up to a quarter, so that many directors do not come back at once.
+/// Retries of a delivery: exponential backoff with a jitter of up to a quarter, so that many
+/// directors do not retry at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct RetryPolicy {
     /// The wait after the first failure.
     pub(super) first: Duration,
     /// The longest wait.
@@ -18,34 +18,34 @@ pub(super) struct Patience {
     pub(super) tries: u32,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     /// Eight tries, about two minutes of waiting in all.
     fn default() -> Self {
         Self { first: Duration::from_secs(1), longest: Duration::from_mins(1), tries: 8 }
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     fn wait(&self, failures: u32) -> Duration {
         let doubled = self.first.saturating_mul(1 << (failures - 1).min(20)).min(self.longest);
         doubled.mul_f64(0.75 + fastrand::f64() / 2.0)
     }
 }
 
-/// In what portions a channel takes messages.
+/// How a channel combines messages into one delivery.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Portions {
-    /// Most messages that are delivered at once.
+pub(super) struct Batching {
+    /// Most messages in one delivery.
     pub(super) most: usize,
-    /// How long more are waited for after the first.
+    /// How long to wait for more messages after the first.
     pub(super) gather: Duration,
-    /// How long nothing is delivered after a delivery.
-    pub(super) rest: Duration,
+    /// The pause after a delivery.
+    pub(super) pause: Duration,
 }
 
-impl Portions {
-    /// One message at a time, at once.
-    pub(super) const SINGLE: Self = Self { most: 1, gather: Duration::ZERO, rest: Duration::ZERO };
+impl Batching {
+    /// One message at a time, without delay.
+    pub(super) const SINGLE: Self = Self { most: 1, gather: Duration::ZERO, pause: Duration::ZERO };
 }
 
 /// Why a delivery failed.
@@ -55,10 +55,10 @@ pub(super) enum Failure {
     Again {
         /// What happened.
         why: String,
-        /// Before this time it will not.
+        /// The earliest time of the next try.
         after: Option<Duration>,
     },
-    /// Nothing would change by trying again.
+    /// A retry cannot succeed.
     Never(String),
 }
 
@@ -69,12 +69,12 @@ impl Failure {
     }
 }
 
-/// A way to reach somebody.
+/// A destination of alarms.
 pub(super) trait Channel: Send + 'static {
-    /// What it is called in the log; without secrets.
+    /// The name in the log; without secrets.
     fn name(&self) -> String;
 
-    /// Tries once to deliver; takes a bounded time. `lost` messages were lost before these.
+    /// Tries once to deliver, in bounded time. `lost` messages were lost before these.
     fn deliver(
         &mut self,
         messages: &[Arc<Message>],
@@ -82,58 +82,58 @@ pub(super) trait Channel: Send + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// While there is a hurry, the next try is no farther away than this.
-const HURRIED: Duration = Duration::from_millis(250);
+/// The longest wait before a retry during a flush.
+const FLUSH_RETRY: Duration = Duration::from_millis(250);
 
-/// Delivers what comes into `queue`, for ever.
+/// Delivers the messages of `queue`, for ever.
 pub(super) async fn work(
     mut channel: impl Channel,
     queue: Arc<Queue>,
-    portions: Portions,
-    patience: Patience,
+    batching: Batching,
+    retries: RetryPolicy,
 ) {
     let name = channel.name();
-    let mut in_trouble = false;
+    let mut failing = false;
     loop {
         let mut messages = queue.next(1).await;
-        if !portions.gather.is_zero() {
-            queue.rest(portions.gather).await;
+        if !batching.gather.is_zero() {
+            queue.pause(batching.gather).await;
         }
-        messages.extend(queue.take(portions.most - messages.len()));
+        messages.extend(queue.take(batching.most - messages.len()));
         let mut tries = 0;
         loop {
             let lost = queue.lost();
             let failure = match channel.deliver(&messages, lost).await {
                 Ok(()) => {
-                    if std::mem::take(&mut in_trouble) {
+                    if std::mem::take(&mut failing) {
                         info!("alarms: {name} works again");
                     }
-                    queue.settle(messages.len(), lost, 0);
+                    queue.complete(messages.len(), lost, 0);
                     break;
                 }
                 Err(failure) => failure,
             };
             tries += 1;
             let (why, after) = match failure {
-                Failure::Again { why, after } if tries < patience.tries => (why, after),
+                Failure::Again { why, after } if tries < retries.tries => (why, after),
                 Failure::Again { why, .. } | Failure::Never(why) => {
-                    in_trouble = true;
+                    failing = true;
                     let n = messages.len() as u64;
                     warn!("alarms: {name} failed, messages lost: {n} (after {tries} tries): {why}");
-                    queue.settle(messages.len(), 0, n);
+                    queue.complete(messages.len(), 0, n);
                     break;
                 }
             };
-            if !std::mem::replace(&mut in_trouble, true) {
-                warn!("alarms: {name} failed, and is tried again: {why}");
+            if !std::mem::replace(&mut failing, true) {
+                warn!("alarms: {name} failed, retrying: {why}");
             }
-            let wait = patience.wait(tries).max(after.unwrap_or_default()).min(patience.longest);
-            if queue.rest(wait).await {
-                tokio::time::sleep(wait.min(HURRIED)).await;
+            let wait = retries.wait(tries).max(after.unwrap_or_default()).min(retries.longest);
+            if queue.pause(wait).await {
+                tokio::time::sleep(wait.min(FLUSH_RETRY)).await;
             }
         }
-        if !portions.rest.is_zero() {
-            queue.rest(portions.rest).await;
+        if !batching.pause.is_zero() {
+            queue.pause(batching.pause).await;
         }
     }
 }
@@ -144,15 +144,15 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let patience = Patience::default();
+        let retries = RetryPolicy::default();
         let mut total = Duration::ZERO;
         for (failures, about) in [1, 2, 4, 8, 16, 32, 60].into_iter().enumerate() {
-            let wait = patience.wait(failures as u32 + 1);
+            let wait = retries.wait(failures as u32 + 1);
             let about = Duration::from_secs(about);
             assert!(wait >= about.mul_f64(0.75) && wait <= about.mul_f64(1.25), "{wait:?}");
             total += wait;
         }
         assert!(total < Duration::from_mins(4));
-        assert!(patience.wait(4_000_000_000) <= Duration::from_secs(75));
+        assert!(retries.wait(4_000_000_000) <= Duration::from_secs(75));
     }
 }

@@ -1,4 +1,4 @@
-//! The `director` program: arguments in, exit code out.
+//! The `director` program.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The `director` program as its next version would be: with another XDP program. For tests.
+//! The `director` program with another XDP program, as a next version would have. For tests.
 
 use std::process::ExitCode;
 

@@ -1,10 +1,10 @@
-//! `director apply`, `director rollback`: another configuration for the running daemon.
+//! `director apply`, `director rollback`: change the configuration of the running daemon.
 
 use std::{fs, io::Read as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
-use super::{ConfigFile, DaemonOf, output::Output, say};
+use super::{ConfigFile, DaemonOf, output::Output, print_message};
 use crate::{
     policy::config::MAX_BYTES,
     serve::{
@@ -14,21 +14,21 @@ use crate::{
     },
 };
 
-/// Put a configuration into effect in the running daemon, and into its file: all of it or nothing
+/// Apply a configuration to the running daemon and its file, as a whole or not at all
 ///
-/// The file named here may be the daemon's own or another. A configuration that came into effect
-/// between looking and applying is not overwritten: the second of two is told.
+/// The file may be the daemon's own or another. With --if-revision, a configuration that came into
+/// effect in the meantime is not overwritten: the command fails.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
-    /// Only say what would change
+    /// Only show what would change
     #[arg(long)]
     dry_run: bool,
-    /// Also if no service is left
+    /// Apply it even if no service is left
     #[arg(long)]
     force: bool,
-    /// Only if this is still the revision in effect, as `director plan` told it
+    /// Only if this is still the revision in effect, as shown by `director plan`
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<u64>,
     #[command(flatten)]
@@ -54,16 +54,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     show(&applied, args.output)
 }
 
-/// Put the configuration before this one into effect again, or the one that is named
+/// Restore the previous configuration, or the named revision
 #[derive(Debug, clap::Args)]
 pub(super) struct RollbackArgs {
-    /// Its number: see --list
+    /// The revision to restore: see --list
     #[arg(long, value_name = "REVISION")]
     to: Option<u64>,
-    /// Only say what would change
+    /// Only show what would change
     #[arg(long)]
     dry_run: bool,
-    /// Show the configurations that are kept
+    /// List the kept configurations
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     list: bool,
     #[command(flatten)]
@@ -100,7 +100,7 @@ fn listing(history: &History) -> String {
 
 fn show(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
     for warning in &applied.warnings {
-        say("warning", warning);
+        print_message("warning", warning);
     }
     output.print(applied, || {
         let last = if applied.dry_run {
@@ -113,7 +113,7 @@ fn show(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The daemon has seen a text; its errors are the file's.
+/// Puts the file's name into errors, which the daemon reports for an unnamed text.
 pub(super) fn named(mut error: ClientError, file: &Path) -> ClientError {
     if let ClientError::Refused(problem) = &mut error
         && problem.kind == "invalid"

@@ -1,14 +1,14 @@
-//! `director attach`: put a configuration into effect without a daemon.
+//! `director attach`: applies a configuration without a daemon.
 
 use std::{io::Write as _, process::ExitCode};
 
-use super::{ConfigFile, DaemonOf, load_config, say};
+use super::{ConfigFile, DaemonOf, load_config, print_message};
 use crate::{control::director::Director, kernel::net::Netlink, serve::api::types::Applied};
 
-/// Attach from a file, without a daemon: forwarding goes on after this command
+/// Attach with a file, without a daemon: forwarding continues after this command
 ///
-/// Next hops are looked up once, and the kernel keeps them fresh; a next hop that changes its MAC
-/// address is followed only where ip_forward is on, or while `director run` runs.
+/// Next hops are looked up once, and the kernel keeps them fresh; a changed MAC address of a next
+/// hop is noticed only if ip_forward is on, or while `director run` runs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -19,14 +19,14 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.daemon.client();
-    if client.is_there().await {
+    if client.is_reachable().await {
         let applied: Applied = client.post("/v1/attach", &()).await?;
         for warning in &applied.warnings {
-            say("warning", warning);
+            print_message("warning", warning);
         }
-        let done = if applied.steps.is_empty() { "is attached" } else { "attached" };
+        let done = if applied.steps.is_empty() { "already attached" } else { "attached" };
         writeln!(std::io::stdout(), "{done}\n{}", applied.steps.join("\n"))?;
-        writeln!(std::io::stdout(), "the running daemon forwards by its own file")?;
+        writeln!(std::io::stdout(), "the running daemon uses its own file")?;
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = load_config(&args.file.config)?;
@@ -34,14 +34,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (director, changed) =
         Director::start(Netlink::connect()?, instance, &loaded.config).await?;
     for warning in &changed.warnings {
-        say("warning", warning);
+        print_message("warning", warning);
     }
     drop(director);
     let names: Vec<_> = loaded.config.interfaces.iter().map(|i| i.name.as_str()).collect();
     writeln!(std::io::stdout(), "{}", changed.plan)?;
     writeln!(
         std::io::stdout(),
-        "attached to {}; forwarding goes on until `director detach`",
+        "attached to {}; forwarding continues until `director detach`",
         names.join(", ")
     )?;
     Ok(ExitCode::SUCCESS)

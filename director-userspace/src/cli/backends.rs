@@ -1,26 +1,26 @@
-//! `director backends`: who gets the packets, how they are, and why.
+//! `director backends`: lists backends with their state and its reason.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{InstanceName, output::Output, state_reader::look};
+use super::{InstanceName, output::Output, state_reader::read_state};
 use crate::{
     kernel::wall_clock,
     serve::view::{
-        BackendView, Mood,
+        BackendView, Rating,
         status::{BackendStatus, CheckStatus},
         text::{ago, count, span, table},
     },
 };
 
-/// List backends with their state and why, weight, share, connections and traffic
+/// List backends with their state and its reason, weight, share, connections and traffic
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only this service's
+    /// Only backends of this service
     #[arg(value_name = "SERVICE")]
     service: Option<String>,
-    /// More columns than 80 characters hold, and what each check says
+    /// More columns, wider than 80 characters, and the result of each check
     #[arg(long)]
     wide: bool,
     #[command(flatten)]
@@ -39,7 +39,7 @@ struct Row {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let services = look(&args.instance.instance).await?.services;
+    let services = read_state(&args.instance.instance).await?.services;
     if let Some(wanted) = &args.service
         && !services.iter().any(|service| service.name == *wanted)
     {
@@ -81,9 +81,9 @@ fn text(rows: &[Row], wide: bool) -> String {
 
 fn cells(row: &Row, wide: bool) -> Vec<String> {
     let backend = &row.backend;
-    let weight = match &backend.condition {
-        Some(condition) if condition.configured_weight != backend.weight => {
-            format!("{}/{}", backend.weight, condition.configured_weight)
+    let weight = match &backend.status {
+        Some(status) if status.configured_weight != backend.weight => {
+            format!("{}/{}", backend.weight, status.configured_weight)
         }
         _ => backend.weight.to_string(),
     };
@@ -99,7 +99,7 @@ fn cells(row: &Row, wide: bool) -> Vec<String> {
         count(backend.traffic.bytes),
     ];
     if wide {
-        let since = backend.condition.as_ref().map(|condition| ago(condition.since));
+        let since = backend.status.as_ref().map(|status| ago(status.since));
         cells.extend([
             backend.forward.into(),
             backend.next_hop.clone().unwrap_or_else(|| "unknown".into()),
@@ -109,7 +109,7 @@ fn cells(row: &Row, wide: bool) -> Vec<String> {
     cells
 }
 
-/// What does not fit the table: why a backend is as it is, and what was set by hand.
+/// Details that do not fit the table: the reason of a backend's state, and admin overrides.
 fn note(row: &Row, wide: bool) -> Option<String> {
     let backend = &row.backend;
     let mut parts = Vec::new();
@@ -120,13 +120,13 @@ fn note(row: &Row, wide: bool) -> Option<String> {
     if !has_next_hop && !wide {
         parts.push("next hop unknown".into());
     }
-    if let Some(condition) = &backend.condition {
-        if backend.drain_left_s.is_none() && backend.mood() < Mood::Neutral {
-            let colon = if condition.reason.is_empty() { "" } else { ": " };
-            let (state, reason) = (condition.state.label(), &condition.reason);
-            parts.push(format!("{state} since {}{colon}{reason}", ago(condition.since)));
+    if let Some(status) = &backend.status {
+        if backend.drain_left_s.is_none() && backend.rating() < Rating::Neutral {
+            let colon = if status.reason.is_empty() { "" } else { ": " };
+            let (state, reason) = (status.state.label(), &status.reason);
+            parts.push(format!("{state} since {}{colon}{reason}", ago(status.since)));
         }
-        parts.extend(admin_override(condition));
+        parts.extend(admin_override(status));
     }
     let mut note = String::new();
     if !parts.is_empty() || wide && has_checks(backend) {
@@ -134,7 +134,7 @@ fn note(row: &Row, wide: bool) -> Option<String> {
         let _ = write!(note, "{} {}: {}", row.service, backend.address, parts.join("; "));
     }
     if wide {
-        for check in backend.condition.iter().flat_map(|condition| &condition.checks) {
+        for check in backend.status.iter().flat_map(|status| &status.checks) {
             let _ = write!(note, "\n  {}", check_text(check));
         }
     }
@@ -142,23 +142,27 @@ fn note(row: &Row, wide: bool) -> Option<String> {
 }
 
 fn has_checks(backend: &BackendView) -> bool {
-    backend.condition.as_ref().is_some_and(|condition| !condition.checks.is_empty())
+    backend.status.as_ref().is_some_and(|status| !status.checks.is_empty())
 }
 
-/// What somebody or something but the file says about a backend.
-pub(super) fn admin_override(condition: &BackendStatus) -> Vec<String> {
+/// Settings of a backend by an administrator or its agent.
+pub(super) fn admin_override(status: &BackendStatus) -> Vec<String> {
     let mut parts = Vec::new();
-    let set = condition.override_.unwrap_or_default();
+    let set = status.override_.unwrap_or_default();
     if let Some(drain) = set.drain {
         let until = drain.deadline.map(|at| at.saturating_sub(wall_clock::now()));
         let left = until.map_or_else(String::new, |left| format!(", {} left", span(left)));
-        parts.push(format!("drained by hand {} ago{left}", ago(drain.since)));
+        parts.push(format!("drained by an administrator {} ago{left}", ago(drain.since)));
     }
     if let Some(weight) = set.weight {
-        parts.push(format!("weight {} set by hand {} ago", weight.weight, ago(weight.since)));
+        parts.push(format!(
+            "weight {} set by an administrator {} ago",
+            weight.weight,
+            ago(weight.since)
+        ));
     }
-    if let Some(agent) = &condition.agent {
-        parts.push(format!("agent says {agent}"));
+    if let Some(agent) = &status.agent {
+        parts.push(format!("agent reports {agent}"));
     }
     parts
 }
@@ -170,23 +174,23 @@ pub(super) fn check_text(check: &CheckStatus) -> String {
         Some(false) => "down",
         None => "not known yet",
     };
-    let way = if check.via == "path" { " through the path" } else { "" };
+    let via = if check.via == "path" { " through the path" } else { "" };
     let took = check.latency_ms.map_or_else(String::new, |took| format!(", {took:.1} ms"));
     let colon = if check.reason.is_empty() { "" } else { ": " };
     let since = match check.since {
         0 => String::new(),
         since => format!(" for {}", ago(since)),
     };
-    format!("{}{way}: {state}{since}{took}{colon}{}", check.kind, check.reason)
+    format!("{}{via}: {state}{since}{took}{colon}{}", check.kind, check.reason)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::view::fixture::{conditions, snapshot};
+    use crate::serve::view::fixture::{snapshot, status};
 
     fn rows(down: &[&str]) -> Vec<Row> {
-        let snapshot = snapshot(1_000_000).with(Some(conditions(down)));
+        let snapshot = snapshot(1_000_000).with(Some(status(down)));
         let web = snapshot.services.into_iter().nth(1).unwrap();
         let (service, frontend) = (web.name, web.frontend);
         let row = |backend| Row { service: service.clone(), frontend: frontend.clone(), backend };
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_fits_80_columns_and_says_why_something_is_down() {
+    fn a_table_fits_80_columns_and_has_the_reason_of_a_down_backend() {
         let text = text(&rows(&["10.0.0.12"]), false);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("web 10.0.0.12: down since 12s: connection refused"), "{text}");
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_one_has_every_check() {
+    fn a_wide_table_has_every_check() {
         let text = text(&rows(&["10.0.0.12"]), true);
         assert!(text.contains("  tcp: down for 12s: connection refused"), "{text}");
         assert!(text.contains("  tcp: up for 12s, 0.4 ms: connected"), "{text}");
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_added_where_all_is_well() {
+    fn healthy_backends_have_no_notes() {
         assert_eq!(text(&rows(&[]), false).lines().count(), 4);
     }
 }

@@ -1,4 +1,4 @@
-//! `director capture`: packets before and after, with what became of them, for Wireshark.
+//! `director capture`: writes packets before and after, with their verdicts, for Wireshark.
 
 use std::{
     fs::File,
@@ -10,14 +10,14 @@ use std::{
 use anyhow::Context as _;
 use director_common::trace::MAX_SNAP;
 
-use super::watch::{Sink, Wanted, summary, unix_ns, watch};
+use super::watch::{Sink, WatchArgs, summary, unix_ns, watch};
 use crate::inspect::trace::{Event, Pcapng};
 
-/// Write packets to a pcapng file, each as it came and as it left, with what became of it
+/// Write packets to a pcapng file, each as received and as sent, with the verdict
 ///
-/// Frames as they came are on the file's first interface (`before`, inbound), frames as Director sent
-/// them on the second (`after`, outbound). Each carries a comment: verdict, reason, service, backend.
-/// XDP takes packets before tcpdump can see them; this is what sees them.
+/// Received frames are on the file's first interface (`before`, inbound), sent frames on the second
+/// (`after`, outbound). Each has a comment: verdict, reason, service, backend. tcpdump does not
+/// capture these packets, because XDP processes them before; this command does.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The file; - is stdout
@@ -28,13 +28,13 @@ pub(super) struct Args {
           value_parser = clap::value_parser!(u32).range(14..=i64::from(MAX_SNAP)))]
     snaplen: u32,
     #[command(flatten)]
-    wanted: Wanted,
+    watch_args: WatchArgs,
 }
 
 /// Runs the command. 0: done, also when a signal ended it; 1: failed.
 ///
 /// # Errors
-/// What kept packets from being captured.
+/// If packets cannot be captured.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shown = args.write.display();
     let failed = || format!("cannot write {shown}");
@@ -45,8 +45,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let file = Pcapng::new(BufWriter::new(to), args.snaplen).with_context(failed)?;
     let mut sink = Frames { file, frames: 0, shown: shown.to_string() };
-    let ended = watch(&args.wanted, args.snaplen, &mut sink).await;
-    // What was captured is kept, also where something went wrong since.
+    let ended = watch(&args.watch_args, args.snaplen, &mut sink).await;
+    // Captured packets are kept, even after an error.
     let lost = ended.as_ref().map_or(0, |ended| ended.counts.lost);
     let frames = sink.frames;
     let finished = sink.file.finish(unix_ns(), lost).with_context(failed);

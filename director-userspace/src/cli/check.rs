@@ -1,16 +1,16 @@
-//! `director check`: is the configuration right?
+//! `director check`: validates a configuration file.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, output::Output, say};
+use super::{ConfigFile, output::Output, print_message};
 use crate::policy::config::{self, ConfigError, Loaded, Warning};
 
-/// Check a configuration file, away from any host: every error at once
+/// Check a configuration file, independent of the host, and report all errors at once
 ///
-/// Exits 2 if there is an error. Reads nothing but the file; `director plan` and `director doctor`
-/// look at the host too.
+/// Exits 2 if there is an error. Reads only the file; `director plan` and `director doctor` examine
+/// the host too.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let verdict = Verdict { valid: true, errors: &[], warnings: &warnings };
             args.output.print(&verdict, || {
                 for warning in &warnings {
-                    say("warning", &warning.to_string());
+                    print_message("warning", &warning.to_string());
                 }
                 let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
                 format!(
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(errors) => {
             let verdict = Verdict { valid: false, errors: &errors.errors, warnings: &[] };
             args.output.print(&verdict, || {
-                say("error", &errors.to_string());
+                print_message("error", &errors.to_string());
                 String::new()
             })?;
             Ok(ExitCode::from(2))

@@ -1,4 +1,4 @@
-//! `director completions`: what shells need to complete Director's commands.
+//! `director completions`: shell completions of Director's commands.
 
 use std::{
     io::{self, Write as _},
@@ -13,7 +13,7 @@ use super::Cli;
 
 /// Print the completions of a shell
 ///
-/// The package has those of bash, fish and zsh where these look for them.
+/// The package installs those of bash, fish and zsh in their directories.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The shell
@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // Written at once: a reader that leaves early is no reason for a panic.
+    // Written at once, because clap panics if the reader closes stdout early.
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "director", &mut text);
     io::stdout().write_all(&text).context("cannot print")?;

@@ -1,4 +1,4 @@
-//! `director conns`: known flows.
+//! `director conns`: lists tracked flows.
 
 use std::{
     cmp::Ordering,
@@ -11,7 +11,7 @@ use std::{
 use director_common::flow_table::FlowState;
 use serde::Serialize;
 
-use super::{InstanceName, explained, output::Output, say};
+use super::{InstanceName, explained, output::Output, print_message};
 use crate::{
     kernel::datapath::{Conn, Conns, Datapath},
     policy::{
@@ -21,7 +21,7 @@ use crate::{
     serve::view::text,
 };
 
-/// List known flows: by client where `flows: {clients: true}`, else counted by backend and state
+/// List known flows: by client with `flows: {clients: true}`, else counted by backend and state
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only flows of this service
@@ -36,19 +36,19 @@ pub(super) struct Args {
     /// Only flows in this state
     #[arg(long, value_enum, value_name = "STATE")]
     state: Option<State>,
-    /// Only flows that were seen within this time: `30s`
+    /// Only flows last seen within this time: `30s`
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_under: Option<Duration>,
-    /// Only flows that were not seen for at least this time
+    /// Only flows last seen at least this time ago
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_over: Option<Duration>,
     /// Count flows by service, backend and state, and list none
     #[arg(long)]
     count: bool,
-    /// What comes first
+    /// The order
     #[arg(long, value_enum, default_value = "idle")]
     sort: Sort,
-    /// List at most so many
+    /// List at most N flows
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
     #[command(flatten)]
@@ -72,7 +72,7 @@ enum State {
 /// Orders of flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Sort {
-    /// Seen last first.
+    /// By the time since last seen, shortest first.
     Idle,
     /// By address and port of the client.
     Client,
@@ -83,12 +83,12 @@ enum Sort {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|problem| format!("{text:?} {problem}: say 30s or 5m"))
+    parse_duration(text).map_err(|problem| format!("{text:?} {problem}: write 30s or 5m"))
 }
 
 fn client_prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-    let address: IpAddr = address.parse().map_err(|_| format!("{text:?} is no IP address"))?;
+    let address: IpAddr = address.parse().map_err(|_| format!("{text:?} is not an IP address"))?;
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => Some(bits),
@@ -132,10 +132,10 @@ struct Counted {
 }
 
 #[derive(Serialize)]
-struct Said<'a> {
-    /// Flows that the filter takes.
+struct ConnsResult<'a> {
+    /// Flows that match the filter.
     flows: u64,
-    /// Whether clients are written down.
+    /// Whether clients are tracked.
     clients: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<&'a [Listed]>,
@@ -146,7 +146,7 @@ struct Said<'a> {
 /// Runs the command. 0: done, 1: failed.
 ///
 /// # Errors
-/// What kept flows from being read.
+/// If the flow table cannot be read.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let datapath = Datapath::open(&args.instance.instance).map_err(explained)?;
     let observed = crate::kernel::datapath::observe(&datapath.tables);
@@ -157,37 +157,37 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let conns = Conns::open(&datapath).map_err(explained)?;
     if args.client.is_some() && !conns.have_clients() {
-        anyhow::bail!(HOW_TO_SEE_CLIENTS);
+        anyhow::bail!(CLIENTS_UNTRACKED);
     }
     let found = find(args, &conns, &observed);
     let lists = conns.have_clients() && !args.count;
-    let said = Said {
+    let result = ConnsResult {
         flows: found.flows,
         clients: conns.have_clients(),
         connections: lists.then_some(found.listed.as_slice()),
         counts: (!lists).then_some(found.counted.as_slice()),
     };
-    args.output.print(&said, || if lists { list(&found) } else { counts(&found) })?;
+    args.output.print(&result, || if lists { list(&found) } else { counts(&found) })?;
     if !conns.have_clients() && !args.count {
-        say("note", HOW_TO_SEE_CLIENTS);
+        print_message("note", CLIENTS_UNTRACKED);
     } else if lists && found.flows > found.listed.len() as u64 {
         let more = found.flows - found.listed.len() as u64;
-        say("note", &format!("{more} more: --limit lists more, --count counts all"));
+        print_message("note", &format!("{more} more: --limit lists more, --count counts all"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) const HOW_TO_SEE_CLIENTS: &str = "clients are not written down: `flows: {clients: true}` in the \
-                                  configuration does, from then on, for new flows (24 bytes each)";
+pub(super) const CLIENTS_UNTRACKED: &str = "clients are not tracked: `flows: {clients: true}` in the \
+                                  configuration enables it, for new flows (24 bytes each)";
 
-/// What the flow table holds.
+/// The matching flows of the flow table.
 struct Found {
     flows: u64,
     listed: Vec<Listed>,
     counted: Vec<Counted>,
 }
 
-/// A flow under the order that is asked for: what a heap of the first so many keeps.
+/// A flow with its sort order, for a heap of the first `limit` flows.
 struct Ranked {
     sort: Sort,
     conn: Conn,
@@ -225,13 +225,13 @@ impl Ord for Ranked {
     }
 }
 
-/// Reads the flow table once, and keeps no more than is to be listed.
+/// Reads the flow table once, and keeps at most `limit` flows.
 fn find(args: &Args, conns: &Conns<'_>, observed: &Observed) -> Found {
     let limit = if conns.have_clients() && !args.count { args.limit as usize } else { 0 };
     let mut first = BinaryHeap::new();
     let mut counted: BTreeMap<(u32, u32), [u64; 3]> = BTreeMap::new();
     let mut flows = 0;
-    for conn in conns.iter().filter(|conn| takes(args, conn, observed)) {
+    for conn in conns.iter().filter(|conn| matches(args, conn, observed)) {
         flows += 1;
         counted.entry((conn.service, conn.backend)).or_default()[conn.state as usize] += 1;
         if limit > 0 {
@@ -279,7 +279,7 @@ fn find(args: &Args, conns: &Conns<'_>, observed: &Observed) -> Found {
     Found { flows, listed: listed.collect(), counted }
 }
 
-fn takes(args: &Args, conn: &Conn, observed: &Observed) -> bool {
+fn matches(args: &Args, conn: &Conn, observed: &Observed) -> bool {
     let state = match conn.state {
         FlowState::New => State::New,
         FlowState::Established => State::Established,
@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_hold_their_addresses() {
+    fn prefixes_contain_their_addresses() {
         let within = |address: &str, prefix: &str| {
             is_within(address.parse().expect(address), client_prefix(prefix).expect(prefix))
         };

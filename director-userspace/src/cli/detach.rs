@@ -1,4 +1,4 @@
-//! `director detach`: end forwarding.
+//! `director detach`: ends forwarding.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -9,11 +9,11 @@ use crate::{
     serve::api::types::{DetachRequest, Detached},
 };
 
-/// Take the program off interfaces: off all, if none is named, and with the last one everything
-/// that was pinned
+/// Detach the program from interfaces (from all, if none is named), and with the last one remove
+/// all pinned objects
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Interfaces to take it off
+    /// Interfaces to detach from
     #[arg(value_name = "INTERFACE")]
     interfaces: Vec<String>,
     #[command(flatten)]
@@ -22,32 +22,30 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.daemon.client();
-    if client.is_there().await {
+    if client.is_reachable().await {
         let request = DetachRequest { interfaces: args.interfaces };
-        let gone: Detached = client.post("/v1/detach", &request).await?;
-        return said(&gone.interfaces);
+        let detached: Detached = client.post("/v1/detach", &request).await?;
+        return print(&detached.interfaces);
     }
     let instance = args.daemon.instance();
     let lock = instance.lock().map_err(|error| match error {
-        DatapathError::Busy { .. } => anyhow::Error::new(error).context(
-            "detaching under a running daemon would have it attach again: stop `director run` \
-             first",
-        ),
+        DatapathError::Busy { .. } => anyhow::Error::new(error)
+            .context("a running daemon would attach again: stop `director run` first"),
         error => explained(error),
     })?;
     let detached = Director::detach(&Netlink::connect()?, instance, &args.interfaces).await;
     if !instance.pins().exists() {
-        instance.leave(lock);
+        instance.release(lock);
     }
-    let gone = detached.map_err(|error| match error {
+    let interfaces = detached.map_err(|error| match error {
         DirectorError::Datapath(error) => explained(error),
         error => error.into(),
     })?;
-    said(&gone)
+    print(&interfaces)
 }
 
-fn said(gone: &[String]) -> anyhow::Result<ExitCode> {
-    let from = if gone.is_empty() { "no interface".into() } else { gone.join(", ") };
+fn print(interfaces: &[String]) -> anyhow::Result<ExitCode> {
+    let from = if interfaces.is_empty() { "no interface".into() } else { interfaces.join(", ") };
     writeln!(std::io::stdout(), "detached from {from}")?;
     Ok(ExitCode::SUCCESS)
 }

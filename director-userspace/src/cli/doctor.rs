@@ -1,4 +1,4 @@
-//! `director doctor`: what keeps packets from arriving, and the fix.
+//! `director doctor`: checks what keeps packets from arriving, and how to fix it.
 
 use std::{
     io::Write as _,
@@ -20,19 +20,19 @@ use crate::{
     setup::realserver::{Forward, Prefix, RealServer},
 };
 
-/// The configuration of a director that is given none.
+/// The default configuration of a director.
 const DEFAULT_CONFIG: &str = "/etc/director/director.yaml";
 
-/// Check this host: kernel, driver, queues, MTU, settings, next hops, VIPs; and say the fix
+/// Check this host: kernel, driver, queues, MTU, settings, next hops, VIPs; and show the fixes
 ///
-/// With a configuration, as a director; with --realserver, as a backend. With neither, as what
-/// this host is set up for. Changes nothing. Exits 1 if something failed.
+/// With a configuration, as a director; with --realserver, as a backend; with neither, by the setup
+/// of this host. Changes nothing. Exits 1 if a check failed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The director's configuration [default: /etc/director/director.yaml, if there is one]
     #[arg(short, long, visible_short_alias = 'f', value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check a backend, as `director realserver` has set it up or as the options below say
+    /// Check a backend, by the setup of `director realserver` or by the options below
     #[arg(long, conflicts_with = "config")]
     realserver: bool,
     /// A VIP that the backend serves; may be repeated, or several joined by commas
@@ -44,10 +44,10 @@ pub struct Args {
     /// The backend's interface that faces the director
     #[arg(long, value_name = "NAME", requires = "realserver")]
     interface: Option<String>,
-    /// How packets arrive at the backend [default: both, or what is set up]
+    /// How packets arrive at the backend [default: by its setup, else both]
     #[arg(long, value_enum, requires = "realserver")]
     forward: Option<Forward>,
-    /// Tells several directors or real servers of one host apart
+    /// The instance, if several directors or real servers run on one host
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
     /// How to print
@@ -55,10 +55,11 @@ pub struct Args {
     output: Output,
 }
 
-/// Runs the command. 0: nothing failed, 1: something did, 2: wrong usage or invalid configuration.
+/// Runs the command. 0: no check failed, 1: a check failed, 2: wrong usage or invalid
+/// configuration.
 ///
 /// # Errors
-/// What kept doctor from looking, for people.
+/// If the host cannot be examined.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let netlink = Netlink::connect()?;
     let default = Path::new(DEFAULT_CONFIG);
@@ -75,15 +76,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Some(expect) => examine_realserver(&netlink, expect).await?,
             None if args.realserver => {
                 return usage(
-                    "no real server is set up here under this instance's name (`--instance`); say \
-                     what it should be: `--vip ADDRESS --from DIRECTOR`",
+                    "no real server is set up here under this instance's name (`--instance`); \
+                     describe it: `--vip ADDRESS --from DIRECTOR`",
                 );
             }
             None => {
                 return usage(&format!(
                     "there is nothing to check: {DEFAULT_CONFIG} does not exist, and no real \
-                     server is set up here; name a configuration with -c FILE, or what a backend \
-                     should be with --realserver --vip ADDRESS"
+                     server is set up here; name a configuration with -c FILE, or describe a \
+                     backend with --realserver --vip ADDRESS"
                 ));
             }
         },
@@ -92,7 +93,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if report.healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the backend is meant to be: what is set up, and over it what the options say.
+/// The expected setup of the backend: its actual setup, overridden by the options.
 async fn expectation(
     args: &Args,
     netlink: &Netlink,
@@ -100,12 +101,12 @@ async fn expectation(
     let status = RealServer::new(netlink.clone(), args.instance.as_deref())?
         .status()
         .await
-        .context("cannot tell what real server is set up here")?;
-    let set_up = RealserverExpectation::of(&status);
-    if set_up.is_none() && args.vips.is_empty() {
+        .context("cannot read the real server's setup")?;
+    let actual = RealserverExpectation::of(&status);
+    if actual.is_none() && args.vips.is_empty() {
         return Ok(None);
     }
-    let mut expect = set_up.unwrap_or(RealserverExpectation {
+    let mut expect = actual.unwrap_or(RealserverExpectation {
         tunnel: true,
         direct: true,
         ..RealserverExpectation::default()
@@ -126,10 +127,10 @@ async fn expectation(
     Ok(Some(expect))
 }
 
-/// The report as scripts see it.
+/// The report as printed for scripts.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
-    /// Whether nothing failed.
+    /// Whether no check failed.
     healthy: bool,
     findings: &'a [Finding],
 }
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn both_names_of_the_configuration_are_the_same() {
+    fn all_options_of_the_configuration_are_equal() {
         for option in ["-c", "-f", "--config"] {
             let command = Command::try_parse_from(["doctor", option, "x.yaml"]).expect(option);
             assert_eq!(command.args.config.as_deref(), Some(Path::new("x.yaml")));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_s_options_want_a_backend() {
+    fn options_of_a_backend_require_realserver() {
         let parse = |line: &str| Command::try_parse_from(line.split(' '));
         assert!(parse("doctor --vip 192.0.2.1").is_err());
         assert!(parse("doctor --realserver -c x.yaml").is_err());
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_see_health_and_findings() {
+    fn json_has_health_and_findings() {
         let report = Report::default();
         let json = serde_json::to_value(Shown::from(&report)).expect("serializes");
         assert_eq!(json, serde_json::json!({ "healthy": true, "findings": [] }));

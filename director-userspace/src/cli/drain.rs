@@ -1,4 +1,4 @@
-//! `director drain`, `undrain` and `weight`: one backend, by hand.
+//! `director drain`, `undrain` and `weight`: admin overrides of one backend.
 
 use std::{io::Write as _, net::IpAddr, process::ExitCode, time::Duration};
 
@@ -14,16 +14,16 @@ use crate::{
     },
 };
 
-/// How often remaining connections are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// Not to ask without a pause when the deadline is near.
-const SHORTEST: Duration = Duration::from_millis(50);
-/// A daemon that is restarted is back by then.
-const RESTART: Duration = Duration::from_secs(60);
+/// How often remaining connections are polled.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest pause between polls, when the deadline is near.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a restart of the daemon may take.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait without a deadline.
-const FOREVER: Duration = Duration::from_secs(7 * 86_400);
+const MAX_WAIT: Duration = Duration::from_secs(7 * 86_400);
 
-/// Take a backend out of service: no new flows, known ones stay. Holds until `undrain`
+/// Take a backend out of service: no new flows, known ones stay. Lasts until `undrain`
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "director drain [OPTIONS] SERVICE BACKEND\n       director drain \
                             [OPTIONS] --all BACKEND")]
@@ -33,7 +33,7 @@ pub(super) struct DrainArgs {
     /// Wait until its connections have ended, and show how many are left
     #[arg(long)]
     wait: bool,
-    /// When to give up what is left then: its flows are scheduled anew
+    /// When to reschedule the flows that are left
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(super) struct UndrainArgs {
     output: Output,
 }
 
-/// Set a backend's weight, whatever the file says, until `reset`
+/// Override the file's weight of a backend, until `reset`
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "director weight [OPTIONS] SERVICE BACKEND <WEIGHT|reset>\n       \
                             director weight [OPTIONS] --all BACKEND <WEIGHT|reset>")]
@@ -75,33 +75,33 @@ pub(super) struct WeightArgs {
     output: Output,
 }
 
-/// Which backend.
+/// The arguments that name a backend.
 #[derive(Debug, clap::Args)]
 struct Which {
     /// The service's name (not with --all), and the backend's address
     #[arg(value_name = "SERVICE BACKEND", num_args = 1..=2, required = true)]
     words: Vec<String>,
-    /// In every service that has the backend: before its host is taken down
+    /// In every service that has the backend, as before a shutdown of its host
     #[arg(long)]
     all: bool,
 }
 
-/// Service, if one is named, and backend, of words that are one or two by `all`.
+/// Parses the words into service and backend; with `all` there is no service.
 fn named(words: &[String], all: bool) -> anyhow::Result<(Option<String>, String)> {
     let backend = |text: &str| {
-        // A port says nothing: backends get the port that clients ask for.
+        // A port is ignored: packets reach backends with the port of the VIP.
         let bare = text.parse::<std::net::SocketAddr>().map(|address| address.ip().to_string());
         bare.unwrap_or_else(|_| text.trim_matches(['[', ']']).to_owned())
     };
     match (words, all) {
         ([one], true) => Ok((None, backend(one))),
         ([service, one], false) => Ok((Some(service.clone()), backend(one))),
-        ([_], false) => bail!(Usage("name the service too, or say --all".into())),
+        ([_], false) => bail!(Usage("name the service too, or use --all".into())),
         _ => bail!(Usage("--all and a service's name exclude each other".into())),
     }
 }
 
-/// A command line that makes no sense, found out after it was parsed: exit code 2.
+/// An invalid command line, detected after parsing: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Usage(pub(super) String);
@@ -116,7 +116,7 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let request = DrainRequest {
         service,
         backend,
-        // Not sooner than was said.
+        // Rounded up.
         deadline_s: args.deadline.map(|deadline| deadline.as_millis().div_ceil(1000) as u64),
     };
     let acted: Acted = client.post("/v1/drain", &request).await?;
@@ -127,7 +127,7 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     wait(&client, &acted, args.deadline, args.output).await
 }
 
-/// Shows the remaining connections until there are none, or the deadline is over.
+/// Prints the remaining connections until there are none, or the deadline is over.
 async fn wait(
     client: &Client,
     acted: &Acted,
@@ -135,7 +135,7 @@ async fn wait(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
-    let at_most = deadline.unwrap_or(FOREVER);
+    let at_most = deadline.unwrap_or(MAX_WAIT);
     let address = acted.backends.first().map(|b| b.address.clone()).unwrap_or_default();
     let path = format!("/v1/connections?backend={address}");
     let mut before = 0;
@@ -143,11 +143,11 @@ async fn wait(
     loop {
         let all: Connections = match client.get(&path).await {
             Ok(all) => all,
-            // The drain holds while the daemon is restarted.
+            // The drain stays in effect while the daemon restarts.
             Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. })
-                if answered.elapsed() < RESTART =>
+                if answered.elapsed() < RESTART_TIMEOUT =>
             {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -156,8 +156,8 @@ async fn wait(
         let ours: Vec<_> =
             all.backends.iter().filter(|of| acted.backends.contains(&of.backend)).collect();
         let left: u64 = ours.iter().map(|of| of.established).sum();
-        // The daemon gives up what is left at the same moment.
-        let over = began.elapsed() >= at_most && before + left > 0;
+        // The daemon reschedules the remaining flows at the same moment.
+        let is_over = began.elapsed() >= at_most && before + left > 0;
         before = left;
         let elapsed = began.elapsed().as_secs();
         if output == Output::Table {
@@ -170,21 +170,25 @@ async fn wait(
             writeln!(stdout, "{elapsed:>5} s  {left} connections left on {address} ({each})")?;
             stdout.flush()?;
         }
-        if left == 0 || over {
+        if left == 0 || is_over {
             if output != Output::Table {
                 output.print(&all, String::new)?;
-            } else if over && deadline.is_none() {
-                writeln!(std::io::stdout(), "{address} drains on: this has waited long enough")?;
+            } else if is_over && deadline.is_none() {
+                writeln!(
+                    std::io::stdout(),
+                    "{address} is still draining: the wait ended after 7 days"
+                )?;
                 return Ok(ExitCode::FAILURE);
-            } else if over {
-                let text = "the deadline is over: what was left is scheduled anew";
+            } else if is_over {
+                let text = "the deadline is over: the remaining flows are rescheduled";
                 writeln!(std::io::stdout(), "{address}: {text}")?;
             } else {
                 writeln!(std::io::stdout(), "{address} has no connections left")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
-        sleep(LOOK.min(at_most.saturating_sub(began.elapsed())).max(SHORTEST)).await;
+        sleep(POLL_INTERVAL.min(at_most.saturating_sub(began.elapsed())).max(MIN_POLL_INTERVAL))
+            .await;
     }
 }
 
@@ -204,7 +208,7 @@ pub(super) async fn weight(mut args: WeightArgs) -> anyhow::Result<ExitCode> {
             Ok(weight) => Some(weight),
             Err(_) => {
                 let is_missing = word.parse::<IpAddr>().is_ok();
-                let hint = if is_missing { "the weight is missing" } else { "no weight" };
+                let hint = if is_missing { "the weight is missing" } else { "not a weight" };
                 bail!(Usage(format!("{word}: {hint}: write 0 to 65535, or reset")));
             }
         },
@@ -213,8 +217,8 @@ pub(super) async fn weight(mut args: WeightArgs) -> anyhow::Result<ExitCode> {
     let request = WeightRequest { service, backend, weight };
     let acted: Acted = args.daemon.client().post("/v1/weight", &request).await?;
     let what = weight.map_or_else(
-        || "has the weight that the file says".to_owned(),
-        |weight| format!("has weight {weight}, whatever the file says, until reset"),
+        || "has the weight of the file".to_owned(),
+        |weight| format!("has weight {weight} instead of the file's, until reset"),
     );
     args.output.print(&acted, || done(&acted, &what))?;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `director export`: Director's services for other balancers.
+//! `director export`: writes Director's services for other load balancers.
 
 use std::{
     io::{self, Write as _},
@@ -6,13 +6,13 @@ use std::{
     process::ExitCode,
 };
 
-use super::{InstanceName, explained, load_config, say};
+use super::{InstanceName, explained, load_config, print_message};
 use crate::{
     kernel::datapath::{self, Datapath},
     migrate::export,
 };
 
-/// Write Director's services in the form of another balancer
+/// Write Director's services in the format of another load balancer
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum To {
-    /// In the form that `ipvsadm -S -n` prints and `ipvsadm -R` reads
+    /// In the format that `ipvsadm -S -n` prints and `ipvsadm -R` reads
     ///
     /// The running director's services, or with -c those of a file.
     Ipvsadm {
@@ -44,7 +44,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let sorry = config.services.iter().filter(|s| s.sorry.is_some()).count();
             if checked + sorry > 0 {
                 notes.push(
-                    "health checks and sorry backends are not in this form: keepalived has them"
+                    "health checks and sorry backends are left out: this format has none, \
+                     keepalived has"
                         .to_owned(),
                 );
             }
@@ -59,7 +60,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     notes.append(&mut exported.notes);
     io::stdout().write_all(exported.text.as_bytes())?;
     for note in notes {
-        say("note", &note);
+        print_message("note", &note);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `director import`: a configuration out of an existing LVS.
+//! `director import`: converts an LVS configuration.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::say;
+use super::print_message;
 use crate::migrate::import::{self, ImportErrors, Imported, MAX_BYTES, Names, Options, Report};
 
-/// Make a configuration out of what LVS is told, and list what cannot be carried over
+/// Convert an LVS configuration, and list what cannot be carried over
 ///
-/// The configuration goes to stdout, the list to stderr. What is carried over forwards as the
-/// source says; a service of which that is not true is left out, and stays as a comment.
+/// The configuration goes to stdout, the list to stderr. Services that are carried over forward as
+/// in the source; others are left out, as comments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -23,7 +23,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum From {
-    /// From what `ipvsadm -S -n` or `ipvsadm -Ln` prints
+    /// From the output of `ipvsadm -S -n` or `ipvsadm -Ln`
     Ipvsadm {
         #[command(flatten)]
         common: Common,
@@ -32,7 +32,7 @@ enum From {
     Keepalived {
         #[command(flatten)]
         common: Common,
-        /// The host's name in keepalived's conditions (`@ID`), as keepalived -i has it
+        /// The host's name in keepalived's conditions (`@ID`), as for keepalived -i
         #[arg(long, value_name = "ID")]
         config_id: Option<String>,
     },
@@ -46,7 +46,7 @@ struct Common {
     /// An interface to attach to; may be given several times
     #[arg(long = "interface", value_name = "NAME", value_parser = import::interface_name)]
     interfaces: Vec<String>,
-    /// Carry over services although clients will notice: persistence, client-bound schedulers
+    /// Carry over services even if clients are affected: persistence, client-bound schedulers
     #[arg(long)]
     lossy: bool,
     /// How to print what was not carried over, on stderr
@@ -56,9 +56,9 @@ struct Common {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Format {
-    /// For people: alike things together.
+    /// Text, with equal items grouped.
     Text,
-    /// For programs: one JSON document.
+    /// One JSON document.
     Json,
 }
 
@@ -80,29 +80,29 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match imported {
         Ok(Imported { yaml, report }) => {
             io::stdout().write_all(yaml.as_bytes())?;
-            tell(common.report, &report)?;
+            print_report(common.report, &report)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(errors) => {
-            refuse(common.report, &errors)?;
+            print_errors(common.report, &errors)?;
             Ok(ExitCode::from(2))
         }
     }
 }
 
-fn tell(format: Format, report: &Report) -> anyhow::Result<()> {
+fn print_report(format: Format, report: &Report) -> anyhow::Result<()> {
     let text = match format {
         Format::Text => report.to_string(),
         Format::Json => serde_json::to_string_pretty(report)? + "\n",
     };
-    // Nobody to tell if stderr is closed.
+    // Ignored: if stderr is closed, there is no other output.
     let _ = io::stderr().write_all(text.as_bytes());
     Ok(())
 }
 
-fn refuse(format: Format, errors: &ImportErrors) -> anyhow::Result<()> {
+fn print_errors(format: Format, errors: &ImportErrors) -> anyhow::Result<()> {
     match format {
-        Format::Text => say("error", &errors.to_string()),
+        Format::Text => print_message("error", &errors.to_string()),
         Format::Json => {
             let text = serde_json::to_string_pretty(&serde_json::json!({
                 "errors": errors.errors,
@@ -114,7 +114,7 @@ fn refuse(format: Format, errors: &ImportErrors) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One byte more than is taken tells that there is too much.
+/// Reads at most one byte more than the limit, so that larger input is detected.
 fn stdin() -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let input = io::stdin().lock().take(MAX_BYTES as u64 + 1);

@@ -1,4 +1,4 @@
-//! `director ipvs`: the listing of ipvsadm, for scripts and fingers that know it.
+//! `director ipvs`: lists services in ipvsadm's format, for its users and scripts.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use director_common::{flow_table::FlowState, stats::BackendStats};
 
-use super::{InstanceName, conns::HOW_TO_SEE_CLIENTS, explained, say};
+use super::{InstanceName, conns::CLIENTS_UNTRACKED, explained, print_message};
 use crate::{
     kernel::datapath::{self, Conns, Counters, Datapath},
     migrate::export::{
@@ -23,19 +23,19 @@ use crate::{
     },
 };
 
-/// Over which rates are counted.
+/// The interval of rates.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// List services and servers as ipvsadm does: `director ipvs -Ln --stats`
 ///
-/// It lists Director's services only; `ipvsadm -Ln` has those that IPVS serves. Nothing is
-/// changed: the configuration is where services are added and removed.
+/// Lists Director's services only; `ipvsadm -Ln` lists those of IPVS. Changes nothing: services are
+/// added and removed in the configuration.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// List, which is what this command does anyway
+    /// List (always on)
     #[arg(short = 'L', short_alias = 'l', long = "list")]
     list: bool,
-    /// Print numbers, as is always done
+    /// Print numeric addresses (always on)
     #[arg(short = 'n', long)]
     numeric: bool,
     /// Only this TCP service
@@ -47,28 +47,28 @@ pub(super) struct Args {
     /// List connections
     #[arg(short = 'c', long)]
     connection: bool,
-    /// Counters since the beginning
+    /// Show counters
     #[arg(long)]
     stats: bool,
-    /// Counters of one second, which it takes
+    /// Show rates, measured over one second
     #[arg(long)]
     rate: bool,
-    /// Connection limits, which there are none of
+    /// Show connection limits (always none)
     #[arg(long)]
     thresholds: bool,
-    /// Persistent connections, which there are none of
+    /// Show persistent connections (always none)
     #[arg(long)]
     persistent_conn: bool,
-    /// How long connections are remembered
+    /// Show the timeouts of connections
     #[arg(long)]
     timeout: bool,
-    /// Large numbers in full
+    /// Print large numbers in full
     #[arg(long)]
     exact: bool,
-    /// Sort by protocol, address and port, as is always done
+    /// Sort by protocol, address and port (always on)
     #[arg(long)]
     sort: bool,
-    /// Accepted, and sorted all the same
+    /// Accepted without effect: the output is always sorted
     #[arg(long)]
     nosort: bool,
     #[command(flatten)]
@@ -94,7 +94,7 @@ fn timeouts(datapath: &Datapath) -> String {
     format!("Timeout (tcp tcpfin udp): {tcp} {closing} {udp}\n")
 }
 
-/// Whether a service is one that was asked for.
+/// Whether a service is selected by the options.
 fn is_wanted(args: &Args, protocol: Protocol, address: SocketAddr) -> bool {
     match (args.tcp_service, args.udp_service) {
         (Some(wanted), _) => protocol == Protocol::Tcp && address == wanted,
@@ -129,7 +129,7 @@ async fn services(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
     Ok(listing::services(datapath.tables.flow_capacity(), &listed, columns, args.exact))
 }
 
-/// What was counted between two readings, by the second.
+/// The rates between two readings, per second.
 fn per_second(later: &Counters, before: &Counters, time: Duration) -> Counters {
     let rate = |now: u64, then: u64| (now.saturating_sub(then) as f64 / time.as_secs_f64()) as u64;
     let stats = |now: BackendStats, then: BackendStats| BackendStats {
@@ -163,7 +163,7 @@ fn listed(
             .get(&flow.service)
             .and_then(export::frontend)
             .is_some_and(|(protocol, _)| protocol == Protocol::Tcp);
-        // For IPVS, no UDP connection is active.
+        // IPVS counts UDP connections as inactive.
         let is_active = is_tcp && flow.state != FlowState::Closing;
         let (active, inactive) = flows.entry(flow.backend).or_default();
         *(if is_active { active } else { inactive }) += 1;
@@ -205,7 +205,7 @@ fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
         .collect();
     let known = Conns::open(datapath)?;
     if !known.have_clients() {
-        say("note", &format!("source is -: {HOW_TO_SEE_CLIENTS}"));
+        print_message("note", &format!("source is -: {CLIENTS_UNTRACKED}"));
     }
     let conns = known.iter().filter_map(|flow| {
         let (protocol, service) = *frontends.get(&flow.service)?;
@@ -216,7 +216,7 @@ fn connections(datapath: &Datapath, args: &Args) -> anyhow::Result<String> {
             (Protocol::Tcp, FlowState::Established) => "ESTABLISHED",
             (Protocol::Tcp, FlowState::Closing) => "FIN_WAIT",
         };
-        // Of a service with ports from many, a flow tells its own.
+        // A service for all ports has no port of its own: the flow's is used.
         let port = flow.client.map_or(service.port(), |(_, port)| port);
         is_wanted(args, protocol, service).then(|| ListedConn {
             protocol,

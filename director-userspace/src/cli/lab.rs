@@ -25,17 +25,17 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Build a lab and leave it there
+    /// Build a lab and keep it
     Up {
         /// The configuration to build for [default: a built-in one with three backends]
         #[arg(short, long, visible_short_alias = 'f', value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
         name: Name,
-        /// How many clients
+        /// Number of clients
         #[arg(long, value_name = "N", default_value_t = 1)]
         clients: usize,
-        /// Backend addresses that are one machine, joined by commas; may be repeated
+        /// Backend addresses of one machine, joined by commas; may be repeated
         #[arg(long = "host", value_name = "ADDRESS,...")]
         hosts: Vec<Host>,
     },
@@ -43,7 +43,7 @@ enum Verb {
     Down {
         #[command(flatten)]
         name: Name,
-        /// Also if the process that built it still uses it
+        /// Remove it even if the process that built it still uses it
         #[arg(long)]
         force: bool,
     },
@@ -66,7 +66,7 @@ enum Verb {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Print the configuration of a lab that is given none
+    /// Print the default configuration of a lab
     Config,
 }
 
@@ -108,13 +108,13 @@ struct ShownNode {
 /// return: the process becomes the command.
 ///
 /// # Errors
-/// What failed, for people.
+/// If an operation failed.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Up { config, name, clients, hosts } => up(config, &name.name, clients, hosts).await,
         Verb::Down { name, force } => {
             Lab::remove(&name.name, force)?;
-            forget_director(&name.name)?;
+            remove_pins(&name.name)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Exec { name, node, command } => exec(&name.name, &node, command),
@@ -150,7 +150,7 @@ async fn up(
         builder = builder.host(&addresses);
     }
     let mut lab = tokio::select! {
-        // Dropped half built, a lab removes what there is of it.
+        // A lab that is dropped half built removes itself.
         lab = builder.build() => lab?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing is left behind"),
     };
@@ -172,14 +172,14 @@ async fn up(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The instance of directors that run in a lab: maps and programs are pinned on the host, where
-/// another lab's, or the host's own, must not meet them.
+/// The instance of directors that run in a lab: maps and programs are pinned on the host, and must
+/// not collide with those of another lab or of the host.
 fn instance_of(lab: &str) -> String {
     format!("lab-{lab}")
 }
 
-/// Removes what directors in a lab that is gone left pinned.
-fn forget_director(lab: &str) -> anyhow::Result<()> {
+/// Removes the pinned objects of directors in a removed lab.
+fn remove_pins(lab: &str) -> anyhow::Result<()> {
     let instance = Instance::new(&instance_of(lab)).map_err(anyhow::Error::msg)?;
     match datapath::detach(&instance, &[]) {
         Ok(_) | Err(DatapathError::NotAttached(_)) => Ok(()),

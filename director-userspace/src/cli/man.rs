@@ -1,4 +1,4 @@
-//! `director man`: manual pages, made of what the commands say of themselves.
+//! `director man`: manual pages, generated from the commands' help.
 
 use std::{
     fs,
@@ -16,19 +16,18 @@ use clap_mangen::{
 
 use super::Cli;
 
-/// System administration, which nearly all of it is.
+/// System administration.
 const SECTION: &str = "8";
 
 /// Print a manual page, or write all of them
 ///
-/// `director man run | man -l -` shows one. The package has all of them installed: `man
-/// director-run`.
+/// `director man run | man -l -` shows one. The package installs all of them: `man director-run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The command, such as run or "lab up"; director itself if none is named
     #[arg(value_name = "COMMAND")]
     command: Vec<String>,
-    /// Write a page per command into this directory, which is made if it is missing
+    /// Write a page per command into this directory, which is created if missing
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     dir: Option<PathBuf>,
 }
@@ -106,8 +105,8 @@ const EXIT_STATUS: [(&str, &str); 3] =
 
 const FILES: [(&str, &str); 4] = [
     ("/etc/director/director.yaml", "The configuration."),
-    ("/sys/fs/bpf/director/INSTANCE", "Pinned maps, programs and links: what forwards."),
-    ("/run/director", "The API's socket, and what is needed to take changes of the host back."),
+    ("/sys/fs/bpf/director/INSTANCE", "Pinned maps, programs and links of the datapath."),
+    ("/run/director", "The API's socket, and the records for undoing changes of the host."),
     ("/usr/share/doc/director", "Examples, and the JSON Schema of the configuration."),
 ];
 
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_has_a_page_that_says_what_it_is_for() {
+    fn every_command_has_a_page_with_a_description() {
         let mut cli = Cli::command().disable_help_subcommand(true);
         cli.build();
         let mut todo = vec![&cli];

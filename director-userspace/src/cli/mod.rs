@@ -47,7 +47,7 @@ use crate::{
     serve::api::client::{Client, ClientError},
 };
 
-/// What `--version` says; of the build that upgrade tests use, something else.
+/// The text of `--version`; it differs in the build that upgrade tests use.
 const VERSION: &str = if cfg!(feature = "next") {
     concat!(env!("CARGO_PKG_VERSION"), "+next")
 } else {
@@ -95,7 +95,7 @@ enum Command {
     Schema(schema::Args),
 }
 
-/// The configuration file, by either of its names.
+/// The option for the configuration file.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration
@@ -109,16 +109,16 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-/// Names the instance where `--instance` does not: in a lab, the lab's own.
+/// The environment variable for `--instance`: a lab sets it to its own instance.
 const INSTANCE_VARIABLE: &str = "DIRECTOR_INSTANCE";
 
-/// Names the daemon's socket where `--socket` does not.
+/// The environment variable for `--socket`.
 const SOCKET_VARIABLE: &str = "DIRECTOR_SOCKET";
 
-/// Which director of this host is meant.
+/// The option for the instance.
 #[derive(Debug, clap::Args)]
 struct InstanceName {
-    /// Tells several directors of one host apart
+    /// The instance, if several directors run on one host
     #[arg(
         long,
         value_name = "NAME",
@@ -129,12 +129,12 @@ struct InstanceName {
     instance: Instance,
 }
 
-/// Which instance, and how its daemon is reached.
+/// The options for the instance and its daemon's socket.
 #[derive(Debug, clap::Args)]
 struct DaemonOf {
     #[command(flatten)]
     instance: InstanceName,
-    /// The daemon's socket; the instance's own, if missing
+    /// The daemon's socket [default: the instance's own]
     #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE)]
     socket: Option<PathBuf>,
 }
@@ -185,50 +185,50 @@ pub async fn main(cli: Cli) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) if is_refused_input(&error) => {
-            say("error", &format!("{error}"));
+            print_message("error", &format!("{error}"));
             ExitCode::from(2)
         }
         Err(error) => {
-            say("error", &format!("{error:#}"));
+            print_message("error", &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Whether what was given is wrong, rather than something failed.
+/// Whether the input is invalid, rather than an operation failed.
 fn is_refused_input(error: &anyhow::Error) -> bool {
     error.is::<ConfigErrors>()
         || error.is::<drain::Usage>()
         || error.downcast_ref::<ClientError>().is_some_and(ClientError::is_invalid)
 }
 
-/// Prints to stderr, every paragraph under its own `error:` or `warning:`.
-fn say(what: &str, text: &str) {
+/// Prints to stderr, with a prefix such as `error:` or `warning:` before every paragraph.
+fn print_message(what: &str, text: &str) {
     let mut stderr = std::io::stderr().lock();
     for (number, line) in text.lines().enumerate() {
         let continued = number > 0 && (line.starts_with(' ') || line.is_empty());
-        // Nobody to tell if stderr is closed.
+        // Ignored: if stderr is closed, there is no other output.
         let _ =
             if continued { writeln!(stderr, "{line}") } else { writeln!(stderr, "{what}: {line}") };
     }
 }
 
-/// What this process is not allowed, if anything.
-fn lacking() -> Option<String> {
+/// The privileges that this process lacks, if any.
+fn missing_privileges() -> Option<String> {
     privileges::missing(privileges::effective().unwrap_or(u64::MAX))
 }
 
-/// What fails for a process that may not do it fails for that reason, whatever the kernel calls it:
-/// a directory that it may not look into seems empty.
+/// Replaces an error of a process that lacks privileges by the missing privileges, whatever the
+/// kernel reports: an unreadable directory looks empty.
 fn explained(error: DatapathError) -> anyhow::Error {
-    lacking().map_or_else(|| error.into(), anyhow::Error::msg)
+    missing_privileges().map_or_else(|| error.into(), anyhow::Error::msg)
 }
 
-/// Loads a configuration and says what is odd about it.
+/// Loads a configuration and prints its warnings.
 fn load_config(path: &Path) -> anyhow::Result<Loaded> {
     let loaded = load(path)?;
     for warning in &loaded.warnings {
-        say("warning", &warning.to_string());
+        print_message("warning", &warning.to_string());
     }
     Ok(loaded)
 }

@@ -1,4 +1,4 @@
-//! How a command prints data: for people or for programs.
+//! Output formats of commands.
 
 use std::io::Write as _;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 /// The formats of `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// A table.
     Table,
     /// One JSON document.
     Json,
@@ -16,7 +16,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// Prints a value to stdout: as it serializes, or as the closure puts it for people.
+    /// Prints a value to stdout: serialized, or as the table that the closure returns.
     ///
     /// # Errors
     /// If stdout can't be written.

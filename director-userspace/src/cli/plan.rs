@@ -1,10 +1,12 @@
-//! `director plan`: what would change?
+//! `director plan`: shows what would change.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{ConfigFile, DaemonOf, explained, lacking, load_config, output::Output, say};
+use super::{
+    ConfigFile, DaemonOf, explained, load_config, missing_privileges, output::Output, print_message,
+};
 use crate::{
     kernel::{
         datapath::{self, Datapath, DatapathError, Sizes},
@@ -15,7 +17,7 @@ use crate::{
     serve::api::{client::Client, types::Planned},
 };
 
-/// Show what putting a file into effect would change in the running director; changes nothing
+/// Show what applying a file would change in the running director, without changing it
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -27,12 +29,12 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// The plan as scripts see it.
+/// The plan as printed for scripts.
 #[derive(Serialize)]
 struct Shown {
-    /// Whether there is anything to do.
+    /// Whether anything would change.
     changes: bool,
-    /// The steps in order, as people read them.
+    /// The steps in order, as text.
     steps: Vec<String>,
     /// Number of the configuration in effect, for `apply --if-revision`; null without a daemon.
     revision: Option<u64>,
@@ -40,7 +42,7 @@ struct Shown {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.daemon.client();
-    if client.is_there().await {
+    if client.is_reachable().await {
         return by_daemon(&args, &client).await;
     }
     let loaded = load_config(&args.file.config)?;
@@ -48,13 +50,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     host::interfaces(&netlink, &loaded.config).await?;
     let observed = match Datapath::open(args.daemon.instance()) {
         Ok(opened) => datapath::observe(&opened.tables),
-        Err(DatapathError::NotAttached(_)) if lacking().is_none() => {
-            say("note", "director is not attached: this is what attaching would do");
+        Err(DatapathError::NotAttached(_)) if missing_privileges().is_none() => {
+            print_message("note", "director is not attached: these are the steps of attaching");
             Observed::empty(Sizes::for_config(&loaded.config).capacity())
         }
         Err(error) => return Err(explained(error)),
     };
-    // Next hops are the host's matter, not the file's: those in effect count as right.
+    // Next hops depend on the host, not the file: those in effect are kept.
     let paths: Paths = observed
         .backends
         .values()
@@ -68,7 +70,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let desired = Desired::new(&loaded.config, &paths);
     let plan = diff(&observed, &desired, datapath::clock_ns()).map_err(DatapathError::from)?;
     if plan.is_empty() {
-        say("note", "the running director does what the file says");
+        print_message("note", "the running director matches the file");
     }
     let steps = plan.ops.iter().map(ToString::to_string).collect();
     args.output
@@ -76,16 +78,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The daemon knows more than the maps: health, what was set by hand, and how large maps may grow.
+/// Plans by the daemon, which has more state than the maps: health, admin overrides, and the size
+/// that maps may grow to.
 async fn by_daemon(args: &Args, client: &Client) -> anyhow::Result<ExitCode> {
     let text = super::apply::read(&args.file.config)?;
     let answer = client.post_yaml("/v1/plan", text).await;
     let planned: Planned = answer.map_err(|error| super::apply::named(error, &args.file.config))?;
     for warning in &planned.warnings {
-        say("warning", warning);
+        print_message("warning", warning);
     }
     if !planned.changes {
-        say("note", "the running director does what the file says");
+        print_message("note", "the running director matches the file");
     }
     let Planned { changes, steps, revision, .. } = planned;
     let text = format!("{}\n(against revision {revision})", steps.join("\n"));

@@ -1,4 +1,4 @@
-//! `director realserver`: make this host a backend, or take that back.
+//! `director realserver`: sets this host up as a backend, or undoes that.
 
 use std::{io::Write as _, net::IpAddr, process::ExitCode};
 
@@ -14,8 +14,8 @@ use crate::{
 
 /// Set this host up as a backend: VIPs on loopback, ARP settings, XDP decapsulation
 ///
-/// The VIPs go on lo, ARP is told not to answer for them, and tunnels are taken apart that come
-/// from the directors named with --from. Running it again changes only what differs.
+/// The VIPs are added to lo, ARP does not answer for them, and tunnels from the directors named
+/// with --from are decapsulated. Running it again changes only what differs.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A VIP to serve; may be repeated, or several joined by commas
@@ -34,16 +34,16 @@ pub struct Args {
     /// How packets arrive from the director
     #[arg(long, value_enum, default_value = "tunnel")]
     forward: Forward,
-    /// Only print what would be done, as lines for a shell
+    /// Only print the steps, as lines for a shell
     #[arg(long, conflicts_with = "status")]
     dry_run: bool,
-    /// Take back all that was changed
+    /// Undo all changes
     #[arg(long, conflicts_with_all = ["vips", "from", "interface", "status"])]
     down: bool,
-    /// Show what is set up, and the packet counters
+    /// Show the setup and the packet counters
     #[arg(long, conflicts_with_all = ["vips", "from", "interface"])]
     status: bool,
-    /// Tells several real servers of one host apart, each in a network namespace of its own
+    /// The instance, if several real servers run on one host, each in its own network namespace
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
     /// How to print
@@ -54,9 +54,9 @@ pub struct Args {
 /// Runs the command. 0: done, 1: failed, 2: wrong usage.
 ///
 /// # Errors
-/// What failed, for people.
+/// If an operation failed.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let result = carry_out(args).await;
+    let result = execute(args).await;
     match result {
         Err(error)
             if error.downcast_ref::<RealServerError>().is_some_and(RealServerError::is_usage) =>
@@ -70,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn carry_out(args: Args) -> anyhow::Result<()> {
+async fn execute(args: Args) -> anyhow::Result<()> {
     let netlink = Netlink::connect()?;
     let server = RealServer::new(netlink, args.instance.as_deref())?;
     if args.status {
@@ -96,7 +96,7 @@ async fn carry_out(args: Args) -> anyhow::Result<()> {
             (true, false) => "nothing to do".to_owned(),
             _ => lines.join("\n"),
         })
-        .context("the work is done, but cannot be reported")
+        .context("all steps are done, but cannot be printed")
 }
 
 fn table(status: &Status) -> String {

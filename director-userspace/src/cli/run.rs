@@ -12,8 +12,8 @@ use crate::control::daemon::{self, DaemonError};
 
 /// Run the daemon: attach, apply the file and its changes, follow the host's neighbours and routes
 ///
-/// Stopping it (SIGTERM, Ctrl-C) does not stop forwarding; `director detach` does. A file that is
-/// changed is applied; an invalid one is refused whole. SIGHUP reads it again.
+/// Stopping it (SIGTERM, Ctrl-C) does not stop forwarding; `director detach` does. A changed file
+/// is applied; an invalid one is refused as a whole. SIGHUP reloads it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -28,21 +28,21 @@ pub(super) struct Args {
 /// The formats of `--log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Log {
-    /// `journal` where stderr is the journal's, else `text`.
+    /// `journal` if stderr is connected to the journal, else `text`.
     Auto,
     /// journald's own protocol: fields can be searched for (`journalctl SERVICE=web`).
     Journal,
-    /// Lines for people.
+    /// Lines of text.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Sets up where the daemon's log goes. `RUST_LOG` says how much (`info`, `debug`, ...).
+/// Sets up the daemon's log. `RUST_LOG` sets the level (`info`, `debug`, ...).
 fn log(how: Log) {
     let filter =
         || EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    // systemd's sign that stderr is the journal's (systemd.exec(5)).
+    // systemd sets this if stderr is connected to the journal (systemd.exec(5)).
     let is_journals = std::env::var_os("JOURNAL_STREAM").is_some();
     let wants_journal = how == Log::Journal || how == Log::Auto && is_journals;
     let journal = wants_journal.then(|| tracing_journald::layer().ok()).flatten();
@@ -56,12 +56,14 @@ fn log(how: Log) {
     if how == Log::Json {
         registry.with(lines.json()).init();
     } else {
-        // A message says in words what its fields say to programs.
-        let words = debug_fn(|writer, field, value| match field.name() {
+        // Without fields: the message has their content in words.
+        let message_only = debug_fn(|writer, field, value| match field.name() {
             "message" => write!(writer, "{value:?}"),
             _ => Ok(()),
         });
-        registry.with(lines.with_ansi(std::io::stderr().is_terminal()).fmt_fields(words)).init();
+        registry
+            .with(lines.with_ansi(std::io::stderr().is_terminal()).fmt_fields(message_only))
+            .init();
     }
 }
 
@@ -69,7 +71,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     log(args.log);
     let path = args.file.config;
     let started = || {
-        tracing::info!("running by {}; forwarding outlives this process", path.display());
+        tracing::info!(
+            "running with {}; forwarding continues when this process ends",
+            path.display()
+        );
     };
     match daemon::run(&path, &args.instance.instance, started).await {
         Ok(()) => Ok(ExitCode::SUCCESS),

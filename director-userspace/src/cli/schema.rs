@@ -11,8 +11,8 @@ use crate::policy::config;
 
 /// Print the JSON Schema (2020-12) of the configuration file
 ///
-/// For editors that complete and check while one types. It knows every key and the form of every
-/// value; what depends on other values only `director check` knows.
+/// For editors with completion and validation. It has every key and the form of every value;
+/// `director check` also checks dependencies between values.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 

@@ -1,8 +1,8 @@
-//! `director services`: what is balanced.
+//! `director services`: lists services.
 
 use std::process::ExitCode;
 
-use super::{InstanceName, output::Output, state_reader::look};
+use super::{InstanceName, output::Output, state_reader::read_state};
 use crate::serve::view::{
     ServiceView,
     text::{ago, count, table},
@@ -11,7 +11,7 @@ use crate::serve::view::{
 /// List services with their state, connections and traffic
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// More columns than 80 characters hold
+    /// More columns, wider than 80 characters
     #[arg(long)]
     wide: bool,
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let services = look(&args.instance.instance).await?.services;
+    let services = read_state(&args.instance.instance).await?.services;
     args.output.print(&services, || {
         let mut headings =
             vec!["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "PACKETS", "BYTES", "DROPPED"];
@@ -37,7 +37,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn cells(service: &ServiceView, wide: bool) -> Vec<String> {
     let (up, configured) = service.usable();
-    let health = service.condition;
+    let health = service.status;
     let mut cells = vec![
         service.name.clone(),
         service.frontend.clone(),

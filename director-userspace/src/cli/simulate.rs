@@ -1,4 +1,4 @@
-//! `director simulate`: the real program over a capture, disturbing nothing.
+//! `director simulate`: runs the real program over a capture, without side effects.
 
 use std::{
     fs::File,
@@ -10,18 +10,18 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{ConfigFile, load_config, output::Output, say};
+use super::{ConfigFile, load_config, output::Output, print_message};
 use crate::{
-    inspect::simulate::{Capture, Judged, Simulator, Writer, offline},
+    inspect::simulate::{Capture, PacketResult, Simulator, Writer, offline},
     kernel::host::privileges,
     policy::config::model::Config,
 };
 
-/// Run the real XDP program over a capture, with maps of its own, disturbing nothing
+/// Run the real XDP program over a capture, with its own maps, without side effects
 ///
-/// Prints what becomes of each packet: `tx`, `redirect`, `pass` or `drop`, why, and which backend
-/// gets it. Flows carry over from packet to packet; the clock is the capture's. Interfaces that the
-/// configuration names need not exist, and frames for any MAC address are taken.
+/// Prints the verdict on each packet: `tx`, `redirect`, `pass` or `drop`, the reason, and the
+/// selected backend. Flows are kept from packet to packet; the clock is the capture's. Configured
+/// interfaces need not exist, and frames for any MAC address are accepted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The capture: pcap or pcapng, of Ethernet frames
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
-    /// Write the frames that leave (tx, redirect) to this pcap file
+    /// Write the sent frames (tx, redirect) to this pcap file
     #[arg(long = "out", value_name = "FILE")]
     frames: Option<PathBuf>,
     /// How to print; json is one object per line
@@ -40,7 +40,7 @@ pub(super) struct Args {
 /// Runs the command. 0: done, 1: failed, 2: wrong usage or invalid configuration.
 ///
 /// # Errors
-/// What kept the capture from being judged to its end, for people.
+/// If the capture cannot be processed to its end.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = load_config(&args.file.config)?.config;
     let shown = args.input.display();
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(frames) = &args.frames
         && is_same(&input, frames)
     {
-        say("error", "--in and --out name the same file: the capture would be lost");
+        print_message("error", "--in and --out name the same file: the capture would be lost");
         return Ok(ExitCode::from(2));
     }
     let capture = Capture::new(BufReader::new(input)).with_context(|| shown.to_string())?;
@@ -64,10 +64,10 @@ fn simulate(
     if let Some(missing) = privileges::missing(privileges::effective()?) {
         bail!("simulate runs the real program in the kernel: {missing}");
     }
-    let ways = offline(config);
-    let mut simulator = Simulator::new(config, &ways.paths)?;
-    for note in &ways.notes {
-        say("note", note);
+    let assumed = offline(config);
+    let mut simulator = Simulator::new(config, &assumed.paths)?;
+    for note in &assumed.notes {
+        print_message("note", note);
     }
     let mut frames = args.frames.as_deref().map(|path| out(path, &capture)).transpose()?;
     let mut printer = Printer::new(args.output, config);
@@ -77,14 +77,14 @@ fn simulate(
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         };
-        let judgement = simulator.judge(&packet)?;
-        if !printer.print(&judgement.judged)? {
+        let simulated = simulator.run(&packet)?;
+        if !printer.print(&simulated.result)? {
             return Ok(());
         }
-        if let Some(note) = &judgement.note {
-            say("note", note);
+        if let Some(note) = &simulated.note {
+            print_message("note", note);
         }
-        if let (Some(frames), Some(frame)) = (&mut frames, judgement.leaves) {
+        if let (Some(frames), Some(frame)) = (&mut frames, simulated.leaves) {
             let cut_off = packet.original_length.saturating_sub(packet.bytes.len() as u32);
             frames
                 .write(packet.timestamp_ns, &frame, cut_off)
@@ -115,7 +115,7 @@ fn is_same(file: &File, path: &Path) -> bool {
     a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// Prints packets as they are judged.
+/// Prints results packet by packet.
 struct Printer {
     format: Output,
     to: BufWriter<io::Stdout>,
@@ -143,17 +143,17 @@ impl Printer {
         }
     }
 
-    /// Whether anybody still reads.
-    fn print(&mut self, judged: &Judged) -> anyhow::Result<bool> {
+    /// Prints a result. Returns false if the reader has closed stdout.
+    fn print(&mut self, result: &PacketResult) -> anyhow::Result<bool> {
         let is_first = self.packets == 0;
         self.packets += 1;
-        if let Some(at) = VERDICTS.iter().position(|verdict| *verdict == judged.verdict) {
+        if let Some(at) = VERDICTS.iter().position(|verdict| *verdict == result.verdict) {
             self.counts[at] += 1;
         }
         let text = match self.format {
-            Output::Json => serde_json::to_string(judged)? + "\n",
+            Output::Json => serde_json::to_string(result)? + "\n",
             // Items of one list.
-            Output::Yaml => serde_yaml::to_string(&[judged])?,
+            Output::Yaml => serde_yaml::to_string(&[result])?,
             Output::Table => {
                 let mut text = String::new();
                 if is_first {
@@ -168,19 +168,19 @@ impl Printer {
                     ];
                     text = self.row(&heads);
                 }
-                let backend = judged.backend.map(|address| address.to_string());
+                let backend = result.backend.map(|address| address.to_string());
                 text + &self.row(&[
-                    &judged.packet.to_string(),
-                    judged.verdict,
-                    judged.reason.unwrap_or("-"),
-                    judged.service.as_deref().unwrap_or("-"),
+                    &result.packet.to_string(),
+                    result.verdict,
+                    result.reason.unwrap_or("-"),
+                    result.service.as_deref().unwrap_or("-"),
                     backend.as_deref().unwrap_or("-"),
-                    judged.connection,
-                    &judged.bytes.to_string(),
+                    result.connection,
+                    &result.bytes.to_string(),
                 ])
             }
         };
-        Self::reader_is_there(self.to.write_all(text.as_bytes()))
+        Self::is_reader_open(self.to.write_all(text.as_bytes()))
     }
 
     fn row(&self, cells: &[&str; 7]) -> String {
@@ -213,12 +213,12 @@ impl Printer {
                 format!("{} packet{s}{colon}{}\n", self.packets, counts.join(", "))
             }
         };
-        Self::reader_is_there(self.to.write_all(text.as_bytes()).and_then(|()| self.to.flush()))?;
+        Self::is_reader_open(self.to.write_all(text.as_bytes()).and_then(|()| self.to.flush()))?;
         Ok(())
     }
 
     /// `director simulate | head` is not an error.
-    fn reader_is_there(written: io::Result<()>) -> anyhow::Result<bool> {
+    fn is_reader_open(written: io::Result<()>) -> anyhow::Result<bool> {
         match written {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),

@@ -1,8 +1,8 @@
-//! How the looking commands look: at the pinned maps, and at what the daemon knows.
+//! Reads the state that commands show: from the pinned maps and from the daemon.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{explained, say};
+use super::{explained, print_message};
 use crate::{
     kernel::datapath::Instance,
     serve::{
@@ -11,10 +11,10 @@ use crate::{
     },
 };
 
-/// How long the daemon may take: whoever looks is in a hurry.
+/// How long the daemon may take to answer: commands should return quickly.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Looks at one instance, again and again.
+/// Reads the state of one instance, repeatedly.
 pub(super) struct StateReader {
     reader: Reader,
     client: Client,
@@ -26,28 +26,28 @@ impl StateReader {
         Self { reader: Reader::new(instance), client: Client::new(instance, socket) }
     }
 
-    /// Everything there is to see. Without a daemon that is what the maps hold; then also why its
-    /// knowledge is missing.
-    pub(super) async fn look(&mut self) -> anyhow::Result<(Snapshot, Option<String>)> {
+    /// The complete state. If the daemon does not answer, the state of the maps only, and the
+    /// reason.
+    pub(super) async fn read(&mut self) -> anyhow::Result<(Snapshot, Option<String>)> {
         let snapshot = self.reader.read().map_err(explained)?;
-        let asked = self.client.get::<Status>("/v1/conditions");
-        let missing = match tokio::time::timeout(TIMEOUT, asked).await {
-            Ok(Ok(conditions)) => return Ok((snapshot.with(Some(Arc::new(conditions))), None)),
+        let answer = self.client.get::<Status>("/v1/status");
+        let missing = match tokio::time::timeout(TIMEOUT, answer).await {
+            Ok(Ok(status)) => return Ok((snapshot.with(Some(Arc::new(status))), None)),
             Ok(Err(ClientError::NoDaemon { .. })) => {
-                "no daemon runs: health is as it was last, and why is not known".to_owned()
+                "no daemon runs: health states are the last known, without reasons".to_owned()
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "the daemon did not answer within a second: the maps alone are shown".into(),
+            Err(_) => "the daemon did not answer within a second: only the maps are shown".into(),
         };
         Ok((snapshot, Some(missing)))
     }
 }
 
-/// Everything there is to see, now. Says so if there is no daemon to ask.
-pub(super) async fn look(instance: &Instance) -> anyhow::Result<Snapshot> {
-    let (snapshot, missing) = StateReader::new(instance).look().await?;
+/// The complete state. Prints a note if the daemon does not answer.
+pub(super) async fn read_state(instance: &Instance) -> anyhow::Result<Snapshot> {
+    let (snapshot, missing) = StateReader::new(instance).read().await?;
     if let Some(missing) = missing {
-        say("note", &missing);
+        print_message("note", &missing);
     }
     Ok(snapshot)
 }

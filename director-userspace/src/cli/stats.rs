@@ -1,4 +1,4 @@
-//! `director stats`: what became of every packet, in all or each second.
+//! `director stats`: packets by verdict and reason, as totals or rates.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -15,32 +15,32 @@ use crate::{
     },
 };
 
-/// Show counters: packets by what became of them and why, and per service and backend
+/// Show counters: packets by verdict and reason, and per service and backend
 ///
-/// With --interval, what came each second is shown, once every interval, until interrupted.
+/// With --interval, rates per second are shown, once every interval, until interrupted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Show rates over this time, such as 1s
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     interval: Option<Duration>,
-    /// Stop after so many intervals
+    /// Stop after N intervals
     #[arg(long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
     instance: InstanceName,
-    /// How to print: json and yaml are one document each interval
+    /// How to print: json and yaml are one document per interval
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Shorter intervals would show chance.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// Rates over shorter intervals would be too noisy.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
 struct Stats {
-    /// Packets forwarded by the interface they came from.
+    /// Packets forwarded by their ingress interface.
     tx: u64,
-    /// Packets forwarded by another.
+    /// Packets forwarded by another interface.
     redirect: u64,
     /// Packets answered with an ICMP error, by reason.
     reply: BTreeMap<&'static str, u64>,
@@ -48,7 +48,7 @@ struct Stats {
     pass: BTreeMap<&'static str, u64>,
     /// Packets dropped, by reason.
     drop: BTreeMap<&'static str, u64>,
-    /// The same each second.
+    /// The same per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     rates: Option<Rates>,
     services: Vec<ServiceView>,
@@ -70,7 +70,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         print(&args, before)?;
         return Ok(ExitCode::SUCCESS);
     };
-    anyhow::ensure!(interval >= SHORTEST, "--interval: at least {}ms", SHORTEST.as_millis());
+    anyhow::ensure!(
+        interval >= MIN_INTERVAL,
+        "--interval: at least {}ms",
+        MIN_INTERVAL.as_millis()
+    );
     let mut due = Instant::now();
     let mut left = args.count.unwrap_or(u64::MAX);
     loop {
@@ -120,16 +124,16 @@ fn print(args: &Args, snapshot: Snapshot) -> anyhow::Result<()> {
     }
     args.output.print(&stats, || {
         let lines: Vec<_> = verdicts.iter().map(|v| (v.verdict, v.packets, v.rate)).collect();
-        let moving = stats.rates.is_some();
-        format!("{}\n\n{}", packets(&lines, moving), traffic(&stats.services, moving))
+        let as_rates = stats.rates.is_some();
+        format!("{}\n\n{}", packets(&lines, as_rates), traffic(&stats.services, as_rates))
     })
 }
 
-fn packets(verdicts: &[(Verdict, u64, Option<f64>)], moving: bool) -> String {
+fn packets(verdicts: &[(Verdict, u64, Option<f64>)], as_rates: bool) -> String {
     let rows: Vec<_> = verdicts
         .iter()
         .filter(|(verdict, packets, _)| *packets > 0 || verdict.reason().is_none())
-        .map(|(verdict, packets, each_second)| {
+        .map(|(verdict, packets, per_second)| {
             let what = match verdict {
                 Verdict::Reply(_) => "answered",
                 verdict => verdict.label(),
@@ -140,20 +144,20 @@ fn packets(verdicts: &[(Verdict, u64, Option<f64>)], moving: bool) -> String {
             };
             let reason = verdict.reason().unwrap_or("");
             let mut row = vec![what.into(), reason.into(), packets.to_string(), meaning.into()];
-            if moving {
-                row.insert(3, rate(*each_second));
+            if as_rates {
+                row.insert(3, rate(*per_second));
             }
             row
         })
         .collect();
-    if moving {
+    if as_rates {
         table(&["VERDICT", "REASON", "PACKETS", "/S", ""], &rows)
     } else {
         table(&["VERDICT", "REASON", "PACKETS", ""], &rows)
     }
 }
 
-fn traffic(services: &[ServiceView], moving: bool) -> String {
+fn traffic(services: &[ServiceView], as_rates: bool) -> String {
     let mut rows = Vec::new();
     for service in services {
         let totals = |t: Traffic| [t.flows, t.packets, t.bytes].map(count);
@@ -165,18 +169,18 @@ fn traffic(services: &[ServiceView], moving: bool) -> String {
         let mut row = |what: String, numbers: [String; 3], own: [String; 2]| {
             rows.push([vec![service.name.clone(), what], numbers.into(), own.into()].concat());
         };
-        if moving {
+        if as_rates {
             row(service.frontend.clone(), rates(service.rate), own_rates);
         } else {
             row(service.frontend.clone(), totals(service.traffic), own);
         }
         for backend in &service.backends {
             let none = ["-", "-"].map(String::from);
-            let numbers = if moving { rates(backend.rate) } else { totals(backend.traffic) };
+            let numbers = if as_rates { rates(backend.rate) } else { totals(backend.traffic) };
             row(format!("-> {}", backend.address), numbers, none);
         }
     }
-    if moving {
+    if as_rates {
         table(&["SERVICE", "", "FLOWS/S", "PKT/S", "BYTES/S", "DROP/S", "UNTRACKED"], &rows)
     } else {
         table(&["SERVICE", "", "FLOWS", "PACKETS", "BYTES", "DROPPED", "UNTRACKED"], &rows)
@@ -189,7 +193,7 @@ mod tests {
     use crate::serve::view::fixture::snapshot;
 
     #[test]
-    fn rates_stand_where_totals_did_and_fit_80_columns() {
+    fn rates_replace_totals_and_fit_80_columns() {
         let before = snapshot(1000);
         let mut now = snapshot(3_001_000);
         now.taken = before.taken + Duration::from_secs(1);

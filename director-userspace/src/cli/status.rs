@@ -1,4 +1,4 @@
-//! `director status`: is it on, where, and what does it do?
+//! `director status`: shows whether Director forwards, on which interfaces, and how much.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -9,12 +9,12 @@ use super::{InstanceName, output::Output, state_reader::StateReader};
 use crate::{
     kernel::net::Netlink,
     serve::view::{
-        Mood, Snapshot,
+        Rating, Snapshot,
         text::{ago, count},
     },
 };
 
-/// Show whether Director forwards, on which interfaces, how much, and what is not well
+/// Show whether Director forwards, on which interfaces, how much, and which services have problems
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -29,16 +29,16 @@ struct Status {
     instance: String,
     /// Whether a daemon keeps next hops fresh.
     daemon: bool,
-    /// What the daemon says of itself; null without one.
+    /// The daemon's own status; null without a daemon.
     running: Option<Running>,
     interfaces: Vec<Interface>,
     services: usize,
     backends: usize,
-    /// What is not as it should be, for people.
+    /// Services with problems, in words.
     troubles: Vec<String>,
     /// Entries of the flow table.
     flow_capacity: u64,
-    /// Established flows in it.
+    /// Established flows in the flow table.
     established: u64,
     forwarded: u64,
     replied: u64,
@@ -56,7 +56,7 @@ struct Running {
     revision: u64,
     /// Seconds since 1970.
     applied: u64,
-    /// Why the file is not what is in effect.
+    /// Why the file is not in effect.
     refused: Option<String>,
     warnings: Vec<String>,
 }
@@ -65,12 +65,13 @@ struct Running {
 struct Interface {
     name: String,
     mode: &'static str,
-    /// `up` or `down`; `elsewhere` if it is in another network namespace than this command.
+    /// `up` or `down`; `elsewhere` if the interface is in another network namespace than this
+    /// command.
     state: &'static str,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (snapshot, missing) = StateReader::new(&args.instance.instance).look().await?;
+    let (snapshot, missing) = StateReader::new(&args.instance.instance).read().await?;
     let links = Netlink::connect()?.links().await?;
     let interfaces = snapshot
         .interfaces
@@ -87,15 +88,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let status = Status {
         instance: snapshot.instance.clone(),
         daemon: snapshot.has_daemon(),
-        running: snapshot.conditions.as_ref().map(|conditions| Running {
-            pid: conditions.pid,
-            version: conditions.version.clone(),
-            started: conditions.started,
-            config_path: conditions.config_path.clone(),
-            revision: conditions.revision,
-            applied: conditions.applied,
-            refused: conditions.refused.clone(),
-            warnings: conditions.warnings.clone(),
+        running: snapshot.status.as_ref().map(|status| Running {
+            pid: status.pid,
+            version: status.version.clone(),
+            started: status.started,
+            config_path: status.config_path.clone(),
+            revision: status.revision,
+            applied: status.applied,
+            refused: status.refused.clone(),
+            warnings: status.warnings.clone(),
         }),
         interfaces,
         services: snapshot.services.len(),
@@ -108,18 +109,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         passed: snapshot.packets(|v| matches!(v, Verdict::Pass(_))),
         dropped: snapshot.packets(|v| matches!(v, Verdict::Drop(_))),
     };
-    // Where its heart beats, a silent daemon is worth a word; where it does not, the table says so.
-    let silent = missing.filter(|_| status.daemon);
-    args.output.print(&status, || table(&status, silent.as_deref()))?;
+    // With a fresh heartbeat, the table shows why the daemon did not answer; without one, that no
+    // daemon runs.
+    let no_answer = missing.filter(|_| status.daemon);
+    args.output.print(&status, || table(&status, no_answer.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Services that are not as they should be, one line each.
+/// Services with problems, one line each.
 fn troubles(snapshot: &Snapshot) -> Vec<String> {
     let services = snapshot.services.iter();
     services
         .filter_map(|service| {
-            let health = service.condition.filter(|health| health.mood() < Mood::Neutral)?;
+            let health = service.status.filter(|health| health.rating() < Rating::Neutral)?;
             let (up, configured) = service.usable();
             let (name, state) = (&service.name, health.state.label());
             Some(format!("{name} {state} since {}: {up} of {configured} up", ago(health.since)))
@@ -127,7 +129,7 @@ fn troubles(snapshot: &Snapshot) -> Vec<String> {
         .collect()
 }
 
-fn table(status: &Status, silent: Option<&str>) -> String {
+fn table(status: &Status, no_answer: Option<&str>) -> String {
     let mut text = String::new();
     let interfaces: Vec<_> =
         status.interfaces.iter().map(|i| format!("{} ({}, {})", i.name, i.mode, i.state)).collect();
@@ -136,10 +138,12 @@ fn table(status: &Status, silent: Option<&str>) -> String {
             format!("running for {}, process {}", ago(running.started), running.pid)
         }
         None if status.daemon => {
-            let silent = silent.map_or_else(String::new, |silent| format!(" ({silent})"));
-            format!("running{silent}")
+            let why = no_answer.map_or_else(String::new, |why| format!(" ({why})"));
+            format!("running{why}")
         }
-        None => "not running: forwarding goes on, changes of file and host are not followed".into(),
+        None => {
+            "not running: forwarding continues, changes of file and host are not applied".into()
+        }
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "attached   {}", interfaces.join(", "));
@@ -151,7 +155,7 @@ fn table(status: &Status, silent: Option<&str>) -> String {
         if let Some(refused) = &running.refused {
             let mut lines = refused.lines();
             let first = lines.next().unwrap_or_default();
-            let _ = writeln!(text, "refused    the file as it is now: {first}");
+            let _ = writeln!(text, "refused    the current file: {first}");
             for line in lines {
                 let _ = writeln!(text, "           {line}");
             }

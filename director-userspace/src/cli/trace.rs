@@ -1,4 +1,4 @@
-//! `director trace`: what becomes of packets, as they come.
+//! `director trace`: prints verdicts on packets live.
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
@@ -7,17 +7,18 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::watch::{Sink, Wanted, summary, watch};
+use super::watch::{Sink, WatchArgs, summary, watch};
 use crate::inspect::trace::Event;
 
-/// Print what becomes of packets as they come: verdict, reason, flow, service, backend
+/// Print packets live: verdict, reason, flow, service, backend
 ///
-/// The programs on the interfaces tell of each packet while this runs, and stop two seconds after it
-/// was killed. One trace or capture at a time. What comes faster than it is read is lost, and counted.
+/// The programs on the interfaces record each packet while this runs, and stop two seconds after it
+/// was killed. One trace or capture at a time. Records that arrive faster than they are read are
+/// lost, and counted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    wanted: Wanted,
+    watch_args: WatchArgs,
     /// How to print; json is one object per line
     #[arg(long, value_enum, default_value = "table")]
     output: Lines,
@@ -26,7 +27,7 @@ pub(super) struct Args {
 /// How packets are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Lines {
-    /// For people.
+    /// A table.
     Table,
     /// One JSON object per line.
     Json,
@@ -35,10 +36,10 @@ enum Lines {
 /// Runs the command. 0: done, also when a signal ended it; 1: failed.
 ///
 /// # Errors
-/// What kept packets from being watched.
+/// If packets cannot be traced.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut printer = Printer { lines: args.output, to: BufWriter::new(io::stdout()), printed: 0 };
-    let ended = watch(&args.wanted, 0, &mut printer).await?;
+    let ended = watch(&args.watch_args, 0, &mut printer).await?;
     printer.pause()?;
     summary("shown", &ended);
     Ok(ExitCode::SUCCESS)
@@ -50,7 +51,7 @@ struct Printer {
     printed: u64,
 }
 
-/// Lines after which the headings are said again.
+/// Lines after which the headings are printed again.
 const PAGE: u64 = 50;
 
 impl Sink for Printer {
@@ -64,16 +65,16 @@ impl Sink for Printer {
             }
         };
         self.printed += 1;
-        reader_is_there(self.to.write_all(text.as_bytes()))
+        is_reader_open(self.to.write_all(text.as_bytes()))
     }
 
     fn pause(&mut self) -> anyhow::Result<bool> {
-        reader_is_there(self.to.flush())
+        is_reader_open(self.to.flush())
     }
 }
 
 /// `director trace | head` is not an error.
-fn reader_is_there(written: io::Result<()>) -> anyhow::Result<bool> {
+fn is_reader_open(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -89,7 +90,7 @@ fn headings() -> String {
 
 fn line(event: &Event) -> String {
     let backend = event.backend.map(|backend| backend.to_string());
-    // The time of day is enough for who looks on.
+    // The time of day is enough for a live trace.
     let time = event.time.get(11..26).unwrap_or(&event.time);
     let protocol = match (event.content, event.protocol.as_deref()) {
         ("icmp-error", Some(protocol)) => format!("icmp:{protocol}"),

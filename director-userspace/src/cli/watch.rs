@@ -1,43 +1,42 @@
-//! What `trace` and `capture` share: which packets, for how long, and the loop that reads them.
+//! The common part of `trace` and `capture`: options, and the loop that reads packets.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use director_common::trace::TRACE_LEASE_NS;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{InstanceName, explained, say};
+use super::{InstanceName, explained, print_message};
 use crate::{
     inspect::trace::{Event, Filter, Names},
     kernel::datapath::{Datapath, Trace, TraceCounts, clock_ns},
     policy::config::units::parse_duration,
 };
 
-/// How often the ring is looked into: what it holds is a tenth of a second of a million packets a
-/// second.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How often packets are asked for again: several times in a lease.
-const RENEW_EVERY: Duration = Duration::from_nanos(TRACE_LEASE_NS / 5);
-/// How often names of services are read again.
-const NAMES_EVERY: Duration = Duration::from_secs(2);
-/// Records read before anything else is looked at.
-const AT_ONCE: usize = 512;
+/// How often the ring is read: it has room for a tenth of a second of a million packets per second.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the trace is renewed: several times per lease.
+const RENEW_INTERVAL: Duration = Duration::from_nanos(TRACE_LEASE_NS / 5);
+/// How often the names of services are read again.
+const NAMES_INTERVAL: Duration = Duration::from_secs(2);
+/// Most records read before timers and signals are checked.
+const MAX_BATCH: usize = 512;
 
-/// Which packets, and for how long.
+/// The options: which packets, and for how long.
 #[derive(Debug, clap::Args)]
-pub(super) struct Wanted {
+pub(super) struct WatchArgs {
     /// Only these packets: `tcp`, `udp`, `client PREFIX`, `client-port N`, `vip PREFIX`, `port N`,
-    /// `service NAME`, `backend ADDRESS`, `verdict tx|redirect|reply|pass|drop|REASON`; all that is
-    /// said must hold, of several verdicts one
+    /// `service NAME`, `backend ADDRESS`, `verdict tx|redirect|reply|pass|drop|REASON`; all
+    /// conditions must match, of several verdicts one
     #[arg(long, value_name = "WORDS", default_value = "")]
     filter: Filter,
     /// Only packets that are dropped
     #[arg(long)]
     drops: bool,
-    /// Look at one packet in so many (chosen at random, before the filter): of a busy director, all
-    /// are a burden
+    /// Trace one in N packets (chosen at random, before the filter), to limit the load on a busy
+    /// director
     #[arg(long, value_name = "1/N", default_value = "1/1", value_parser = sample)]
     sample: u64,
-    /// End after so many packets
+    /// End after N packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End after this time: `30s`, `5m`
@@ -51,49 +50,48 @@ pub(super) struct Wanted {
 fn sample(text: &str) -> Result<u64, String> {
     let number = text.strip_prefix("1/").unwrap_or(text);
     // The program counts in 32 bits.
-    number
-        .parse()
-        .ok()
-        .filter(|every| (1..=1 << 30).contains(every))
-        .ok_or_else(|| format!("{text:?} is no share of packets: say 1/1000 for one in a thousand"))
+    number.parse().ok().filter(|every| (1..=1 << 30).contains(every)).ok_or_else(|| {
+        format!("{text:?} is not a share of packets: write 1/1000 for one in a thousand")
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed =
-        parse_duration(text).map_err(|problem| format!("{text:?} {problem}: say 30s or 5m"));
-    parsed.and_then(|time| if time.is_zero() { Err("no time at all".into()) } else { Ok(time) })
+        parse_duration(text).map_err(|problem| format!("{text:?} {problem}: write 30s or 5m"));
+    parsed
+        .and_then(|time| if time.is_zero() { Err("must be more than 0".into()) } else { Ok(time) })
 }
 
-/// How a watch ended.
+/// The result of a watch.
 pub(super) struct Ended {
-    /// Packets that were handed on.
+    /// Packets that were delivered to the sink.
     pub(super) events: u64,
-    /// What the program looked at, and what was lost.
+    /// The numbers of examined packets and of lost records.
     pub(super) counts: TraceCounts,
 }
 
-/// Where packets go. False says that nobody reads any more.
+/// The receiver of packets. Its methods return false if the reader is gone.
 pub(super) trait Sink {
-    /// Takes one.
+    /// Processes a packet.
     fn event(&mut self, event: &Event) -> anyhow::Result<bool>;
-    /// There are no more for the moment.
+    /// Called when no more packets are pending.
     fn pause(&mut self) -> anyhow::Result<bool>;
 }
 
-/// Hands packets to `sink` until enough of them came, time is over, or a signal ends it. `snap` bytes
-/// of each frame are wanted.
+/// Delivers packets to `sink` until their number or the time is reached, or a signal arrives.
+/// `snap` is the number of bytes of each frame.
 ///
 /// # Errors
-/// What kept packets from being watched, or `sink` from taking them.
+/// If packets cannot be traced, or `sink` fails.
 pub(super) async fn watch(
-    wanted: &Wanted,
+    args: &WatchArgs,
     snap: u32,
     sink: &mut impl Sink,
 ) -> anyhow::Result<Ended> {
-    let datapath = Datapath::open(&wanted.instance.instance).map_err(explained)?;
+    let datapath = Datapath::open(&args.instance.instance).map_err(explained)?;
     let names = Names::read(&datapath);
-    let mut filter = wanted.filter.clone();
-    if wanted.drops {
+    let mut filter = args.filter.clone();
+    if args.drops {
         filter = filter.drops();
     }
     let filter = filter.lower(&names, snap)?;
@@ -101,17 +99,16 @@ pub(super) async fn watch(
         .map(signal)
         .into_iter()
         .collect::<Result<Vec<Signal>, _>>()?;
-    let mut trace = Trace::start(&datapath, wanted.sample, filter).map_err(explained)?;
-    let mut reader =
-        Reader { datapath, names, read: Instant::now(), events: 0, count: wanted.count };
+    let mut trace = Trace::start(&datapath, args.sample, filter).map_err(explained)?;
+    let mut reader = Reader { datapath, names, read: Instant::now(), events: 0, count: args.count };
     let began = Instant::now();
-    let ends = wanted.duration.map(|time| began + time);
+    let ends = args.duration.map(|time| began + time);
     let mut renewed = began;
-    let mut going = true;
-    while going {
+    let mut running = true;
+    while running {
         let mut drained = false;
-        for _ in 0..AT_ONCE {
-            if !going {
+        for _ in 0..MAX_BATCH {
+            if !running {
                 break;
             }
             match reader.next(&mut trace) {
@@ -120,36 +117,36 @@ pub(super) async fn watch(
                     break;
                 }
                 Read::Unreadable => {}
-                Read::Event(event) => going = sink.event(&event)? && !reader.is_enough(),
+                Read::Event(event) => running = sink.event(&event)? && !reader.is_enough(),
             }
         }
-        going = going && ends.is_none_or(|end| Instant::now() < end);
-        if renewed.elapsed() >= RENEW_EVERY {
+        running = running && ends.is_none_or(|end| Instant::now() < end);
+        if renewed.elapsed() >= RENEW_INTERVAL {
             trace.renew()?;
             renewed = Instant::now();
         }
-        if drained && going {
-            going = sink.pause()?;
+        if drained && running {
+            running = sink.pause()?;
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = any(&mut signals) => going = false,
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = any(&mut signals) => running = false,
             }
         } else {
-            // Signals are heard, also while packets come without end.
+            // Signals are handled even while packets arrive without pause.
             tokio::select! {
                 biased;
-                () = any(&mut signals) => going = false,
+                () = any(&mut signals) => running = false,
                 () = tokio::task::yield_now() => {}
             }
         }
     }
     trace.stop();
-    let mut reads = true;
-    while reads && !reader.is_enough() {
+    let mut is_open = true;
+    while is_open && !reader.is_enough() {
         match reader.next(&mut trace) {
             Read::Nothing => break,
             Read::Unreadable => {}
-            Read::Event(event) => reads = sink.event(&event)?,
+            Read::Event(event) => is_open = sink.event(&event)?,
         }
     }
     Ok(Ended { events: reader.events, counts: trace.counts()? })
@@ -160,7 +157,7 @@ async fn any(signals: &mut [Signal]) {
     let _ = futures_util::future::select_all(waiting).await;
 }
 
-/// Reads records, and knows what is called how.
+/// Reads records and resolves names.
 struct Reader {
     datapath: Datapath,
     names: Names,
@@ -177,17 +174,17 @@ enum Read {
 
 impl Reader {
     fn next(&mut self, trace: &mut Trace) -> Read {
-        if self.read.elapsed() >= NAMES_EVERY {
-            // Maps that grew are others now.
+        if self.read.elapsed() >= NAMES_INTERVAL {
+            // Maps that grew have been replaced.
             if let Ok(datapath) = Datapath::open(&self.datapath.instance) {
                 self.datapath = datapath;
             }
             self.names = Names::read(&self.datapath);
             self.read = Instant::now();
         }
-        let ahead = unix_ns().wrapping_sub(clock_ns());
+        let offset = unix_ns().wrapping_sub(clock_ns());
         let mut event = None;
-        if !trace.next(|bytes| event = Event::read(bytes, &self.names, ahead)) {
+        if !trace.next(|bytes| event = Event::read(bytes, &self.names, offset)) {
             return Read::Nothing;
         }
         match event {
@@ -210,16 +207,16 @@ pub(super) fn unix_ns() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Says how it ended, where no data is printed.
+/// Prints a summary to stderr.
 pub(super) fn summary(what: &str, ended: &Ended) {
     let Ended { events, counts: TraceCounts { looked_at, lost } } = ended;
     let s = if *events == 1 { "" } else { "s" };
-    say("note", &format!("{events} packet{s} {what}, {looked_at} looked at"));
+    print_message("note", &format!("{events} packet{s} {what}, {looked_at} examined"));
     if *lost > 0 {
-        say(
+        print_message(
             "warning",
             &format!(
-                "{lost} records lost: packets came faster than they were read; narrow the filter, or \
+                "{lost} records lost: packets arrived faster than they were read; narrow the filter, or \
                  --sample fewer"
             ),
         );
@@ -233,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_one_in_so_many() {
+    fn shares_are_one_in_n() {
         assert_eq!((sample("1/1000"), sample("50"), sample("1/1")), (Ok(1000), Ok(50), Ok(1)));
         for text in ["0", "1/0", "2/3", "half", "", "1/9999999999"] {
             assert!(sample(text).is_err(), "{text}");
@@ -241,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_can_be_asked_for() {
+    fn every_reason_is_a_filter() {
         for word in Verdict::all().filter_map(Verdict::reason) {
             assert!(format!("verdict {word}").parse::<Filter>().is_ok(), "{word}");
         }

@@ -1,14 +1,14 @@
-//! `director run`: one loop over everything that can happen.
+//! `director run`: one event loop.
 //!
-//! - `events`: what can happen;
+//! - `events`: the events;
 //! - `file`: the configuration file and its changes;
-//! - `health_tracker`: backends' health, and what follows from it;
-//! - `commands`: what the API is asked for;
+//! - `health_tracker`: backends' health, and its evaluation;
+//! - `commands`: requests to the API;
 //! - `history`: configurations that were in effect;
-//! - `conditions`: what there is to notify.
+//! - `status`: what the API, metrics and the page show.
 //!
-//! Whatever happens ends in a configuration *in effect* (the file's, with weights and backends as
-//! health and operators have them), and [`Director`] brings the maps there.
+//! Every event ends in a configuration *in effect* (the file's, with weights and backends as health
+//! and operators set them), and [`Director`] changes the maps to it.
 
 mod boot_state;
 mod commands;
@@ -35,13 +35,13 @@ use tracing::{error, info, warn};
 use self::{
     events::{Event, Events},
     file::{Stamp, When},
-    health_tracker::{HealthTracker, Marks, StateChange},
+    health_tracker::{Evaluated, HealthTracker, Marks, StateChange},
     history::History,
     web::Web,
 };
 use crate::{
     alarm::{Notifier, Subject, Transition},
-    control::director::{Changed, Director, DirectorError},
+    control::director::{Changed, Director, DirectorError, Scope},
     health::{Checker, Event as HealthEvent},
     kernel::{
         datapath::{Instance, clock_ns},
@@ -59,15 +59,15 @@ use crate::{
     },
 };
 
-/// How long what is to be told may take when the daemon ends.
+/// How long the delivery of alarms may take when the daemon ends.
 const SHUTDOWN_NOTICE: Duration = Duration::from_secs(2);
 /// Most steps of a change that are written into the log.
 const STEPS_LOGGED: usize = 200;
-/// How often the maps are compared with what they should hold, at the most.
+/// Shortest time between two comparisons of the maps with the configuration in effect.
 const REPAIR: Duration = Duration::from_secs(5);
-/// Comparing takes at most one part in so many of the time.
+/// Comparing takes at most 1/`REPAIR_SHARE` of the time.
 const REPAIR_SHARE: u32 = 10;
-/// How long the first round of probes is waited for before the daemon calls itself ready.
+/// How long the daemon waits for the first round of probes before it reports that it is ready.
 const FIRST_ROUND: Duration = Duration::from_secs(10);
 
 /// Why the daemon ended.
@@ -76,27 +76,27 @@ pub enum DaemonError {
     /// The configuration it was started with is wrong.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// It could not start.
+    /// The director could not start.
     #[error(transparent)]
     Director(#[from] DirectorError),
-    /// The network configuration cannot be followed.
+    /// Changes of the network configuration cannot be watched.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The file cannot be watched, signals not be taken, or no thread be started.
+    /// The file cannot be watched, signals cannot be handled, or no thread can be started.
     #[error("{what}: {error}")]
     System {
         /// What was tried.
         what: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// Runs a director by the file at `path` until it is told to stop. Forwarding goes on then.
+/// Runs a director by the file at `path` until SIGTERM or SIGINT. Forwarding continues then.
 ///
 /// # Errors
 ///
-/// If it cannot start; afterwards, errors are logged, and what was in effect stays.
+/// If it cannot start; later errors are logged, and the configuration in effect stays.
 pub async fn run(
     path: &Path,
     instance: &Instance,
@@ -115,21 +115,23 @@ pub async fn run(
     let (mut events, commands) = Events::new(path, health)?;
     let state = history::state_directory(instance);
     let overrides_at = state.join("state.json");
-    let overrides = Overrides::load(&overrides_at)
-        .map_err(system(&format!("{}: remove it to start without", overrides_at.display())))?;
+    let overrides = Overrides::load(&overrides_at).map_err(system(&format!(
+        "{}: remove it to start without overrides",
+        overrides_at.display()
+    )))?;
     let netlink = Netlink::connect()?;
     events.watch_host(netlink.watch()?);
-    let remembered = boot_state::read(instance, &config);
-    let mut health_tracker = HealthTracker::new(checker, overrides, remembered);
+    let known_down = boot_state::read(instance, &config);
+    let mut health_tracker = HealthTracker::new(checker, overrides, known_down);
     health_tracker.watch(&config, &Marks::new());
-    let (effective, news) = health_tracker.evaluate_all(&config);
-    let (history, unread) = History::open(&state);
-    if let Some(error) = unread {
-        warn!("{}: {error}: there is nothing to roll back to", state.display());
+    let (effective, changes) = health_tracker.evaluate_all(&config);
+    let (history, history_error) = History::open(&state);
+    if let Some(error) = history_error {
+        warn!("{}: {error}: no earlier configuration can be rolled back to", state.display());
     }
-    let is_off = boot_state::is_detached(instance);
-    let (director, changed) = if is_off {
-        info!("detached by `director detach`: `director attach` begins forwarding again");
+    let is_detached = boot_state::is_detached(instance);
+    let (director, changed) = if is_detached {
+        info!("detached by `director detach`: `director attach` resumes forwarding");
         (None, None)
     } else {
         let (director, changed) = Director::start(netlink.clone(), instance, &effective).await?;
@@ -148,65 +150,65 @@ pub async fn run(
         netlink,
         path_probes_error: None,
         server: None,
-        unheard: None,
+        server_error: None,
         web: Web::default(),
         commands,
         config,
         published: latest::channel(Arc::new(Status::default())).0,
-        is_stale: true,
+        status_changed: true,
         path: path.to_path_buf(),
-        read: None,
-        seen: None,
+        file_read: None,
+        file_seen: None,
         refused: None,
-        warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
-        warned: changed.map(|changed| changed.warnings).unwrap_or_default(),
-        lost: None,
-        blind: false,
-        began: wall_clock::now(),
+        file_warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        host_warnings: changed.map(|changed| changed.warnings).unwrap_or_default(),
+        host_error: None,
+        host_events_ended: false,
+        started_at: wall_clock::now(),
         repair_at: Instant::now() + REPAIR,
-        repair_from: Instant::now(),
+        repair_not_before: Instant::now(),
         is_ready: false,
     };
-    daemon.note(text, "file");
-    daemon.notify(&news);
-    // Forwarding and health are worth more than being asked about them.
+    daemon.record_revision(text, "file");
+    daemon.notify(&changes);
+    // The API starts after forwarding and health, which matter more.
     daemon.listen().await;
     daemon.watch_health().await;
     if let Some(director) = &daemon.director {
         director.datapath().heartbeat();
     }
     started();
-    // Whatever was written between the first reading and the watch; maybe it is being written now.
-    events.file_may_be_another();
+    // The file may have been written between the first read and the watch, or is being written now.
+    events.schedule_file_check();
     let ready_at_most = Instant::now() + FIRST_ROUND;
     loop {
         if !daemon.is_ready
             && (daemon.health_tracker.is_settled() || Instant::now() >= ready_at_most)
         {
             daemon.is_ready = true;
-            // What the first round found is in effect by then.
+            // The results of the first round are in effect before it is ready.
             daemon.evaluate_all().await;
             notify::ready(&daemon.summary());
             info!("ready");
         }
         match events.next(daemon.due(), |neighbour| daemon.sends_to(neighbour.ip)).await {
             Event::Heartbeat => daemon.heartbeat().await,
-            Event::Touched => {
+            Event::FileWritten => {
                 if daemon.reload(When::AtOnce).await.is_ok() {
-                    events.file_is_done();
+                    events.file_was_read();
                 }
             }
-            Event::File => drop(daemon.reload(When::Settled).await),
+            Event::FileSettled => drop(daemon.reload(When::Settled).await),
             Event::Reload => {
                 notify::reloading();
                 daemon.forget_next_hops();
-                drop(daemon.reload(When::Asked).await);
+                drop(daemon.reload(When::Requested).await);
                 notify::ready(&daemon.summary());
             }
             Event::Host => daemon.refresh().await,
-            Event::Blind => daemon.blind = true,
-            Event::Health(news) => daemon.on_health(&news).await,
-            Event::Due => daemon.look_again().await,
+            Event::HostEventsEnded => daemon.host_events_ended = true,
+            Event::Health(events) => daemon.on_health(events).await,
+            Event::Due => daemon.evaluate_due().await,
             Event::Command(request) => daemon.command(request).await,
             Event::Stop(signal) => break daemon.stop(signal).await,
         }
@@ -217,49 +219,49 @@ pub async fn run(
 struct Daemon {
     netlink: Netlink,
     instance: Instance,
-    /// None while it is detached.
+    /// `None` while it is detached.
     director: Option<Director>,
     health_tracker: HealthTracker,
     marks: Marks,
-    /// As the file says.
+    /// The file's configuration.
     config: Config,
-    /// As the maps have it.
+    /// The configuration in effect.
     effective: Config,
     history: History,
     alarms: Notifier,
     path_probes: PathProbes,
-    /// Why probes cannot go the way that traffic goes.
+    /// Why health checks through the data path cannot be made.
     path_probes_error: Option<String>,
     server: Option<Server>,
-    /// Why there is none.
-    unheard: Option<String>,
+    /// Why there is no server.
+    server_error: Option<String>,
     web: Web,
-    /// For another server.
+    /// For the next server.
     commands: tokio::sync::mpsc::Sender<Request>,
-    /// For whoever shows them.
+    /// For metrics and the page.
     published: latest::Sender<Arc<Status>>,
-    /// Whether there is more to notify than was published.
-    is_stale: bool,
+    /// Whether the status changed since it was published.
+    status_changed: bool,
     path: PathBuf,
-    /// The file as it was read last.
-    read: Option<Stamp>,
-    /// As it was looked at last.
-    seen: Option<Stamp>,
-    /// Why the file as it was last read is not what is in effect.
+    /// The file when it was last read.
+    file_read: Option<Stamp>,
+    /// The file when it was last checked.
+    file_seen: Option<Stamp>,
+    /// Why the file as last read is not in effect.
     refused: Option<String>,
-    /// What is odd about the file.
-    warnings: Vec<String>,
-    /// What was said to be odd on this host.
-    warned: Vec<String>,
-    /// Why the host cannot be followed.
-    lost: Option<String>,
-    /// Whether the kernel's news of the host have ended.
-    blind: bool,
+    /// Warnings about the file.
+    file_warnings: Vec<String>,
+    /// Warnings about this host that are logged already.
+    host_warnings: Vec<String>,
+    /// Why changes of the host cannot be applied.
+    host_error: Option<String>,
+    /// Whether the kernel's notifications about the host have ended.
+    host_events_ended: bool,
     /// Seconds since 1970.
-    began: u64,
+    started_at: u64,
     repair_at: Instant,
-    /// Not sooner, for what it costs.
-    repair_from: Instant,
+    /// No repair before this time, because of its cost.
+    repair_not_before: Instant,
     is_ready: bool,
 }
 
@@ -267,15 +269,15 @@ impl Daemon {
     async fn heartbeat(&mut self) {
         notify::alive();
         let Some(director) = &self.director else { return self.publish() };
-        // Without the kernel's news, or as long as they cannot be followed, one looks for oneself.
-        if self.blind || self.lost.is_some() || director.drain_is_over() {
+        // Without notifications, or while changes cannot be applied, the host is polled.
+        if self.host_events_ended || self.host_error.is_some() || director.drain_is_over() {
             self.refresh().await;
         } else {
             director.datapath().heartbeat();
         }
         if Instant::now() >= self.repair_at {
             self.repair().await;
-            self.look_at_file().await;
+            self.check_file().await;
         }
         self.publish();
     }
@@ -297,54 +299,60 @@ impl Daemon {
     }
 
     async fn refresh(&mut self) {
-        // What somebody else wrote is told apart from what the host changed.
-        if Instant::now() >= self.repair_from {
+        // Writes by other processes are distinguished from changes of the host.
+        if Instant::now() >= self.repair_not_before {
             self.repair().await;
         }
         let Some(director) = &mut self.director else { return };
         match director.refresh(&self.effective).await {
             Ok(Changed { plan, warnings }) => {
-                if self.lost.take().is_some() {
-                    info!("the host carries the configuration again");
+                if self.host_error.take().is_some() {
+                    info!("changes of the host are applied again");
                 }
-                for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+                for warning in
+                    warnings.iter().filter(|warning| !self.host_warnings.contains(warning))
+                {
                     warn!("{warning}");
                 }
-                self.warned = warnings;
+                self.host_warnings = warnings;
                 if !plan.is_empty() {
-                    info!("followed the host:\n{}", plan.brief(STEPS_LOGGED));
+                    info!("applied changes of the host:\n{}", plan.brief(STEPS_LOGGED));
                 }
                 self.watch_health().await;
             }
             Err(error) => {
-                // The host's changes come in numbers; once said is enough.
+                // The host's changes come in bursts: the same error is logged once.
                 let error = error.to_string();
-                if self.lost.as_ref() != Some(&error) {
-                    error!("cannot follow the host, what was in effect stays: {error}");
+                if self.host_error.as_ref() != Some(&error) {
+                    error!(
+                        "cannot apply changes of the host, the configuration in effect stays: \
+                         {error}"
+                    );
                     self.notify_director("in effect", "stuck", &error);
                 }
-                self.lost = Some(error);
-                self.is_stale = true;
-                // Next hops may be out of date: the program asks the kernel about each packet.
+                self.host_error = Some(error);
+                self.status_changed = true;
+                // Next hops may be out of date: with a stale heartbeat, the program looks up each
+                // packet's route.
                 if let Some(director) = &self.director {
                     director.datapath().stop_heartbeat();
                 }
                 return;
             }
         }
-        self.is_stale = true;
+        self.status_changed = true;
         if let Some(director) = &self.director {
             director.datapath().heartbeat();
         }
     }
 
-    /// Has the maps hold what they should, whoever wrote into them, and probes go their ways.
+    /// Restores maps, pins and probe filters that other processes changed.
     async fn repair(&mut self) {
-        let began = Instant::now();
+        let start = Instant::now();
         self.listen().await;
         for name in self.restore_path_probes().await {
             let what = format!("the filters of checks via path on {name}");
-            warn!("somebody else took off {what}; they are back");
+            warn!("another process removed {what}; restored");
             self.notify_director("changed by somebody else", "repaired", &what);
         }
         if let Some(director) = &mut self.director {
@@ -352,46 +360,49 @@ impl Daemon {
                 Ok(repaired) if repaired.is_empty() => {}
                 Ok(repaired) => {
                     let what = repaired.to_string();
-                    warn!("somebody else changed this director's maps or pins; repaired:\n{what}");
+                    warn!(
+                        "another process changed this director's maps or pins; \
+                         repaired:\n{what}"
+                    );
                     self.notify_director("changed by somebody else", "repaired", &what);
                 }
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
         }
-        self.repair_from = Instant::now() + began.elapsed() * REPAIR_SHARE;
-        self.repair_at = Instant::now() + REPAIR.max(began.elapsed() * REPAIR_SHARE);
+        self.repair_not_before = Instant::now() + start.elapsed() * REPAIR_SHARE;
+        self.repair_at = Instant::now() + REPAIR.max(start.elapsed() * REPAIR_SHARE);
     }
 
-    /// Backends or agents have news.
-    async fn on_health(&mut self, events: &[HealthEvent]) {
-        self.is_stale = true;
-        let services = self.health_tracker.concerned(events);
+    /// Handles events of health checks and agents.
+    async fn on_health(&mut self, events: Vec<HealthEvent>) {
+        self.status_changed = true;
+        let services = self.health_tracker.record(events);
         drop(self.evaluate(&services).await);
     }
 
-    /// Slow starts go a step further, and drains end.
-    async fn look_again(&mut self) {
+    /// Evaluates services that are due: slow starts take a step, and drains end.
+    async fn evaluate_due(&mut self) {
         let services = self.health_tracker.due(clock_ns());
         drop(self.evaluate(&services).await);
     }
 
-    /// Judges some services anew, and brings what follows into effect.
+    /// Evaluates some services, and brings the result into effect.
     async fn evaluate(&mut self, services: &[usize]) -> Result<Vec<String>, String> {
         if services.is_empty() {
             return Ok(Vec::new());
         }
-        let (news, is_other) =
+        let Evaluated { changes, differing } =
             self.health_tracker.evaluate_some(&self.config, services, &mut self.effective);
-        self.notify(&news);
-        if !news.is_empty() {
+        self.notify(&changes);
+        if !changes.is_empty() {
             boot_state::write(&self.instance, self.health_tracker.down(&self.config));
         }
-        self.is_stale = true;
+        self.status_changed = true;
         let Some(director) = &mut self.director else { return Ok(Vec::new()) };
-        if !is_other {
+        if differing.is_empty() {
             return Ok(Vec::new());
         }
-        let changed = director.change(&self.effective).await;
+        let changed = director.change(&self.effective, Scope::Services(&differing)).await;
         director.datapath().heartbeat();
         match changed {
             Ok(changed) => {
@@ -402,17 +413,17 @@ impl Daemon {
                 Ok(steps.lines().map(ToOwned::to_owned).collect())
             }
             Err(error) => {
-                // The next look at the host tries again.
-                let message = format!("what follows from backends' health cannot be done: {error}");
+                // The next refresh tries again.
+                let message = format!("cannot bring the new service state into effect: {error}");
                 error!("{message}");
                 Err(message)
             }
         }
     }
 
-    /// Says what is new about services.
-    fn notify(&self, news: &[StateChange]) {
-        for StateChange { name, frontend, change } in news {
+    /// Reports state changes of services.
+    fn notify(&self, changes: &[StateChange]) {
+        for StateChange { name, frontend, change } in changes {
             let (name, frontend) = (name.clone(), frontend.to_string());
             let transition = match change {
                 HealthChange::Backend { address, up, reason } => {
@@ -420,15 +431,15 @@ impl Daemon {
                     let (from, to) = if *up { ("down", "up") } else { ("up", "down") };
                     Transition::now(subject, from, to, reason)
                 }
-                HealthChange::Quorum { is_there, weight } => {
+                HealthChange::Quorum { is_there, weight, needed } => {
                     let (from, to) = if *is_there { ("lost", "held") } else { ("held", "lost") };
-                    let reason = format!("backends of weight {weight} are up");
+                    let reason = format!("weight up: {weight}, needed: {needed}");
                     Transition::now(Subject::Quorum { name, frontend }, from, to, &reason)
                 }
                 HealthChange::Panic { panics: true, down, of } => {
                     warn!(
-                        "{down} of {of} backends of {name} ({frontend}) are down at once: rather \
-                         the checks are wrong, so all are kept"
+                        "{down} of {of} backends of {name} ({frontend}) are down at once: the \
+                         checks are more likely wrong, so all are kept"
                     );
                     continue;
                 }
@@ -442,17 +453,17 @@ impl Daemon {
         }
     }
 
-    /// Says what is new about the director itself.
+    /// Reports a state change of the director itself.
     fn notify_director(&self, from: &str, to: &str, reason: &str) {
         self.alarms.notify(Transition::now(Subject::Director, from, to, reason));
     }
 
-    /// A configuration is in effect: its text is kept.
-    fn note(&mut self, text: String, by: &str) {
+    /// Keeps the text of the configuration in effect.
+    fn record_revision(&mut self, text: String, by: &str) {
         if let Err(error) = self.history.add(text, &self.config, by, wall_clock::now()) {
             warn!("{}: {error}: this configuration cannot be rolled back to", self.path.display());
         }
-        self.is_stale = true;
+        self.status_changed = true;
     }
 
     async fn stop(&mut self, signal: &str) {
@@ -461,7 +472,7 @@ impl Daemon {
         self.server = None;
         if let Some(director) = &self.director {
             director.datapath().stop_heartbeat();
-            info!("{signal}: stopping. Forwarding goes on as it is; `director detach` ends it");
+            info!("{signal}: stopping. Forwarding continues; `director detach` ends it");
         } else {
             info!("{signal}: stopping");
         }

@@ -34,8 +34,8 @@ use crate::{
 
 /// How long a start waits for neighbours that do not answer at once.
 const FIRST_WAIT: Duration = Duration::from_millis(1500);
-/// The same of a change: whoever answers on a LAN has by then, and nobody else is to wait for a
-/// backend that is switched off.
+/// The same for a change: neighbours on a LAN answer within it, and a backend that is switched off
+/// must not delay other changes.
 const CHANGE_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a director did not start or change.
@@ -50,13 +50,13 @@ pub enum DirectorError {
     /// The network configuration.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// Programs of checks that go the way of the traffic.
+    /// Programs of health checks through the data path.
     #[error(transparent)]
     PathProbe(#[from] PathProbeError),
-    /// Not allowed.
+    /// A privilege is missing.
     #[error("{0}")]
     Privilege(String),
-    /// The kernel will not do.
+    /// The kernel is too old.
     #[error("{0}")]
     Kernel(String),
 }
@@ -69,30 +69,39 @@ type Neighbours = BTreeSet<(u32, IpAddr)>;
 pub struct Changed {
     /// The steps taken.
     pub plan: Plan,
-    /// What is odd, for people.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// A running director: its maps, and what it knows of the host.
+/// A running director: its maps, and the state of the host that they were written for.
 pub struct Director {
     netlink: Netlink,
     datapath: Datapath,
     interfaces: Vec<Attached>,
     neighbours: Neighbours,
-    /// What the maps are known to hold. `None` after an error: then everything is looked at again.
+    /// What the maps are known to hold. `None` after an error: then everything is read again.
     effective: Option<Effective>,
-    /// Whatever is pinned, held open.
+    /// Everything that is pinned, held open.
     pins: Pins,
-    /// What was there when it was looked at last.
+    /// What the last scrub read.
     scrub: Scrub,
     _lock: datapath::Lock,
 }
 
-/// A configuration that is in effect, and the ways that it was given.
+/// Which part of a configuration may differ from the one in effect.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// Anything: every service is compared.
+    All,
+    /// The services at these indices and nothing else, as the caller ensures.
+    Services(&'a [usize]),
+}
+
+/// The configuration in effect, and its next hops.
 struct Effective {
     config: Config,
     hops: NextHopCache,
-    /// What is odd about these ways.
+    /// Warnings about these next hops.
     warnings: Vec<String>,
 }
 
@@ -103,7 +112,7 @@ impl Director {
     ///
     /// # Errors
     ///
-    /// Whatever is missing; then nothing is attached that was not before.
+    /// If something is missing; then nothing is attached that was not before.
     pub async fn start(
         netlink: Netlink,
         instance: &Instance,
@@ -124,7 +133,7 @@ impl Director {
             Ok(begun) => begun,
             Err(error) => {
                 if !datapath.adopted {
-                    // Nothing of this instance was there before; nothing stays.
+                    // Nothing of this instance existed before; nothing stays.
                     let _ = datapath::detach(instance, &[]);
                 }
                 return Err(error);
@@ -147,9 +156,10 @@ impl Director {
         Ok((director, changed))
     }
 
-    /// Maps and programs, in the order that packets can see: where nothing forwards yet, programs
-    /// come last, or packets for services that are not there yet would pass; where something does,
-    /// programs come first, since only they can be refused, and then nothing has changed.
+    /// Writes maps and attaches programs, in an order that is safe for packets: where nothing
+    /// forwards yet, programs come last, or packets for services not written yet would pass; where
+    /// programs forward already, they come first, since only they can be refused, and then nothing
+    /// has changed.
     async fn begin(
         netlink: &Netlink,
         datapath: &mut Datapath,
@@ -169,13 +179,13 @@ impl Director {
                 Some(capacity) => datapath.grow(capacity, interfaces, attachments, plan),
                 None => datapath.attach(interfaces, attachments),
             };
-            attached.inspect_err(|_| datapath.put_back(key))?;
+            attached.inspect_err(|_| datapath.restore_hash_key(key))?;
         }
         datapath.set_timeouts(config);
-        // Whoever put them there has not told us which neighbours are kept for them.
+        // Which neighbours are kept for adopted maps is not recorded.
         let mut gone = datapath::observe(&datapath.tables);
-        datapath.adopt();
-        carry_out(datapath, &prepared.changed.plan, growth)?;
+        datapath.adopt()?;
+        apply_plan(datapath, &prepared.changed.plan, growth)?;
         if !datapath.adopted {
             datapath.attach(interfaces, attachments)?;
         }
@@ -194,28 +204,43 @@ impl Director {
         Ok((changed, prepared.neighbours, effective))
     }
 
-    /// Brings another configuration into effect. On an error, the one before stays.
+    /// Brings another configuration into effect, which differs within `scope`. On an error, the one
+    /// before stays.
     ///
     /// # Errors
     ///
     /// As [`Director::start`].
-    pub async fn change(&mut self, config: &Config) -> Result<Changed, DirectorError> {
+    pub async fn change(
+        &mut self,
+        config: &Config,
+        scope: Scope<'_>,
+    ) -> Result<Changed, DirectorError> {
         let interfaces = host::interfaces(&self.netlink, config).await?;
-        if let Some(services) = self.small_change(config, &interfaces)
+        if let Some(services) = self.small_change(config, scope, &interfaces)
             && let Some(effective) = self.effective.take()
         {
             let changed = self.change_some(config, &services, effective, &interfaces).await?;
+            if let Some(effective) = &mut self.effective {
+                match scope {
+                    Scope::All => effective.config.clone_from(config),
+                    Scope::Services(services) => {
+                        for at in services {
+                            effective.config.services[*at].clone_from(&config.services[*at]);
+                        }
+                    }
+                }
+            }
             self.datapath.set_timeouts(config);
             return Ok(changed);
         }
         let prepared = self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?;
         let old_key = self.datapath.set_hash_key(config);
         let rekeyed = old_key.is_some();
-        let again = self.datapath.set_clients(config)? || rekeyed;
-        let mut changed = match self.put(prepared, config, interfaces, again).await {
+        let must_reattach = self.datapath.set_clients(config)? || rekeyed;
+        let mut changed = match self.put(prepared, config, interfaces, must_reattach).await {
             Ok(changed) => changed,
             Err(error) => {
-                self.datapath.put_back(old_key);
+                self.datapath.restore_hash_key(old_key);
                 if rekeyed {
                     // Programs that were replaced already have the new key.
                     let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
@@ -227,7 +252,7 @@ impl Director {
         self.datapath.set_timeouts(config);
         if rekeyed {
             changed.warnings.push(
-                "hash_key is another: known flows are no longer recognised, and most go to another \
+                "hash_key changed: known flows are no longer recognised, and most go to another \
                  backend, which resets their connections"
                     .into(),
             );
@@ -237,9 +262,14 @@ impl Director {
         Ok(changed)
     }
 
-    /// The services that `config` changes, if everything else of it is in effect, and it leads
-    /// nowhere that the way to is not known.
-    fn small_change(&self, config: &Config, interfaces: &[Attached]) -> Option<Vec<usize>> {
+    /// The services that `config` changes, if everything else of it is in effect, and the next hops
+    /// to all their backends are known.
+    fn small_change(
+        &self,
+        config: &Config,
+        scope: Scope<'_>,
+        interfaces: &[Attached],
+    ) -> Option<Vec<usize>> {
         let Effective { config: before, hops, warnings } = self.effective.as_ref()?;
         let place = |i: &Attached| (i.name.clone(), i.ifindex, i.mode, i.role, i.macs.clone());
         let same = warnings.is_empty()
@@ -251,25 +281,33 @@ impl Director {
         if !same {
             return None;
         }
-        let mut changed = Vec::new();
-        for (at, (service, before)) in config.services.iter().zip(&before.services).enumerate() {
-            if service.frontend != before.frontend {
-                return None;
+        let changed = match scope {
+            Scope::Services(services) => services.to_vec(),
+            Scope::All => {
+                let mut changed = Vec::new();
+                let pairs = config.services.iter().zip(&before.services);
+                for (at, (service, before)) in pairs.enumerate() {
+                    if service.frontend != before.frontend {
+                        return None;
+                    }
+                    if service != before {
+                        changed.push(at);
+                    }
+                }
+                changed
             }
-            if service != before {
-                changed.push(at);
-            }
-        }
+        };
         let mut backends = changed.iter().flat_map(|at| &config.services[*at].backends);
-        backends.all(|b| b.mac.is_some() || hops.leads_to(b.address)).then_some(changed)
+        backends.all(|b| b.mac.is_some() || hops.is_resolved(b.address)).then_some(changed)
     }
 
-    /// Changes some services; nothing is asked about the others, and nothing of theirs is written.
+    /// Changes some services; the others are neither read nor written. The caller updates the
+    /// configuration in effect.
     async fn change_some(
         &mut self,
         config: &Config,
         services: &[usize],
-        Effective { hops, warnings, .. }: Effective,
+        Effective { config: before, hops, warnings }: Effective,
         interfaces: &[Attached],
     ) -> Result<Changed, DirectorError> {
         let services: Vec<&Service> = services.iter().map(|at| &config.services[*at]).collect();
@@ -285,17 +323,17 @@ impl Director {
             self.datapath.grow(capacity, interfaces, &prepared.attachments, plan)?;
             self.pins = Pins::hold(&self.datapath.instance)?;
         }
-        carry_out(&mut self.datapath, plan, growth)?;
+        apply_plan(&mut self.datapath, plan, growth)?;
         let mut changed = prepared.changed;
         let known = &self.neighbours;
         let fresh: Neighbours = prepared.neighbours.difference(known).copied().collect();
         keep_neighbours(&self.netlink, &Neighbours::new(), &fresh, &mut changed).await;
         self.neighbours.extend(fresh);
-        self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
+        self.effective = Some(Effective { config: before, hops: prepared.hops, warnings });
         Ok(changed)
     }
 
-    /// What [`Director::change`] would do; nothing is done.
+    /// What [`Director::change`] would do; changes nothing.
     ///
     /// # Errors
     ///
@@ -305,7 +343,7 @@ impl Director {
         Ok(self.prepare(config, &interfaces, Some(CHANGE_WAIT)).await?.changed)
     }
 
-    /// The interfaces that it works on.
+    /// The interfaces that it is attached to.
     pub fn interfaces(&self) -> &[Attached] {
         &self.interfaces
     }
@@ -316,18 +354,18 @@ impl Director {
         datapath::observe_some(&self.datapath.tables, &keys)
     }
 
-    /// Forgets what is known of the ways to backends: the next change asks about all of them.
+    /// Forgets the next hops to backends: the next change resolves all of them.
     pub fn forget_next_hops(&mut self) {
         self.effective = None;
     }
 
-    /// Follows the host: interfaces' MACs, routes and neighbours as they are now. Also ends drains
-    /// whose time is over. An interface that is gone, or a backend that the host no longer sends to
-    /// as it is configured, is a warning: the others are followed.
+    /// Applies changes of the host: the current MACs of interfaces, routes and neighbours. Also
+    /// ends drains that are over. An interface that is gone, or a backend that the host no longer
+    /// sends to as configured, is a warning: the others are updated.
     ///
     /// # Errors
     ///
-    /// If no interface is left; what was in effect stays.
+    /// If no interface is left; the configuration in effect stays.
     pub async fn refresh(&mut self, config: &Config) -> Result<Changed, DirectorError> {
         let (interfaces, missing) = host::present_interfaces(&self.netlink, config).await?;
         if interfaces.is_empty() {
@@ -337,7 +375,7 @@ impl Director {
         let prepared = self.prepare(config, &interfaces, None).await?;
         let mut changed = self.put(prepared, config, interfaces, false).await?;
         changed.warnings.extend(missing.iter().map(ToString::to_string));
-        // An interface that was made anew, or was down, has lost its addresses.
+        // An interface that was recreated, or was down, has lost its addresses.
         assign_vips(&self.netlink, &self.datapath.instance, config, &mut changed).await;
         Ok(changed)
     }
@@ -357,21 +395,21 @@ impl Director {
         prepared: Prepared,
         config: &Config,
         interfaces: Vec<Attached>,
-        again: bool,
+        must_reattach: bool,
     ) -> Result<Changed, DirectorError> {
         self.effective = None;
         prepared.attachments.write(&mut self.datapath.tables, &interfaces)?;
         let (growth, plan) = (prepared.growth(&self.datapath), &prepared.changed.plan);
         if let Some(capacity) = growth {
             self.datapath.grow(capacity, &interfaces, &prepared.attachments, plan)?;
-        } else if again || programs_differ(&self.interfaces, &interfaces) {
-            // Also where an interface was made anew under its old name.
+        } else if must_reattach || programs_differ(&self.interfaces, &interfaces) {
+            // Also if an interface was recreated under its old name.
             self.datapath.attach(&interfaces, &prepared.attachments)?;
         }
-        if growth.is_some() || again || programs_differ(&self.interfaces, &interfaces) {
+        if growth.is_some() || must_reattach || programs_differ(&self.interfaces, &interfaces) {
             self.pins = Pins::hold(&self.datapath.instance)?;
         }
-        carry_out(&mut self.datapath, plan, growth)?;
+        apply_plan(&mut self.datapath, plan, growth)?;
         prepared.attachments.prune(&mut self.datapath.tables);
         let mut changed = prepared.changed;
         keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours, &mut changed).await;
@@ -387,7 +425,7 @@ impl Director {
         &self.datapath
     }
 
-    /// Whether a neighbour is one that packets are sent to.
+    /// Whether packets are sent to a neighbour.
     pub fn sends_to(&self, neighbour: IpAddr) -> bool {
         self.neighbours.iter().any(|(_, ip)| *ip == neighbour)
     }
@@ -398,8 +436,8 @@ impl Director {
     }
 }
 
-/// Carries out a plan; where maps grew for it, its rings are there already.
-fn carry_out(
+/// Applies a plan; if maps grew for it, its rings exist already.
+fn apply_plan(
     datapath: &mut Datapath,
     plan: &Plan,
     growth: Option<Capacity>,
@@ -410,7 +448,7 @@ fn carry_out(
     }
 }
 
-/// Whether programs have to be put on interfaces again.
+/// Whether programs must be attached again.
 fn programs_differ(before: &[Attached], after: &[Attached]) -> bool {
     let parts = |all: &[Attached]| {
         all.iter().map(|i| (i.name.clone(), i.ifindex, i.mode, i.role)).collect::<Vec<_>>()

@@ -17,7 +17,7 @@ use tokio::{runtime, sync::oneshot, task::AbortHandle};
 use super::{
     AgentReport, AgentTarget, Health, Target,
     agent::{AgentCell, PreparedAgent},
-    events::{Events, Place, Queue, Source},
+    events::{Events, Queue, QueueEntry, Source},
     failure::Failure,
     limits::raise_descriptors,
     probe::{Common, Destination, Prepared},
@@ -26,12 +26,12 @@ use super::{
 };
 use crate::policy::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
 
-/// How long the end of a checker waits for its probes to be gone.
-const END: Duration = Duration::from_secs(2);
-/// Agents have no jitter of their own in the configuration.
+/// How long a stopping checker waits for its probes to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The configuration has no jitter for agents.
 const AGENT_JITTER: Percent = Percent(5);
 
-/// All probes. They end with it.
+/// All probes. They end when it is dropped.
 pub struct Checker {
     queue: Arc<Queue>,
     common: Arc<Common>,
@@ -44,40 +44,40 @@ pub struct Checker {
     programs: ProbeThread,
 }
 
-/// Probes, each by what it probes.
+/// Probes by target.
 type ByTarget<T, C> = HashMap<Arc<T>, Running<C>>;
 
-/// A probe that repeats, until this is dropped.
-struct Running<C: Placed> {
+/// A repeating probe; ends when this is dropped.
+struct Running<C: Queued> {
     cell: Arc<C>,
     task: AbortHandle,
 }
 
-/// What has a place in the queue.
-trait Placed {
-    fn place(&self) -> &Place;
+/// A probe that can be in the queue of events.
+trait Queued {
+    fn queue_entry(&self) -> &QueueEntry;
 }
 
-impl Placed for CheckCell {
-    fn place(&self) -> &Place {
-        &self.place
+impl Queued for CheckCell {
+    fn queue_entry(&self) -> &QueueEntry {
+        &self.queue_entry
     }
 }
 
-impl Placed for AgentCell {
-    fn place(&self) -> &Place {
-        &self.place
+impl Queued for AgentCell {
+    fn queue_entry(&self) -> &QueueEntry {
+        &self.queue_entry
     }
 }
 
-impl<C: Placed> Drop for Running<C> {
+impl<C: Queued> Drop for Running<C> {
     fn drop(&mut self) {
-        self.cell.place().leave();
+        self.cell.queue_entry().remove();
         self.task.abort();
     }
 }
 
-/// What two checks have in common that differ in nothing but their times: they see the same state.
+/// The key of probes that differ only in their times and therefore observe the same state.
 type SameProbe<'a> = (&'a Probe, IpAddr, Option<u16>, Option<u32>);
 
 fn same_probe(target: &Target) -> SameProbe<'_> {
@@ -85,11 +85,11 @@ fn same_probe(target: &Target) -> SameProbe<'_> {
 }
 
 impl Checker {
-    /// A checker without targets, and where its news come out. Raises this process's limit of file
-    /// descriptors to what it may have.
+    /// A checker without targets, and the receiver of its events. Raises this process's soft limit
+    /// of file descriptors to the hard limit.
     ///
     /// # Errors
-    /// If the system gives no thread or no event queue.
+    /// If a thread or an event queue cannot be created.
     pub fn new() -> io::Result<(Self, Events)> {
         raise_descriptors();
         let queue = Arc::new(Queue::default());
@@ -106,24 +106,24 @@ impl Checker {
         Ok((checker, Events(queue)))
     }
 
-    /// Makes these the targets and agents. Known ones go on undisturbed; others end. A new target is
-    /// taken for what `remembered` says, else for what was known of the same probe at the same place
-    /// where only its times have changed, else for what its check's `start` says.
+    /// Replaces the targets and agents. Existing ones continue unchanged; the others end. The
+    /// initial state of a new target is the one from `initial`, else that of an existing probe of
+    /// the same address which differs only in its times, else its check's `start`.
     pub fn set(
         &mut self,
         targets: impl IntoIterator<Item = Target>,
         agents: impl IntoIterator<Item = AgentTarget>,
-        remembered: &dyn Fn(&Target) -> Option<bool>,
+        initial: &dyn Fn(&Target) -> Option<bool>,
     ) {
         let (new, gone) = exchange(&mut self.checks, targets);
         let window = start_window(new.len());
         let known: HashMap<SameProbe<'_>, bool> = gone
             .iter()
-            .filter(|(_, running)| running.cell.is_asked())
+            .filter(|(_, running)| running.cell.is_probed())
             .map(|(target, running)| (same_probe(target), running.cell.health().up))
             .collect();
         for target in new {
-            let up = remembered(&target)
+            let up = initial(&target)
                 .or_else(|| known.get(&same_probe(&target)).copied())
                 .unwrap_or(target.check.start == Start::Up);
             let cell = Arc::new(CheckCell::new(target.clone(), up));
@@ -157,28 +157,28 @@ impl Checker {
         self.prepared_agents.retain(|_, prepared| prepared.strong_count() > 0);
     }
 
-    /// What is known of `target`; none if it is not among the targets.
+    /// The health of `target`; none if it is not among the targets.
     pub fn health(&self, target: &Target) -> Option<Health> {
         self.checks.get(target).map(|running| running.cell.health())
     }
 
-    /// What is known of an agent; none if it is not among them.
+    /// The state of an agent; none if it is not among the agents.
     pub fn agent(&self, target: &AgentTarget) -> Option<AgentReport> {
         self.agents.get(target).map(|running| running.cell.report())
     }
 
-    /// Every target, and what is known of it, in no order.
+    /// Every target and its health, in no order.
     pub fn targets(&self) -> impl Iterator<Item = (&Arc<Target>, Health)> {
         self.checks.iter().map(|(target, running)| (target, running.cell.health()))
     }
 
-    /// How many targets and agents have not been asked once.
+    /// How many targets and agents have not been probed yet.
     pub fn unsettled(&self) -> usize {
-        self.checks.values().filter(|running| !running.cell.is_asked()).count()
-            + self.agents.values().filter(|running| !running.cell.is_asked()).count()
+        self.checks.values().filter(|running| !running.cell.is_probed()).count()
+            + self.agents.values().filter(|running| !running.cell.is_queried()).count()
     }
 
-    /// Whether each target and agent has been asked once, whatever came of it.
+    /// Whether each target and agent has been probed once, whatever the result.
     pub fn is_settled(&self) -> bool {
         self.unsettled() == 0
     }
@@ -194,9 +194,9 @@ impl Drop for Checker {
     }
 }
 
-/// Keeps of `running` what is in `wanted`: what is wanted and does not run, each once, and what ran
-/// and is not wanted.
-fn exchange<T: Hash + Eq, C: Placed>(
+/// Keeps the probes of `running` that are in `wanted`. Returns the wanted targets that do not run
+/// yet, each once, and the probes that are not wanted.
+fn exchange<T: Hash + Eq, C: Queued>(
     running: &mut ByTarget<T, C>,
     wanted: impl IntoIterator<Item = T>,
 ) -> (HashSet<Arc<T>>, ByTarget<T, C>) {
@@ -212,7 +212,7 @@ fn exchange<T: Hash + Eq, C: Placed>(
     (new, before)
 }
 
-/// `what` made ready, once for all who share it.
+/// Prepares `what` once for all targets that share it.
 fn prepare<T: Hash + Eq, P>(
     known: &mut HashMap<Arc<T>, Weak<P>>,
     what: &Arc<T>,
@@ -226,7 +226,7 @@ fn prepare<T: Hash + Eq, P>(
     prepared
 }
 
-/// Probes until it is aborted.
+/// Probes until the task is aborted.
 async fn repeat(
     cell: Arc<CheckCell>,
     prepared: Arc<Prepared>,
@@ -245,21 +245,20 @@ async fn repeat(
     }
 }
 
-/// Probes. A fault in a probe's program does not end the probing of its target for good.
+/// Runs a probe. A panic in it does not end the probing of its target.
 async fn guarded<T, F>(probe: impl FnOnce() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    // On the heap, for as long as it takes: thousands of targets wait most of the time.
+    // On the heap only while it runs: most of thousands of targets are waiting at any time.
     let probe = Box::pin(probe());
-    // Nothing that probes share is left half changed: see `lock`.
-    AssertUnwindSafe(probe)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err(Failure::host("not probed: a fault in director; its log has more")))
+    // A panic leaves no shared state half changed: see `lock`.
+    AssertUnwindSafe(probe).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Failure::host("not probed: internal error of director, see its log"))
+    })
 }
 
-/// Asks until it is aborted.
+/// Queries until the task is aborted.
 async fn repeat_agent(
     cell: Arc<AgentCell>,
     prepared: Arc<PreparedAgent>,
@@ -270,7 +269,7 @@ async fn repeat_agent(
     let mut schedule = ProbeSchedule::new(cell.target.agent.interval, AGENT_JITTER, window);
     loop {
         schedule.wait().await;
-        if cell.record(guarded(|| prepared.ask(&cell.target, &common)).await) {
+        if cell.record(guarded(|| prepared.query(&cell.target, &common)).await) {
             queue.push(Source::Agent(cell.clone()));
         }
     }
@@ -290,9 +289,9 @@ impl ProbeThread {
         let (stop, stops) = oneshot::channel::<()>();
         let (gone, stopped) = mpsc::channel();
         thread::Builder::new().name(name.into()).spawn(move || {
-            // Either word for the end: sent, or its sender gone.
+            // Ends when the sender sends or is dropped.
             let _ = runtime.block_on(stops);
-            // Does not wait for a name service or a disk that hangs.
+            // Does not wait for a hanging name service or disk.
             runtime.shutdown_background();
             let _ = gone.send(());
         })?;
@@ -303,10 +302,10 @@ impl ProbeThread {
         self.handle.spawn(task).abort_handle()
     }
 
-    /// Ends every task: programs that were started are killed.
+    /// Ends every task; started programs are killed.
     fn stop(&mut self) {
         self.stop.take();
-        let _ = self.stopped.recv_timeout(END);
+        let _ = self.stopped.recv_timeout(STOP_TIMEOUT);
     }
 }
 
@@ -345,7 +344,7 @@ mod tests {
         let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let event = runtime
             .block_on(async { tokio::time::timeout(Duration::from_secs(5), events.recv()).await });
-        match event.expect("an event within 5 s").expect("the checker lives") {
+        match event.expect("an event within 5 s").expect("the checker is running") {
             Event::Check { target, health } => (target, health),
             other => panic!("{other:?}"),
         }
@@ -370,9 +369,9 @@ mod tests {
         assert!(checker.is_settled());
 
         drop(listener);
-        let died = Instant::now();
+        let closed = Instant::now();
         let (_, health) = next(&mut events);
-        assert!(died.elapsed() <= Duration::from_millis(3 * 100 + 100), "{:?}", died.elapsed());
+        assert!(closed.elapsed() <= Duration::from_millis(3 * 100 + 100), "{:?}", closed.elapsed());
         assert_eq!((health.up, health.reason.as_str()), (false, "connection refused"));
         assert_eq!((health.streak, health.failures, health.changes), (3, 3, 2));
 
@@ -382,10 +381,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_is_remembered_and_what_is_gone_is_silent() {
+    fn initial_states_are_taken_over_and_removed_targets_emit_no_events() {
         let (mut checker, mut events) = Checker::new().unwrap();
-        let nobody = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port();
-        let (up, down) = (target(nobody, Start::Up, 1, 500), target(nobody, Start::Down, 1, 501));
+        let unused = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port();
+        let (up, down) = (target(unused, Start::Up, 1, 500), target(unused, Start::Down, 1, 501));
         checker.set([up.clone(), down.clone()], [], &|target| {
             (target.check.start == Start::Down).then_some(true)
         });
@@ -394,7 +393,7 @@ mod tests {
         next(&mut events);
         next(&mut events);
 
-        // The same, said again, goes on: no new start, no new first result.
+        // The same target set again continues: no new start, no new first result.
         checker.set([up.clone()], [], &|_| Some(false));
         assert_eq!(checker.health(&up).unwrap().since, before);
         assert_eq!(checker.health(&down), None);

@@ -1,4 +1,4 @@
-//! From probes to whoever acts on them.
+//! The queue of events from the probes to their reader.
 
 use std::{
     collections::VecDeque,
@@ -12,63 +12,63 @@ use tokio::sync::Notify;
 
 use super::{Event, agent::AgentCell, streak::CheckCell};
 
-/// Locks what no holder leaves half changed, so that a panic elsewhere means nothing to it.
+/// Locks a mutex whose holders leave no half changed state, so that poisoning can be ignored.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whoever has news.
+/// A check or agent whose state changed.
 #[derive(Clone)]
 pub(super) enum Source {
     Check(Arc<CheckCell>),
     Agent(Arc<AgentCell>),
 }
 
-/// Whether a source waits in the queue, and whether it is still wanted.
+/// Whether a source is in the queue, and whether it was removed.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct QueueEntry {
     queued: AtomicBool,
-    gone: AtomicBool,
+    removed: AtomicBool,
 }
 
-impl Place {
-    /// Nobody wants its news any more.
-    pub(super) fn leave(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+impl QueueEntry {
+    /// Suppresses its further events.
+    pub(super) fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
     }
 }
 
-/// The queue: sources with news, each at most once, so that its length is bounded by their number
-/// and no probe ever waits for the reader.
+/// The queue: changed sources, each at most once, so that its length is bounded by their number and
+/// no probe waits for the reader.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<VecDeque<Source>>,
-    news: Notify,
+    wakeup: Notify,
     closed: AtomicBool,
 }
 
 impl Queue {
-    /// `source` has news.
+    /// Enqueues `source`, whose state changed.
     pub(super) fn push(&self, source: Source) {
-        if source.place().queued.swap(true, Ordering::AcqRel) {
+        if source.queue_entry().queued.swap(true, Ordering::AcqRel) {
             return;
         }
         lock(&self.waiting).push_back(source);
-        self.news.notify_one();
+        self.wakeup.notify_one();
     }
 
-    /// No more news.
+    /// Ends the queue: the reader gets no further events.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.news.notify_one();
+        self.wakeup.notify_one();
     }
 
     fn pop(&self) -> Option<Event> {
         loop {
             let source = lock(&self.waiting).pop_front()?;
-            // Before the state is read: what changes from here on queues it again.
-            source.place().queued.store(false, Ordering::Release);
-            if !source.place().gone.load(Ordering::Relaxed) {
+            // Cleared before the state is read: later changes queue it again.
+            source.queue_entry().queued.store(false, Ordering::Release);
+            if !source.queue_entry().removed.load(Ordering::Relaxed) {
                 return Some(source.event());
             }
         }
@@ -76,10 +76,10 @@ impl Queue {
 }
 
 impl Source {
-    fn place(&self) -> &Place {
+    fn queue_entry(&self) -> &QueueEntry {
         match self {
-            Self::Check(cell) => &cell.place,
-            Self::Agent(cell) => &cell.place,
+            Self::Check(cell) => &cell.queue_entry,
+            Self::Agent(cell) => &cell.queue_entry,
         }
     }
 
@@ -95,11 +95,12 @@ impl Source {
     }
 }
 
-/// The reading end of a [`Checker`](super::Checker)'s news.
+/// The receiver of a [`Checker`](super::Checker)'s events.
 pub struct Events(pub(super) Arc<Queue>);
 
 impl Events {
-    /// The next event; none once the checker is gone. Nothing is lost if the future is dropped.
+    /// The next event; none once the checker is dropped. Cancel-safe: no event is lost if the
+    /// future is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.try_recv() {
@@ -108,11 +109,11 @@ impl Events {
             if self.0.closed.load(Ordering::Acquire) {
                 return None;
             }
-            self.0.news.notified().await;
+            self.0.wakeup.notified().await;
         }
     }
 
-    /// The next event, if there is one now.
+    /// The next event, if one is queued.
     pub fn try_recv(&mut self) -> Option<Event> {
         self.0.pop()
     }

@@ -1,4 +1,4 @@
-//! Why a probe was no success, in words for whoever reads them at night.
+//! Why a probe failed, in words for an operator.
 
 use std::{fmt::Write as _, io, time::Duration};
 
@@ -7,22 +7,22 @@ use nix::errno::Errno;
 /// Longest reason, in characters.
 const LONGEST: usize = 200;
 
-/// Why a probe was no success.
+/// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The backend's fault, or that of the way to it: it counts.
+    /// Caused by the backend or the path to it: counts as a failure.
     Backend(String),
-    /// This host could not carry the probe out, so nothing is known of the backend.
+    /// This host could not run the probe: the result says nothing about the backend.
     Host(String),
 }
 
 impl Failure {
-    /// The backend's fault.
+    /// A failure of the backend or the path to it.
     pub(super) fn backend(reason: impl Into<String>) -> Self {
         Self::Backend(reason.into())
     }
 
-    /// This host's.
+    /// A failure of this host.
     pub(super) fn host(reason: impl Into<String>) -> Self {
         Self::Host(reason.into())
     }
@@ -49,9 +49,7 @@ impl From<&io::Error> for Failure {
             Errno::ECONNREFUSED => Self::backend("connection refused"),
             Errno::ECONNRESET | Errno::ECONNABORTED => Self::backend("connection reset"),
             Errno::EPIPE => Self::backend("connection closed"),
-            Errno::EHOSTUNREACH => {
-                Self::backend("no route to the host, or it does not answer ARP/ND")
-            }
+            Errno::EHOSTUNREACH => Self::backend("no route to host, or no answer to ARP/ND"),
             Errno::ENETUNREACH => Self::backend("network unreachable"),
             Errno::EHOSTDOWN => Self::backend("host is down"),
             Errno::ETIMEDOUT => Self::backend("no connection: timed out"),
@@ -66,17 +64,17 @@ impl From<&io::Error> for Failure {
                 Self::host("not probed: this host is out of a resource, try ulimit -a")
             }
             Errno::EADDRNOTAVAIL => Self::host(
-                "not probed: this host has no free port, or no address of that family to send from",
+                "not probed: this host has no free port, or no source address of that family",
             ),
             Errno::EPERM | Errno::EACCES => {
-                Self::host("not probed: this host's firewall or missing privileges forbid it")
+                Self::host("not probed: forbidden by this host's firewall or missing privileges")
             }
             errno => Self::backend(one_line(errno.desc())),
         }
     }
 }
 
-/// Text from elsewhere as one line of bounded length that no terminal acts upon.
+/// Foreign text as one line of bounded length without terminal control sequences.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::new();
     let mut left = LONGEST;
@@ -96,7 +94,7 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-/// Whether a terminal shows it and does nothing else.
+/// Whether a terminal only displays it.
 fn is_plain(character: char) -> bool {
     !character.is_control()
         && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -119,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_not_the_backend() {
+    fn failures_of_the_host_are_not_the_backends() {
         let of = |errno: Errno| Failure::from(io::Error::from(errno));
         for errno in [
             Errno::EMFILE,
@@ -142,8 +140,8 @@ mod tests {
             (Errno::ENETUNREACH, "network unreachable"),
             (Errno::EMSGSIZE, "message too long"),
         ] {
-            let Failure::Backend(said) = of(errno) else { panic!("{errno} is the host's") };
-            assert_eq!(said.to_lowercase(), reason);
+            let Failure::Backend(text) = of(errno) else { panic!("{errno} is the host's") };
+            assert_eq!(text.to_lowercase(), reason);
         }
     }
 
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_shown_as_they_are_written() {
+    fn times_are_shown_in_the_configurations_format() {
         let shown = |millis| shown(Duration::from_millis(millis));
         assert_eq!(
             [shown(1000), shown(250), shown(1500), shown(60_000)].join(" "),

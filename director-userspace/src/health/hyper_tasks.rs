@@ -1,4 +1,4 @@
-//! What an HTTP conversation does beside the one who waits for its answer.
+//! Background tasks of an HTTP exchange.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -10,11 +10,10 @@ use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use super::events::lock;
 
-/// How long a connection may take to notice that it is broken, once a request has failed by that.
-const MOMENT: Duration = Duration::from_millis(20);
+/// How long to wait for the connection's error after a request on it failed.
+const CAUSE_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The tasks of one conversation. They end with it, whatever state they are in, so that no peer
-/// can keep one alive.
+/// The tasks of one exchange. They end with it in any state, so that no peer can keep one alive.
 #[derive(Default)]
 pub(super) struct Tasks {
     running: Arc<Mutex<JoinSet<()>>>,
@@ -22,7 +21,7 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// Keeps a connection going.
+    /// Drives a connection.
     pub(super) fn connection(
         &mut self,
         connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
@@ -36,29 +35,30 @@ impl Tasks {
         });
     }
 
-    /// Why there is no answer: what broke the connection, if something did, tells more than
+    /// Why there is no answer: the connection's error, if there is one, is more specific than
     /// `error`, with which the request ended.
     pub(super) async fn cause(&mut self, error: hyper::Error) -> hyper::Error {
         let Some(broken) = self.broken.take() else { return error };
-        match timeout(MOMENT, broken).await {
+        match timeout(CAUSE_TIMEOUT, broken).await {
             Ok(Ok(cause)) => cause,
             _ => error,
         }
     }
 
-    /// Where the conversation itself can put more. Holds nothing: tasks have it too.
+    /// An executor for further tasks of the exchange. A weak reference, because the tasks hold it
+    /// too.
     pub(super) fn executor(&self) -> TaskExecutor {
         TaskExecutor(Arc::downgrade(&self.running))
     }
 
-    /// Waits for all to end by themselves.
+    /// Waits for all tasks to end by themselves.
     pub(super) async fn join(self) {
         let mut tasks = std::mem::take(&mut *lock(&self.running));
         while tasks.join_next().await.is_some() {}
     }
 }
 
-/// Puts tasks into [`Tasks`].
+/// Spawns tasks into [`Tasks`].
 #[derive(Clone)]
 pub(super) struct TaskExecutor(Weak<Mutex<JoinSet<()>>>);
 
@@ -68,7 +68,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, task: F) {
-        // Without them the conversation has ended.
+        // If they are dropped, the exchange has ended.
         if let Some(tasks) = self.0.upgrade() {
             lock(&tasks).spawn(async {
                 task.await;

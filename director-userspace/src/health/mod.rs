@@ -1,13 +1,13 @@
-//! The health engine: asks backends how they are, on time, and tells what changed.
+//! The health engine: probes backends on schedule and reports state changes.
 //!
 //! ```text
-//! targets -> one task each: wait, probe, count -> Health, and an Event when it matters
+//! targets -> one task each: wait, probe, count -> Health, and an Event when the state changes
 //! ```
 //!
-//! It knows addresses, checks and agents, and nothing of services or maps. All of it runs on one
-//! thread of its own, so that neither a busy daemon makes answers look late, nor thousands of
-//! checks the daemon. Every wait is on the monotonic clock: setting the wall clock changes nothing
-//! but the times shown.
+//! It handles addresses, checks and agents, not services or maps. It runs on threads of its own, so
+//! that a busy daemon does not make answers look late and thousands of checks do not delay the
+//! daemon. Every wait is on the monotonic clock: setting the wall clock changes nothing but the
+//! times shown.
 
 mod agent;
 mod checker;

@@ -1,8 +1,8 @@
 //! When to probe.
 //!
-//! The first probes come soon, so that a start knows its backends soon, but not at once: thousands
-//! would be a storm. The second comes at any time within the interval, so that from then on the
-//! probes of one check spread over all of it.
+//! The first probes run soon, so that backends have a state soon after a start, but not all at
+//! once: thousands would be a burst. The second runs at a random time within the interval, so that
+//! from then on the probes of one check spread over all of it.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::policy::config::model::Percent;
 
-/// First probes that start in a second, at most.
+/// Most first probes that start in a second.
 const STARTS_PER_SECOND: u32 = 2000;
 
 /// The time within which the first probes of `count` new targets start.
 pub(super) fn start_window(count: usize) -> Duration {
-    // One alone starts at once.
+    // A single one starts at once.
     let count = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX);
     Duration::from_secs(1) * count / STARTS_PER_SECOND
 }
@@ -29,7 +29,7 @@ pub(super) struct ProbeSchedule {
 }
 
 impl ProbeSchedule {
-    /// The first is at any time within `window`, or the interval if that is shorter.
+    /// The first is at a random time within `window`, or the interval if that is shorter.
     pub(super) fn new(interval: Duration, jitter: Percent, window: Duration) -> Self {
         let next = Instant::now() + window.min(interval).mul_f64(fastrand::f64());
         Self { interval, jitter, next, spread: false }
@@ -45,13 +45,13 @@ impl ProbeSchedule {
     fn begin(&mut self, now: Instant, random: f64) {
         let after = if self.spread { self.jittered(random) } else { self.interval.mul_f64(random) };
         self.spread = true;
-        // A little late, as timers are, is made up for; missed probes are not.
+        // The delay of a timer is made up for; missed probes are not.
         let base = if now - self.next < self.interval { self.next } else { now };
         self.next = base + after;
     }
 
-    /// An interval, never a longer one: a backend that fails is down within `fall` intervals and a
-    /// timeout. `random` is from 0 to 1.
+    /// The interval shortened by the jitter, never a longer one: a failed backend is down within
+    /// `fall` intervals and a timeout. `random` is from 0 to 1.
     fn jittered(&self, random: f64) -> Duration {
         self.interval.mul_f64(1.0 - f64::from(self.jitter.0.min(100)) / 100.0 * random)
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn first_probes_of_many_take_their_time() {
+    fn first_probes_of_many_targets_are_spread() {
         assert_eq!(start_window(0), Duration::ZERO);
         assert_eq!(start_window(1), Duration::ZERO);
         assert_eq!(start_window(2001), Duration::from_secs(1));

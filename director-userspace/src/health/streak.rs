@@ -1,4 +1,4 @@
-//! From results to up and down.
+//! Counts results in a row and decides between up and down.
 
 use std::{
     sync::{
@@ -10,29 +10,30 @@ use std::{
 
 use super::{
     Health, Target,
-    events::{Place, lock},
+    events::{QueueEntry, lock},
     failure::Failure,
 };
 use crate::policy::config::model::HealthCheck;
 
-/// What a probe came to: how long a good answer took, where one came, or why there is none.
+/// The outcome of a probe: how long a good answer took, if one is expected, or why the probe
+/// failed.
 pub(super) type Outcome = Result<Option<Duration>, Failure>;
 
-/// A target and what is known of it.
+/// A target and its health.
 pub(super) struct CheckCell {
     pub(super) target: Arc<Target>,
-    pub(super) place: Place,
+    pub(super) queue_entry: QueueEntry,
     health: Mutex<Health>,
-    asked: AtomicBool,
+    probed: AtomicBool,
 }
 
 impl CheckCell {
     pub(super) fn new(target: Arc<Target>, up: bool) -> Self {
         Self {
             target,
-            place: Place::default(),
-            health: Mutex::new(Health::unasked(up, SystemTime::now())),
-            asked: AtomicBool::new(false),
+            queue_entry: QueueEntry::default(),
+            health: Mutex::new(Health::unprobed(up, SystemTime::now())),
+            probed: AtomicBool::new(false),
         }
     }
 
@@ -41,20 +42,21 @@ impl CheckCell {
     }
 
     /// Whether a probe has ended.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    pub(super) fn is_probed(&self) -> bool {
+        self.probed.load(Ordering::Relaxed)
     }
 
-    /// Counts a probe that ended. Whether somebody should know: `up` changed, or it is the first.
+    /// Counts a probe that ended. Returns whether to emit an event: `up` changed, or it is the
+    /// first.
     pub(super) fn record(&self, outcome: Outcome) -> bool {
         let changed = lock(&self.health).record(&self.target.check, outcome, SystemTime::now());
-        !self.asked.swap(true, Ordering::Relaxed) || changed
+        !self.probed.swap(true, Ordering::Relaxed) || changed
     }
 }
 
 impl Health {
-    /// Nothing is known; it is taken for `up`.
-    fn unasked(up: bool, now: SystemTime) -> Self {
+    /// No result yet; the initial state is `up`.
+    fn unprobed(up: bool, now: SystemTime) -> Self {
         Self {
             up,
             reason: String::new(),
@@ -70,7 +72,7 @@ impl Health {
         }
     }
 
-    /// Whether `up` changed.
+    /// Counts a result. Returns whether `up` changed.
     fn record(&mut self, check: &HealthCheck, outcome: Outcome, now: SystemTime) -> bool {
         self.last_probe = Some(now);
         let (good, reason) = match outcome {
@@ -80,7 +82,7 @@ impl Health {
             }
             Err(Failure::Backend(reason)) => (false, reason),
             Err(Failure::Host(reason)) => {
-                // Nothing was learned: neither streak is broken.
+                // No result: neither streak is broken.
                 self.not_made += 1;
                 self.reason = reason;
                 return false;
@@ -126,23 +128,23 @@ mod tests {
         CheckCell::new(Arc::new(target), up)
     }
 
-    /// Records each result (`+` good, `-` bad, `?` not made), and shows what is known after each:
-    /// `U` or `D`, a capital where somebody should know.
+    /// Records each result (`+` good, `-` bad, `?` not made), and shows the state after each: `u`
+    /// or `d`, a capital if an event is emitted.
     fn states(cell: &CheckCell, results: &str) -> String {
         let state = |result| {
-            let news = cell.record(match result {
+            let changed = cell.record(match result {
                 '+' => Ok(Some(Duration::from_millis(1))),
                 '-' => Err(Failure::backend("refused")),
                 _ => Err(Failure::host("no descriptors")),
             });
             let state = if cell.health().up { 'u' } else { 'd' };
-            if news { state.to_ascii_uppercase() } else { state }
+            if changed { state.to_ascii_uppercase() } else { state }
         };
         results.chars().map(state).collect()
     }
 
     #[test]
-    fn streaks_decide() {
+    fn a_streak_of_rise_or_fall_results_changes_the_state() {
         assert_eq!(states(&cell(2, 3, true), "+---+-++--+---"), "UuuDdddUuuuuuD");
         assert_eq!(states(&cell(2, 3, false), "-++"), "DdU");
         assert_eq!(states(&cell(1, 1, true), "-+-+"), "DUDU");
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_lacks_breaks_no_streak_and_decides_nothing() {
+    fn failures_of_the_host_neither_break_a_streak_nor_change_the_state() {
         assert_eq!(states(&cell(1, 2, true), "????"), "Uuuu");
         let cell = cell(2, 3, true);
         assert_eq!(states(&cell, "--?-"), "UuuD");
@@ -159,15 +161,15 @@ mod tests {
         assert_eq!(health.reason, "refused");
         assert_eq!(states(&cell, "?"), "d");
         assert_eq!(cell.health().reason, "no descriptors");
-        assert_eq!(cell.health().good, Some(false), "still the last that was made");
+        assert_eq!(cell.health().good, Some(false), "still the last result");
     }
 
     #[test]
     fn a_good_answer_leaves_no_reason() {
         let cell = cell(2, 2, true);
-        assert!(!cell.is_asked());
+        assert!(!cell.is_probed());
         states(&cell, "-+");
-        assert!(cell.is_asked());
+        assert!(cell.is_probed());
         let health = cell.health();
         assert_eq!((health.reason.as_str(), health.streak), ("", 1));
         assert_eq!(health.latency, Some(Duration::from_millis(1)));

@@ -1,4 +1,4 @@
-//! What is asked, and what is known of it.
+//! Targets of probes, and their health.
 
 use std::{
     fmt,
@@ -9,49 +9,49 @@ use std::{
 
 use crate::policy::config::model::{Agent, HealthCheck};
 
-/// What is probed. Equal targets are one probe, whoever wants them.
+/// What is probed. Equal targets share one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// How.
     pub check: Arc<HealthCheck>,
-    /// Where the probe's packets are sent to.
+    /// The destination of the probe's packets.
     pub address: IpAddr,
-    /// The check's port, or the service's. Only `icmp` and `exec` do without.
+    /// The check's port, or the service's. Only `icmp` and `exec` need none.
     pub port: Option<u16>,
-    /// The firewall mark (SO_MARK) of the probe's packets, by which a program on their way out knows
-    /// which backend they are for; needs CAP_NET_ADMIN.
+    /// The firewall mark (SO_MARK) of the probe's packets, by which the egress program identifies
+    /// the backend; needs CAP_NET_ADMIN.
     pub mark: Option<u32>,
 }
 
 impl fmt::Display for Target {
     /// `tcp 10.0.0.11:80`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.check.probe.as_str(), Place(self.address, self.port))
+        write!(f, "{} {}", self.check.probe.as_str(), Endpoint(self.address, self.port))
     }
 }
 
-/// An agent that is asked for a backend's load.
+/// An agent that reports a backend's load.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AgentTarget {
     /// How.
     pub agent: Arc<Agent>,
-    /// Where it runs.
+    /// The host that it runs on.
     pub address: IpAddr,
-    /// The agent's port, or the service's. Only programs of this host do without.
+    /// The agent's port, or the service's. Only programs of this host need none.
     pub port: Option<u16>,
 }
 
 impl fmt::Display for AgentTarget {
     /// `agent 10.0.0.11:80`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "agent {}", Place(self.address, self.port))
+        write!(f, "agent {}", Endpoint(self.address, self.port))
     }
 }
 
 /// An address, and maybe a port.
-struct Place(IpAddr, Option<u16>);
+struct Endpoint(IpAddr, Option<u16>);
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
             Some(port) => SocketAddr::new(self.0, port).fmt(f),
@@ -60,53 +60,53 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is known of a target.
+/// The health of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Whether it is up: by its checks' `rise` and `fall`, or what it was taken for at first.
+    /// Whether it is up: by its check's `rise` and `fall`, or its initial state.
     pub up: bool,
-    /// Why the last probe was no success; empty if it was one, or there was none yet. One line.
+    /// Why the last probe failed; empty if it succeeded, or there was none yet. One line.
     pub reason: String,
-    /// When `up` last changed, or the target was set; the wall clock's time.
+    /// When `up` last changed, or the target was set; wall clock.
     pub since: SystemTime,
-    /// How long the last good answer took. None if none came yet, or if silence is the good answer.
+    /// How long the last good answer took. None before the first, or if no answer is expected.
     pub latency: Option<Duration>,
-    /// When the last probe ended; the wall clock's time.
+    /// When the last probe ended; wall clock.
     pub last_probe: Option<SystemTime>,
     /// The last result; none before the first.
     pub good: Option<bool>,
-    /// How many results in a row were like it.
+    /// How many results in a row were equal to it.
     pub streak: u32,
     /// Probes that had a result.
     pub probes: u64,
-    /// Those that failed.
+    /// Probes that failed.
     pub failures: u64,
-    /// Probes without a result, since this host could not carry them out: out of descriptors, a
-    /// program that is not there. They count for nothing, and `reason` says why.
+    /// Probes without a result because this host could not run them: out of descriptors, or a
+    /// missing program. They do not count as results; `reason` has the cause.
     pub not_made: u64,
     /// How often `up` changed.
     pub changes: u64,
 }
 
-/// What an agent says of a backend, beside its share.
+/// The mode of a backend that its agent reports, beside its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AgentMode {
     /// Nothing, or `up` and `ready`.
     Up,
-    /// `drain`: no new flows, until it says `ready`.
+    /// `drain`: no new flows, until it reports `ready`.
     Drain,
-    /// `down`, until it says `up`.
+    /// `down`, until it reports `up`.
     Down,
-    /// `stopped`: down on purpose, until it says `up`.
+    /// `stopped`: down on purpose, until it reports `up`.
     Stopped,
-    /// `fail`: down by failure, until it says `up`.
+    /// `fail`: down by failure, until it reports `up`.
     Fail,
-    /// `maint`: as down, until it says `ready`.
+    /// `maint`: as down, until it reports `ready`.
     Maint,
 }
 
 impl AgentMode {
-    /// The agent's word for it.
+    /// The word in the agent's protocol.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -125,40 +125,40 @@ impl fmt::Display for AgentMode {
     }
 }
 
-/// What is known of an agent. One that fell silent keeps what it said last.
+/// The state of an agent. An agent that does not answer keeps its last report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentReport {
-    /// The share of its weight that the backend is to have, percent: smoothed, and not below `min`.
-    /// None until it names one.
+    /// The share of its weight that the backend gets, percent: smoothed, and not below `min`. None
+    /// until the agent reports one.
     pub share: Option<u8>,
-    /// The share it last named itself, percent.
-    pub said: Option<u8>,
-    /// What else it says.
+    /// The last share that the agent reported, unsmoothed, percent.
+    pub reported: Option<u8>,
+    /// The reported mode.
     pub mode: AgentMode,
-    /// Its last words, one line.
+    /// Its last answer, one line.
     pub text: String,
-    /// Why it could not be asked the last time, one line.
+    /// Why the last query failed, one line.
     pub failed: Option<String>,
-    /// When it last answered; the wall clock's time.
+    /// When it last answered; wall clock.
     pub last_answer: Option<SystemTime>,
 }
 
-/// Something changed. What comes with it is the newest at the time it is read, so that a reader who
-/// is late sees one event for several changes of a target, and never an old state.
+/// A state change. Its state is read when the event is received, so that a slow reader gets one
+/// event for several changes of a target, and never an old state.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A target went up or down, or had its first result.
+    /// A target changed between up and down, or had its first result.
     Check {
         /// The target.
         target: Arc<Target>,
-        /// What is known of it.
+        /// Its health.
         health: Health,
     },
-    /// An agent's share, mode or failure changed, or it was asked for the first time.
+    /// An agent's share, mode or failure changed, or its first query ended.
     Agent {
         /// The agent.
         target: Arc<AgentTarget>,
-        /// What is known of it.
+        /// Its state.
         report: AgentReport,
     },
 }

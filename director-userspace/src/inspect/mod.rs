@@ -1,8 +1,8 @@
-//! What happens to packets, and why not. Nothing here changes what a director forwards.
+//! Inspection of packets, flows and hosts. It never changes what a director forwards.
 //!
-//! Begin with [`doctor`], which goes from facts about a host to findings.
+//! Start with [`doctor`], which derives findings from facts about a host.
 //!
-//! - [`doctor`]: what keeps packets from arriving, and how to mend it;
+//! - [`doctor`]: what keeps packets from arriving, and how to fix it;
 //! - [`trace`]: sampled decisions, live or in a file, and explanations of one flow;
 //! - [`simulate`]: the XDP program over a capture.
 

@@ -1,6 +1,7 @@
-//! All that touches the kernel. No decision about services is made here: plans come in, facts go out.
+//! Everything that calls the kernel. No decision about services is made here: plans come in, facts
+//! go out.
 //!
-//! Begin with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
+//! Start with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
 //!
 //! - [`datapath`]: BPF maps, programs and links; nothing else opens the director's maps;
 //! - [`net`]: netlink, ethtool, sysctls, network namespaces;

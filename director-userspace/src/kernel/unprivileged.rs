@@ -1,9 +1,9 @@
-//! Programs of the operator's, run as somebody who may do nothing: health checks, agents, alarms.
+//! Runs programs of the operator as an unprivileged user: health checks, agents, alarms.
 //!
 //! Such a program gets no capability and no privilege by setuid files, none of the daemon's file
-//! descriptors, a session and process group of its own, `/` as its directory, and no environment but
-//! `PATH` and what it is told. When it ends, or its time is up, its whole group is killed, so that
-//! nothing that it started stays in it. What it prints is kept up to [`KEPT_BYTES`].
+//! descriptors, a session and process group of its own, `/` as its directory, and no environment
+//! but `PATH` and the job's variables. When it ends, or its time is up, its whole group is killed,
+//! so that nothing that it started stays in it. What it prints is kept up to [`KEPT_BYTES`].
 
 use std::{
     ffi::CString,
@@ -31,18 +31,18 @@ use tokio::{
 pub const KEPT_BYTES: usize = 4096;
 /// More than this is not even read: the program waits on its pipe until its time is up. Bytes.
 const READ_BYTES: usize = 1 << 20;
-/// Who runs programs where nobody else is named.
+/// The user that runs programs where no other is named.
 pub const DEFAULT_USER: &str = "nobody";
 /// The only variable that every program gets.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long a name service may take to tell a user.
-const LOOKUP: Duration = Duration::from_secs(5);
-/// How long after its end what a program printed may take to arrive: others may hold its pipe.
-const DREGS: Duration = Duration::from_millis(200);
-/// How long a killed program may take to be gone.
-const REAPED: Duration = Duration::from_secs(1);
+/// Timeout of a user's lookup by name services.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to read a program's output after its end: others may hold its pipe.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long a killed program may take to be reaped.
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who runs a program: never root.
+/// The user that runs a program: never root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     name: String,
@@ -52,24 +52,24 @@ pub struct User {
 }
 
 impl User {
-    /// The user of this name, and all of its groups. Asks the system's name services, so this may
+    /// The user of this name, and all of its groups. Uses the system's name services, so this may
     /// take a while: at configuration time, not for every run.
     ///
     /// # Errors
-    /// If there is none, if it is root or has root's group, or if nobody answers within 5 s.
+    /// If there is none, if it is root or has root's group, or if the lookup takes longer than 5 s.
     pub async fn find(name: &str) -> Result<Self, UserError> {
         let owned = name.to_owned();
         let lookup = tokio::task::spawn_blocking(move || Self::look_up(&owned));
-        match timeout(LOOKUP, lookup).await {
+        match timeout(LOOKUP_TIMEOUT, lookup).await {
             Ok(Ok(found)) => found,
-            Ok(Err(_)) | Err(_) => Err(UserError::Silence { name: name.to_owned() }),
+            Ok(Err(_)) | Err(_) => Err(UserError::LookupTimeout { name: name.to_owned() }),
         }
     }
 
     fn look_up(name: &str) -> Result<Self, UserError> {
         let system = |error: nix::Error| UserError::System { name: name.into(), error };
         let by_name = nix::unistd::User::from_name(name).map_err(system)?;
-        // A number is a name first, as chown(1) has it.
+        // A number is a name first, as for chown(1).
         let user = match (by_name, name.parse().map(Uid::from_raw)) {
             (None, Ok(uid)) => nix::unistd::User::from_uid(uid).map_err(system)?,
             (found, _) => found,
@@ -96,7 +96,7 @@ impl User {
     }
 }
 
-/// Why nobody can run programs by this name.
+/// Why programs cannot be run as the user of this name.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// There is none.
@@ -106,22 +106,22 @@ pub enum UserError {
         name: String,
     },
     /// It is root.
-    #[error("{name:?} is root: programs are run as a user that may do nothing, such as nobody")]
+    #[error("{name:?} is root: programs are run as an unprivileged user, such as nobody")]
     Root {
         /// The user's name.
         name: String,
     },
     /// It may do what root's group may do.
-    #[error("{name:?} is in the group {group}, root's own: name a user that is not")]
+    #[error("{name:?} is in root's group {group}: name a user that is not")]
     RootsGroup {
         /// The user's name.
         name: String,
         /// The name of the group with number 0.
         group: String,
     },
-    /// Name services do not answer.
-    #[error("nobody tells who {name:?} is within 5 s; see nsswitch.conf(5)")]
-    Silence {
+    /// Name services do not answer in time.
+    #[error("the lookup of the user {name:?} took longer than 5 s; see nsswitch.conf(5)")]
+    LookupTimeout {
         /// The user's name.
         name: String,
     },
@@ -130,7 +130,7 @@ pub enum UserError {
     System {
         /// The user's name.
         name: String,
-        /// What the system said.
+        /// The system's error.
         error: nix::Error,
     },
 }
@@ -140,11 +140,11 @@ pub enum UserError {
 pub struct Job<'a> {
     /// The program's absolute path, and its arguments.
     pub command: &'a [String],
-    /// Who runs it.
+    /// The user that runs it.
     pub user: &'a User,
     /// Its environment, beside `PATH`.
     pub environment: &'a [(&'a str, &'a str)],
-    /// What it can read from its standard input. It need not.
+    /// Its standard input, which it need not read.
     pub input: &'a [u8],
     /// How long it may take.
     pub timeout: Duration,
@@ -157,20 +157,20 @@ pub struct Outcome {
     pub status: ExitStatus,
     /// The first [`KEPT_BYTES`] of what it printed.
     pub stdout: Vec<u8>,
-    /// The first [`KEPT_BYTES`] of what it said on standard error.
+    /// The first [`KEPT_BYTES`] of what it printed on standard error.
     pub stderr: Vec<u8>,
 }
 
 impl Outcome {
-    /// How it ended, in words: `status 1: no such host`, with what it said last on standard error.
+    /// How it ended, in words: `status 1: no such host`, with its last line on standard error.
     pub fn describe(&self) -> String {
         let status = match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("status {code}"),
             (None, Some(signal)) => format!("ended by signal {signal}"),
             (None, None) => "ended".to_owned(),
         };
-        let said = String::from_utf8_lossy(&self.stderr);
-        match said.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        match stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
             Some(line) => {
                 let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
                 format!("{status}: {line}")
@@ -186,7 +186,7 @@ pub enum RunError {
     /// No absolute path.
     #[error("{program:?} is not an absolute path")]
     Relative {
-        /// What was to be run.
+        /// The program.
         program: String,
     },
     /// It did not start.
@@ -194,9 +194,9 @@ pub enum RunError {
     Start {
         /// The program.
         program: String,
-        /// Who was to run it.
+        /// The user that should run it.
         user: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// It took too long, and was killed.
@@ -204,12 +204,12 @@ pub enum RunError {
     TimedOut {
         /// The program.
         program: String,
-        /// How long it could have taken.
+        /// Its timeout.
         after: Duration,
     },
 }
 
-/// Runs a program to its end, or to the end of its time. Dropping the future kills it.
+/// Runs a program to its end, or to its timeout. Dropping the future kills it.
 ///
 /// # Errors
 /// If it cannot be started, or takes too long.
@@ -223,38 +223,40 @@ pub async fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     let (mut child, ended, mut group) = start(job).map_err(failed)?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let talk = async {
+    let exchange = async {
         let feed = async {
             if let Some(mut pipe) = pipes.0 {
-                // One that does not read its input closes the pipe, or its end does.
+                // A program that does not read its input closes the pipe, or its end does.
                 let _ = pipe.write_all(job.input).await;
             }
         };
         tokio::join!(feed, keep(pipes.1, &mut stdout), keep(pipes.2, &mut stderr));
     };
     let in_time = timeout(job.timeout, async {
-        let mut talk = pin!(talk);
-        let talked = tokio::select! {
-            () = &mut talk => { let _ = ended.readable().await; true }
+        let mut exchange = pin!(exchange);
+        let exchanged = tokio::select! {
+            () = &mut exchange => { let _ = ended.readable().await; true }
             _ = ended.readable() => false,
         };
-        // The child is a zombie now, so its group's number cannot be anybody else's.
+        // The child is a zombie now, so its group's number is not reused.
         group.kill();
-        if !talked {
-            let _ = timeout(DREGS, talk).await;
+        if !exchanged {
+            let _ = timeout(OUTPUT_TIMEOUT, exchange).await;
         }
     })
     .await;
     group.kill();
-    // One that waits for a disk that does not answer outlives even this; the runtime reaps it later.
-    let status = timeout(REAPED, child.wait()).await;
+    // A program that waits for a disk that does not answer outlives even this; the runtime reaps it
+    // later.
+    let status = timeout(REAP_TIMEOUT, child.wait()).await;
     match (in_time, status) {
         (Ok(()), Ok(status)) => Ok(Outcome { status: status.map_err(failed)?, stdout, stderr }),
         _ => Err(RunError::TimedOut { program: program.to_owned(), after: job.timeout }),
     }
 }
 
-/// Starts it: the child, what becomes readable at its end (before it is reaped), and its group.
+/// Starts it; returns the child, a descriptor that becomes readable at its end (before it is
+/// reaped), and its group.
 fn start(job: &Job<'_>) -> io::Result<(Child, AsyncFd<OwnedFd>, ProcessGroup)> {
     let mut command = Command::new(&job.command[0]);
     command.args(&job.command[1..]).current_dir("/").env_clear().env("PATH", PATH);
@@ -262,7 +264,7 @@ fn start(job: &Job<'_>) -> io::Result<(Child, AsyncFd<OwnedFd>, ProcessGroup)> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (uid, gid) = (job.user.uid.as_raw(), job.user.gid.as_raw());
     let groups: Vec<libc::gid_t> = job.user.groups.iter().map(|group| group.as_raw()).collect();
-    // Somebody who runs this without privileges can run programs as themselves only.
+    // An unprivileged user can run programs as the same user only.
     let becomes = job.user.uid != geteuid();
     // SAFETY: between fork and exec, `drop_privileges` only makes system calls: it does not
     // allocate, take locks or panic.
@@ -277,10 +279,10 @@ fn start(job: &Job<'_>) -> io::Result<(Child, AsyncFd<OwnedFd>, ProcessGroup)> {
         _ => error,
     })?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let pid = pid.ok_or_else(|| io::Error::other("it has no process number"))?;
+    let pid = pid.ok_or_else(|| io::Error::other("it has no process id"))?;
     // A new session's leader leads the group of the same number.
     let group = ProcessGroup(Some(Pid::from_raw(pid)));
-    // SAFETY: a system call without pointers; what it returns is a descriptor that is nobody else's.
+    // SAFETY: a system call without pointers; the descriptor that it returns has no other owner.
     let pidfd = unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK);
         let fd = i32::try_from(fd).ok().filter(|&fd| fd >= 0);
@@ -291,7 +293,7 @@ fn start(job: &Job<'_>) -> io::Result<(Child, AsyncFd<OwnedFd>, ProcessGroup)> {
     Ok((child, ended, group))
 }
 
-/// In the child, before the program: becomes the user, and gives everything up.
+/// In the child, before exec: becomes the user, and drops all privileges.
 fn drop_privileges(user: Option<(libc::uid_t, libc::gid_t, &Vec<libc::gid_t>)>) -> io::Result<()> {
     let check = |result: libc::c_int| match result {
         -1 => Err(io::Error::last_os_error()),
@@ -310,14 +312,14 @@ fn drop_privileges(user: Option<(libc::uid_t, libc::gid_t, &Vec<libc::gid_t>)>) 
         }
         check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))?;
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        // All of the daemon's are closed by exec anyway; this is for what a library forgot. Kernels
+        // exec closes all of the daemon's anyway; this is for what a library left open. Kernels
         // without it refuse.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     Ok(())
 }
 
-/// A process group, killed when dropped. Once only: afterwards its number may be another's.
+/// A process group, killed when dropped. Once only: afterwards its number may be reused.
 struct ProcessGroup(Option<Pid>);
 
 impl ProcessGroup {

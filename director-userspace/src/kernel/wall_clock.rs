@@ -1,5 +1,5 @@
 //! The time of day: shown to people and kept on disk, where the time since boot means nothing. No
-//! decision is made by it.
+//! decision depends on it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! Configurations of LVS and keepalived, in and out. Works on text and on the model alone: it asks
-//! neither the kernel nor a daemon.
+//! Import and export of configurations of LVS and keepalived. Works on text and on the model alone,
+//! without the kernel or a daemon.
 //!
 //! Begin with [`import::Imported`], a configuration with notes on what was carried over and how.
 //!

@@ -1,5 +1,5 @@
-//! Tables by IP address, quicker than the standard library's: a hundred thousand backends are looked
-//! up a dozen times in a change.
+//! Hash tables by IP address, faster than the standard library's: a change looks up a hundred
+//! thousand backends a dozen times.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 /// A table by IP address.
 pub type ByAddress<T> = HashMap<IpAddr, T, BuildHasherDefault<AddressHasher>>;
 
-/// Mixes a few words. Not keyed: the addresses are the operator's, who need not be guarded against.
+/// Mixes a few words. Not keyed: the addresses come from the operator, not from an attacker.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AddressHasher(u64);
 
@@ -64,7 +64,7 @@ mod tests {
         let v6 =
             (0..4096u128).map(|n| IpAddr::from((0x2001_0db8 << 96 | n << 64 | n).to_be_bytes()));
         for addresses in [v4.collect::<Vec<_>>(), v6.collect()] {
-            // Tables look at the lower bits for the place, at the upper seven to tell entries apart.
+            // Tables use the lower bits for the bucket, the upper seven to distinguish entries.
             for shift in [0, 57] {
                 let buckets = 128;
                 let mut counts = vec![0; buckets];

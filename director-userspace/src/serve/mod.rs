@@ -1,11 +1,11 @@
-//! What others read and ask. Nothing here changes a director: requests that would are passed to the
-//! daemon as [`api::Command`]s. Maps are read only while somebody watches.
+//! The read-only views and the API. Nothing here changes a director: requests that do are passed to
+//! the daemon as [`api::Command`]s. Maps are read only while a client watches.
 //!
 //! Begin with [`view::Snapshot`], which commands, metrics and the status page all show.
 //!
-//! - [`view`]: the maps at one time, with the daemon's status added;
+//! - [`view`]: a snapshot of the maps, with the daemon's status added;
 //! - [`api`]: the daemon's API over a Unix socket, server and client;
-//! - [`metrics`]: the view as Prometheus's text;
+//! - [`metrics`]: the view in Prometheus's text format;
 //! - [`page`]: the view as a web page.
 
 pub mod api;

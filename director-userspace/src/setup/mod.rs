@@ -1,8 +1,8 @@
-//! Hosts made ready. Nothing here touches a running director.
+//! Setup of hosts. Nothing here changes a running director.
 //!
 //! Begin with [`realserver::Settings`] or [`lab::Lab`].
 //!
-//! - [`realserver`]: a backend host: VIPs on loopback, ARP settings, decapsulation; and back;
+//! - [`realserver`]: a backend host: its VIPs, ARP settings and decapsulation, and their removal;
 //! - [`lab`]: a private network of namespaces for any configuration.
 
 pub mod lab;

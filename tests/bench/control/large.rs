@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
 use director_userspace::{
-    control::director::Director,
+    control::director::{Director, Scope},
     kernel::net::Netlink,
     policy::config::{self, Config},
 };
@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{measurement::Spread, session::Session};
 
-/// The weight that takes nearly all new flows from a hundred weights of 1.
+/// A weight that gets nearly all new flows beside a hundred weights of 1.
 const HEAVY: u16 = 65_535;
 
-/// The large configuration, given to a director that runs with a small one, and weights in it.
+/// Applies the large configuration to a director that runs with a small one, and changes weights in
+/// it.
 pub(super) fn run(session: &mut Session, site: &Site, size: Size) -> Result<()> {
     cold(session, site, size)?;
     through_the_daemon(session, site, size)?;
@@ -27,13 +28,13 @@ pub(super) fn run(session: &mut Session, site: &Site, size: Size) -> Result<()> 
     Ok(())
 }
 
-/// How often what takes seconds is repeated.
+/// Repeats of measurements that take seconds.
 fn repeats(session: &Session) -> u32 {
     session.repeats.clamp(1, 5)
 }
 
 fn cold(session: &mut Session, site: &Site, size: Size) -> Result<()> {
-    session.say(&format!("{} services of {} backends, cold", size.services, size.backends));
+    session.progress(&format!("{} services of {} backends, cold", size.services, size.backends));
     let large = yaml(size);
     let mut samples = Vec::new();
     for _ in 0..repeats(session) {
@@ -54,9 +55,9 @@ fn cold(session: &mut Session, site: &Site, size: Size) -> Result<()> {
     Ok(())
 }
 
-/// A weight in the large file: mostly the reading of it.
+/// A weight in the large file: mostly the time to read it.
 fn through_the_daemon(session: &mut Session, site: &Site, size: Size) -> Result<()> {
-    session.say("a weight in the large file");
+    session.progress("a weight in the large file");
     let light = yaml(size);
     let line = |weight: u16| format!("{{address: {}, weight: {weight}}}", backend(0, 0));
     let heavy = light.replacen(&line(0), &line(HEAVY), 1);
@@ -67,7 +68,8 @@ fn through_the_daemon(session: &mut Session, site: &Site, size: Size) -> Result<
         let probe = site.probe(vip(0), Some(backend(0, 0)))?;
         let began = site.replace(&heavy)?;
         samples.push(probe.first(began, TIMEOUT)?);
-        // Back, before the next round: until then, hardly a flow goes to anybody else.
+        // Restores the weight before the next round: until then, hardly a flow goes to another
+        // backend.
         let probe = site.probe(vip(0), Some(backend(0, 1)))?;
         let began = site.replace(&light)?;
         probe.first(began, TIMEOUT)?;
@@ -79,7 +81,7 @@ fn through_the_daemon(session: &mut Session, site: &Site, size: Size) -> Result<
 
 /// A weight in a director that has the large configuration, from the changed model on.
 fn in_the_director(session: &mut Session, site: &Site, size: Size) -> Result<()> {
-    session.say("a weight in a director of that size, without a file");
+    session.progress("a weight in a director of that size, without a file");
     let config = parsed(&yaml(size))?;
     let rounds = 2 * session.repeats;
     let samples = thread::scope(|scope| {
@@ -94,7 +96,7 @@ fn in_the_director(session: &mut Session, site: &Site, size: Size) -> Result<()>
     })?;
     record(session, "weight-change", "in the director, from the model on", size, &samples);
     if !session.quick {
-        let what = "a weight in a director of 100,000 backends is obeyed within 10 ms";
+        let what = "a weight in a director of 100,000 backends is applied within 10 ms";
         session.check(what, Spread::of(&samples).median <= WEIGHT_AT_MOST);
     }
     Ok(())
@@ -111,14 +113,14 @@ async fn change_weights(site: &Site, mut config: Config, rounds: u32) -> Result<
         service.backends[0].weight = HEAVY;
         let probe = site.probe(vip(at), Some(backend(at, 0)))?;
         let began = Instant::now();
-        director.change(&config).await?;
+        director.change(&config, Scope::All).await?;
         samples.push(probe.first(began, TIMEOUT)?);
     }
     Ok(samples)
 }
 
 fn parsed(yaml: &str) -> Result<Config> {
-    Ok(config::parse("the large configuration", yaml).context("the rig's own file")?.config)
+    Ok(config::parse("the large configuration", yaml).context("the benchmark's own file")?.config)
 }
 
 /// The VIP of a service.
@@ -126,12 +128,12 @@ fn vip(service: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 1).to_bits() + service)
 }
 
-/// A backend of a service: all of them are somebody.
+/// A backend of a service; all addresses are routed.
 fn backend(service: u32, backend: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + service * 1000 + backend)
 }
 
-/// The small configuration's service, and many, each with a first backend that takes nothing yet.
+/// The small configuration's service, and many, each with a first backend of weight 0.
 fn yaml(size: Size) -> String {
     let mut yaml = small(false);
     for service in 0..size.services {

@@ -12,7 +12,7 @@ use director_common::{
 use super::{RING_AT_MOST, Size, record};
 use crate::{measurement::Spread, session::Session};
 
-/// Weights: how they are called, and that of the n-th backend.
+/// Weights: their name, and the weight of the n-th backend.
 type Weights = (&'static str, fn(u32) -> u16);
 
 const WEIGHTS: [Weights; 3] = [
@@ -23,7 +23,7 @@ const WEIGHTS: [Weights; 3] = [
 
 /// Rings over 10, 100 and 1,000 backends.
 pub(super) fn run(session: &mut Session) {
-    session.say("building rings");
+    session.progress("building rings");
     for backends in [10, 100, 1000] {
         for (name, weight) in WEIGHTS {
             let samples: Vec<f64> =
@@ -37,7 +37,7 @@ pub(super) fn run(session: &mut Session) {
     }
 }
 
-/// Builds one; how long it took, in ms. Other backends in every round.
+/// Builds a ring and returns how long it took, in ms. The backends differ in every round.
 fn build(backends: u32, weight: fn(u32) -> u16, round: u32) -> f64 {
     let (slots, n) = (RING_SLOTS as usize, backends as usize);
     let mut candidates: Vec<Candidate> = (0..backends)
@@ -47,7 +47,7 @@ fn build(backends: u32, weight: fn(u32) -> u16, round: u32) -> f64 {
         })
         .collect();
     let mut ring = vec![BackendRef::NONE; slots];
-    // As a director has it: working memory is there, and has been used.
+    // As in a director: working memory is allocated, and has been used.
     let mut scratch = Scratch {
         places: &mut vec![1; slots],
         due: &mut vec![1; slots],

@@ -1,4 +1,4 @@
-//! A director's namespace and that of whoever sends it packets, and the cable between.
+//! The namespaces of a director and of a sender, connected by a veth pair.
 
 use std::{
     fs::{self, File},
@@ -37,9 +37,9 @@ use nix::{
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Packets sent by all probes.
 static SENT: AtomicU32 = AtomicU32::new(0);
-/// So long without a packet, in microseconds, and none is on its way.
+/// After this long without a packet, in microseconds, none is in flight.
 const QUIET_US: i64 = 30_000;
-/// Between two packets for a service.
+/// Interval between packets for a service.
 const PAUSE: Duration = Duration::from_micros(200);
 const DIRECTOR: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
@@ -50,7 +50,7 @@ pub(super) const SMALL_VIP: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 1);
 const SMALL_BACKENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 127, 0, 1), Ipv4Addr::new(10, 127, 0, 2)];
 const SMALL_WEIGHTS: [u16; 2] = [0, 65_535];
 
-/// A configuration of one service; its second backend takes nothing, or nearly everything.
+/// A configuration of one service; its second backend gets no flows, or nearly all.
 pub(super) fn small(heavy: bool) -> String {
     format!(
         "interfaces:\n  - name: eth0\nservices:\n  - name: small\n    address: {SMALL_VIP}\n    \
@@ -62,12 +62,12 @@ pub(super) fn small(heavy: bool) -> String {
     )
 }
 
-/// Who gets the flows of the small configuration.
-pub(super) fn taker(heavy: bool) -> Ipv4Addr {
+/// The backend that gets the flows of the small configuration.
+pub(super) fn selected(heavy: bool) -> Ipv4Addr {
     SMALL_BACKENDS[usize::from(heavy)]
 }
 
-/// The two namespaces. Everything goes when it is dropped.
+/// The two namespaces. Everything is removed when dropped.
 pub(super) struct Site {
     director: NetNs,
     far: NetNs,
@@ -86,7 +86,7 @@ impl Site {
         let far = NetNs::create(&names[1]).inspect_err(|_| drop(NetNs::delete(&names[0])))?;
         let instance = Instance::new(&name).map_err(anyhow::Error::msg)?;
         let directory = std::env::temp_dir().join(&name);
-        // From here on, dropping it removes what there is.
+        // From here on, dropping it removes what exists.
         let site = Self { director, far, names, instance, directory, program: program.into() };
         fs::create_dir_all(&site.directory)?;
         site.wire().await?;
@@ -111,7 +111,7 @@ impl Site {
             netlink.set_mtu(index, 1600).await?;
             netlink.add_address(index, own.into(), 24).await?;
             netlink.set_up(index, true).await?;
-            // Frames are to arrive as they are.
+            // Frames must arrive as they are sent.
             for features in ["tx-checksum-", "tx-generic-segmentation", "tx-udp-"] {
                 netlink.set_features(name, features, false)?;
             }
@@ -127,7 +127,7 @@ impl Site {
             };
             netlink.add_route(route).await?;
         }
-        // What XDP sends arrives only at an end that has a program of its own.
+        // Frames sent by XDP arrive only at an end with an XDP program.
         pass_everything(&Netlink::connect_in(&self.far)?, "far").await;
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Site {
         &self.instance
     }
 
-    /// Moves the calling thread to the director.
+    /// Moves the calling thread into the director's namespace.
     pub(super) fn enter(&self) -> Result<()> {
         Ok(self.director.enter()?)
     }
@@ -151,7 +151,7 @@ impl Site {
         fs::write(self.file(), yaml).context("writing the configuration")
     }
 
-    /// Renames a new configuration over the old one; when that was begun.
+    /// Renames a new configuration over the old one and returns when that began.
     pub(super) fn replace(&self, yaml: &str) -> Result<Instant> {
         let new = self.directory.join("new");
         fs::write(&new, yaml).context("writing the configuration")?;
@@ -168,7 +168,7 @@ impl Site {
         command.args(["--instance", self.instance.name()]);
         let mut daemon = Daemon::spawn(command, &log)?;
         let began = Instant::now();
-        while !fs::read_to_string(&log)?.contains("running by") {
+        while !fs::read_to_string(&log)?.contains("running with") {
             if began.elapsed() > TIMEOUT || daemon.child.try_wait()?.is_some() {
                 bail!("director does not start:\n{}", fs::read_to_string(&log)?);
             }
@@ -177,13 +177,13 @@ impl Site {
         Ok(daemon)
     }
 
-    /// Ends forwarding, and takes what is pinned.
+    /// Stops forwarding and removes the pins.
     pub(super) fn detach(&self) {
         let _ = datapath::detach(&self.instance, &[]);
     }
 
-    /// Starts sending packets for `vip` and looking for one that comes back in a tunnel, to
-    /// `backend` if one is named.
+    /// Starts sending packets for `vip` and receiving those forwarded in a tunnel, to `backend` if
+    /// given.
     pub(super) fn probe(&self, vip: Ipv4Addr, backend: Option<Ipv4Addr>) -> Result<Probe> {
         Probe::start(&self.far, vip, backend)
     }
@@ -214,7 +214,7 @@ impl Daemon {
         Ok(Self { child: command.spawn().context("starting director")? })
     }
 
-    /// Stops it; what it set up stays.
+    /// Stops it; its data plane stays attached.
     pub(super) fn stop(mut self) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
         let began = Instant::now();
@@ -235,7 +235,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Packets on their way, and who looks for one that comes back.
+/// A sender of packets, and a receiver of forwarded ones.
 pub(super) struct Probe {
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<()>>,
@@ -256,11 +256,11 @@ impl Probe {
             setsockopt(&receiver, sockopt::ReceiveTimeout, &TimeVal::new(0, QUIET_US))?;
             Ok::<_, anyhow::Error>(receiver)
         })?;
-        // What was on its way before would be taken for an answer to what is going to change.
+        // Packets in flight would be mistaken for packets forwarded after the change.
         let (began, mut frame) = (Instant::now(), [0; 64]);
         while recv(receiver.as_raw_fd(), &mut frame, MsgFlags::empty()).is_ok() {
             if began.elapsed() > TIMEOUT {
-                bail!("packets keep coming that nobody sends");
+                bail!("unexpected packets keep arriving");
             }
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -270,8 +270,8 @@ impl Probe {
                 return;
             }
             while !ended.load(Ordering::Relaxed) {
-                // Another pair of ports each, never the same again: a flow that nobody knows. What
-                // cannot be sent is not missed.
+                // Each packet has a new pair of ports, so its flow is untracked. Packets that
+                // cannot be sent are skipped.
                 let number = SENT.fetch_add(1, Ordering::Relaxed);
                 if let Ok(socket) = UdpSocket::bind((FAR, 0)) {
                     let _ = socket.send_to(b"?", (vip, number as u16 | 1));
@@ -282,7 +282,7 @@ impl Probe {
         Ok(Self { stop, sender: Some(sender), receiver, vip, backend })
     }
 
-    /// Waits for such a packet: how long after `began` it came, in ms.
+    /// Waits for such a packet and returns how long after `began` it arrived, in ms.
     pub(super) fn first(self, began: Instant, at_most: Duration) -> Result<f64> {
         let mut frame = [0; 2048];
         while began.elapsed() < at_most {

@@ -1,5 +1,5 @@
-//! Established flows beside a flood of new ones, at the speed that one CPU generates it: who keeps
-//! their backend, and what their packets cost meanwhile.
+//! Established flows beside a flood of new ones, at the rate that one CPU generates: which of them
+//! keep their backend, and the cost of their packets meanwhile.
 
 use std::{
     thread,
@@ -22,28 +22,29 @@ use crate::{
 
 /// Established flows; a power of two.
 const ESTABLISHED: u64 = 1 << 14;
-/// Flows that the table is made for.
+/// Capacity of the flow table.
 const CAPACITY: u64 = 1 << 20;
 const BACKENDS: u32 = 100;
-/// Packets of the flood between two looks at the established flows.
+/// Packets of the flood between two samples of the established flows.
 const BURST: u64 = 1 << 18;
 /// Where the flood's flows start, so that none is an established one.
 const FLOOD_FROM: u64 = 1 << 32;
-/// Bytes 30 to 33 of the frame that leaves: the outer header's destination.
+/// Bytes 30 to 33 of the transmitted frame: the outer header's destination.
 const OUTER_DESTINATION: std::ops::Range<usize> = 30..34;
 
-/// Floods with SYNs, which are admitted so many a second, and with packets from the middle of flows.
+/// Floods with SYNs, whose admission is rate-limited, and with packets from the middle of flows.
 ///
 /// # Errors
 ///
 /// If the kernel refuses a program or a run.
 pub(super) fn run(session: &mut Session, options: &Options) -> Result<()> {
-    // Each CPU sends flows of its own, so all of this is done by one.
+    // Each CPU sends different flows, so one CPU does all of this.
     thread::scope(|scope| {
         let one_cpu = scope.spawn(|| {
             harness::pin(0)?;
             for (opens, what) in [(true, "SYNs"), (false, "ACKs")] {
-                session.say(&format!("a flood of {what} beside {ESTABLISHED} established flows"));
+                session
+                    .progress(&format!("a flood of {what} beside {ESTABLISHED} established flows"));
                 flood(session, options, opens, what)?;
             }
             Ok(())
@@ -74,7 +75,7 @@ fn flood(session: &mut Session, options: &Options, opens: bool, what: &str) -> R
     let mut flood = Harness::new(&Frame { opens, ..frame }, 0, 1)?;
     flood.put(&program)?;
     flood.start_at(FLOOD_FROM)?;
-    // Twice: the second packet proves a flow.
+    // Twice: the second packet establishes a flow.
     established.run(2 * ESTABLISHED)?;
     let before = backends(&mut established)?;
     change_ring(&mut director, &setup)?;
@@ -89,11 +90,11 @@ fn flood(session: &mut Session, options: &Options, opens: bool, what: &str) -> R
     }
     let after = backends(&mut established)?;
     let kept = before.iter().zip(&after).filter(|(before, after)| before == after).count();
-    let moved = with_a_backend_that_left(&setup, &before)?;
+    let moved = on_removed_backends(&setup, &before)?;
     session.check(
         &format!(
             "after {sent} {what} in {:.0} s, {kept} of {ESTABLISHED} established flows reach their \
-             backend ({moved} of them one that the ring has no more)",
+             backend ({moved} of them one that is no longer in the ring)",
             started.elapsed().as_secs_f64()
         ),
         kept as u64 * 100 >= ESTABLISHED * 99 && moved * 4 > ESTABLISHED as usize,
@@ -107,7 +108,9 @@ fn flood(session: &mut Session, options: &Options, opens: bool, what: &str) -> R
         session.record(result);
     }
     let (calm, during) = (Spread::of(&calm).median, Spread::of(&during).median);
-    session.say(&format!("  known flows cost {calm:.1} ns before, {during:.1} ns between bursts"));
+    session.progress(&format!(
+        "  known flows cost {calm:.1} ns before, {during:.1} ns between bursts"
+    ));
     Ok(())
 }
 
@@ -115,7 +118,7 @@ fn sample(session: &Session, established: &Harness) -> Result<Vec<f64>> {
     (0..session.repeats).map(|_| Ok(established.run(ESTABLISHED)?.ns)).collect()
 }
 
-/// The backend of each established flow, asked packet by packet.
+/// The backend of each established flow, found with one packet each.
 fn backends(established: &mut Harness) -> Result<Vec<Vec<u8>>> {
     (0..ESTABLISHED).map(|flow| Ok(established.send(flow)?[OUTER_DESTINATION].to_vec())).collect()
 }
@@ -129,8 +132,8 @@ fn change_ring(director: &mut Standalone, setup: &Setup) -> Result<()> {
     Ok(director.reconcile(&desired)?)
 }
 
-/// How many of the established flows are with a backend that new flows are not sent to.
-fn with_a_backend_that_left(setup: &Setup, before: &[Vec<u8>]) -> Result<usize> {
+/// How many of the established flows are on a backend that gets no new flows.
+fn on_removed_backends(setup: &Setup, before: &[Vec<u8>]) -> Result<usize> {
     let desired = subject::desired(setup)?.1;
     let left: Vec<Vec<u8>> = desired.services[0]
         .backends

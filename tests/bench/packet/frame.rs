@@ -15,7 +15,7 @@ const IPV6: usize = 40;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// Transport protocols that the rig speaks.
+/// Transport protocols of the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
     /// TCP: known flows send ACK, new ones SYN.
@@ -25,7 +25,7 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// As the configuration spells it.
+    /// The name in the configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -34,10 +34,10 @@ impl Protocol {
     }
 }
 
-/// A frame to be sent again and again, each time as another flow.
+/// A frame that is sent repeatedly, each time as another flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
-    /// Where it goes.
+    /// The destination address.
     pub(crate) vip: IpAddr,
     /// The port.
     pub(crate) port: u16,
@@ -51,8 +51,8 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The bytes. Source 11.0.0.0 (or fd00:11::) and port 0, which the harness replaces; the IPv4
-    /// checksum is the harness's too, that of the transport header is left zero, as nobody on the way
-    /// looks at it.
+    /// checksum is set by the harness too, that of the transport header stays zero, as no program
+    /// reads it.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.size);
         bytes.extend(OWN_MAC);

@@ -1,5 +1,5 @@
-//! Runs a program over packet after packet: `director-ebpf/src/bench/harness.rs` inside the kernel,
-//! and this outside.
+//! Runs a program over many packets: `director-ebpf/src/bench/harness.rs` in the kernel, and this
+//! in userspace.
 
 use std::{fs, sync::Barrier, thread};
 
@@ -18,13 +18,13 @@ use xtask::workspace;
 
 use super::frame::Frame;
 
-/// Packets of one call: the kernel gives the mean in whole nanoseconds, and many short calls give a
-/// finer figure than a long one.
+/// Packets of one call: the kernel reports the mean in whole nanoseconds, and many short calls give
+/// a finer figure than a long one.
 const CHUNK: u32 = 1 << 16;
-/// Room behind the frame for what a program puts in front.
+/// Buffer space for headers that a program adds.
 const GROWTH: usize = 256;
 
-/// What a program answered, as the kernel numbers it.
+/// A program's return value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Aborted,
@@ -42,12 +42,12 @@ impl Action {
             2 => Self::Pass,
             3 => Self::Tx,
             4 => Self::Redirect,
-            other => bail!("the program answered {other}, which is no XDP action"),
+            other => bail!("the program returned {other}, which is no XDP action"),
         })
     }
 }
 
-/// The object with the harness and the yardsticks.
+/// The object with the harness and the reference programs.
 pub(crate) fn object() -> Result<Vec<u8>> {
     let file = workspace::bpf_object("bench");
     fs::read(&file)
@@ -69,7 +69,7 @@ pub(crate) struct Harness {
     frame: Vec<u8>,
 }
 
-/// What one CPU's packets cost, and what became of the last.
+/// The cost of one CPU's packets, and the result of the last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Mean, ns.
@@ -82,7 +82,7 @@ pub(crate) struct Sample {
 
 impl Harness {
     /// Sends `frame` as `flows` flows (a power of two; 0: each packet a new one), to `vips` VIPs (a
-    /// power of two) from its own on.
+    /// power of two), starting at its own.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl Harness {
         Ok(harness)
     }
 
-    /// Each CPU's next flow is `number`, of its own.
+    /// Sets the number of each CPU's next flow; CPUs have different flows.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Sends one packet, of flow `number`; the frame that leaves.
+    /// Sends one packet of flow `number` and returns the resulting frame.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl Harness {
         Ok(out)
     }
 
-    /// The program to be run from now on.
+    /// Sets the program to be run from now on.
     ///
     /// # Errors
     ///
@@ -164,7 +164,7 @@ impl Harness {
             options.data_out = Some(&mut out);
             options.repeat = repeat;
             let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
-            // Truncated to whole nanoseconds, of the floor as of anything.
+            // Truncated to whole nanoseconds, for the floor as for any program.
             total += (result.duration.as_nanos() as f64 + 0.5) * f64::from(repeat);
             left -= u64::from(repeat);
             last = Some((result.return_value, result.data_size_out));
@@ -173,11 +173,11 @@ impl Harness {
         Ok(Sample { ns: total / packets as f64, action: Action::of(code)?, length })
     }
 
-    /// The same on the first `cpus` CPUs at once; each sends flows of its own.
+    /// As [`Harness::run`], on the first `cpus` CPUs at once; each sends different flows.
     ///
     /// # Errors
     ///
-    /// As [`Harness::run`]; if there are not so many CPUs.
+    /// As [`Harness::run`]; if there are fewer CPUs.
     pub(crate) fn run_on(&self, cpus: u32, packets: u64) -> Result<Vec<Sample>> {
         let barrier = Barrier::new(cpus as usize);
         thread::scope(|scope| {
@@ -186,7 +186,7 @@ impl Harness {
                     let barrier = &barrier;
                     scope.spawn(move || {
                         let pinned = pin(cpu);
-                        // Also if it failed: the others wait here.
+                        // Also after a failure: the other threads wait here.
                         barrier.wait();
                         pinned?;
                         self.run(packets)
@@ -201,7 +201,7 @@ impl Harness {
     }
 }
 
-/// The frame as the harness keeps it: `Template` in `director-ebpf/src/bench/harness.rs`.
+/// The frame in the format of the harness: `Template` in `director-ebpf/src/bench/harness.rs`.
 fn template_of(frame: &Frame) -> [u64; 11] {
     let mut bytes = frame.bytes();
     bytes.resize(80, 0);
@@ -219,7 +219,7 @@ fn template_of(frame: &Frame) -> [u64; 11] {
     template
 }
 
-/// Keeps this thread on one CPU.
+/// Pins this thread to one CPU.
 ///
 /// # Errors
 ///

@@ -23,14 +23,14 @@ use super::{
     harness,
 };
 
-/// `BPF_PROG_TEST_RUN` says that frames come from the loopback interface.
+/// `BPF_PROG_TEST_RUN` reports the loopback interface as ingress.
 const INGRESS: u32 = 1;
 const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const RING_SLOTS: u32 = 65_537;
-/// Any frame of the rig fits.
+/// Any frame of the benchmark fits.
 const MTU: u32 = 9000;
 
-/// How packets travel.
+/// The forwarding mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Tunnel,
@@ -38,7 +38,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// As the configuration spells it.
+    /// The name in the configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tunnel => "tunnel",
@@ -47,16 +47,16 @@ impl Mode {
     }
 }
 
-/// What tables are filled with.
+/// The contents of the tables.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) frame: Frame,
     pub(crate) mode: Mode,
-    /// Services, at VIPs that follow one another.
+    /// Services, at consecutive VIPs.
     pub(crate) services: u32,
     /// Backends of each.
     pub(crate) backends: u32,
-    /// Flows that the flow table is made for.
+    /// Capacity of the flow table.
     pub(crate) flow_capacity: u64,
 }
 
@@ -76,7 +76,7 @@ enum Keep {
 }
 
 impl Subject {
-    /// Reads what it has told, as whoever traces does: a ring that is full costs less.
+    /// Reads its trace events, as a tracing process does: a full ring would cost less.
     pub(crate) fn read(&self) {
         if let Keep::Traced(traced) = &self.keep {
             let mut ring = traced.1.borrow_mut();
@@ -100,7 +100,7 @@ pub(crate) fn floor() -> Result<Subject> {
     plain("floor")
 }
 
-/// The floor with a known waste.
+/// The floor with a known additional cost.
 ///
 /// # Errors
 ///
@@ -130,7 +130,7 @@ pub(crate) fn director(setup: &Setup) -> Result<Subject> {
     finish_director("director", standalone(setup)?)
 }
 
-/// The same while somebody traces one packet in so many.
+/// The same while one packet in `every` is traced.
 ///
 /// # Errors
 ///
@@ -148,7 +148,7 @@ pub(crate) fn traced(setup: &Setup, every: u64) -> Result<Subject> {
 ///
 /// # Errors
 ///
-/// If it is none, or the kernel refuses the program.
+/// If it is no object file, or the kernel refuses the program.
 pub(crate) fn built(name: &str, path: &Path, setup: &Setup) -> Result<Subject> {
     let failed = || format!("--object {name}={}", path.display());
     let object = fs::read(path).with_context(failed)?;
@@ -158,7 +158,7 @@ pub(crate) fn built(name: &str, path: &Path, setup: &Setup) -> Result<Subject> {
     finish_director(name, standalone)
 }
 
-/// Director's maps and program, for who wants to look into them.
+/// Director's maps and program, for inspection.
 ///
 /// # Errors
 ///
@@ -173,7 +173,7 @@ fn interface() -> Interface {
     Interface { macs, ifindex: INGRESS, _pad: 0 }
 }
 
-/// One service is read, and the others are made after it: files have fewer than maps can hold.
+/// One service is parsed, and the others are copies of it: files have fewer than maps can hold.
 pub(crate) fn configuration(setup: &Setup) -> Result<Config> {
     let yaml = yaml(setup);
     let loaded =
@@ -189,7 +189,7 @@ pub(crate) fn configuration(setup: &Setup) -> Result<Config> {
     Ok(config)
 }
 
-/// What Director's maps are filled with.
+/// The desired contents of Director's maps.
 ///
 /// # Errors
 ///
@@ -226,7 +226,7 @@ fn yaml(setup: &Setup) -> String {
     yaml
 }
 
-/// The yardstick: `director-ebpf/src/bench/conventional.rs`.
+/// The reference: `director-ebpf/src/bench/conventional.rs`.
 ///
 /// # Errors
 ///
@@ -265,7 +265,7 @@ pub(crate) fn conventional(setup: &Setup) -> Result<Subject> {
     }
     let mut slots: Array<_, u32> = map(&mut ebpf, "SLOTS")?;
     for slot in 0..RING_SLOTS * services {
-        // Backends in turn: a ring's quality does not show in a packet's price.
+        // Backends in turn: the balance of a ring does not affect the cost of a packet.
         slots.set(slot, slot % backends, 0)?;
     }
     let keep = Keep::Object(Box::new(ebpf));
@@ -291,11 +291,11 @@ fn words(address: IpAddr) -> [u32; 4] {
     }
 }
 
-/// A program that somebody else pinned. Its tables are theirs to fill.
+/// A pinned program of another project, which must fill its tables.
 ///
 /// # Errors
 ///
-/// If there is nothing, or something else than an XDP program.
+/// If the path does not exist, or is not an XDP program.
 pub(crate) fn pinned(name: &str, path: &Path) -> Result<Subject> {
     let found = || format!("--pinned {name}={}", path.display());
     if !path.exists() {

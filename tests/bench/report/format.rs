@@ -10,7 +10,7 @@ pub(crate) fn count(number: u64) -> String {
     }
 }
 
-/// A figure of this unit, as precise as it is worth.
+/// A figure of this unit, with reasonable precision.
 pub(crate) fn figure(value: f64, unit: &str) -> String {
     let text = match unit {
         "bytes" => format!("{value:.0}"),

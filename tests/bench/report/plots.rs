@@ -1,13 +1,13 @@
-//! Which plots results give. What was not measured has none.
+//! The plots of results. Workloads that were not measured have none.
 
 use crate::{
     measurement::{Measurement, Part},
     plot::{Kind, Plot, Point, Series},
 };
 
-/// Flows of the known flows that stand beside new flows and nobody's.
+/// Number of known flows shown beside new and unmatched flows.
 const KNOWN: u64 = 1 << 16;
-/// The least that a frame may be; where larger ones were measured too, they are left out.
+/// Frames of this size or more, bytes, are left out.
 const SMALL: u32 = 100;
 
 /// All plots of these results, each with its part.
@@ -29,15 +29,15 @@ fn net(result: &Measurement, at: f64) -> Option<Point> {
     Some(Point { at, value, least: result.min - floor, most: result.max - floor })
 }
 
-/// Keeps a point in the series of this name, which is begun if there is none.
-fn keep(series: &mut Vec<Series>, name: &str, point: Point) {
+/// Adds a point to the series of this name, which is created if missing.
+fn add(series: &mut Vec<Series>, name: &str, point: Point) {
     match series.iter_mut().find(|series| series.name == name) {
         Some(series) => series.points.push(point),
         None => series.push(Series { name: name.to_owned(), points: vec![point] }),
     }
 }
 
-/// The plot, if there is anything in it.
+/// The plot, unless it is empty.
 fn plot(name: &str, title: &str, figures: &str, kind: Kind, series: Vec<Series>) -> Option<Plot> {
     (!series.is_empty()).then(|| Plot {
         name: name.to_owned(),
@@ -49,7 +49,7 @@ fn plot(name: &str, title: &str, figures: &str, kind: Kind, series: Vec<Series>)
 }
 
 fn is_forwarder(result: &Measurement) -> bool {
-    // What is traced is measured at one point only: the table has it.
+    // `traced` is measured at one point only, which is in the table.
     !result.program.starts_with("floor")
         && result.program != "traced"
         && result.workload != "self-check"
@@ -67,7 +67,7 @@ fn over_flows(results: &[Measurement]) -> Option<Plot> {
     let mut series = Vec::new();
     for result in shown {
         if let Some(point) = net(result, result.flows as f64) {
-            keep(&mut series, &result.program, point);
+            add(&mut series, &result.program, point);
         }
     }
     let title = "Known flows, IPv4 tunnel, one CPU";
@@ -83,21 +83,21 @@ fn workloads(results: &[Measurement]) -> Option<Plot> {
     for result in shown {
         let what = match result.workload.as_str() {
             "known" => "known, 64 Ki",
-            "nobody" => "for nobody",
+            "nobody" => "unmatched",
             other => other,
         };
         let name = format!("{} {}: {what}", result.family, result.mode);
-        let group = place(&mut groups, name);
+        let group = index_of(&mut groups, name);
         if let Some(point) = net(result, group) {
-            keep(&mut series, &result.program, point);
+            add(&mut series, &result.program, point);
         }
     }
-    let title = "Kinds of packets, one CPU: 64 Ki known flows, new flows, packets for nobody";
+    let title = "Kinds of packets, one CPU: 64 Ki known flows, new flows, unmatched packets";
     plot("packet-workloads", title, NS, Kind::Bars(groups), series)
 }
 
-/// Where `name` is among `names`; it is put at their end if it is not there.
-fn place(names: &mut Vec<String>, name: String) -> f64 {
+/// The index of `name` in `names`, to which it is appended if missing.
+fn index_of(names: &mut Vec<String>, name: String) -> f64 {
     let at = names.iter().position(|known| *known == name).unwrap_or_else(|| {
         names.push(name);
         names.len() - 1
@@ -107,7 +107,7 @@ fn place(names: &mut Vec<String>, name: String) -> f64 {
 
 type Growth = (&'static [(&'static str, &'static str)], &'static str, fn(&Measurement) -> f64);
 
-/// Workloads of part `scale` with their names in the legend, and what they grow in.
+/// Workloads of part `scale` with their names in the legend, and the axis of growth.
 fn growths() -> [Growth; 3] {
     [
         (
@@ -116,7 +116,7 @@ fn growths() -> [Growth; 3] {
             |m| f64::from(m.services),
         ),
         (&[("backends", "director")], "backends of the service", |m| f64::from(m.backends)),
-        (&[("table", "64 Ki flows in use")], "flows that the flow table is made for", |m| {
+        (&[("table", "64 Ki flows in use")], "capacity of the flow table, in flows", |m| {
             m.flows as f64
         }),
     ]
@@ -136,7 +136,7 @@ fn growth(
             .filter_map(|m| net(m, at(m)))
             .collect();
         points.sort_by(|one, other| one.at.total_cmp(&other.at));
-        points.into_iter().for_each(|point| keep(&mut series, name, point));
+        points.into_iter().for_each(|point| add(&mut series, name, point));
     }
     let (workload, _) = workloads.first()?;
     let title = format!("Director as it grows: {across}");
@@ -156,7 +156,7 @@ fn machines(results: &[Measurement]) -> Vec<Plot> {
     places.iter().filter_map(|place| machine(results, &places, *place)).collect()
 }
 
-/// One kernel and wire.
+/// The plot of one kernel and wire.
 fn machine(
     results: &[Measurement],
     places: &[(&str, &str)],
@@ -170,15 +170,15 @@ fn machine(
         }
         let program = if result.program == "floor" { "bare XDP_TX" } else { &result.program };
         let mode = if result.program == "floor" { "" } else { &result.mode };
-        let group = place(&mut groups, format!("{program} {mode}").trim().to_owned());
+        let group = index_of(&mut groups, format!("{program} {mode}").trim().to_owned());
         if let Some(point) = net(result, group) {
-            keep(&mut series, &format!("{} {} flows", result.family, result.workload), point);
+            add(&mut series, &format!("{} {} flows", result.family, result.workload), point);
         }
     }
-    // Stable names for links, as long as they name one.
+    // Stable names for links, as long as they are unique.
     let series_of = |kernel: &str| kernel.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
-    let alike = places.iter().filter(|(k, w)| series_of(k) == series_of(kernel) && *w == wire);
-    let short = if alike.count() == 1 { series_of(kernel) } else { kernel.to_owned() };
+    let equal = places.iter().filter(|(k, w)| series_of(k) == series_of(kernel) && *w == wire);
+    let short = if equal.count() == 1 { series_of(kernel) } else { kernel.to_owned() };
     let name: String = format!("vm-{short}-{wire}")
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_of_one_series_have_plots_of_their_own() {
+    fn kernels_of_one_series_have_separate_plots() {
         let mut all = fixture::results();
         let mut other = all.iter().rfind(|m| m.part == Part::Vm).unwrap().clone();
         other.kernel = "6.1.0-51-cloud-amd64".to_owned();

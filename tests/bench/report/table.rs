@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use super::format::{count, figure};
 use crate::measurement::{Measurement, Part};
 
-/// Figures that are read side by side.
+/// Figures that are compared.
 pub(crate) struct Table<'a> {
     /// Their part.
     pub(crate) part: Part,
-    /// What they are of and in which unit.
+    /// Their subject and unit.
     pub(crate) title: String,
     figures: Vec<&'a Measurement>,
-    /// All there are: among them those that others are held against.
+    /// All results, including the references of ratios.
     all: &'a [Measurement],
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn tables(all: &[Measurement]) -> Vec<Table<'_>> {
 fn title(result: &Measurement) -> String {
     let Measurement { kernel, wire, workload, unit, .. } = result;
     match result.part {
-        Part::Packet if workload == "self-check" => format!("The rig's check of itself, {unit}"),
+        Part::Packet if workload == "self-check" => format!("Self-check of the benchmark, {unit}"),
         Part::Packet => format!("Cost of a packet, {unit}"),
         Part::Scale if result.mode == "memory" => format!("Memory, {unit}"),
         Part::Scale => format!("Cost of a packet as tables grow, {unit}"),
@@ -43,9 +43,9 @@ fn title(result: &Measurement) -> String {
     }
 }
 
-/// The net cost in parts of the yardstick's in the same run and of the same kind of packets:
-/// `conventional` in part `packet`, `ipvs` in the same mode in part `vm`, in part `scale` the
-/// first, which is the smallest. None of the floor, and where there is no yardstick.
+/// The ratio of the net cost to that of the reference in the same run, for the same kind of
+/// packets: `conventional` in part `packet`, `ipvs` in the same mode in part `vm`, in part `scale`
+/// the first, which is the smallest. None for the floor, and without a reference.
 pub(crate) fn ratio(result: &Measurement, all: &[Measurement]) -> Option<f64> {
     if result.program.starts_with("floor") || result.workload == "self-check" {
         return None;
@@ -54,7 +54,7 @@ pub(crate) fn ratio(result: &Measurement, all: &[Measurement]) -> Option<f64> {
         (other.part, &other.mode, &other.family, &other.workload, &other.unit)
             == (result.part, &result.mode, &result.family, &result.workload, &result.unit)
     };
-    let yardstick = all.iter().filter(same).find(|other| match result.part {
+    let reference = all.iter().filter(same).find(|other| match result.part {
         Part::Packet => {
             other.program == "conventional"
                 && (other.flows, other.size, other.cpus) == (result.flows, result.size, result.cpus)
@@ -66,12 +66,12 @@ pub(crate) fn ratio(result: &Measurement, all: &[Measurement]) -> Option<f64> {
                 && (&other.kernel, &other.wire) == (&result.kernel, &result.wire)
         }
     })?;
-    let (net, yardstick) = (result.net?, yardstick.net?);
-    (yardstick > 0.0).then(|| net / yardstick)
+    let (net, reference) = (result.net?, reference.net?);
+    (reference > 0.0).then(|| net / reference)
 }
 
-/// A column: its name, whether it is aligned to the right, and what is in it. What is empty in all
-/// rows is left out.
+/// A column: its name, whether it is aligned to the right, and what is in it. A column that is
+/// empty in all rows is left out.
 type Column = (&'static str, bool, fn(&Measurement) -> String);
 
 const PROGRAM: Column = ("program", false, |m| m.program.clone());
@@ -103,7 +103,7 @@ fn described(part: Part) -> &'static [Column] {
     }
 }
 
-fn yardstick(part: Part) -> &'static str {
+fn reference(part: Part) -> &'static str {
     match part {
         Part::Packet => "of conv.",
         Part::Scale => "of first",
@@ -113,7 +113,7 @@ fn yardstick(part: Part) -> &'static str {
 }
 
 impl Table<'_> {
-    /// For a terminal: the title, names, a row each.
+    /// Text for a terminal: the title, the names of the columns, and the rows.
     pub(crate) fn text(&self) -> String {
         let (heads, rows) = self.cells(&[MEDIAN, SPREAD, NET]);
         let width = |at: usize| {
@@ -157,7 +157,7 @@ impl Table<'_> {
         let columns: Vec<&Column> = described(self.part).iter().chain(figures).collect();
         let mut heads: Vec<(String, bool)> =
             columns.iter().map(|(name, right, _)| ((*name).to_owned(), *right)).collect();
-        heads.push((yardstick(self.part).to_owned(), true));
+        heads.push((reference(self.part).to_owned(), true));
         let row = |result: &&Measurement| {
             let mut row: Vec<String> = columns.iter().map(|(_, _, cell)| cell(result)).collect();
             let ratio = ratio(result, self.all);
@@ -182,7 +182,7 @@ mod tests {
     use crate::report::fixture;
 
     #[test]
-    fn costs_are_held_against_the_yardstick_of_the_same_packets() {
+    fn costs_are_compared_with_the_reference_of_the_same_packets() {
         let all = fixture::results();
         let of = |program: &str, flows: u64| {
             let found = all.iter().find(|m| {
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(
             titles,
             [
-                "The rig's check of itself, ns/packet",
+                "Self-check of the benchmark, ns/packet",
                 "Cost of a packet, ns/packet",
                 "Cost of a packet as tables grow, ns/packet",
                 "Memory, bytes",
@@ -255,12 +255,12 @@ mod tests {
                 "0.50"
             ]
         );
-        // Columns line up: the last characters of what is aligned to the right.
+        // Columns are aligned, here by the last character of a right-aligned one.
         assert_eq!(director.len(), lines[1].len());
     }
 
     #[test]
-    fn markdown_gives_median_least_and_most() {
+    fn markdown_has_median_minimum_and_maximum() {
         let all = fixture::results();
         let text = tables(&all)[1].markdown();
         assert!(
@@ -270,6 +270,6 @@ mod tests {
         let width = |line: &str| line.matches(" |").count();
         assert!(text.lines().all(|line| width(line) == 12), "{text}");
         let memory = tables(&all)[3].markdown();
-        assert!(!memory.contains("flows |"), "a column with nothing in it: {memory}");
+        assert!(!memory.contains("flows |"), "an empty column: {memory}");
     }
 }

@@ -1,4 +1,4 @@
-//! What maps weigh: before they are made, and once they are there.
+//! Memory of maps: estimated before, and measured after their creation.
 
 use std::{
     collections::HashMap,
@@ -19,23 +19,23 @@ use director_userspace::kernel::datapath::Sizes;
 
 use crate::packet::subject::{self, Setup};
 
-/// Rings that maps of one's own have for each service: one to build while the other is read.
+/// Rings per service: one is built while the other is read.
 const RINGS: u64 = 2;
-/// What one backend takes as text, as configuration and in a plan, about.
+/// Approximate size of one backend as text, as configuration and in a plan, bytes.
 const MODEL: u64 = 2 << 10;
-/// All that does not grow: programs, maps of one size, this process.
+/// Everything that does not grow: programs, maps of one size, this process.
 const REST: u64 = 256 << 20;
 
-/// Bytes that a set of tables takes while it is measured.
+/// Memory that a set of tables needs while it is measured, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Need(u64);
 
 impl Need {
-    /// What these tables will take.
+    /// The memory that these tables need.
     ///
     /// # Errors
     ///
-    /// If no flow table can be made for so many flows.
+    /// If no flow table of this capacity is possible.
     pub(super) fn of(setup: &Setup) -> Result<Self> {
         let cpus = nr_cpus().unwrap_or(1) as u64;
         let sets = sets(setup)?;
@@ -48,11 +48,11 @@ impl Need {
         Ok(Self(flows + rings + backends * (backend as u64 + counters + MODEL) + REST))
     }
 
-    /// Whether this machine has as much.
+    /// Checks that this machine has as much.
     ///
     /// # Errors
     ///
-    /// What is needed and what there is, if it has not.
+    /// The needed and the available memory, if it does not.
     pub(super) fn check(self) -> Result<()> {
         let file = "/proc/meminfo";
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
@@ -62,8 +62,8 @@ impl Need {
 
     fn fits(self, available: u64) -> Result<()> {
         if self.0 > available {
-            let [needed, there] = [self.0, available].map(|bytes| bytes.div_ceil(1 << 20));
-            bail!("needs {needed} MiB of memory, and {there} MiB are available: not loaded");
+            let [needed, free] = [self.0, available].map(|bytes| bytes.div_ceil(1 << 20));
+            bail!("needs {needed} MiB of memory, and {free} MiB are available: not loaded");
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ fn sets(setup: &Setup) -> Result<u64> {
     Ok(1 << Sizes::for_config(&config).table_bits)
 }
 
-/// Bytes of memory that can be had without swapping, from /proc/meminfo.
+/// Memory that is available without swapping, bytes, from /proc/meminfo.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -84,17 +84,17 @@ fn available(meminfo: &str) -> Option<u64> {
 
 /// Size of one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Weight {
+struct MapSize {
     entries: u64,
     bytes: u64,
 }
 
-/// Maps by name. Several of a name if another process has made some too.
+/// Maps by name. Several of a name if another process has created some too.
 #[derive(Debug)]
-pub(super) struct Maps(HashMap<String, Vec<Weight>>);
+pub(super) struct Maps(HashMap<String, Vec<MapSize>>);
 
-/// What `make` makes, and the maps that came into being with it. The latter fails by itself: if the
-/// kernel does not say what they weigh.
+/// The result of `make`, and the maps created by it. The latter fails separately: if the kernel
+/// does not report their size.
 ///
 /// # Errors
 ///
@@ -102,15 +102,15 @@ pub(super) struct Maps(HashMap<String, Vec<Weight>>);
 pub(super) fn maps_of<T>(make: impl FnOnce() -> Result<T>) -> Result<(T, Result<Maps>)> {
     let before: Vec<u32> = loaded_maps().flatten().map(|map| map.id()).collect();
     let made = make()?;
-    Ok((made, Maps::but(&before)))
+    Ok((made, Maps::except(&before)))
 }
 
 impl Maps {
-    /// All but those that were there before.
-    fn but(before: &[u32]) -> Result<Self> {
-        let mut maps: HashMap<String, Vec<Weight>> = HashMap::new();
+    /// All maps except those that existed before.
+    fn except(before: &[u32]) -> Result<Self> {
+        let mut maps: HashMap<String, Vec<MapSize>> = HashMap::new();
         for info in loaded_maps() {
-            // One that another process closes meanwhile is an error here, and none of ours.
+            // A map that another process closes meanwhile is an error here, which is ignored.
             let Ok(info) = info else { continue };
             let Some(name) = info.name_as_str().filter(|_| !before.contains(&info.id())) else {
                 continue;
@@ -118,25 +118,25 @@ impl Maps {
             let fd = info.fd()?;
             let file = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
             let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-            let weight = weight(&text).with_context(|| format!("{file} is not of a map"))?;
-            maps.entry(name.to_owned()).or_default().push(weight);
+            let size = map_size(&text).with_context(|| format!("{file} is not of a map"))?;
+            maps.entry(name.to_owned()).or_default().push(size);
         }
         Ok(Self(maps))
     }
 
-    fn named(&self, name: &str) -> Result<&[Weight]> {
+    fn named(&self, name: &str) -> Result<&[MapSize]> {
         Ok(self.0.get(name).with_context(|| format!("no map {name}"))?)
     }
 
-    /// Bytes of an entry of map `name`, with what the kernel keeps beside it.
+    /// Bytes of an entry of map `name`, with the kernel's overhead.
     fn entry(&self, name: &str) -> Result<f64> {
-        let weights = self.named(name)?;
-        let each = |weight: &Weight| weight.bytes as f64 / weight.entries as f64;
-        let least = weights.iter().map(each).fold(f64::INFINITY, f64::min);
-        let most = weights.iter().map(each).fold(0.0, f64::max);
-        // Those of another size differ a little: the kernel counts in pages.
+        let sizes = self.named(name)?;
+        let each = |size: &MapSize| size.bytes as f64 / size.entries as f64;
+        let least = sizes.iter().map(each).fold(f64::INFINITY, f64::min);
+        let most = sizes.iter().map(each).fold(0.0, f64::max);
+        // Maps of another size differ a little: the kernel counts in pages.
         if most > least * 1.05 {
-            bail!("another process made a map {name} at the same time, of another kind");
+            bail!("another process created a map {name} of another kind at the same time");
         }
         Ok(least)
     }
@@ -145,10 +145,10 @@ impl Maps {
         names.iter().map(|name| self.entry(name)).sum()
     }
 
-    /// Bytes for each of the flows that the flow table is made for.
+    /// Bytes per flow of the flow table's capacity.
     pub(super) fn flow(&self, setup: &Setup) -> Result<f64> {
         let sets = sets(setup)?;
-        let found = self.named(map::FLOWS)?.iter().find(|weight| weight.entries == sets);
+        let found = self.named(map::FLOWS)?.iter().find(|size| size.entries == sets);
         let found = found.with_context(|| format!("no map {} of {sets} sets", map::FLOWS))?;
         Ok(found.bytes as f64 / setup.flow_capacity as f64)
     }
@@ -166,12 +166,12 @@ impl Maps {
 }
 
 /// Entries and bytes of a map, from its descriptor's fdinfo.
-fn weight(fdinfo: &str) -> Option<Weight> {
+fn map_size(fdinfo: &str) -> Option<MapSize> {
     let field = |name: &str| {
         let line = fdinfo.lines().find_map(|line| line.strip_prefix(name))?;
         line.strip_prefix(':')?.trim().parse().ok()
     };
-    Some(Weight { entries: field("max_entries")?, bytes: field("memlock")? })
+    Some(MapSize { entries: field("max_entries")?, bytes: field("memlock")? })
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_both_sizes() {
+    fn tables_that_do_not_fit_are_refused_with_both_sizes() {
         let text = "MemTotal:       24683520 kB\nMemAvailable:    2048 kB\n";
         assert_eq!(available(text), Some(2 << 20));
         assert_eq!(available("MemTotal: 1 kB\n"), None);
@@ -211,31 +211,31 @@ mod tests {
             Need::of(&setup(services, backends, flow_capacity)).unwrap().0
         };
         let least = need(1, 3, 1 << 16);
-        // A ring is 256 KiB; the smallest place for a flow 16 bytes.
+        // A ring is 256 KiB; the smallest record of a flow 16 bytes.
         assert!(need(10_000, 3, 1 << 16) - least > 10_000 * (256 << 10));
         assert!(need(1, 3, 1 << 24) - least > (15 * 16) << 20);
         assert!(need(1, 1_000, 1 << 16) - least > 997 * 64);
     }
 
     #[test]
-    fn maps_are_weighed_by_what_the_kernel_says() {
+    fn map_sizes_are_those_reported_by_the_kernel() {
         let text = "pos:\t0\nmap_type:\t2\nkey_size:\t4\nvalue_size:\t64\nmax_entries:\t1024\n\
                     map_flags:\t0x400\nmemlock:\t69632\nmap_id:\t7\n";
-        assert_eq!(weight(text), Some(Weight { entries: 1024, bytes: 69_632 }));
-        assert_eq!(weight("pos:\t0\n"), None);
+        assert_eq!(map_size(text), Some(MapSize { entries: 1024, bytes: 69_632 }));
+        assert_eq!(map_size("pos:\t0\n"), None);
         let setup = setup(1, 3, 1 << 16);
         let sets = sets(&setup).unwrap();
-        let weights = [
-            // Another process's first.
+        let sizes = [
+            // A map of another process first.
             (map::FLOWS, vec![(2 * sets, 5), (sets, 64 << 16)]),
             (map::BACKENDS, vec![(4, 256)]),
             (map::BACKEND_META, vec![(4, 64), (400, 6_500)]),
             (map::BACKEND_STATS, vec![(2, 64)]),
             (map::RINGS, vec![(1, 64), (1, 128)]),
         ];
-        let of = |(entries, bytes)| Weight { entries, bytes };
-        let maps = weights
-            .map(|(name, all)| (name.to_owned(), all.into_iter().map(of).collect::<Vec<_>>()));
+        let of = |(entries, bytes)| MapSize { entries, bytes };
+        let maps =
+            sizes.map(|(name, all)| (name.to_owned(), all.into_iter().map(of).collect::<Vec<_>>()));
         let maps = Maps(maps.into());
         assert_eq!(maps.flow(&setup).unwrap(), 64.0);
         assert_eq!(maps.backend().unwrap(), 64.0 + 16.0 + 32.0);

@@ -1,9 +1,9 @@
-//! Inside the machine: sets forwarders up one after the other, has packets sent through each, and
-//! says what they cost.
+//! Inside the machine: sets forwarders up one after the other, sends packets through each, and
+//! reports their cost.
 //!
-//! Guest time counts instructions (`Vm::count_instructions`), so the generator's clock is the
-//! measuring instrument. The machine has one CPU: the time from the first packet to the last is
-//! everything that was done for them, wherever in the kernel.
+//! Guest time counts instructions (`Vm::count_instructions`), so the generator's clock measures
+//! them. The machine has one CPU: the time from the first packet to the last covers all work done
+//! for them, anywhere in the kernel.
 
 mod forwarder;
 mod pktgen;
@@ -23,7 +23,7 @@ use super::row::{Family, Forwarder, Mode, Report, Row, Wire, Workload};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How often each figure is taken
+    /// How often each figure is measured
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..100))]
     runs: u8,
     /// Packets of each run
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Only IPv4
     #[arg(long)]
     v4_only: bool,
-    /// Without IPVS and nftables, whose commands the host could not get
+    /// Without IPVS and nftables, whose commands the host could not fetch
     #[arg(long)]
     without_peers: bool,
     /// What carries the packets; in this order
@@ -40,15 +40,15 @@ pub(crate) struct Args {
     wires: Vec<Wire>,
 }
 
-/// Measures all; what cannot be is said and left out.
+/// Measures all cases; those that fail are reported and left out.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let kernel = nix::sys::utsname::uname().context("cannot ask for the kernel's version")?;
+    let kernel = nix::sys::utsname::uname().context("cannot read the kernel's version")?;
     let kernel = kernel.release().to_string_lossy().into_owned();
     for &wire in &args.wires {
         for (forwarder, family) in cases(args) {
             let (program, mode) = forwarder.names();
             let what = format!("{} {program} {mode} {}", wire.name(), family.name());
-            Report::Say(what.clone()).print();
+            Report::Progress(what.clone()).print();
             match measure(args, wire, forwarder, family, &kernel) {
                 Ok(rows) => rows.into_iter().for_each(|row| Report::Row(row).print()),
                 Err(error) => Report::Cannot(format!("{what}: {error:#}")).print(),
@@ -85,9 +85,9 @@ fn measure(
     family: Family,
     kernel: &str,
 ) -> Result<Vec<Row>> {
-    let line = Line::lay(wire)?;
+    let line = Line::connect(wire)?;
     let rows = on_line(args, &line, wire, forwarder, family, kernel);
-    line.take_up()?;
+    line.disconnect()?;
     rows
 }
 
@@ -99,7 +99,7 @@ fn on_line(
     family: Family,
     kernel: &str,
 ) -> Result<Vec<Row>> {
-    let working = forwarder::start(forwarder, family, line)?;
+    let running = forwarder::start(forwarder, family, line)?;
     let rows: Result<Vec<Row>> = Workload::ALL
         .into_iter()
         .map(|workload| {
@@ -119,11 +119,11 @@ fn on_line(
             })
         })
         .collect();
-    working.end(line)?;
+    running.end(line)?;
     rows
 }
 
-/// Sends once to warm up, which makes known flows known, and then for each sample.
+/// Sends once to warm up, after which known flows are tracked, and then for each sample.
 fn samples(
     args: &Args,
     forwarder: Forwarder,

@@ -1,4 +1,4 @@
-//! One machine: what is put into it, and what it says.
+//! One machine: its contents, and its reports.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -15,26 +15,26 @@ use crate::session::Session;
 /// A figure takes seconds, a machine minutes; a busy host several times as long.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// Of each run. Repeats differ by tenths of a percent.
+/// Packets of each run. Repeats differ by tenths of a percent.
 const PACKETS: u32 = 10_000;
 
-/// The wires, the more telling one first.
+/// The wires, the more significant one first.
 const WIRES: [Wire; 2] = [Wire::VirtioNet, Wire::Veth];
 
-/// What the virtio-net devices are told.
+/// Options of the virtio-net devices.
 ///
 /// - `ioeventfd=off,tx=timer`: the forwarder's and the generator's frames are passed on 150,000
-///   instructions after the first of a batch, by the thread that runs the guest: at the same one in
-///   every run. By themselves they would be whenever the host gets round to it, which moves figures
-///   by a tenth and more.
-/// - `mrg_rxbuf=off`: a receive buffer holds a packet, as in a NIC's ring. Buffers to be merged cost
-///   XDP a page per packet: with them bare XDP_TX costs some 200 instructions more.
-/// - The rest: XDP refuses devices that merge packets, or leave checksums to others.
+///   instructions after the first of a batch, by the thread that runs the guest: at the same
+///   instruction in every run. By default they would be at an arbitrary time of the host, which
+///   changes figures by a tenth and more.
+/// - `mrg_rxbuf=off`: a receive buffer holds a packet, as in a NIC's ring. Merged buffers cost XDP a
+///   page per packet: with them bare XDP_TX costs some 200 instructions more.
+/// - The rest: XDP refuses devices with packet merging or checksum offload.
 const DEVICE: &str = "ioeventfd=off,tx=timer,x-txtimer=150000,mrg_rxbuf=off,csum=off,\
                       guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                       host_tso4=off,host_tso6=off,host_ufo=off";
 
-/// Boots, measures, and returns what was measured. What could not be is noted in `session`.
+/// Boots, measures, and returns what was measured. What could not be is recorded in `session`.
 pub(super) fn run(
     session: &mut Session,
     version: KernelVersion,
@@ -43,12 +43,12 @@ pub(super) fn run(
 ) -> Result<Vec<Row>> {
     let (sender, lines) = mpsc::channel();
     let vm = vm(session, version, programs, peers)?.listen(sender);
-    session.say(&format!("Linux {version} boots"));
+    session.progress(&format!("Linux {version} boots"));
     let machine = thread::spawn(move || vm.run());
     let mut rows = Vec::new();
     for line in lines {
         match Report::read(&line) {
-            Some(Report::Say(what)) => session.say(&format!("Linux {version}: {what}")),
+            Some(Report::Progress(what)) => session.progress(&format!("Linux {version}: {what}")),
             // The host lacks nothing, so something is wrong.
             Some(Report::Cannot(what)) => session.check(&format!("Linux {version}: {what}"), false),
             Some(Report::Row(row)) => rows.push(row),
@@ -59,11 +59,14 @@ pub(super) fn run(
     match output {
         Ok(output) => {
             if output.status != 0 {
-                session.check(&format!("Linux {version}: the rig works: {}", output.text), false);
+                session.check(
+                    &format!("Linux {version}: the benchmark program works: {}", output.text),
+                    false,
+                );
             }
             Ok(rows)
         }
-        // A part is better than nothing.
+        // Partial results are kept.
         Err(error) if !rows.is_empty() => {
             session.skip(format!("the rest of Linux {version}: {error:#}"));
             Ok(rows)
@@ -84,7 +87,7 @@ fn vm(
     let mut vm = Vm::new(version)
         .count_instructions()
         .modules(["pktgen", "veth", "af_packet", "virtio_pci", "virtio_net"])
-        .file(programs.rig(), "/host/director-bench")
+        .file(programs.bench(), "/host/director-bench")
         .file(programs.director(), "/host/director")
         .file(ip, "/host/ip")
         .timeout(TIMEOUT);
@@ -97,7 +100,7 @@ fn vm(
         ]);
     }
     if let Some(peers) = peers {
-        // As many hash buckets as an administrator who expects many flows gives them.
+        // As many hash buckets as an administrator sets for many flows.
         vm = vm
             .modules(["ip_vs conn_tab_bits=20", "ip_vs_mh"])
             .modules(["nf_tables", "nft_chain_nat", "nft_nat", "nft_hash"])
@@ -113,7 +116,7 @@ fn vm(
     if peers.is_none() {
         command.push_str(" --without-peers");
     } else {
-        // Flows that are known for minutes, of all runs.
+        // Flows of all runs, which stay tracked for minutes.
         command = format!("echo 4000000 > /proc/sys/net/netfilter/nf_conntrack_max\n{command}");
     }
     for wire in WIRES {

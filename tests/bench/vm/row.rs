@@ -1,4 +1,4 @@
-//! What is measured in a machine, and the line that says it to the host.
+//! Measurements in a machine, and the line that reports them to the host.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,22 +8,22 @@ const MARK: &str = "@@bench ";
 /// Backends of the service.
 pub(crate) const N_BACKENDS: usize = 3;
 
-/// What works on the packets.
+/// The program that forwards the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forwarder {
-    /// An XDP program that drops them: what generating and receiving cost.
+    /// An XDP program that drops them: the cost of generating and receiving.
     Drop,
-    /// An XDP program that sends them back as they are.
+    /// An XDP program that sends them back unchanged.
     Tx,
     /// The kernel's load balancer.
     Ipvs(Mode),
     /// A DNAT rule with a map of backends.
     Nftables,
-    /// This project's.
+    /// This project's load balancer.
     Director(Mode),
 }
 
-/// How packets get to backends.
+/// The forwarding mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// With other MAC addresses.
@@ -41,14 +41,14 @@ pub(crate) enum Family {
     V6,
 }
 
-/// Which flows the packets are of.
+/// The flows of the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workload {
-    /// 64 flows in turn, all of them seen before: 64 source ports of one address.
+    /// 64 tracked flows in turn: 64 source ports of one address.
     Known,
-    /// Every packet another flow, which was never seen: IPv4 source addresses are counted up, or
-    /// IPv6 source ports, beginning anew in a range that no other run has used. Counted, not drawn:
-    /// that costs less and no flow comes twice.
+    /// Every packet opens a new flow: IPv4 source addresses, or IPv6 source ports, are counted up
+    /// from the start of a range that no other run has used. Counted, not random: that costs less
+    /// and no flow is repeated.
     New,
 }
 
@@ -56,7 +56,7 @@ pub(crate) enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Wire {
-    /// A veth pair: frames come as socket buffers, and are converted for XDP.
+    /// A veth pair: frames arrive as socket buffers, and are converted for XDP.
     Veth,
     /// Two virtio-net devices on one QEMU hub.
     VirtioNet,
@@ -95,7 +95,7 @@ impl Mode {
 }
 
 impl Family {
-    /// As measurements name it.
+    /// The name in measurements.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V4 => "v4",
@@ -103,7 +103,7 @@ impl Family {
         }
     }
 
-    /// Bytes of the header that a tunnel puts in front.
+    /// Bytes of the header that a tunnel adds.
     pub(crate) fn header_len(self) -> u64 {
         match self {
             Self::V4 => 20,
@@ -116,7 +116,7 @@ impl Workload {
     /// Both, in the order in which they are run.
     pub(crate) const ALL: [Self; 2] = [Self::Known, Self::New];
 
-    /// As measurements name it.
+    /// The name in measurements.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Known => "known",
@@ -126,7 +126,7 @@ impl Workload {
 }
 
 impl Wire {
-    /// As measurements name it.
+    /// The name in measurements.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Veth => "veth",
@@ -135,15 +135,15 @@ impl Wire {
     }
 }
 
-/// What a machine says.
+/// A message of a machine.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Report {
-    /// What comes next.
-    Say(String),
+    /// The next step.
+    Progress(String),
     /// What could not be measured, and why.
     Cannot(String),
-    /// What was.
+    /// A measured row.
     Row(Row),
 }
 
@@ -164,7 +164,7 @@ pub(crate) struct Row {
     pub(crate) flows: u64,
     /// Bytes of the frames that are sent.
     pub(crate) size: u32,
-    /// Of each run.
+    /// One sample of each run.
     pub(crate) samples: Vec<f64>,
     /// `uname -r`.
     pub(crate) kernel: String,
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_arrive_as_they_were_sent() {
+    fn reports_are_read_as_they_were_written() {
         let row = Row {
             program: "ipvs".to_owned(),
             mode: "nat".to_owned(),
@@ -206,7 +206,7 @@ mod tests {
             kernel: "6.1.0".to_owned(),
         };
         let line = Report::Row(row.clone()).line();
-        // The kernel may have begun a line of its own.
+        // The kernel may have started a line before.
         let read = Report::read(&format!("[    1.0] {line}"));
         assert!(matches!(read, Some(Report::Row(read)) if read == row));
         assert!(Report::read("insmod: something").is_none());

@@ -7,15 +7,15 @@ use crate::measurement::{Measurement, Part};
 /// One block for each kernel, wire, family and workload; a line for each program.
 pub(super) fn of(results: &[Measurement]) -> String {
     let results: Vec<&Measurement> = results.iter().filter(|m| m.part == Part::Vm).collect();
-    let mut places: Vec<_> = results.iter().map(|figure| place(figure)).collect();
-    places.sort_unstable();
-    places.dedup();
+    let mut groups: Vec<_> = results.iter().map(|figure| group(figure)).collect();
+    groups.sort_unstable();
+    groups.dedup();
     let mut text = String::new();
-    for block in places {
-        let Place { kernel, wire, family, workload } = block;
+    for block in groups {
+        let Group { kernel, wire, family, workload } = block;
         let _ = writeln!(text, "Linux {kernel}, {wire}, {family}, {workload} flows");
         let _ = writeln!(text, "{:>40} {:>8}", "instructions/packet", "net");
-        for figure in results.iter().filter(|figure| place(figure) == block) {
+        for figure in results.iter().filter(|figure| group(figure) == block) {
             let Measurement { program, mode, median, min, max, .. } = figure;
             let spread = (max - min) / 2.0;
             let whole = format!("{median:.0} ± {spread:.0}");
@@ -30,29 +30,29 @@ pub(super) fn of(results: &[Measurement]) -> String {
     text
 }
 
-/// What Director's forwarding costs, net, as a part of IPVS's in the same mode and the same boot.
+/// The net cost of Director's forwarding, relative to IPVS in the same mode and the same boot.
 pub(super) fn of_ipvs(figure: &Measurement, results: &[&Measurement]) -> Option<f64> {
     if figure.program != "director" {
         return None;
     }
     let ipvs = results.iter().find(|other| {
-        other.program == "ipvs" && other.mode == figure.mode && place(other) == place(figure)
+        other.program == "ipvs" && other.mode == figure.mode && group(other) == group(figure)
     });
     Some(figure.net? / ipvs?.net?)
 }
 
 /// What figures must have in common to be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place<'m> {
+struct Group<'m> {
     kernel: &'m str,
     wire: &'m str,
     family: &'m str,
     workload: &'m str,
 }
 
-fn place(figure: &Measurement) -> Place<'_> {
+fn group(figure: &Measurement) -> Group<'_> {
     let Measurement { kernel, wire, family, workload, .. } = figure;
-    Place { kernel, wire, family, workload }
+    Group { kernel, wire, family, workload }
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     use crate::session::Session;
 
     #[test]
-    fn director_is_held_against_ipvs_in_the_same_place_and_mode() {
+    fn director_is_compared_with_ipvs_of_the_same_group_and_mode() {
         let session = Session::new(1, true);
         let figure = |program: &str, mode: &str, wire: &str, net| {
             let mut figure = session.blank(Part::Vm, program, "instructions/packet", &[net]);

@@ -1,5 +1,5 @@
-//! Fault injection: carries out the first steps of a change in an instance's maps, and is killed
-//! then, as a director would be in the middle of it.
+//! Fault injection: applies the first steps of a change to an instance's maps, and is then killed,
+//! as a daemon killed in the middle of a change.
 //!
 //! `apply-and-die FILE INSTANCE STEPS` prints how many steps the whole change has.
 
@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     let config = config::load(Path::new(file))?.config;
     let instance = Instance::new(instance).map_err(anyhow::Error::msg)?;
 
-    // As a director does it.
+    // As the daemon does.
     let netlink = Netlink::connect()?;
     let interfaces = host::interfaces(&netlink, &config).await?;
     let _lock = instance.lock()?;
@@ -48,18 +48,18 @@ async fn main() -> Result<()> {
         .collect();
     let addresses = named.iter().copied().chain(draining.iter().map(|backend| backend.address));
     let hops = NextHopCache::find(&netlink, addresses, Duration::from_millis(500)).await;
-    let ways =
+    let routes =
         host::routes(&netlink, &config, &services, &draining, &interfaces, &attachments, &hops)
             .await;
-    if !ways.errors.is_empty() {
-        bail!("{:?}", ways.errors);
+    if !routes.errors.is_empty() {
+        bail!("{:?}", routes.errors);
     }
-    let desired = Desired::of(services.iter().copied(), ways.paths);
+    let desired = Desired::of(services.iter().copied(), routes.paths);
     let mut plan = diff(&observed, &desired, clock_ns())?;
     println!("{}", plan.ops.len());
     plan.ops.truncate(steps);
     apply(&mut datapath.tables, &plan)?;
-    // Nothing is dropped, put away or said good-bye to.
+    // SIGKILL: no destructor and no clean-up runs.
     raise(Signal::SIGKILL)?;
     bail!("survived SIGKILL");
 }

@@ -1,4 +1,4 @@
-//! Frames as they pass an interface.
+//! Frames captured on an interface.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -18,17 +18,17 @@ use nix::{
 const OUTGOING: u8 = 4;
 const BUFFER: usize = 8 << 20;
 
-/// A packet socket on one interface, and what it has received since it was opened.
+/// A packet socket on one interface, with the frames received since it was opened.
 pub struct Capture {
     socket: OwnedFd,
     interface: usize,
 }
 
 impl Capture {
-    /// Starts capturing what the interface of this index receives, whoever it is for.
+    /// Starts capturing what the interface of this index receives, for any destination.
     ///
     /// # Panics
-    /// If there is no socket to be had.
+    /// If no socket can be opened.
     pub fn start(netns: &NetNs, interface: u32) -> Self {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -45,15 +45,15 @@ impl Capture {
         Self { socket, interface: interface as usize }
     }
 
-    /// The frames received so far that `wanted` wants, waiting until `at_least` have come, but not
-    /// longer than `patience`.
+    /// The frames received so far that `wanted` accepts. Waits until `at_least` have arrived, but
+    /// not longer than `timeout`.
     ///
     /// # Panics
     /// If the socket fails.
     pub fn frames(
         &self,
         at_least: usize,
-        patience: Duration,
+        timeout: Duration,
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Vec<Vec<u8>> {
         let began = Instant::now();
@@ -70,7 +70,7 @@ impl Capture {
                     }
                 }
                 Err(Errno::EAGAIN) => {
-                    if frames.len() >= at_least || began.elapsed() > patience {
+                    if frames.len() >= at_least || began.elapsed() > timeout {
                         return frames;
                     }
                     std::thread::sleep(Duration::from_millis(5));

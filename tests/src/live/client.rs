@@ -1,4 +1,4 @@
-//! Clients: one request, one connection that stays, many requests until told to stop.
+//! Clients: one request, one persistent connection, many requests until stopped.
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +14,12 @@ use std::{
 
 use director_userspace::setup::lab::Node;
 
-/// How long anything that ought to happen at once may take on a busy machine.
+/// How long anything that should happen immediately may take on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take. A lost SYN is sent again after a second.
 const REQUEST: Duration = Duration::from_millis(900);
 
-/// One request on a connection of its own: the name of who answered.
+/// Sends one request on a new connection and returns the name of the backend that answered.
 ///
 /// # Errors
 /// Those of the socket; `InvalidData` if the answer is no `200`.
@@ -47,7 +47,7 @@ fn body(answer: &str) -> Result<String> {
     }
 }
 
-/// A connection that asks again and again.
+/// A persistent connection for many requests.
 pub struct Connection {
     stream: TcpStream,
 }
@@ -64,11 +64,11 @@ impl Connection {
         Self { stream }
     }
 
-    /// One request: the name of who answered.
+    /// Sends one request and returns the name of the backend that answered.
     ///
     /// # Errors
     /// Those of the socket; `UnexpectedEof` if the other end closed.
-    pub fn ask(&mut self) -> Result<String> {
+    pub fn request(&mut self) -> Result<String> {
         self.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
         let mut answer = Vec::new();
         let mut piece = [0; 1024];
@@ -83,23 +83,23 @@ impl Connection {
     }
 }
 
-/// What became of many requests.
+/// The results of many requests.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Answers by backend.
     pub answers: BTreeMap<String, usize>,
-    /// What went wrong.
+    /// Failed requests.
     pub errors: Vec<String>,
 }
 
 impl Totals {
-    /// How many were answered.
+    /// The number of answers.
     pub fn answered(&self) -> usize {
         self.answers.values().sum()
     }
 }
 
-/// Requests without a pause, in the background, until it is told to stop.
+/// Requests without a pause, in the background, until stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     totals: Arc<Mutex<Totals>>,
@@ -107,7 +107,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts asking `address` from a node.
+    /// Starts requests to `address` from a node.
     ///
     /// # Panics
     /// If the node cannot be entered.
@@ -121,7 +121,7 @@ impl Load {
             netns.enter().expect("enters");
             while !ended.load(Ordering::Relaxed) {
                 let answer = get_here(address);
-                let mut totals = counted.lock().expect("no one panics");
+                let mut totals = counted.lock().expect("no thread panics");
                 match answer {
                     Ok(name) => *totals.answers.entry(name).or_default() += 1,
                     Err(error) => totals.errors.push(error.to_string()),
@@ -131,18 +131,18 @@ impl Load {
         Self { stop, totals, worker: Some(worker) }
     }
 
-    /// What became of those so far.
+    /// The results so far.
     ///
     /// # Panics
-    /// If the worker did.
+    /// If the worker panicked.
     pub fn so_far(&self) -> Totals {
-        self.totals.lock().expect("no one panics").clone()
+        self.totals.lock().expect("no thread panics").clone()
     }
 
-    /// Ends it: what became of all.
+    /// Ends the requests and returns all results.
     ///
     /// # Panics
-    /// If the worker did.
+    /// If the worker panicked.
     pub fn stop(mut self) -> Totals {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(worker) = self.worker.take() {

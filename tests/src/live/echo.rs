@@ -1,4 +1,4 @@
-//! Servers that answer with their own name and what they were sent, by TCP and by UDP.
+//! Servers that reply with their own name and the received data, over TCP and UDP.
 
 use std::{
     io,
@@ -15,14 +15,14 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Bytes that a client sends by TCP before it waits for the answer.
+/// Bytes that a client sends over TCP before it waits for the answer.
 pub(super) const BLOCK: usize = 2048;
 /// Bytes of a name in an answer, filled up with spaces.
 pub(super) const NAME: usize = 8;
-/// Bytes that sockets for datagrams may hold: nobody is to lose one for want of room.
+/// Buffer size of datagram sockets, bytes: no datagram must be lost to a full buffer.
 const BUFFER: usize = 8 << 20;
 
-/// The servers of one backend. They end when this is dropped.
+/// The servers of one backend. They stop when this is dropped.
 pub struct Echo {
     stop: Option<oneshot::Sender<()>>,
     worker: Option<JoinHandle<()>>,
@@ -32,7 +32,7 @@ impl Echo {
     /// Serves TCP and UDP at these addresses of a node; ready on return.
     ///
     /// # Panics
-    /// If the node cannot be entered, or an address is not there.
+    /// If the node cannot be entered, or an address does not exist.
     pub fn start(node: &Node, addresses: &[SocketAddr]) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
@@ -40,12 +40,12 @@ impl Echo {
         let addresses = addresses.to_vec();
         let worker = in_namespace_of(node, async move {
             for address in addresses {
-                let listener = TcpListener::bind(address).await.expect("a place to listen");
+                let listener = TcpListener::bind(address).await.expect("a free port");
                 tokio::spawn(serve_tcp(listener, name.clone()));
                 tokio::spawn(serve_udp(datagrams(address).expect("a socket"), name.clone()));
             }
             ready.send(()).expect("waited for");
-            // Also if the sender is gone.
+            // Returns also if the sender is gone.
             let _ = stopped.await;
         });
         is_ready.recv().expect("serves");
@@ -64,7 +64,7 @@ impl Drop for Echo {
     }
 }
 
-/// Runs a future on a thread of its own in a node's network namespace.
+/// Runs a future on a new thread in a node's network namespace.
 pub(super) fn in_namespace_of<T: Send + 'static>(
     node: &Node,
     work: impl Future<Output = T> + Send + 'static,
@@ -78,7 +78,7 @@ pub(super) fn in_namespace_of<T: Send + 'static>(
     })
 }
 
-/// A socket for datagrams, with much room.
+/// A datagram socket with a large buffer.
 pub(super) fn datagrams(address: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     setsockopt(&socket, RcvBufForce, &BUFFER)?;
@@ -93,7 +93,7 @@ async fn serve_tcp(listener: TcpListener, name: String) {
     }
 }
 
-/// Answers block by block until the client closes.
+/// Echoes block by block until the client closes.
 async fn answer(mut stream: TcpStream, name: String) -> io::Result<()> {
     let mut block = vec![0; NAME + BLOCK];
     block[..NAME].copy_from_slice(name.as_bytes());
@@ -107,7 +107,7 @@ async fn serve_udp(socket: tokio::net::UdpSocket, name: String) {
     let mut datagram = vec![0; 2048];
     datagram[..NAME].copy_from_slice(name.as_bytes());
     loop {
-        // An error is about an answer that nobody waits for any more.
+        // An error concerns an answer to a client that has already closed its socket.
         if let Ok((length, from)) = socket.recv_from(&mut datagram[NAME..]).await {
             let _ = socket.send_to(&datagram[..NAME + length], from).await;
         }

@@ -1,4 +1,4 @@
-//! What an instance of Director has in the kernel.
+//! BPF objects of an instance in the kernel.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -20,11 +20,11 @@ pub struct BpfObjects {
 }
 
 impl BpfObjects {
-    /// All of an instance: the programs on the interfaces of a namespace, their maps and links, and
-    /// what is pinned.
+    /// All objects of an instance: the programs on the interfaces of a namespace, their maps and
+    /// links, and pinned maps.
     ///
     /// # Panics
-    /// If the kernel does not tell.
+    /// If the kernel does not list them.
     pub async fn of(netlink: &Netlink, instance: &Instance) -> Self {
         let links = netlink.links().await.expect("listed");
         let programs: BTreeSet<u32> =
@@ -32,7 +32,7 @@ impl BpfObjects {
         let mut maps = BTreeSet::new();
         let infos = loaded_programs().filter_map(Result::ok);
         for program in infos.filter(|program| programs.contains(&program.id())) {
-            maps.extend(program.map_ids().expect("told").expect("told"));
+            maps.extend(program.map_ids().expect("listed").expect("listed"));
         }
         let pins = fs::read_dir(instance.pins().join("maps")).into_iter().flatten().flatten();
         maps.extend(pins.map(|pin| MapInfo::from_pin(pin.path()).expect("a map").id()));
@@ -42,10 +42,10 @@ impl BpfObjects {
         Self { programs, maps, links }
     }
 
-    /// Waits until none of these exists any more: the kernel takes its time to free them.
+    /// Waits until none of these exists: the kernel frees them asynchronously.
     ///
     /// # Panics
-    /// If one stays.
+    /// If one still exists after 5 s.
     pub fn wait_until_gone(&self) {
         let mut left = String::new();
         let gone = |left: &mut String| {

@@ -1,12 +1,12 @@
-//! A lab with the real program in it: `director` runs as a process in the director's namespace,
-//! clients ask real web servers through its VIPs.
+//! A lab with the real program: `director` runs as a process in the director's namespace, and
+//! clients send requests to real web servers through its VIPs.
 //!
-//! - [`Live`]: the lab, the servers, the configuration file, and the end of it all
+//! - [`Live`]: the lab, the servers, the configuration file, and their clean-up
 //! - [`Finished`], [`Daemon`]: the program, run to its end or in the background
 //! - [`get`], [`Connection`], [`Load`]: clients
-//! - [`Echo`], [`Steady`], [`Requests`]: servers and clients that miss nothing
+//! - [`Echo`], [`Steady`], [`Requests`]: servers and clients that detect every loss
 //! - [`Capture`]: frames on an interface
-//! - [`BpfObjects`]: what an instance has in the kernel, to see that it goes
+//! - [`BpfObjects`]: what an instance has in the kernel, to check that it is removed
 
 mod capture;
 mod client;
@@ -48,12 +48,12 @@ pub use self::{
     steady::{Flow, FlowTotals, RequestTotals, Requests, Steady, Transport},
 };
 
-/// How long a start may take on a busy machine: the kernel verifies three programs an interface.
+/// How long a start may take on a busy machine: the kernel verifies three programs per interface.
 const START: Duration = Duration::from_secs(20);
 /// The built-in configuration's VIPs: the first is reached by tunnels, the second directly.
 pub const VIPS: [&str; 2] = ["192.0.2.10:80", "[2001:db8::10]:80"];
 
-/// A lab, its servers and a director's configuration; all gone when dropped.
+/// A lab, its servers and a director's configuration; all removed when dropped.
 pub struct Live {
     /// The lab.
     pub lab: Lab,
@@ -71,10 +71,10 @@ impl Live {
     }
 
     /// A lab for a configuration, without servers. Addresses that end like the built-in
-    /// configuration's backends are machines of both families.
+    /// configuration's backends belong to dual-stack hosts.
     ///
     /// # Panics
-    /// If the configuration is wrong, or the lab cannot be built.
+    /// If the configuration is invalid, or the lab cannot be built.
     pub async fn with(test: &str, yaml: &str) -> Self {
         let parsed = config::parse("test", yaml).expect("a valid configuration").config;
         let name = format!("live{}-{test}", std::process::id());
@@ -85,7 +85,7 @@ impl Live {
             builder = builder.host(&[IpAddr::from([10, 0, 0, n]), v6]);
         }
         let lab = builder.build().await.expect("a lab");
-        // The lab takes away what is called as it is; this is another owner's.
+        // The lab removes the instance of its own name; this one has another name.
         let instance = Instance::new(&format!("t{name}")).expect("a name");
         let directory = std::env::temp_dir().join(format!("t{name}"));
         fs::create_dir_all(&directory).expect("a directory");
@@ -117,7 +117,7 @@ impl Live {
         &self.instance
     }
 
-    /// A place for files of the test.
+    /// The directory for files of the test.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -148,7 +148,7 @@ impl Live {
     /// A node of the lab.
     ///
     /// # Panics
-    /// If there is none of this name.
+    /// If there is no node of this name.
     pub fn node(&self, name: &str) -> &Node {
         self.lab.node(name).expect(name)
     }
@@ -199,7 +199,7 @@ impl Live {
         self.director("detach").succeeded()
     }
 
-    /// Starts `director run` and waits until it says that it runs.
+    /// Starts `director run` and waits until it logs that it runs.
     ///
     /// # Panics
     /// If it does not.
@@ -207,13 +207,13 @@ impl Live {
         self.run_as(Program::Director)
     }
 
-    /// As [`Live::run`], of one of the two builds.
+    /// As [`Live::run`], for one of the two builds.
     ///
     /// # Panics
     /// If it does not.
     pub fn run_as(&self, program: Program) -> Daemon {
         let daemon = self.spawn_run_as(program);
-        daemon.wait_for("running by", START);
+        daemon.wait_for("running with", START);
         daemon
     }
 
@@ -225,7 +225,7 @@ impl Live {
         self.spawn_run_as(Program::Director)
     }
 
-    /// As [`Live::spawn_run`], of one of the two builds.
+    /// As [`Live::spawn_run`], for one of the two builds.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -250,7 +250,7 @@ impl Live {
         Daemon::spawn(command, &self.directory)
     }
 
-    /// What a looking command prints with `--output json`.
+    /// The output of a read-only command with `--output json`.
     ///
     /// # Panics
     /// If it fails or prints something else.
@@ -258,8 +258,8 @@ impl Live {
         self.director(&format!("{line} --output json")).succeeded().json()
     }
 
-    /// Packets by verdict: `tx`, `drop/no-neighbour`, `pass/not-our-mac`, ...; those that did not
-    /// happen are left out.
+    /// Packets by verdict: `tx`, `drop/no-neighbour`, `pass/not-our-mac`, ...; zero counts are left
+    /// out.
     ///
     /// # Panics
     /// If `director stats` fails.
@@ -267,7 +267,7 @@ impl Live {
         verdicts_of(&self.json("stats"))
     }
 
-    /// One request through `vip` from the first client: who answered.
+    /// Sends one request through `vip` from the first client and returns the backend that answered.
     ///
     /// # Errors
     /// Those of the socket.
@@ -292,7 +292,7 @@ impl Live {
         all.expect("enters").expect("answered")
     }
 
-    /// Opens a connection through `vip` that stays open.
+    /// Opens a persistent connection through `vip`.
     ///
     /// # Panics
     /// If it cannot be opened.
@@ -305,20 +305,19 @@ impl Live {
         BpfObjects::of(&self.netlink("director"), &self.instance).await
     }
 
-    /// Asserts that this instance has neither a pin nor a program on an interface of the
-    /// director.
+    /// Asserts that this instance has neither pins nor a program on an interface of the director.
     ///
     /// # Panics
     /// If it has.
     pub async fn assert_nothing_attached(&self) {
-        assert!(!self.instance.pins().exists(), "{} is there", self.instance.pins().display());
+        assert!(!self.instance.pins().exists(), "{} exists", self.instance.pins().display());
         for link in self.netlink("director").links().await.expect("listed") {
             assert_eq!(link.xdp, None, "{} carries a program", link.name);
         }
     }
 
-    /// Plugs one more interface of the director into a network of its own with a new namespace at
-    /// the other end, as `eth1` to `far`; both ends are up, and XDP works on both.
+    /// Adds a second interface to the director, `eth1`, connected to `far` in a new namespace; both
+    /// ends are up, and XDP works on both.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -330,7 +329,7 @@ impl Live {
             LinkEnd { name: "far", netns: Some(far), mac: Some([2, 0, 0, 1, 0, 2]) },
         )
         .await
-        .expect("a cable");
+        .expect("a veth pair");
         for (netlink, name) in [
             (self.netlink("director"), "eth1"),
             (Netlink::connect_in(far).expect("connects"), "far"),
@@ -338,7 +337,7 @@ impl Live {
             let index = netlink.link_by_name(name).await.expect(name).index;
             netlink.set_mtu(index, 1600).await.expect("an MTU");
             netlink.set_up(index, true).await.expect("up");
-            // Frames of XDP arrive only where the receiver polls.
+            // Frames sent by XDP arrive only if the receiver polls by NAPI, which GRO enables.
             netlink.set_features(name, "rx-gro", true).expect("GRO");
             for features in ["tx-checksum-", "tx-generic-segmentation", "tx-tcp-"] {
                 netlink.set_features(name, features, false).expect("offloads");
@@ -350,15 +349,15 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.servers.clear();
-        // Daemons are dropped before, being younger; whatever remains is ended with the lab.
+        // Daemons, created later, are dropped before; remaining processes end with the lab.
         let _ = datapath::detach(&self.instance, &[]);
         let _ = fs::remove_dir_all(self.instance.run_dir());
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Puts a program that passes everything on an interface, as `ip link set dev ... xdp` would: what a
-/// veth's other end sends by XDP arrives only at an end with a program of its own.
+/// Puts a program that passes everything on an interface, as `ip link set dev ... xdp` would: what
+/// a veth's other end sends by XDP arrives only at an end with a program of its own.
 ///
 /// # Panics
 /// If the kernel refuses.
@@ -369,7 +368,7 @@ pub async fn pass_everything(netlink: &Netlink, interface: &str) {
     netlink.attach_xdp(index, program.fd().expect("loaded").as_fd()).await.expect("attached");
 }
 
-/// A namespace with a name of its own, removed with the value.
+/// A named network namespace, removed when dropped.
 pub struct Host {
     name: String,
     /// The namespace.
@@ -377,13 +376,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes one: IPv6 addresses are usable at once, and nobody waits for a router.
+    /// Creates a namespace. IPv6 addresses are usable at once, without duplicate address detection
+    /// or router solicitation.
     ///
     /// # Panics
     /// If the kernel refuses.
     pub fn new(test: &str) -> Self {
         let name = format!("host{}-{test}", std::process::id());
-        let netns = NetNs::create(&name).expect("root can make namespaces");
+        let netns = NetNs::create(&name).expect("root can create namespaces");
         let host = Self { name, netns };
         let netlink = host.netlink();
         for (setting, value) in [("accept_dad", "0"), ("router_solicitations", "0")] {
@@ -430,7 +430,7 @@ pub fn verdicts_of(stats: &serde_json::Value) -> BTreeMap<String, u64> {
     verdicts
 }
 
-/// Waits until `done`; how long it took.
+/// Waits until `done` and returns how long it took.
 ///
 /// # Panics
 /// If it takes longer than `at_most`.
@@ -447,7 +447,7 @@ pub fn wait_until(what: &str, at_most: Duration, mut done: impl FnMut() -> bool)
 /// A socket address in a test.
 ///
 /// # Panics
-/// If it is none.
+/// If the text is invalid.
 pub fn address(text: &str) -> SocketAddr {
     text.parse().expect(text)
 }
@@ -455,7 +455,7 @@ pub fn address(text: &str) -> SocketAddr {
 /// An IP address in a test.
 ///
 /// # Panics
-/// If it is none.
+/// If the text is invalid.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
 }

@@ -16,23 +16,23 @@ use nix::{
 
 use super::TIMEOUT;
 
-/// How long a command may take. One that waits for a silent neighbour takes a second and a half.
+/// How long a command may take. One that waits for an unresponsive neighbour takes 1.5 s.
 const COMMAND: Duration = Duration::from_secs(20);
 
-/// Which build of the program.
+/// A build of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// The one that is shipped.
+    /// The shipped build.
     Director,
-    /// The one that it is upgraded to: with another XDP program.
+    /// The build to upgrade to, with another XDP program.
     Next,
 }
 
 impl Program {
-    /// Where cargo put it: beside the directory of the running test.
+    /// Where cargo built it: beside the directory of the running test.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If it does not exist.
     pub fn path(self) -> PathBuf {
         let test = std::env::current_exe().expect("known");
         let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
@@ -45,7 +45,7 @@ impl Program {
         path
     }
 
-    /// It with these arguments, nothing on stdin, and the plainest output.
+    /// The command with these arguments, empty stdin, and output without colour.
     pub fn command(self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.path());
         command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").env("NO_COLOR", "1");
@@ -53,15 +53,15 @@ impl Program {
     }
 }
 
-/// Where cargo put `director`.
+/// Where cargo built `director`.
 ///
 /// # Panics
-/// If it is not there.
+/// If it does not exist.
 pub fn binary() -> PathBuf {
     Program::Director.path()
 }
 
-/// `director` with these arguments, nothing on stdin, and the plainest output.
+/// `director` with these arguments, empty stdin, and output without colour.
 pub fn command(arguments: &[&str]) -> Command {
     Program::Director.command(arguments)
 }
@@ -81,7 +81,7 @@ pub fn finish(mut command: Command) -> Finished {
     match receiver.recv_timeout(COMMAND) {
         Ok(output) => Finished::new(line, output.expect("waited for")),
         Err(_) => {
-            // Not reaped yet: its reader waits for it.
+            // The process is not reaped yet: the reading thread waits for it.
             let _ = kill(pid, Signal::SIGKILL);
             panic!("{line}: not done within {COMMAND:?}");
         }
@@ -95,9 +95,9 @@ pub struct Finished {
     pub line: String,
     /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it said.
+    /// Standard error.
     pub stderr: String,
 }
 
@@ -108,7 +108,7 @@ impl Finished {
         Self { line, code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 
-    /// Itself, if it exited 0.
+    /// Returns itself if the exit code is 0.
     ///
     /// # Panics
     /// If not.
@@ -118,7 +118,8 @@ impl Finished {
         self
     }
 
-    /// Itself, if it exited with this code, printed nothing, and said exactly one error.
+    /// Returns itself if the exit code is `code`, stdout is empty, and stderr has exactly one
+    /// error.
     ///
     /// # Panics
     /// If not.
@@ -131,19 +132,19 @@ impl Finished {
         self
     }
 
-    /// Itself, if all of these words are in what it said.
+    /// Returns itself if stderr contains all of these words.
     ///
     /// # Panics
     /// If one is missing.
     #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
+    pub fn reports(self, words: &[&str]) -> Self {
         for word in words {
             assert!(self.stderr.contains(word), "{}: no {word:?} in\n{}", self.line, self.stderr);
         }
         self
     }
 
-    /// Itself, if all of these words are in what it printed.
+    /// Returns itself if stdout contains all of these words.
     ///
     /// # Panics
     /// If one is missing.
@@ -155,10 +156,10 @@ impl Finished {
         self
     }
 
-    /// What it printed, as JSON.
+    /// Standard output, as JSON.
     ///
     /// # Panics
-    /// If it is none.
+    /// If it is not JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout)
@@ -173,7 +174,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it; what it says goes to a file in `directory`.
+    /// Starts it; its log goes to a file in `directory`.
     pub(super) fn spawn(mut command: Command, directory: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -183,12 +184,12 @@ impl Daemon {
         Self { child, log }
     }
 
-    /// Its process.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How much of it is in memory, KiB.
+    /// Resident memory, KiB.
     ///
     /// # Panics
     /// If it does not run.
@@ -198,7 +199,7 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// What it said so far.
+    /// The log so far.
     ///
     /// # Panics
     /// If the log is gone.
@@ -206,7 +207,7 @@ impl Daemon {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Forgets what it said so far.
+    /// Clears the log.
     ///
     /// # Panics
     /// If the log is gone.
@@ -214,7 +215,7 @@ impl Daemon {
         File::options().write(true).open(&self.log).and_then(|f| f.set_len(0)).expect("a log");
     }
 
-    /// Waits until it has said `words`; how long that took.
+    /// Waits until the log contains `words` and returns how long that took.
     ///
     /// # Panics
     /// If it does not within `at_most`, or ends.
@@ -233,7 +234,7 @@ impl Daemon {
     /// # Panics
     /// If that cannot be sent.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("lives");
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process exists");
     }
 
     /// Sends it a signal and waits for its end.

@@ -1,4 +1,4 @@
-//! Clients that miss nothing: connections that go on transferring, datagrams with numbers, and new
+//! Clients that detect every loss: connections that keep transferring, numbered datagrams, and new
 //! connections at a steady rate.
 
 use std::{
@@ -26,18 +26,19 @@ use super::{
     echo::{BLOCK, NAME, datagrams, in_namespace_of},
 };
 
-/// From one datagram of a flow to the next.
+/// Interval between datagrams of a flow.
 const DATAGRAM_PAUSE: Duration = Duration::from_millis(25);
 /// From the answer to a block to the next block.
 const BLOCK_PAUSE: Duration = Duration::from_millis(20);
-/// How long an answer may take; a lost segment is sent again long before.
+/// How long an answer may take; a lost segment is retransmitted long before.
 const STALLED: Duration = Duration::from_secs(10);
-/// How long a new connection may take with its one question: a lost SYN is sent again after a second.
+/// How long a new connection may take with its one request: a lost SYN is retransmitted after a
+/// second.
 const REQUEST: Duration = Duration::from_millis(900);
-/// Most flows that are opened to find one that the wanted backends serve.
+/// Maximum number of flows opened to find one that the wanted backends serve.
 const TRIES: usize = 100;
 
-/// How a flow travels.
+/// The transport of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// One connection, block after block; every byte of the answers is compared.
@@ -46,42 +47,42 @@ pub enum Transport {
     Udp,
 }
 
-/// A flow to be kept up.
+/// A flow to be kept active.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// What it stands for, in messages.
+    /// Its name in messages.
     pub label: String,
-    /// How it travels.
+    /// Its transport.
     pub transport: Transport,
-    /// Where to.
+    /// The destination.
     pub address: SocketAddr,
-    /// Who may serve it: flows are opened until one of these does. Anybody, if empty.
+    /// Backends that may serve it: flows are opened until one of these does. Any backend, if empty.
     pub on: Vec<String>,
 }
 
-/// What became of a flow.
+/// The results of a flow.
 #[derive(Clone, Debug, Default)]
 pub struct FlowTotals {
     /// The flow's label.
     pub label: String,
-    /// Who served it first, and ought to have ever since.
+    /// The backend that served it first, and should serve it throughout.
     pub backend: String,
     /// Blocks or datagrams sent.
     pub sent: u64,
-    /// Answers that were what they should be.
+    /// Correct answers.
     pub answered: u64,
     /// Numbers of datagrams without an answer.
     pub lost: Vec<u64>,
     /// Answers of another backend: number and name.
     pub elsewhere: Vec<(u64, String)>,
-    /// What went wrong otherwise.
+    /// Other errors.
     pub errors: Vec<String>,
-    /// The longest that an answer took.
+    /// The longest response time.
     pub longest: Duration,
 }
 
 impl FlowTotals {
-    /// Whether every question was answered, by the same backend.
+    /// Whether every request was answered, by the same backend.
     pub fn is_whole(&self) -> bool {
         self.lost.is_empty()
             && self.elsewhere.is_empty()
@@ -101,7 +102,7 @@ impl fmt::Display for FlowTotals {
     }
 }
 
-/// Flows that are kept up in the background until told to stop.
+/// Flows that are kept active in the background until stopped.
 pub struct Steady {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
@@ -138,15 +139,15 @@ impl Steady {
         Self { stop, answers, worker }
     }
 
-    /// How many answers there were so far.
+    /// The number of answers so far.
     pub fn answered(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Ends them, after everything sent was answered or given up.
+    /// Ends the flows, after everything sent was answered or timed out.
     ///
     /// # Panics
-    /// If a client did.
+    /// If a client panicked.
     pub fn stop(self) -> Vec<FlowTotals> {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().expect("no panic")
@@ -178,7 +179,7 @@ impl Keeper {
     }
 
     fn totals(&self, backend: String) -> FlowTotals {
-        // Whoever waits may have given up.
+        // The waiting thread may have timed out.
         let _ = self.opened.send(());
         FlowTotals { label: self.flow.label.clone(), backend, ..FlowTotals::default() }
     }
@@ -189,9 +190,9 @@ impl Keeper {
         while !self.is_over() {
             let number = totals.sent;
             fastrand::Rng::with_seed(self.number << 32 | number).fill(&mut block);
-            let asked = Instant::now();
+            let sent_at = Instant::now();
             totals.sent += 1;
-            match timeout(STALLED, ask(&mut stream, &block)).await {
+            match timeout(STALLED, exchange(&mut stream, &block)).await {
                 Ok(Ok(name)) if name == totals.backend => totals.answered += 1,
                 Ok(Ok(name)) => totals.elsewhere.push((number, name)),
                 Ok(Err(error)) => {
@@ -204,7 +205,7 @@ impl Keeper {
                 }
             }
             self.answers.fetch_add(1, Ordering::Relaxed);
-            totals.longest = totals.longest.max(asked.elapsed());
+            totals.longest = totals.longest.max(sent_at.elapsed());
             sleep(BLOCK_PAUSE).await;
         }
         totals
@@ -216,8 +217,8 @@ impl Keeper {
             else {
                 continue;
             };
-            let asked = timeout(TIMEOUT, ask(&mut stream, &[7; BLOCK])).await;
-            if let Ok(Ok(name)) = asked
+            let answer = timeout(TIMEOUT, exchange(&mut stream, &[7; BLOCK])).await;
+            if let Ok(Ok(name)) = answer
                 && self.suits(&name)
             {
                 return (stream, self.totals(name));
@@ -250,7 +251,7 @@ impl Keeper {
                 received = socket.recv(&mut buffer) => match received {
                     Ok(length) => {
                         let Some((name, number)) = numbered(&buffer[..length]) else {
-                            totals.errors.push(format!("{length} bytes that make no answer"));
+                            totals.errors.push(format!("{length} bytes that are no valid answer"));
                             continue;
                         };
                         if name != totals.backend {
@@ -259,9 +260,9 @@ impl Keeper {
                         }
                         let at = usize::try_from(number).ok();
                         match at.and_then(|at| sent.get_mut(at)?.take()) {
-                            Some(asked) => {
+                            Some(sent_at) => {
                                 totals.answered += 1;
-                                totals.longest = totals.longest.max(asked.elapsed());
+                                totals.longest = totals.longest.max(sent_at.elapsed());
                                 self.answers.fetch_add(1, Ordering::Relaxed);
                             }
                             None => totals.errors.push(format!("datagram {number} came twice")),
@@ -305,8 +306,8 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// Sends a block and compares the answer: who gave it.
-async fn ask(stream: &mut TcpStream, block: &[u8]) -> io::Result<String> {
+/// Sends a block, compares the answer and returns the backend that sent it.
+async fn exchange(stream: &mut TcpStream, block: &[u8]) -> io::Result<String> {
     stream.write_all(block).await?;
     let mut answer = vec![0; NAME + block.len()];
     stream.read_exact(&mut answer).await?;
@@ -324,25 +325,25 @@ fn numbered(answer: &[u8]) -> Option<(String, u64)> {
     Some((String::from_utf8_lossy(name).trim_end().to_owned(), number))
 }
 
-/// What became of many short connections.
+/// The results of many short connections.
 #[derive(Clone, Debug, Default)]
 pub struct RequestTotals {
     /// Answers by backend.
     pub answers: BTreeMap<String, usize>,
-    /// What went wrong.
+    /// Failed connections.
     pub errors: Vec<String>,
-    /// From the first to the last.
+    /// Time from the first to the last.
     pub took: Duration,
 }
 
 impl RequestTotals {
-    /// How many were answered each second.
+    /// Answers per second.
     pub fn rate(&self) -> f64 {
         self.answers.values().sum::<usize>() as f64 / self.took.as_secs_f64()
     }
 }
 
-/// New connections at a steady rate, each with one question, until told to stop.
+/// New connections at a steady rate, each with one request, until stopped.
 pub struct Requests {
     stop: Arc<AtomicBool>,
     totals: Arc<Mutex<RequestTotals>>,
@@ -367,7 +368,7 @@ impl Requests {
                 let counted = Arc::clone(&counted);
                 open.spawn(async move {
                     let answer = timeout(REQUEST, one(address)).await;
-                    let mut totals = counted.lock().expect("no one panics");
+                    let mut totals = counted.lock().expect("no thread panics");
                     match answer {
                         Ok(Ok(name)) => *totals.answers.entry(name).or_default() += 1,
                         Ok(Err(error)) => totals.errors.push(error.to_string()),
@@ -377,31 +378,31 @@ impl Requests {
                 while open.try_join_next().is_some() {}
             }
             open.join_all().await;
-            counted.lock().expect("no one panics").took = began.elapsed();
+            counted.lock().expect("no thread panics").took = began.elapsed();
         });
         Self { stop, totals, worker }
     }
 
-    /// What became of those so far.
+    /// The results so far.
     ///
     /// # Panics
-    /// If the worker did.
+    /// If the worker panicked.
     pub fn so_far(&self) -> RequestTotals {
-        self.totals.lock().expect("no one panics").clone()
+        self.totals.lock().expect("no thread panics").clone()
     }
 
-    /// Ends it: what became of all.
+    /// Ends the requests and returns all results.
     ///
     /// # Panics
-    /// If the worker did.
+    /// If the worker panicked.
     pub fn stop(self) -> RequestTotals {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().expect("no panic");
-        self.totals.lock().expect("no one panics").clone()
+        self.totals.lock().expect("no thread panics").clone()
     }
 }
 
 async fn one(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    ask(&mut stream, &[1; BLOCK]).await
+    exchange(&mut stream, &[1; BLOCK]).await
 }

@@ -1,9 +1,9 @@
-# Installs, upgrades, removes and purges the package on a bare Debian. The test reads what it prints.
+# Installs, upgrades, removes and purges the package on a bare Debian. The test reads its output.
 export LC_ALL=C
 client="nsenter --net=/run/netns/client"
 backend="nsenter --net=/run/netns/backend"
 
-say() { echo "@ $*"; }
+step() { echo "@ $*"; }
 
 # Runs a command until it succeeds.
 await() {
@@ -17,22 +17,22 @@ await() {
 }
 
 attached() { director status --output json | grep -q '"net0"'; }
-# Pinned links by inode: one that was made anew has another.
+# Pinned links by inode: a recreated one has another.
 links() { ls -i /sys/fs/bpf/director/default/links; }
 active() { test "$(systemctl is-active director)" = active; }
 answered() { $client perl /host/client.pl; }
 
-say install
+step install
 dpkg --install /host/director_1.deb
 getent group director
 test ! -e /sys/fs/bpf/director
 systemctl is-enabled director || true
-say units
+step units
 systemd-analyze verify director.service director@b.service director-realserver.service 2>&1 |
     grep -v -e "Command 'man" || true
 systemd-analyze security --no-pager director.service | tail -n 1
 
-say network
+step network
 ip netns add client
 ip netns add backend
 ip link add net0 type veth peer name eth0 netns client
@@ -41,7 +41,8 @@ ip address add 10.0.1.1/24 dev net0
 ip address add 10.0.2.1/24 dev net1
 ip link set net0 up
 ip link set net1 up mtu 1520
-# Answers do not pass the director: it has the VIP, and would take them for forged ones.
+# Backends reply to clients directly: the director has the VIP, and would drop the answers as
+# forged.
 ip -netns client link add back type veth peer name eth1 netns backend
 for side in client:1:back backend:2:eth1; do
     name=${side%%:*} rest=${side#*:}
@@ -56,11 +57,11 @@ $client ip route add 192.0.2.10 via 10.0.1.1
 $backend ip route add 10.0.1.0/24 via 10.0.3.1
 $client ip link set eth0 mtu 1500
 ip link set net0 mtu 1500
-# The client leaves no checksums to its NIC, which would have to know of the tunnel.
+# The client computes checksums itself: its NIC does not support the tunnel.
 $client perl /host/offload.pl
 $backend perl /host/server.pl >/dev/null 2>&1 &
 
-say realserver
+step realserver
 mkdir -p /etc/systemd/system/director-realserver.service.d
 printf '[Service]\nNetworkNamespacePath=/run/netns/backend\n' \
     >/etc/systemd/system/director-realserver.service.d/backend.conf
@@ -74,8 +75,8 @@ systemctl is-active director-realserver
 $backend ip address show dev lo
 $backend ip -details link show eth0 | grep -o -m 1 prog/xdp
 
-say start
-# An emulated machine on a busy host may stand still for longer than a real one.
+step start
+# An emulated machine on a busy host may stall longer than a real one.
 mkdir -p /etc/systemd/system/director.service.d
 printf '[Service]\nTimeoutStartSec=10min\nWatchdogSec=2min\n' \
     >/etc/systemd/system/director.service.d/slow.conf
@@ -86,13 +87,13 @@ await attached
 systemctl is-active director
 await answered
 answered
-say doctor
+step doctor
 director doctor
 
-say clock
+step clock
 for day in 2033-01-01 2020-01-01; do
     date --set="$day" >/dev/null
-    # Checks come every second, and would have failed three times.
+    # Checks run every second, and would have failed three times.
     sleep 6
     answered
     director services | awk '$1 == "web" { print $4 }'
@@ -100,7 +101,7 @@ done
 systemctl is-active director
 journalctl --no-pager --output=cat --unit=director | grep -c -e '-> down' || true
 
-say instance
+step instance
 ip link add net2 type veth peer name net3
 ip link set net2 up
 ip link set net3 up
@@ -118,11 +119,11 @@ director services --instance b
 director services
 answered
 
-say reload
+step reload
 systemctl reload director
 await active
 
-say upgrade
+step upgrade
 before=$(links)
 echo "$before"
 pid=$(systemctl show --property=MainPID --value director)
@@ -136,12 +137,12 @@ test -n "$before"
 cmp /host/director.yaml /etc/director/director.yaml
 answered
 
-say stop
+step stop
 systemctl stop director
 attached
 answered
 
-say remove
+step remove
 systemctl start director
 dpkg --remove director
 ls -d /sys/fs/bpf/director 2>&1 || true
@@ -152,6 +153,6 @@ ip address show dev net0 | grep -c 192.0.2.10 || true
 test -e /etc/director/director.yaml
 rm /etc/director/b.yaml
 
-say purge
+step purge
 dpkg --purge director
 ls -d /etc/director /var/lib/director /run/director 2>&1 || true

@@ -1,4 +1,4 @@
-//! Files under `import/`, and what comes of them in few words.
+//! Files under `import/`, and a summary of their import.
 
 use std::{
     fmt::Write as _,
@@ -14,7 +14,7 @@ use director_userspace::{
     },
 };
 
-/// Whom the fixtures name.
+/// Host names used in the fixtures.
 const HOSTS: &str = "192.0.2.200 shop.example.net shop\n10.0.0.1 node-a\n10.0.0.2 node-b\n";
 const SERVICES: &str = "https 443/tcp\ndomain 53/tcp\ndomain 53/udp\n";
 
@@ -77,7 +77,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import")
 }
 
-/// Services, then what was not carried over, one a line.
+/// Services, then what was not carried over, one per line.
 pub(crate) fn summary(imported: &Imported) -> String {
     let config = config::parse("import", &imported.yaml)
         .unwrap_or_else(|errors| panic!("{errors}\n{}", imported.yaml))

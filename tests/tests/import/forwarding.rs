@@ -1,5 +1,5 @@
-//! What was carried over, run through the shipped program: every packet goes to a server that the
-//! source lists, in the way that the source says; what was left out passes to the host.
+//! Imported services, run through the shipped program: every packet goes to a server that the
+//! source lists, by the source's forwarding mode; packets of services left out pass to the host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,11 @@ use director_tests::{
 
 use super::fixture::Fixture;
 
-/// Flows to every service: each server of some weight gets one of them.
+/// Flows to every service: enough for each server of some weight to get one.
 const FLOWS: u16 = 300;
 
-/// A service as an expected file says it.
-struct Said {
+/// A service as listed in an expected file.
+struct Listed {
     is_tcp: bool,
     address: SocketAddr,
     is_tunnel: bool,
@@ -28,7 +28,7 @@ struct Said {
 }
 
 /// `tcp 192.0.2.10:80 direct 10.0.0.1*1 10.0.0.2*3`
-fn said(line: &str) -> Option<Said> {
+fn listed(line: &str) -> Option<Listed> {
     let words: Vec<&str> = line.split(' ').collect();
     let [protocol @ ("tcp" | "udp"), address, forward, servers @ ..] = &words[..] else {
         return None;
@@ -37,7 +37,7 @@ fn said(line: &str) -> Option<Said> {
         let (address, weight) = server.split_once('*').expect("a weight");
         (address.parse().expect("an address"), weight.parse().expect("a weight"))
     });
-    Some(Said {
+    Some(Listed {
         is_tcp: *protocol == "tcp",
         address: address.replace(":any", ":4711").parse().expect("an address"),
         is_tunnel: *forward == "tunnel",
@@ -64,9 +64,9 @@ fn packet(is_tcp: bool, port: u16, to: SocketAddr) -> Packet {
 }
 
 #[test]
-fn what_is_carried_over_forwards_as_the_source_says() {
+fn carried_over_services_forward_like_the_source() {
     let (mut n_carried, mut n_left) = (0, 0);
-    // One program for all of them: loading it is what takes time. It has room for the largest.
+    // One program for all of them, since loading is slow. It has room for the largest.
     let room = (0..100).map(|n| {
         format!(
             "  - {{name: room-{n}, address: 203.0.114.{n}, protocol: tcp, port: 9, forward: direct, \
@@ -79,9 +79,9 @@ fn what_is_carried_over_forwards_as_the_source_says() {
         let yaml = fixture.import().yaml;
         director.change(&yaml);
         let expected = fs::read_to_string(fixture.expected_path()).expect("there");
-        let carried: Vec<Said> = expected.lines().filter_map(said).collect();
+        let carried: Vec<Listed> = expected.lines().filter_map(listed).collect();
         for service in &carried {
-            serves(&mut director, service, &fixture.name());
+            check_service(&mut director, service, &fixture.name());
             n_carried += 1;
         }
         let taken: BTreeSet<(bool, SocketAddr)> =
@@ -97,15 +97,15 @@ fn what_is_carried_over_forwards_as_the_source_says() {
                 "{}: {address}: {seen:?}",
                 fixture.name()
             );
-            assert_eq!(seen.frame, frame, "untouched");
+            assert_eq!(seen.frame, frame, "unchanged");
             n_left += 1;
         }
     }
     assert!(n_carried > 50 && n_left > 15, "{n_carried} carried over, {n_left} left out");
 }
 
-fn serves(director: &mut Director, service: &Said, name: &str) {
-    let mut met = BTreeSet::new();
+fn check_service(director: &mut Director, service: &Listed, name: &str) {
+    let mut used = BTreeSet::new();
     for port in 0..FLOWS {
         let frame = packet(service.is_tcp, 10_000 + port, service.address).frame();
         let seen = director.run(&frame);
@@ -126,14 +126,14 @@ fn serves(director: &mut Director, service: &Said, name: &str) {
             assert_eq!((outer.destination, outer.protocol), (backend, inner), "{at}");
             assert_eq!(seen.frame[link.l3_offset + outer.header_length..], frame[14..], "{at}");
         } else {
-            assert_eq!(seen.frame[link.l3_offset..], frame[14..], "{at}: as it came");
+            assert_eq!(seen.frame[link.l3_offset..], frame[14..], "{at}: unchanged");
         }
-        met.insert(backend);
+        used.insert(backend);
     }
     // A share below a hundredth may get none of a few hundred flows.
     let total: u64 = service.servers.values().map(|weight| u64::from(*weight)).sum();
     let large = service.servers.iter().filter(|(_, weight)| u64::from(**weight) * 25 > total);
     for (address, _) in large {
-        assert!(met.contains(address), "{name}: {}: {address} got none", service.address);
+        assert!(used.contains(address), "{name}: {}: {address} got none", service.address);
     }
 }

@@ -1,5 +1,5 @@
-//! What is no dump and no configuration: an error with a line, or a configuration all the same, and
-//! never a panic.
+//! Invalid dumps and configurations: an error with a line, or a valid configuration, and never a
+//! panic.
 
 use std::{fs, path::PathBuf};
 
@@ -19,7 +19,7 @@ fn keepalived(bytes: &[u8]) -> Result<Imported, ImportErrors> {
     import::keepalived("source", bytes, &Options::default())
 }
 
-/// Text, the line that is at fault, and words of what is said.
+/// Text, the faulty line, and words of the error.
 type Row = (&'static str, u32, &'static str);
 
 #[track_caller]
@@ -27,10 +27,10 @@ fn refused(outcome: Result<Imported, ImportErrors>, row: Row) {
     let (text, line, words) = row;
     let errors = match outcome {
         Err(errors) => errors.errors,
-        Ok(imported) => panic!("{text:?}: taken: {}", imported.yaml),
+        Ok(imported) => panic!("{text:?}: accepted: {}", imported.yaml),
     };
-    let said = errors.iter().any(|e| e.line == Some(line) && e.message.contains(words));
-    assert!(said, "{text:?}: {errors:?}");
+    let found = errors.iter().any(|e| e.line == Some(line) && e.message.contains(words));
+    assert!(found, "{text:?}: {errors:?}");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn malformed_rules_are_refused_with_their_line() {
         ("-A -t 192.0.2.1:80; reboot", 1, "no rule"),
         ("-A", 1, "no service"),
         ("-t 192.0.2.1:80", 1, "without a command"),
-        ("-A -t 192.0.2.1:80 -s", 1, "wants a value"),
+        ("-A -t 192.0.2.1:80 -s", 1, "needs a value"),
         ("-A -t 192.0.2.1:80 --frobnicate", 1, "--frobnicate"),
         ("-A -t 192.0.2.1:80 -q", 1, "-q"),
         ("-A -t 192.0.2.1:99999", 1, "no port"),
@@ -63,7 +63,7 @@ fn malformed_rules_are_refused_with_their_line() {
         ("-A -t 192.0.2.1:80\n-a -t 192.0.2.1:80 -r 10.0.0.1 -w 2147483648", 2, "number"),
         ("-A -t 192.0.2.1:80\n-a -t 192.0.2.1:80 -r 10.0.0.1 -w -3", 2, "-3"),
         ("-A -t 192.0.2.1:80\n-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type l2tp", 2, "l2tp"),
-        ("-A -t 192.0.2.1:80\n-A -t 192.0.2.1:80", 2, "there already"),
+        ("-A -t 192.0.2.1:80\n-A -t 192.0.2.1:80", 2, "already exists"),
         ("-A -t 192.0.2.1:80\n-d -t 192.0.2.1:80 -r 10.0.0.1", 2, "no server"),
         ("-D -t 192.0.2.1:80", 1, "no service"),
         ("-A -t 192.0.2.1:80 -p soon", 1, "seconds"),
@@ -87,7 +87,7 @@ fn malformed_listings_are_refused_with_their_line() {
         ("TCP  192.0.2.1:80\n", 1, "no scheduler"),
         ("TCP  192.0.2.1:80 wlc persistent\n", 1, "without a value"),
         ("TCP  192.0.2.1:80 wlc purple\n", 1, "purple"),
-        ("TCP  192.0.2.1:80 wlc\nTCP  192.0.2.1:80 wlc\n", 2, "there already"),
+        ("TCP  192.0.2.1:80 wlc\nTCP  192.0.2.1:80 wlc\n", 2, "already exists"),
         ("  -> 10.0.0.1:80 Route 1 0 0\n", 1, "before the first service"),
     ];
     for row in ROWS {
@@ -101,7 +101,7 @@ fn malformed_configurations_are_refused_with_their_line() {
         ("global_defs {\n", 1, "global_defs { has no }"),
         ("a {\n b {\n }\n", 1, "a { has no }"),
         ("}\n", 1, "too many"),
-        ("{\n}\n", 1, "belongs to nothing"),
+        ("{\n}\n", 1, "without a keyword"),
         ("a b\n\"open\nend\n", 2, "closing"),
         ("x\n~SEQ(N, 1, 3) foo\n", 2, "~SEQ"),
         ("include other.conf\n", 1, "include"),
@@ -126,7 +126,7 @@ fn malformed_configurations_are_refused_with_their_line() {
 }
 
 #[test]
-fn blocks_without_end_are_refused() {
+fn unterminated_blocks_are_refused() {
     let text = "a {\n".repeat(100_000);
     refused(keepalived(text.as_bytes()), ("100,000 blocks", 33, "too deep"));
     let doubling: String =
@@ -135,7 +135,7 @@ fn blocks_without_end_are_refused() {
 }
 
 #[test]
-fn what_is_no_text_is_refused() {
+fn input_that_is_not_text_is_refused() {
     for import in [ipvsadm, keepalived] {
         refused(import(b"# fine\n\xff\xfe\n"), ("UTF-16", 2, "UTF-8"));
         refused(import(b"# fine\n\n\0\n"), ("NUL", 3, "NUL"));
@@ -149,7 +149,7 @@ fn what_is_no_text_is_refused() {
     }
 }
 
-/// A directory of its own, removed with the value.
+/// A temporary directory, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -173,7 +173,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn includes_that_loop_multiply_or_are_not_there_are_refused() {
+fn includes_that_loop_multiply_or_are_missing_are_refused() {
     let scratch = Scratch::new("includes");
     let options = Options::default();
     let refused = |name: &str, words: &str| {
@@ -214,9 +214,9 @@ fn includes_that_loop_multiply_or_are_not_there_are_refused() {
     assert!(missing.expect_err("missing").to_string().contains("cannot be read"));
 }
 
-/// Nothing that a source says gets out of its quotes or its comment.
+/// No text of a source escapes from its quotes or its comment.
 #[test]
-fn what_a_source_says_stays_what_it_is() {
+fn text_of_a_source_is_quoted() {
     let nasty = "\" } ]: {services: [] # \u{2028}\u{85}\t\\ \\n \u{7f} 'x' *a &b !c %d";
     let text = format!(
         "virtual_server 192.0.2.1 80 {{\n lvs_method DR\n lvs_sched '{nasty2}'\n virtualhost \
@@ -228,7 +228,7 @@ fn what_a_source_says_stays_what_it_is() {
     let config = config::parse("import", &imported.yaml).expect("valid").config;
     assert!(config.services.len() <= 1);
     let note = imported.report.notes.iter().find(|note| note.what == "scheduler");
-    assert_eq!(note.expect("said").effect, Effect::Changed);
+    assert_eq!(note.expect("reported").effect, Effect::Changed);
 }
 
 fn never_panics(bytes: &[u8]) {
@@ -275,7 +275,7 @@ proptest! {
         never_panics(&bytes);
     }
 
-    /// Words of both languages in any order.
+    /// Words of both formats in any order.
     #[test]
     fn shuffled_words_are_an_error_or_a_configuration(
         words in prop::collection::vec(prop::sample::select(&WORDS[..]), 0..60),

@@ -1,4 +1,4 @@
-//! The commands themselves: where things are printed, and exit codes.
+//! The commands: output streams and exit codes.
 
 use std::{
     fs,
@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use super::fixture::Fixture;
 
-/// `director` with these words and this standard input, to its end.
+/// Runs `director` with these arguments and this standard input to its end.
 fn director(words: &[&str], input: &[u8]) -> Output {
     let mut command = std::process::Command::new(binary());
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("runs");
-    // It may have gone without reading all.
+    // The program may end without reading everything.
     let _ = child.stdin.take().expect("piped").write_all(input);
     child.wait_with_output().expect("ends")
 }
@@ -31,11 +31,11 @@ fn the_configuration_goes_to_stdout_and_the_list_to_stderr() {
     let path = fixture.path().to_str().expect("UTF-8");
     let output = director(&["import", "ipvsadm", path, "--interface", "eth7"], b"");
     assert_eq!(output.status.code(), Some(0));
-    let (yaml, said) = (text(&output.stdout), text(&output.stderr));
+    let (yaml, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(yaml.contains("- name: \"eth7\"") && yaml.contains("# Left out: tcp 203.0.113.1:80"));
-    assert!(said.contains("1 of 2 services carried over, 1 left out"), "{said}");
-    assert!(said.contains("left out: nat: ") && said.contains("  instead: "), "{said}");
-    assert!(said.contains("warning: firewall rules do not see"), "{said}");
+    assert!(stderr.contains("1 of 2 services carried over, 1 left out"), "{stderr}");
+    assert!(stderr.contains("left out: nat: ") && stderr.contains("  instead: "), "{stderr}");
+    assert!(stderr.contains("warning: firewall rules do not see"), "{stderr}");
 
     let file = std::env::temp_dir().join(format!("imported-{}.yaml", std::process::id()));
     fs::write(&file, &yaml).expect("writable");
@@ -58,7 +58,7 @@ fn standard_input_and_a_report_for_programs() {
     let report: Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!((&report["source"], &report["services"]), (&"stdin".into(), &8.into()), "{report}");
     let notes = report["notes"].as_array().expect("a list");
-    let mark = notes.iter().find(|note| note["what"] == "fwmark").expect("said");
+    let mark = notes.iter().find(|note| note["what"] == "fwmark").expect("reported");
     assert_eq!((&mark["line"], &mark["effect"]), (&12.into(), &"left-out".into()), "{mark}");
     assert!(report["warnings"][0].as_str().expect("a text").contains("firewall"));
 
@@ -68,8 +68,8 @@ fn standard_input_and_a_report_for_programs() {
 }
 
 #[test]
-fn what_is_malformed_exits_with_2_and_prints_no_configuration() {
-    for (words, input, said) in [
+fn malformed_input_exits_with_2_and_prints_no_configuration() {
+    for (words, input, expected) in [
         (&["import", "ipvsadm", "-"][..], "rubbish\n", "stdin:1: "),
         (&["import", "keepalived", "-"], "a {\n", "stdin:1: a { has no }"),
         (&["import", "ipvsadm", "-", "--interface", "a b"], "", "a b"),
@@ -77,7 +77,7 @@ fn what_is_malformed_exits_with_2_and_prints_no_configuration() {
         let output = director(words, input.as_bytes());
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(output.stdout.is_empty(), "{words:?}");
-        assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
     }
     let output = director(&["import", "ipvsadm", "-", "--report", "json"], b"rubbish");
     let report: Value = serde_json::from_slice(&output.stderr).expect("JSON");
@@ -85,7 +85,7 @@ fn what_is_malformed_exits_with_2_and_prints_no_configuration() {
 }
 
 #[test]
-fn conditions_count_where_they_are_meant() {
+fn conditional_lines_apply_to_their_config_id() {
     let fixture = Fixture::named("keepalived/definitions.conf");
     let path = fixture.path().to_str().expect("UTF-8");
     let both = director(&["import", "keepalived", path, "--config-id", "standby"], b"");

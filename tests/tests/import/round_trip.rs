@@ -58,10 +58,10 @@ impl Service {
         }
     }
 
-    /// The same with Director's scheduler, and the weights that count.
+    /// The same with Director's scheduler, and the effective weights.
     fn normalised(&self) -> Self {
-        let is_blind = ["rr", "lc"].contains(&self.scheduler);
-        let weight = |weight: u32| if is_blind { weight.min(1) } else { weight };
+        let ignores_weights = ["rr", "lc"].contains(&self.scheduler);
+        let weight = |weight: u32| if ignores_weights { weight.min(1) } else { weight };
         let servers = self.servers.iter().map(|(server, n)| (*server, weight(*n))).collect();
         Self { scheduler: "mh -b mh-port", servers, ..self.clone() }
     }
@@ -125,7 +125,7 @@ proptest! {
             services.iter().filter(|s| s.is_carried()).map(Service::normalised).collect();
         prop_assert_eq!(&exported, &dump(&carried), "{}", source);
 
-        // Once more: nothing is left to change.
+        // A second import changes nothing.
         let again =
             import::ipvsadm("dump", exported.as_bytes(), &Names::default(), &Options::default());
         let again = again.map_err(|errors| TestCaseError::fail(errors.to_string()))?;

@@ -1,4 +1,4 @@
-//! Frames by hand, from the inside out.
+//! Frames built byte by byte, from the inside out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ pub(crate) const PROTOCOL_V4: u8 = 4;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 pub(crate) const PROTOCOL_V6: u8 = 41;
 
-/// An IPv4 packet; `tweak` may spoil the header before its checksum is computed.
+/// An IPv4 packet; `tweak` may modify the header before its checksum is computed.
 pub(crate) fn v4(
     (source, destination): (Ipv4Addr, Ipv4Addr),
     protocol: u8,

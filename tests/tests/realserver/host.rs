@@ -1,4 +1,4 @@
-//! Setting a host up and taking it down again, in a namespace that stands for the host.
+//! Set-up and removal on a host, which a namespace stands for.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -32,7 +32,7 @@ fn settings() -> Settings {
     }
 }
 
-/// All that may be changed: addresses on lo, the settings, the program on eth0.
+/// Everything that set-up may change: addresses on lo, the settings, the program on eth0.
 async fn snapshot(netlink: &Netlink) -> (Vec<IpAddr>, BTreeMap<String, String>, bool) {
     let lo = netlink.link_by_name("lo").await.expect("lo").index;
     let addresses = netlink.addresses().await.expect("listed");
@@ -71,7 +71,7 @@ async fn up_twice_then_other_then_down() {
     let other = Settings { vips: [VIPS[0].parse().expect("an address")].into(), ..settings() };
     let steps = server.up(&other).await.expect("changed");
     assert!(steps.iter().any(|step| matches!(step, Step::ReplaceDecap { .. })), "{steps:?}");
-    let status = server.status().await.expect("known");
+    let status = server.status().await.expect("read");
     assert!(status.up);
     assert_eq!(status.vips.len(), 1);
     let decap = status.decapsulation.expect("tunnels are accepted");
@@ -80,7 +80,7 @@ async fn up_twice_then_other_then_down() {
 
     server.down().await.expect("taken down");
     assert_eq!(snapshot(&netlink).await, before);
-    assert!(!server.status().await.expect("known").up);
+    assert!(!server.status().await.expect("read").up);
     assert_eq!(server.down().await.expect("nothing to do"), [], "the second run");
 }
 
@@ -97,7 +97,7 @@ async fn planning_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_in_the_middle_undoes_what_was_done() {
+async fn a_failed_set_up_is_undone() {
     let (lab, ..) = host("undo").await;
     // A bridge has no native XDP, so the program cannot be attached, after ARP has been changed.
     let netlink = Netlink::connect_in(lab.node("switch").expect("exists").netns()).expect("in");
@@ -114,7 +114,7 @@ async fn a_failure_in_the_middle_undoes_what_was_done() {
     assert!(text.contains("all steps before it were undone"), "{text}");
     assert!(text.contains("--mode generic"), "{text}");
     assert_eq!(netlink.sysctl(key).expect("readable"), before);
-    assert!(!server.status().await.expect("known").up, "nothing is left on record");
+    assert!(!server.status().await.expect("read").up, "no record is left");
 
     let generic = Settings { mode: Mode::Generic, ..on_bridge };
     server.up(&generic).await.expect("generic works everywhere");
@@ -123,7 +123,7 @@ async fn a_failure_in_the_middle_undoes_what_was_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_program_is_respected_and_named() {
+async fn another_program_is_kept_and_reported() {
     let (_lab, netlink, server) = host("foreign").await;
     let mut ebpf = realserver::load_pass().expect("loads");
     let program = ebpf.program_mut(realserver::PASS).expect("in the object");
@@ -133,7 +133,7 @@ async fn another_program_is_respected_and_named() {
     let fd = program.fd().expect("loaded");
     netlink.attach_xdp(eth0, std::os::fd::AsFd::as_fd(fd)).await.expect("attached");
 
-    let error = server.up(&settings()).await.expect_err("in the way");
+    let error = server.up(&settings()).await.expect_err("occupied");
     assert!(matches!(error, RealServerError::Refused(_)), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&format!("eth0 carries another XDP program, pass (id {id})")), "{text}");
@@ -145,12 +145,12 @@ async fn another_program_is_respected_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vip_that_faces_the_network_is_refused() {
+async fn a_vip_on_a_network_interface_is_refused() {
     let (_lab, netlink, server) = host("vip").await;
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     let vip = VIPS[0].parse().expect("an address");
     netlink.add_address(eth0, vip, 24).await.expect("added");
-    let error = server.up(&settings()).await.expect_err("in the way").to_string();
+    let error = server.up(&settings()).await.expect_err("occupied").to_string();
     assert!(error.contains("ip address delete 192.0.2.77/24 dev eth0"), "{error}");
     let elsewhere = Settings { interface: Some("eth9".into()), ..settings() };
     let error = server.up(&elsewhere).await.expect_err("no such interface").to_string();
@@ -159,31 +159,31 @@ async fn a_vip_that_faces_the_network_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_whose_interface_is_gone_can_be_set_up_again() {
+async fn a_host_whose_interface_was_removed_can_be_set_up_again() {
     let (lab, netlink, server) = host("gone").await;
     server.up(&settings()).await.expect("set up");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     netlink.delete_link(eth0).await.expect("deleted");
-    let status = server.status().await.expect("known");
-    assert!(!status.decapsulation.expect("on record").attached);
-    // A new cable under the old name.
+    let status = server.status().await.expect("read");
+    assert!(!status.decapsulation.expect("recorded").attached);
+    // A new veth pair under the old name.
     let switch = lab.node("switch").expect("exists").netns();
     let plug = director_userspace::kernel::net::LinkEnd { name: "eth0", netns: None, mac: None };
     let port =
         director_userspace::kernel::net::LinkEnd { name: "again", netns: Some(switch), mac: None };
-    netlink.create_veth(plug, port).await.expect("a cable");
+    netlink.create_veth(plug, port).await.expect("a veth pair");
     let eth0 = netlink.link_by_name("eth0").await.expect("eth0").index;
     netlink.set_up(eth0, true).await.expect("up");
     let there = Netlink::connect_in(switch).expect("connects");
     let port = there.link_by_name("again").await.expect("exists").index;
     there.set_up(port, true).await.expect("up");
     server.up(&Settings { interface: Some("eth0".into()), ..settings() }).await.expect("again");
-    assert!(server.status().await.expect("known").decapsulation.expect("there").attached);
+    assert!(server.status().await.expect("read").decapsulation.expect("there").attached);
     server.down().await.expect("taken down");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_cannot_be_named_out_of_their_directory() {
+async fn instance_names_cannot_leave_their_directory() {
     let netns = NetNs::current().expect("proc");
     let netlink = Netlink::connect_in(&netns).expect("connects");
     for name in ["", "../x", "a/b", "A"] {

@@ -1,4 +1,4 @@
-//! Rows of frames: what the program makes of each, and what it counts.
+//! Rows of frames: the program's result for each, and its counters.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +17,8 @@ use super::frames::{PROTOCOL_TCP, PROTOCOL_V4, PROTOCOL_V6, checksum, frame, v4,
 
 const DIRECTOR_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const DIRECTOR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 1);
-const STRANGER_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
-const STRANGER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 1);
+const UNKNOWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+const UNKNOWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 1);
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
 const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0x11);
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -33,9 +33,9 @@ const PAYLOAD: &[u8] = b"twenty bytes of TCP and a bit more";
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
-/// What comes out.
+/// The expected result.
 enum Out {
-    Untouched,
+    Unchanged,
     Frame(Vec<u8>),
     Dropped,
 }
@@ -72,7 +72,7 @@ fn check(cases: Vec<Case>) {
         let (action, frame) = run(&mut ebpf, &given);
         let after = realserver::counts(&ebpf).expect("readable");
         match out {
-            Out::Untouched => {
+            Out::Unchanged => {
                 assert_eq!(action, XDP_PASS, "{name}");
                 assert_eq!(frame, given, "{name}");
             }
@@ -126,7 +126,7 @@ fn case(
 }
 
 #[test]
-fn all_four_pairs_are_taken_apart() {
+fn all_four_pairs_are_decapsulated() {
     let (four, six) = (inner_v4(), inner_v6());
     let done = DecapCounter::Decapsulated;
     check(vec![
@@ -138,7 +138,7 @@ fn all_four_pairs_are_taken_apart() {
 }
 
 #[test]
-fn oddities_of_the_outer_header_are_taken_off_with_it() {
+fn options_of_the_outer_header_are_removed_and_tags_kept() {
     let inner = inner_v4();
     let done = DecapCounter::Decapsulated;
     let mut cases = Vec::new();
@@ -162,7 +162,7 @@ fn oddities_of_the_outer_header_are_taken_off_with_it() {
     }
     let padded = [plain(&outer_v4(PROTOCOL_V4, &inner)), vec![0; 9]].concat();
     cases.push(Case {
-        name: "padding behind the packet stays behind it",
+        name: "padding after the packet is kept",
         given: padded,
         out: Out::Frame([plain(&inner), vec![0; 9]].concat()),
         counted: Some(done),
@@ -171,21 +171,21 @@ fn oddities_of_the_outer_header_are_taken_off_with_it() {
 }
 
 #[test]
-fn only_directors_are_believed() {
+fn only_tunnels_of_directors_are_accepted() {
     let refused = DecapCounter::RefusedSource;
     let outer = |source| v4((source, OWN_V4), PROTOCOL_V4, &inner_v4(), &[], |_| {});
     check(vec![
-        case("a stranger, IPv4", &outer(STRANGER_V4), Out::Untouched, refused),
+        case("an unknown source, IPv4", &outer(UNKNOWN_V4), Out::Unchanged, refused),
         case(
-            "a stranger, IPv6",
-            &v6((STRANGER_V6, OWN_V6), PROTOCOL_V6, &inner_v6(), 0),
-            Out::Untouched,
+            "an unknown source, IPv6",
+            &v6((UNKNOWN_V6, OWN_V6), PROTOCOL_V6, &inner_v6(), 0),
+            Out::Unchanged,
             refused,
         ),
         case(
             "the IPv4 director's address mapped into IPv6",
             &v6((DIRECTOR_V4.to_ipv6_mapped(), OWN_V6), PROTOCOL_V4, &inner_v4(), 0),
-            Out::Untouched,
+            Out::Unchanged,
             refused,
         ),
         case(
@@ -203,19 +203,19 @@ fn only_vips_are_reached_through_a_tunnel() {
     let four = v4((CLIENT_V4, OWN_V4), PROTOCOL_TCP, PAYLOAD, &[], |_| {});
     let six = v6((CLIENT_V6, OWN_V6), PROTOCOL_TCP, PAYLOAD, 0);
     check(vec![
-        case("own address in 4", &outer_v4(PROTOCOL_V4, &four), Out::Untouched, refused),
-        case("own address in 6", &outer_v6(PROTOCOL_V6, &six), Out::Untouched, refused),
+        case("own address in 4", &outer_v4(PROTOCOL_V4, &four), Out::Unchanged, refused),
+        case("own address in 6", &outer_v6(PROTOCOL_V6, &six), Out::Unchanged, refused),
         case(
             "a tunnel in a tunnel",
             &outer_v4(PROTOCOL_V4, &outer_v4(PROTOCOL_V4, &inner_v4())),
-            Out::Untouched,
+            Out::Unchanged,
             refused,
         ),
     ]);
 }
 
 #[test]
-fn what_is_no_whole_tunnel_is_not_ours() {
+fn fragments_and_other_packets_pass() {
     let fragment = |bits: u16| {
         v4((DIRECTOR_V4, OWN_V4), PROTOCOL_V4, &inner_v4(), &[], |header| {
             header[6..8].copy_from_slice(&bits.to_be_bytes());
@@ -225,26 +225,26 @@ fn what_is_no_whole_tunnel_is_not_ours() {
     v6_fragment.extend(inner_v4());
     let arp = [&TO[..], &FROM, &[8, 6], &[0; 28]].concat();
     let mut cases = vec![
-        case("the first fragment", &fragment(0x2000), Out::Untouched, None),
-        case("the last fragment", &fragment(0x0010), Out::Untouched, None),
-        case("an IPv6 fragment", &outer_v6(44, &v6_fragment), Out::Untouched, None),
-        case("plain TCP to the VIP", &inner_v4(), Out::Untouched, None),
-        case("plain TCP to the VIP, IPv6", &inner_v6(), Out::Untouched, None),
-        case("GRE", &outer_v4(47, &inner_v4()), Out::Untouched, None),
-        Case { name: "ARP", given: arp, out: Out::Untouched, counted: None },
+        case("the first fragment", &fragment(0x2000), Out::Unchanged, None),
+        case("the last fragment", &fragment(0x0010), Out::Unchanged, None),
+        case("an IPv6 fragment", &outer_v6(44, &v6_fragment), Out::Unchanged, None),
+        case("plain TCP to the VIP", &inner_v4(), Out::Unchanged, None),
+        case("plain TCP to the VIP, IPv6", &inner_v6(), Out::Unchanged, None),
+        case("GRE", &outer_v4(47, &inner_v4()), Out::Unchanged, None),
+        Case { name: "ARP", given: arp, out: Out::Unchanged, counted: None },
     ];
     let whole = plain(&outer_v4(PROTOCOL_V4, &inner_v4()));
     cases.extend([14, 20, 33].map(|len| Case {
         name: "cut within the outer header",
         given: whole[..len].to_vec(),
-        out: Out::Untouched,
+        out: Out::Unchanged,
         counted: None,
     }));
     check(cases);
 }
 
 #[test]
-fn lengths_that_cannot_be_are_not_believed() {
+fn malformed_headers_pass_unchanged() {
     let bad = DecapCounter::Malformed;
     let (four, six) = (inner_v4(), inner_v6());
     let whole = plain(&outer_v4(PROTOCOL_V4, &four));
@@ -265,35 +265,35 @@ fn lengths_that_cannot_be_are_not_believed() {
         Case {
             name: "the frame ends before the outer packet",
             given: whole[..whole.len() - 1].to_vec(),
-            out: Out::Untouched,
+            out: Out::Unchanged,
             counted: Some(bad),
         },
-        case("outer header of 16 bytes", &outer(|h| h[0] = 0x44), Out::Untouched, bad),
-        case("outer version 5", &outer(|h| h[0] = 0x55), Out::Untouched, bad),
-        case("outer length below its header", &outer(|h| h[3] = 19), Out::Untouched, bad),
-        case("outer length without an inner header", &outer(|h| h[3] = 30), Out::Untouched, bad),
-        case("outer IPv6 payload beyond the frame", &long_v6, Out::Untouched, bad),
-        case("outer checksum", &bad_sum, Out::Untouched, bad),
-        case("outer checksum over options", &bad_option, Out::Untouched, bad),
-        case("inner header of 16 bytes", &inner(|h| h[0] = 0x44), Out::Untouched, bad),
-        case("inner version 6 under protocol 4", &inner(|h| h[0] = 0x65), Out::Untouched, bad),
-        case("inner length below its header", &inner(|h| h[3] = 19), Out::Untouched, bad),
-        case("inner length beyond the outer's", &inner(|h| h[3] += 1), Out::Untouched, bad),
-        case("IPv4 under protocol 41", &outer_v4(PROTOCOL_V6, &four), Out::Untouched, bad),
-        case("IPv6 under protocol 4", &outer_v6(PROTOCOL_V4, &six), Out::Untouched, bad),
+        case("outer header of 16 bytes", &outer(|h| h[0] = 0x44), Out::Unchanged, bad),
+        case("outer version 5", &outer(|h| h[0] = 0x55), Out::Unchanged, bad),
+        case("outer length below its header", &outer(|h| h[3] = 19), Out::Unchanged, bad),
+        case("outer length without an inner header", &outer(|h| h[3] = 30), Out::Unchanged, bad),
+        case("outer IPv6 payload beyond the frame", &long_v6, Out::Unchanged, bad),
+        case("outer checksum", &bad_sum, Out::Unchanged, bad),
+        case("outer checksum over options", &bad_option, Out::Unchanged, bad),
+        case("inner header of 16 bytes", &inner(|h| h[0] = 0x44), Out::Unchanged, bad),
+        case("inner version 6 under protocol 4", &inner(|h| h[0] = 0x65), Out::Unchanged, bad),
+        case("inner length below its header", &inner(|h| h[3] = 19), Out::Unchanged, bad),
+        case("inner length beyond the outer's", &inner(|h| h[3] += 1), Out::Unchanged, bad),
+        case("IPv4 under protocol 41", &outer_v4(PROTOCOL_V6, &four), Out::Unchanged, bad),
+        case("IPv6 under protocol 4", &outer_v6(PROTOCOL_V4, &six), Out::Unchanged, bad),
         case(
             "inner IPv6 payload beyond the outer's",
             &outer_v4(PROTOCOL_V6, &long_inner_v6),
-            Out::Untouched,
+            Out::Unchanged,
             bad,
         ),
-        case("nothing inside", &outer_v4(PROTOCOL_V4, &[]), Out::Untouched, bad),
+        case("nothing inside", &outer_v4(PROTOCOL_V4, &[]), Out::Unchanged, bad),
     ]);
 }
 
 /// RFC 6040, figure 4, all sixteen cells, for all four pairs.
 #[test]
-fn congestion_marks_cross_the_end_of_the_tunnel() {
+fn congestion_marks_are_copied_at_decapsulation() {
     const NOT_ECT: u8 = 0;
     const ECT_1: u8 = 1;
     const ECT_0: u8 = 2;
@@ -331,7 +331,7 @@ fn congestion_marks_cross_the_end_of_the_tunnel() {
                     DecapCounter::Decapsulated,
                 ),
                 None => case(
-                    "congestion met by a flow that can't react",
+                    "congestion of a flow without ECN",
                     &packet,
                     Out::Dropped,
                     DecapCounter::EcnDropped,
@@ -346,9 +346,9 @@ fn congestion_marks_cross_the_end_of_the_tunnel() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
-    /// The incremental checksum is the whole one, whatever the header says.
+    /// The incremental checksum equals the full one, for any header.
     #[test]
-    fn the_inner_checksum_stays_right(
+    fn the_inner_checksum_stays_valid(
         headers in proptest::collection::vec((any::<[u8; 9]>(), any::<[u8; 4]>()), 256)
     ) {
         let mut ebpf = load();
@@ -366,9 +366,9 @@ proptest! {
         }
     }
 
-    /// A frame is taken apart whole or not touched at all, and never torn.
+    /// A frame is either decapsulated completely or unchanged, never partially.
     #[test]
-    fn mutated_frames_come_out_stripped_or_untouched(
+    fn mutated_frames_are_decapsulated_or_unchanged(
         mutations in proptest::collection::vec(
             (0..4usize, proptest::collection::vec((any::<u16>(), any::<u8>()), 0..6), any::<u16>()),
             512
@@ -399,7 +399,7 @@ proptest! {
                 prop_assert_eq!(&out, &given);
             } else {
                 prop_assert_eq!(&out[..12], &given[..12]);
-                // All but the inner header's ECN and checksum is what was inside.
+                // Everything but the inner header's ECN and checksum equals the inner packet.
                 let inner = &given[given.len() - (out.len() - 14)..];
                 prop_assert_eq!(&out[14 + 12..], &inner[12..]);
             }

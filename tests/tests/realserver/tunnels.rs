@@ -1,5 +1,5 @@
-//! Real TCP through tunnels of all four pairs. In the director's place: a packet socket and a
-//! loop that puts an outer header around what comes for the VIP.
+//! Real TCP through tunnels of all four pairs. A packet socket and a loop that encapsulates packets
+//! for the VIP stand for the director.
 
 use std::{
     io::{Read as _, Write as _},
@@ -24,7 +24,7 @@ use nix::libc;
 use super::frames::{frame, ip, protocol_of};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// More than a window, so that full-size segments travel.
+/// More than a window, so that full-size segments are sent.
 const UPLOAD: usize = 200_000;
 
 const CONFIG: &str = r#"
@@ -58,7 +58,7 @@ async fn tcp_goes_through_all_four_pairs() {
     let instance = lab.realserver_instance("b1");
     let real_server = RealServer::new(netlink, Some(&instance)).expect("a real server");
     let counted = async || {
-        let status = real_server.status().await.expect("known");
+        let status = real_server.status().await.expect("read");
         status.decapsulation.expect("accepts tunnels").packets["decapsulated"]
     };
     for vip in vips {
@@ -73,13 +73,14 @@ async fn tcp_goes_through_all_four_pairs() {
             assert!(answer.starts_with("HTTP/1.1 200"), "{vip} through {outer}: {answer}");
             assert!(answer.ends_with("b1\n"), "{vip} through {outer}: {answer}");
             let packets = counted().await - before;
-            assert!(packets > 100, "{vip} through {outer}: {packets} came by tunnel");
+            assert!(packets > 100, "{vip} through {outer}: {packets} packets decapsulated");
         }
     }
 }
 
-/// The director's and the backend's MAC addresses, and the VIPs. The VIPs are taken from the
-/// director's kernel, which would refuse the connections, and the client is told where they are.
+/// The director's and the backend's MAC addresses, and the VIPs. The VIPs are removed from the
+/// director's kernel, which would refuse the connections, and set as permanent neighbours on the
+/// client.
 async fn prepare(lab: &Lab) -> ([[u8; 6]; 2], [IpAddr; 2]) {
     let vips = ["192.0.2.10", "2001:db8::10"].map(|vip| vip.parse::<IpAddr>().expect(vip));
     let mut macs = Vec::new();
@@ -119,7 +120,7 @@ fn post(vip: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Forwards what comes for the VIP into a tunnel while `work` runs.
+/// Forwards packets for the VIP into a tunnel while `work` runs.
 fn forwarding<T>(
     director: &Node,
     [own_mac, backend_mac]: &[[u8; 6]; 2],
@@ -183,16 +184,16 @@ fn packet_socket() -> OwnedFd {
     }
 }
 
-/// A frame, or none within the timeout.
+/// Receives a frame, or none within the timeout.
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has the given length.
     let len =
         unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
     buffer.get(..usize::try_from(len).ok()?)
 }
 
 fn send(socket: &OwnedFd, frame: &[u8]) {
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer has the given length.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     assert_eq!(
         usize::try_from(sent).ok(),

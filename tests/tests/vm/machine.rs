@@ -1,5 +1,5 @@
-//! Runs a test in a virtual machine: the test binary and `director` go there, and the machine runs
-//! this one test again.
+//! Runs a test in a virtual machine: the test binary and `director` are copied into it, and the
+//! machine runs this one test again.
 
 use std::{
     env, fs,
@@ -12,20 +12,20 @@ use std::{
 use director_tests::live::binary;
 use xtask::vm::{KernelVersion, Vm};
 
-/// Set inside a machine.
+/// Environment variable that is set inside a machine.
 const INSIDE: &str = "DIRECTOR_TEST_MACHINE";
 /// How often a machine may be started.
 const BOOTS: u32 = 3;
-/// Emulation on a busy host takes its time.
+/// Emulation on a busy host is slow.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Whether this is a machine that a test runs itself in.
+/// Whether this process runs inside such a machine.
 pub(crate) fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// Runs `body` in a machine that `equip` adds to. `test` is the name of the test function that calls
-/// this.
+/// Runs `body` in a machine that `equip` adds to. `test` is the name of the test function that
+/// calls this.
 ///
 /// # Panics
 /// If the machine does not boot, or the test fails in it.
@@ -44,7 +44,7 @@ pub(crate) fn within(
         Vm::new(kernel)
             .modules(["veth", "bridge", "af_packet", "ipv6", "ipip", "sit", "ip6_tunnel"])
             .file(&tests.0, "/host/deps/tests")
-            // Where a test looks for it.
+            // The path where tests expect it.
             .file(&director.0, "/host/director")
             .file("/usr/sbin/ip", "/host/ip")
             .script(format!(
@@ -57,9 +57,9 @@ pub(crate) fn within(
     let output = loop {
         match equip(machine()).run() {
             Ok(output) => break output,
-            // Emulated CPUs now and then stumble over the instruction that another one is patching
-            // (`Oops: int3` in the kernel's own code), or find no timer, when this host is busy.
-            Err(error) if attempts.next().is_some() && stumbled(&error.to_string()) => {
+            // On a busy host, emulated CPUs sometimes fail on an instruction that another one is
+            // patching (`Oops: int3` in the kernel's own code), or find no timer.
+            Err(error) if attempts.next().is_some() && is_emulation_failure(&error.to_string()) => {
                 eprintln!("boots again: {error}");
             }
             Err(error) => panic!("boots: {error}"),
@@ -70,12 +70,12 @@ pub(crate) fn within(
     println!("{}", output.text);
 }
 
-/// Whether a machine died of being emulated.
-fn stumbled(error: &str) -> bool {
+/// Whether a machine failed because of its emulation.
+fn is_emulation_failure(error: &str) -> bool {
     error.contains("Oops: int3") || error.contains("IO-APIC + timer doesn't work")
 }
 
-/// A copy of a program without debug information, which is most of it. Removed when dropped.
+/// A copy of a program without debug information, which is most of its size. Removed when dropped.
 struct Slim(PathBuf);
 
 impl Slim {
@@ -85,10 +85,10 @@ impl Slim {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let copy = format!("{name}-{}-{number}-slim", process::id());
         let copy = Self(env::temp_dir().join(copy));
-        // Beside the linker that made the program.
+        // `strip` is installed with the linker that built the program.
         let mut strip = Command::new("strip");
         strip.arg("--strip-debug").arg("-o").arg(&copy.0).arg(program);
-        assert!(strip.status().expect("binutils are there").success(), "{}", program.display());
+        assert!(strip.status().expect("binutils are installed").success(), "{}", program.display());
         copy
     }
 }

@@ -1,4 +1,4 @@
-//! TCP sessions that carry data both ways and look at every byte.
+//! TCP sessions that carry data in both directions and compare every byte.
 
 use std::{
     io::{Error, Read, Result, Write},
@@ -9,8 +9,8 @@ use std::{
 
 use director_userspace::setup::lab::Node;
 
-/// How long a step of a session may take. A segment that was lost comes again within a second:
-/// that is no failure here, but it shows in the counters.
+/// How long a step of a session may take. A lost segment is retransmitted within a second: that is
+/// no failure here, but it shows in the counters.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// What a session carries, in bytes: to the server, and back.
 pub(crate) const SESSIONS: [(usize, usize); 8] = [
@@ -31,7 +31,7 @@ pub(crate) fn least_packets() -> u64 {
     SESSIONS.iter().map(|(up, _)| 3 + (up / SEGMENT) as u64).sum()
 }
 
-/// Serves sessions on these ports of a node, on all its addresses, as long as the process lives.
+/// Serves sessions on these ports of a node, on all its addresses, as long as the process runs.
 pub(crate) fn serve(node: &Node, ports: &[u16]) {
     for &port in ports {
         let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
@@ -44,15 +44,15 @@ pub(crate) fn serve(node: &Node, ports: &[u16]) {
     }
 }
 
-/// All of [`SESSIONS`], one after the other, from a node.
-pub(crate) fn hold(node: &Node, server: SocketAddr) {
+/// Runs all of [`SESSIONS`], one after the other, from a node.
+pub(crate) fn run(node: &Node, server: SocketAddr) {
     for (up, down) in SESSIONS {
-        let session = node.run(|| ask(server, up, down)).expect("enters");
+        let session = node.run(|| run_session(server, up, down)).expect("enters");
         session.unwrap_or_else(|error| panic!("{server}, {up} up, {down} down: {error}"));
     }
 }
 
-fn ask(server: SocketAddr, up: usize, down: usize) -> Result<()> {
+fn run_session(server: SocketAddr, up: usize, down: usize) -> Result<()> {
     let mut stream = connected(TcpStream::connect_timeout(&server, TIMEOUT)?)?;
     stream.write_all(&(up as u64).to_be_bytes())?;
     stream.write_all(&(down as u64).to_be_bytes())?;
@@ -61,7 +61,7 @@ fn ask(server: SocketAddr, up: usize, down: usize) -> Result<()> {
     expect(&mut stream, down)
 }
 
-/// Answers only if all that was announced arrived unharmed; otherwise the client sees an early end.
+/// Answers only if all announced data arrived intact; otherwise the client receives an early end.
 fn answer(stream: TcpStream) -> Result<()> {
     let mut stream = connected(stream)?;
     let mut length = || {
@@ -88,7 +88,7 @@ fn expect(stream: &mut TcpStream, length: usize) -> Result<()> {
     }
     let wrong = received.iter().zip(pattern(length)).take_while(|(a, b)| **a == *b).count();
     let got = received.len();
-    Err(Error::other(format!("{got} bytes instead of {length}, right up to byte {wrong}")))
+    Err(Error::other(format!("{got} bytes instead of {length}, correct up to byte {wrong}")))
 }
 
 /// Bytes that repeat after no power of two, so that a segment in the wrong place shows.

@@ -1,4 +1,4 @@
-//! What the director itself counts, read from `director stats --output json`.
+//! The director's own counters, read from `director stats --output json`.
 
 use std::net::IpAddr;
 
@@ -30,24 +30,24 @@ pub(super) struct Backend {
 impl Counters {
     /// Reads them.
     pub(super) fn read(stats: &Value, services: &[Service]) -> Result<Self> {
-        let strange = || format!("cannot make sense of `director stats`: {stats}");
-        let shown = stats["services"].as_array().with_context(strange)?;
-        let dropped = stats["drop"].as_object().with_context(strange)?;
+        let unexpected = || format!("unexpected output of `director stats`: {stats}");
+        let shown = stats["services"].as_array().with_context(unexpected)?;
+        let dropped = stats["drop"].as_object().with_context(unexpected)?;
         let dropped = dropped.values().filter_map(Value::as_u64).sum();
         let mut all = Vec::new();
         for service in services {
             let shown = shown.iter().find(|shown| shown["name"] == service.name);
             let shown =
-                shown.and_then(|shown| shown["backends"].as_array()).with_context(strange)?;
+                shown.and_then(|shown| shown["backends"].as_array()).with_context(unexpected)?;
             let of = |address: IpAddr| {
                 let address = address.to_string();
                 let found = shown.iter().find(|backend| backend["address"] == *address);
-                // One that is drained to the end is no longer listed.
+                // A backend that has drained is no longer listed.
                 found.map_or_else(|| Some(Backend::default()), backend)
             };
             let backends: Option<Vec<_>> =
                 service.backends.iter().map(|backend| of(backend.address)).collect();
-            all.push(backends.with_context(strange)?);
+            all.push(backends.with_context(unexpected)?);
         }
         Ok(Self { services: all, dropped })
     }
@@ -65,7 +65,7 @@ impl Counters {
         self
     }
 
-    /// One backend's.
+    /// The counters of one backend.
     pub(super) fn backend(&self, service: usize, backend: usize) -> Backend {
         let found = self.services.get(service).and_then(|backends| backends.get(backend));
         found.copied().unwrap_or_default()
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_found_whatever_their_order_and_a_backend_may_be_gone() {
+    fn counters_are_found_in_any_order_and_a_backend_may_be_missing() {
         let stats = json!({
             "drop": {"runt": 1, "fragment": 2},
             "services": [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_before_is_left_out() {
+    fn earlier_counts_are_subtracted() {
         let stats = |packets: u64| {
             let web = json!({"address": "10.0.0.11", "state": "active", "packets": packets, "flows": packets / 5});
             let services =
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_shown() {
+    fn unexpected_output_is_shown() {
         for stats in [json!({}), json!({"drop": {}, "services": [{"name": "web"}]})] {
             let error = Counters::read(&stats, &scene::services()).unwrap_err();
             assert!(error.to_string().contains(&stats.to_string()), "{error}");

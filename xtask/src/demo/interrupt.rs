@@ -1,4 +1,4 @@
-//! Ctrl-C: noticed between steps, so that what was begun can be undone.
+//! Ctrl-C: handled between steps, so that the demo can clean up.
 
 use std::{
     fmt,
@@ -16,22 +16,22 @@ use signal_hook::{
     flag,
 };
 
-/// Nobody waits longer for the answer to Ctrl-C.
+/// Maximum delay of the reaction to Ctrl-C.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Whether this process was asked to end.
+/// Whether this process received a signal to end.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt {
     /// The signal; 0 is none.
     signal: Arc<AtomicUsize>,
 }
 
-/// It was; by this signal.
+/// The process was interrupted by this signal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Interrupted(u8);
 
 impl Interrupted {
-    /// What a shell wants to see.
+    /// The exit status by the shells' convention.
     pub(super) fn exit_status(self) -> u8 {
         128 + self.0
     }
@@ -46,7 +46,7 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 impl Interrupt {
-    /// From now on signals no longer end the process but are noticed here.
+    /// From now on signals no longer end the process but are recorded here.
     pub(super) fn catch() -> Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
         for number in [SIGINT, SIGTERM, SIGHUP] {

@@ -1,4 +1,4 @@
-//! Everything the demo leaves running, and its end: the lab, servers and a daemon in it.
+//! Everything the demo starts, and its removal: the lab, servers and a daemon in it.
 
 use std::{
     fs::{self, File},
@@ -26,15 +26,15 @@ use super::{
 };
 use crate::sh;
 
-/// How the names of all demos' labs begin; the number of the process follows.
+/// Prefix of the names of all demos' labs; the process id follows.
 const PREFIX: &str = "demo-";
 /// Set for all processes that a demo starts, to its lab's name.
 const MARK: &str = "DIRECTOR_DEMO";
-/// How long a process may take to end when it is asked to.
+/// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
-/// How many lines of a log are shown when something is wrong.
+/// How many lines of a log are shown in errors.
 const LOG_LINES: usize = 15;
-/// Where things of a demo could be left. Their names tell whose they are.
+/// Where objects of a demo could be left. Their names contain that of the lab.
 const PLACES: [&str; 5] = [
     "/run/netns",
     "/run/director",
@@ -43,14 +43,14 @@ const PLACES: [&str; 5] = [
     "/sys/fs/bpf/director",
 ];
 
-/// A process, and where it writes what it has to say.
+/// A process and its log.
 struct Running {
     what: String,
     child: Child,
     log: PathBuf,
 }
 
-/// A lab with a director and servers. Dropped, it takes everything with it.
+/// A lab with a director and servers. Everything is removed when dropped.
 pub(super) struct Lab {
     binary: PathBuf,
     name: String,
@@ -69,7 +69,7 @@ impl Lab {
         fs::create_dir_all(&lab.directory)
             .with_context(|| format!("cannot create {}", lab.directory.display()))?;
         lab.configure(services, None)?;
-        // What there is of it has to go, even if it fails.
+        // The lab must be removed, even if its creation fails.
         lab.up = true;
         let mut up = lab.director(&["lab", "up", "--name", &lab.name]);
         up.arg("--config").arg(lab.config()).args(["--clients", &CLIENTS.to_string()]);
@@ -95,7 +95,7 @@ impl Lab {
         self.directory.join("director.yaml")
     }
 
-    /// Puts another configuration in the place of the file, as an editor does: whole.
+    /// Replaces the configuration file atomically, as an editor does.
     pub(super) fn configure(&self, services: &[Service], without: Option<&str>) -> Result<()> {
         let (file, new) = (self.config(), self.directory.join("director.yaml.new"));
         fs::write(&new, scene::yaml(services, without))
@@ -115,10 +115,10 @@ impl Lab {
         Ok(())
     }
 
-    /// What `director COMMAND --output json` says of this instance.
-    pub(super) fn look(&self, command: &str) -> Result<Value> {
-        let mut look = self.director(&[command, "--instance", &self.name, "--output", "json"]);
-        parse(&mut look)
+    /// The output of `director COMMAND --output json` for this instance.
+    pub(super) fn query(&self, command: &str) -> Result<Value> {
+        let mut query = self.director(&[command, "--instance", &self.name, "--output", "json"]);
+        parse(&mut query)
     }
 
     /// A command that will run on a node.
@@ -132,7 +132,7 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// What ended, with what it said last.
+    /// The process that ended, with the end of its log.
     pub(super) fn check(&mut self) -> Result<()> {
         for Running { what, child, log } in &mut self.children {
             if let Some(status) = child.try_wait().context("cannot wait for a process")? {
@@ -142,17 +142,17 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes everything, and looks whether it is gone; returns what is left.
+    /// Removes everything and returns what is left.
     pub(super) fn remove(mut self) -> Result<Vec<String>> {
         let (name, removed) = (self.name.clone(), self.end());
         drop(self);
         removed?;
-        Ok(left(&name))
+        Ok(leftovers(&name))
     }
 
     fn end(&mut self) -> Result<()> {
         for Running { child, .. } in &self.children {
-            // Not reaped yet, so the number is still its own.
+            // Not reaped yet, so the process id is still its own.
             let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
         }
         let deadline = Instant::now() + GRACE;
@@ -184,18 +184,18 @@ impl Lab {
             detach.arg(&self.binary).args(["detach", "--instance", name]);
             result = sh::run_silently(&mut detach);
         }
-        // Whatever came of that, the namespaces must go.
+        // The namespaces must be removed in any case.
         if Path::new("/run/director").join(format!("lab-{name}.json")).exists() {
             let down = &mut self.director(&["lab", "down", "--force", "--name", name]);
             result = sh::run_silently(down).and(result);
         }
-        // Without the director's namespace nothing can be detached, only forgotten.
+        // Without the director's namespace nothing can be detached; only files can be removed.
         let _ = fs::remove_dir_all(pins);
         let _ = fs::remove_dir_all(Path::new("/run/director").join(name));
         result
     }
 
-    /// Removes the labs of demos that did not live to do it.
+    /// Removes the labs of demos that were killed.
     fn remove_stale(&self) -> Result<()> {
         for name in stale() {
             eprintln!("removing what is left of an earlier demo: {name}");
@@ -205,7 +205,7 @@ impl Lab {
         Ok(())
     }
 
-    /// What the director said last.
+    /// The end of the director's log.
     pub(super) fn log(&self) -> String {
         last_lines(&self.log_file())
     }
@@ -214,7 +214,7 @@ impl Lab {
         self.directory.join("director.log")
     }
 
-    /// A `director` command, in a process group of its own: Ctrl-C is for this process, which
+    /// A `director` command, in a separate process group: Ctrl-C reaches only this process, which
     /// then ends the others in order. If this process is killed, they get a signal.
     fn director(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
@@ -241,7 +241,7 @@ fn parse(command: &mut Command) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{}: not JSON", sh::show(command)))
 }
 
-/// The names of labs, of demos whose process is no more.
+/// The names of labs of demos whose process no longer exists.
 fn stale() -> Vec<String> {
     let files = entries("/run/director").into_iter();
     let names =
@@ -254,9 +254,9 @@ fn stale() -> Vec<String> {
 }
 
 /// Namespaces, pins, files and processes of the lab `name`.
-fn left(name: &str) -> Vec<String> {
+fn leftovers(name: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let is_its = |entry: &str| {
+    let belongs = |entry: &str| {
         entry.match_indices(name).any(|(at, _)| {
             // Not demo-1 in demo-12.
             !entry[at + name.len()..].starts_with(|c: char| c.is_ascii_digit())
@@ -265,8 +265,8 @@ fn left(name: &str) -> Vec<String> {
     let temporary = std::env::temp_dir();
     let places = PLACES.iter().map(Path::new).chain([temporary.as_path()]);
     for place in places {
-        let its = entries(place).into_iter().filter(|entry| is_its(entry));
-        found.extend(its.map(|entry| place.join(entry).display().to_string()));
+        let found_here = entries(place).into_iter().filter(|entry| belongs(entry));
+        found.extend(found_here.map(|entry| place.join(entry).display().to_string()));
     }
     let mark = format!("{MARK}={name}");
     for pid in entries("/proc").into_iter().filter(|pid| pid.parse::<u32>().is_ok()) {

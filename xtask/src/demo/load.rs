@@ -1,4 +1,4 @@
-//! Clients: one connection per request, so that each has a source port of its own.
+//! Clients: one connection per request, so that each has another source port.
 
 use std::{
     fs::File,
@@ -23,17 +23,17 @@ use super::{
     tally::{Phase, Tally},
 };
 
-/// How many clients ask.
+/// The number of clients.
 pub(super) const CLIENTS: usize = 4;
-/// Requests that one client has under way at once, per service.
+/// Concurrent requests of one client, per service.
 const CONCURRENT: usize = 6;
-/// Requests per second and service. Enough to see much in little time, few enough to leave a
-/// small machine some air: answers must not be late because nobody gets a CPU.
+/// Requests per second and service. Enough for significant counts in a short time, few enough not
+/// to saturate a small machine: answers must not be late for lack of CPU time.
 const RATE: f64 = 1000.0;
 /// How long a request may take in each of its steps.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for one that only tries whether there is an answer yet.
-const IMPATIENCE: Duration = Duration::from_millis(250);
+/// The same for a request that only tests whether the service answers yet.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// How many connections are tried to find one through a certain backend.
 const TRIES: usize = 200;
 
@@ -62,7 +62,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Starts to ask every service from every client of the lab.
+    /// Starts requests to every service from every client of the lab.
     pub(super) fn start(lab: &str, services: &[Service]) -> Result<Self> {
         let shared = Arc::new(Shared {
             phase: AtomicU8::new(Phase::Steady as u8),
@@ -76,14 +76,14 @@ impl Load {
                 for turn in 0..CONCURRENT {
                     let namespace = namespace(lab, client)?;
                     let (shared, url) = (Arc::clone(&load.shared), service.url("/"));
-                    // Spread, so that they do not all ask at once.
-                    let place = (client - 1) * CONCURRENT + turn;
-                    let delay = interval.mul_f64(place as f64 / (CLIENTS * CONCURRENT) as f64);
+                    // Spread, so that requests are not sent all at once.
+                    let index = (client - 1) * CONCURRENT + turn;
+                    let delay = interval.mul_f64(index as f64 / (CLIENTS * CONCURRENT) as f64);
                     load.threads.push(thread::spawn(move || {
                         let entered = enter(&namespace);
                         thread::sleep(delay);
                         match entered {
-                            Ok(()) => ask(&shared, number, &url, interval),
+                            Ok(()) => send_requests(&shared, number, &url, interval),
                             Err(error) => {
                                 let phase = shared.phase();
                                 shared.tally().failed(number, phase, format!("{error:#}"));
@@ -106,7 +106,7 @@ impl Load {
         self.shared.tally().snapshot()
     }
 
-    /// Waits for the requests under way, and returns what came of all.
+    /// Waits for pending requests and returns the results of all.
     pub(super) fn finish(mut self) -> Tally {
         self.end();
         std::mem::take(&mut self.shared.tally())
@@ -126,8 +126,8 @@ impl Drop for Load {
     }
 }
 
-/// One of a client's users: asks, waits for its turn, asks again.
-fn ask(shared: &Shared, service: usize, url: &str, interval: Duration) {
+/// One user of a client: sends a request per interval.
+fn send_requests(shared: &Shared, service: usize, url: &str, interval: Duration) {
     let agent = agent(TIMEOUT);
     let mut turn = Instant::now();
     while !shared.stop.load(Ordering::Acquire) {
@@ -137,32 +137,32 @@ fn ask(shared: &Shared, service: usize, url: &str, interval: Duration) {
             Ok(answer) => shared.tally().answered(service, phase, &answer),
             Err(error) => shared.tally().failed(service, phase, format!("{url}: {error}")),
         }
-        // Whoever is late does not catch up.
+        // A late request is not caught up.
         turn = (turn + interval).max(Instant::now());
         thread::sleep(turn.saturating_duration_since(Instant::now()));
     }
 }
 
-/// Asks once from the first client; whether there was an answer.
+/// Sends one request from the first client and returns whether it was answered.
 pub(super) fn is_answered(lab: &str, service: &Service) -> Result<bool> {
     let namespace = namespace(lab, 1)?;
     let url = service.url("/");
-    let asking = thread::spawn(move || {
+    let request = thread::spawn(move || {
         enter(&namespace)?;
-        Ok(get(&agent(IMPATIENCE), &url).is_ok())
+        Ok(get(&agent(PROBE_TIMEOUT), &url).is_ok())
     });
-    asking.join().map_err(|_| anyhow!("the client panicked"))?
+    request.join().map_err(|_| anyhow!("the client panicked"))?
 }
 
 /// A client that opens a new connection for every request.
-fn agent(patience: Duration) -> Agent {
+fn agent(timeout: Duration) -> Agent {
     let config = Agent::config_builder()
         .proxy(None)
         .max_idle_connections(0)
         .max_idle_connections_per_host(0)
-        .timeout_connect(Some(patience))
-        .timeout_recv_response(Some(patience))
-        .timeout_per_read(Some(patience));
+        .timeout_connect(Some(timeout))
+        .timeout_recv_response(Some(timeout))
+        .timeout_per_read(Some(timeout));
     config.build().new_agent()
 }
 
@@ -180,7 +180,7 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Begins one that goes through the backend `node`.
+    /// Starts a download through the backend `node`.
     pub(super) fn through(
         lab: &str,
         services: &[Service],
@@ -201,7 +201,7 @@ impl Transfer {
         let mut transfer = Self { service, received, stop, thread: Some(thread) };
         match has_begun.recv() {
             Ok(()) => Ok(transfer),
-            // The thread ended before it began, and says why.
+            // The thread ended before the download began, and returns the reason.
             Err(mpsc::RecvError) => match transfer.outcome() {
                 Err(error) => Err(error),
                 Ok(()) => bail!("the transfer through {node} did not begin"),
@@ -209,19 +209,19 @@ impl Transfer {
         }
     }
 
-    /// The part that has arrived; 1 is all.
+    /// The fraction that has arrived.
     pub(super) fn progress(&self) -> f64 {
         self.received.load(Ordering::Relaxed) as f64 / large_file_len() as f64
     }
 
-    /// Whether it is over, well or not.
+    /// Whether it has ended, successfully or not.
     pub(super) fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for its end, and says whether everything arrived as it was sent.
+    /// Waits for its end, and returns whether everything arrived intact.
     pub(super) fn outcome(&mut self) -> Result<()> {
-        let Some(thread) = self.thread.take() else { bail!("asked twice") };
+        let Some(thread) = self.thread.take() else { bail!("outcome read twice") };
         thread.join().map_err(|_| anyhow!("the transfer's thread panicked"))?
     }
 }
@@ -261,8 +261,8 @@ fn download(mut response: Response, received: &AtomicU64, stop: &AtomicBool) -> 
             ensure!(offset == large_file_len(), "ended after {offset} bytes");
             return Ok(());
         }
-        let right = (offset..).zip(&buffer[..n]).all(|(at, &byte)| byte == large_file_byte(at));
-        ensure!(right, "other bytes than were sent, after {offset}");
+        let intact = (offset..).zip(&buffer[..n]).all(|(at, &byte)| byte == large_file_byte(at));
+        ensure!(intact, "wrong bytes after {offset}");
         offset += n as u64;
         received.store(offset, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What is played: two services on three machines. No I/O.
+//! The scenario: two services on three machines. No I/O.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -7,7 +7,7 @@ const INTERFACE: &str = "eth0";
 /// The machines by the lab's names: it numbers them in the order of the file.
 const MACHINES: [(&str, [u16; 2]); 3] =
     [("b1", [11, 0x11]), ("b2", [12, 0x12]), ("b3", [13, 0x13])];
-/// The machine that is taken out while requests run.
+/// The machine that is removed while requests run.
 pub(super) const REMOVED: &str = "b2";
 /// The port of every service.
 pub(super) const PORT: u16 = 80;
@@ -21,7 +21,7 @@ pub(super) struct Service {
     pub(super) backends: Vec<Backend>,
 }
 
-/// A machine, as one service sees it.
+/// A machine as a backend of one service.
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
     pub(super) node: &'static str,
@@ -30,8 +30,8 @@ pub(super) struct Backend {
 }
 
 impl Service {
-    /// The part of new connections that each backend shall get, in the order of the backends; 1 is
-    /// all of them. `without` is the node that gets none.
+    /// The fraction of new connections that each backend should get, in the order of the backends.
+    /// `without` is the node that gets none.
     pub(super) fn fair(&self, without: Option<&str>) -> Vec<f64> {
         let weight = |backend: &Backend| match without {
             Some(node) if node == backend.node => 0.0,
@@ -76,7 +76,7 @@ pub(super) fn services() -> Vec<Service> {
     ]
 }
 
-/// Which addresses are one machine, each as `director lab up --host` wants it.
+/// The addresses of each machine, in the format of `director lab up --host`.
 pub(super) fn hosts(services: &[Service]) -> Vec<String> {
     let addresses = |node: &str| {
         let all = services.iter().flat_map(|service| &service.backends);
@@ -86,7 +86,7 @@ pub(super) fn hosts(services: &[Service]) -> Vec<String> {
     MACHINES.iter().map(|(node, _)| addresses(node)).collect()
 }
 
-/// The nodes that serve.
+/// The nodes with a server.
 pub(super) fn nodes() -> impl Iterator<Item = &'static str> {
     MACHINES.iter().map(|(node, _)| *node)
 }
@@ -109,7 +109,7 @@ pub(super) fn yaml(services: &[Service], without: Option<&str>) -> String {
     text
 }
 
-/// The lines that the file loses with a node.
+/// The lines that are removed from the file with a node.
 pub(super) fn deleted_lines(services: &[Service], node: &str) -> Vec<String> {
     let (before, after) = (yaml(services, None), yaml(services, Some(node)));
     let kept: Vec<&str> = after.lines().collect();
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_follow_the_weights_and_leave_out_who_is_removed() {
+    fn shares_follow_the_weights_and_exclude_the_removed_node() {
         let services = services();
         let round =
             |shares: Vec<f64>| shares.iter().map(|s| (s * 1000.0).round()).collect::<Vec<_>>();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_loses_the_removed_machine_s_lines_and_no_others() {
+    fn only_the_lines_of_the_removed_machine_are_deleted() {
         let services = services();
         assert_eq!(
             deleted_lines(&services, REMOVED),

@@ -1,5 +1,5 @@
-//! What the demo shows while requests run: a table drawn in place on a terminal, a line now and
-//! then elsewhere.
+//! What the demo shows while requests run: a table redrawn in place on a terminal, a line per
+//! second elsewhere.
 
 use std::{
     fmt::Write as _,
@@ -14,27 +14,27 @@ use super::{
     tally::{Phase, Tally},
 };
 
-/// Without a terminal, this often.
+/// How often a line is printed without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Cells of a bar that stands for all requests.
 const BAR: f64 = 18.0;
 
-/// What there is to show.
+/// The data to show.
 pub(super) struct View<'a> {
     pub(super) services: &'a [Service],
     pub(super) tally: &'a Tally,
     pub(super) counters: &'a Counters,
     pub(super) phase: Phase,
-    /// What goes on, in words.
+    /// The title of the phase.
     pub(super) title: &'a str,
     pub(super) elapsed: Duration,
     pub(super) transfers: &'a [Transfer],
 }
 
-/// The place where it is shown.
+/// The output.
 pub(super) struct Screen {
     terminal: bool,
-    /// Lines of the last picture, to be drawn over.
+    /// Lines of the last frame, to be overwritten.
     drawn: usize,
     next_line: Instant,
 }
@@ -44,36 +44,36 @@ impl Screen {
         Self { terminal: io::stdout().is_terminal(), drawn: 0, next_line: Instant::now() }
     }
 
-    /// Says that another act begins.
+    /// Starts another phase.
     pub(super) fn begin(&mut self) {
         self.next_line = Instant::now() + LINE_INTERVAL;
     }
 
-    /// Shows how things stand.
+    /// Shows the current state.
     pub(super) fn show(&mut self, view: &View<'_>) {
         if self.terminal {
             self.draw(view);
         } else if Instant::now() >= self.next_line {
             self.next_line = Instant::now() + LINE_INTERVAL;
-            say(&line(view));
+            print_line(&line(view));
         }
     }
 
-    /// Shows the end of an act, which stays on the screen.
+    /// Shows the end of a phase, which stays on the screen.
     pub(super) fn keep(&mut self, view: &View<'_>) {
         if self.terminal {
-            self.draw_over(&picture(view));
+            self.draw_over(&frame(view));
             self.drawn = 0;
         } else {
-            say(&picture(view).join("\n"));
+            print_line(&frame(view).join("\n"));
         }
     }
 
     fn draw(&mut self, view: &View<'_>) {
         let size = terminal_size::terminal_size();
         let (width, height) = size.map_or((80, 24), |(w, h)| (usize::from(w.0), usize::from(h.0)));
-        let mut lines = picture(view);
-        // What does not fit would scroll, and then be drawn over in the wrong place.
+        let mut lines = frame(view);
+        // What does not fit would scroll, and then be overwritten in the wrong place.
         lines.truncate(height.saturating_sub(1).max(1));
         for line in &mut lines {
             *line = line.chars().take(width).collect();
@@ -82,7 +82,7 @@ impl Screen {
         self.drawn = lines.len();
     }
 
-    /// Draws in the place of the last picture.
+    /// Overwrites the last frame.
     fn draw_over(&self, lines: &[String]) {
         let mut text = String::new();
         if self.drawn > 0 {
@@ -92,24 +92,24 @@ impl Screen {
             text.push_str(line);
             text.push_str("\x1b[K\n");
         }
-        // A picture before may have been longer.
+        // The previous frame may have been longer.
         text.push_str("\x1b[J");
         print(&text);
     }
 }
 
 /// Prints a line, or several.
-pub(super) fn say(text: &str) {
+pub(super) fn print_line(text: &str) {
     print(&format!("{text}\n"));
 }
 
 fn print(text: &str) {
-    // Whoever closed the pipe does not want to see it; what was begun is undone all the same.
+    // A closed pipe is no error: the demo must still clean up.
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// The counts that the phase's table is about.
+/// The phase whose counts the table shows.
 fn shown_phase(phase: Phase) -> Phase {
     match phase {
         Phase::Steady | Phase::Changing => Phase::Steady,
@@ -122,7 +122,7 @@ fn without(phase: Phase) -> Option<&'static str> {
 }
 
 /// The table.
-fn picture(view: &View<'_>) -> Vec<String> {
+fn frame(view: &View<'_>) -> Vec<String> {
     let mut lines =
         vec![String::new(), format!("{:<67}{:>9.1} s", view.title, view.elapsed.as_secs_f64())];
     for (number, service) in view.services.iter().enumerate() {
@@ -186,7 +186,7 @@ fn row(
     text.trim_end().to_owned()
 }
 
-/// The same in a line.
+/// The same in one line.
 fn line(view: &View<'_>) -> String {
     let mut text = format!("{:5.1} s", view.elapsed.as_secs_f64());
     for (number, service) in view.services.iter().enumerate() {
@@ -215,7 +215,7 @@ fn percent(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
-/// A number that can be read at a glance.
+/// A number with thousands separators.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -232,14 +232,14 @@ pub(super) fn thousands(number: u64) -> String {
 mod tests {
     use super::{super::scene, *};
 
-    fn with_view<T>(phase: Phase, look: impl FnOnce(&View<'_>) -> T) -> T {
+    fn with_view<T>(phase: Phase, render: impl FnOnce(&View<'_>) -> T) -> T {
         let services = scene::services();
         let mut tally = Tally::new(&services);
         for port in 0..4000 {
             let node = ["b1", "b2", "b3", "b3"][port % 4];
             tally.answered(0, phase, &format!("{node} 198.18.0.1 {port}"));
         }
-        look(&View {
+        render(&View {
             services: &services,
             tally: &tally,
             counters: &Counters::default(),
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn the_table_fits_a_terminal_of_80_by_24() {
         for phase in Phase::ALL {
-            let lines = with_view(phase, picture);
+            let lines = with_view(phase, frame);
             assert!(lines.len() <= 22, "{}", lines.join("\n"));
             for line in lines {
                 assert!(line.chars().count() < 80, "{line}");
@@ -263,21 +263,21 @@ mod tests {
 
     #[test]
     fn a_row_holds_weight_fair_share_requests_and_share() {
-        let text = with_view(Phase::Steady, picture).join("\n");
+        let text = with_view(Phase::Steady, frame).join("\n");
         assert!(text.contains("b3 10.0.0.13             3 50.0 %    2,000 50.0 %"), "{text}");
-        let text = with_view(Phase::After, picture).join("\n");
+        let text = with_view(Phase::After, frame).join("\n");
         assert!(text.contains("b2 10.0.0.12       removed  0.0 %    1,000 25.0 %"), "{text}");
     }
 
     #[test]
-    fn a_line_says_the_same() {
+    fn a_line_has_the_same_figures() {
         let text = with_view(Phase::Steady, line);
         let start = " 12.3 s  web: 4,000 requests, b1 25.0 %, b2 25.0 %, b3 50.0 %, 0 errors";
         assert!(text.starts_with(start), "{text}");
     }
 
     #[test]
-    fn thousands_are_parted() {
+    fn thousands_are_separated() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), text);
         }

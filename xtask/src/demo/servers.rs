@@ -1,4 +1,4 @@
-//! The web servers: nginx on every backend, each in a directory of its own.
+//! The web servers: nginx on every backend, each in its own directory.
 
 use std::{
     fs::{self, File},
@@ -15,9 +15,9 @@ use crate::sh;
 
 /// A file that takes [`LARGE_FILE_TIME`] to download.
 pub(super) const LARGE_FILE: &str = "large";
-/// The header that says who answers.
+/// The header with the name of the server.
 pub(super) const SERVED_BY: &str = "X-Served-By";
-/// Where a server writes what is wrong, in its directory.
+/// The error log in the directory of a server.
 pub(super) const LOG: &str = "error.log";
 const LARGE_FILE_TIME: Duration = Duration::from_secs(5);
 /// Bytes per second of one download.
@@ -28,7 +28,7 @@ pub(super) fn large_file_len() -> u64 {
     LARGE_FILE_RATE * LARGE_FILE_TIME.as_secs()
 }
 
-/// What stands in the large file at an offset: something that a lost or doubled packet shifts.
+/// The byte of the large file at an offset: a pattern that lost or duplicated data shifts.
 pub(super) fn large_file_byte(offset: u64) -> u8 {
     (offset % 251) as u8
 }

@@ -1,4 +1,4 @@
-//! One act of the demo: watches the requests and shows them until it is over.
+//! One phase of the demo: monitors the requests and shows them until it is over.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +14,25 @@ use super::{
     tally::Phase,
 };
 
-/// The longest an act may take; one that is not over then is cut, and the verdict says why.
+/// Time limit of a phase; one that takes longer is ended, and the verdict reports why.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the director may take to follow its file.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the picture changes, and how often the director's counters are read for it.
-const PICTURE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the screen is updated, and how often the director's counters are read for it.
+const FRAME_INTERVAL: Duration = Duration::from_millis(100);
 const COUNTERS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How far an act has come.
+/// The progress of a phase.
 pub(super) struct Now {
     /// Since it began.
     pub(super) elapsed: Duration,
     /// Requests of its phase that were answered, of the service with the fewest.
     pub(super) answered: u64,
-    /// Whether no download is under way.
+    /// Whether no download is in progress.
     pub(super) transfers_are_over: bool,
 }
 
-/// The stage.
+/// The display of a phase.
 pub(super) struct Show<'a> {
     pub(super) lab: &'a mut Lab,
     load: &'a Load,
@@ -43,7 +43,7 @@ pub(super) struct Show<'a> {
     title: String,
     began: Instant,
     transfers: Vec<Transfer>,
-    /// Packets at the beginning of the act, and since.
+    /// Packets at the beginning of the phase, and since.
     before: Counters,
     counters: Counters,
     counters_due: Instant,
@@ -72,7 +72,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// Begins an act: its requests are those of `phase`, its packets those from now on.
+    /// Begins a phase: its requests are those of `phase`, its packets those from now on.
     pub(super) fn begin(&mut self, phase: Phase, title: String) -> Result<()> {
         self.before = self.read_counters()?;
         (self.phase, self.title, self.began) = (phase, title, Instant::now());
@@ -84,7 +84,7 @@ impl<'a> Show<'a> {
     /// Shows it until it is over.
     pub(super) fn run(&mut self, is_over: impl Fn(&Now) -> bool) -> Result<()> {
         while !is_over(&self.now()) && self.began.elapsed() < TIMEOUT {
-            self.interrupt.sleep(PICTURE_INTERVAL)?;
+            self.interrupt.sleep(FRAME_INTERVAL)?;
             self.lab.check()?;
             if Instant::now() >= self.counters_due {
                 self.counters = self.read_counters()?.since(&self.before);
@@ -95,7 +95,7 @@ impl<'a> Show<'a> {
         Ok(())
     }
 
-    /// Leaves its last picture on the screen.
+    /// Leaves its last frame on the screen.
     pub(super) fn keep(&mut self) -> Result<()> {
         self.counters = self.read_counters()?.since(&self.before);
         self.draw(Screen::keep);
@@ -114,7 +114,7 @@ impl<'a> Show<'a> {
             ensure!(
                 Instant::now() < deadline,
                 "{REMOVED} was removed from {}, and {} s later it still gets new connections; the \
-                 director said:\n{}",
+                 director's log:\n{}",
                 self.lab.config().display(),
                 CHANGE_TIMEOUT.as_secs(),
                 self.lab.log()
@@ -155,7 +155,7 @@ impl<'a> Show<'a> {
     }
 
     fn read_counters(&self) -> Result<Counters> {
-        Counters::read(&self.lab.look("stats")?, self.services)
+        Counters::read(&self.lab.query("stats")?, self.services)
     }
 
     fn is_scheduled_to(&self, node: &str) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! What the requests came to. No I/O.
+//! The results of the requests. No I/O.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -9,9 +9,9 @@ use super::scene::Service;
 pub(super) enum Phase {
     /// While every backend was in the configuration.
     Steady,
-    /// While the configuration was being changed: old and new are both right.
+    /// While the configuration was being changed: old and new are both correct.
     Changing,
-    /// When the director had said that the change is made.
+    /// After the change was in effect.
     After,
 }
 
@@ -24,7 +24,7 @@ impl Phase {
 pub(super) struct Counts {
     /// Answered, by backend, in the service's order.
     pub(super) by_backend: Vec<u64>,
-    /// Not answered, or not as they should have been.
+    /// Not answered, or not correctly.
     pub(super) errors: u64,
 }
 
@@ -34,13 +34,13 @@ impl Counts {
         self.by_backend.iter().sum()
     }
 
-    /// The part that each backend answered; 1 is all.
+    /// The fraction that each backend answered.
     pub(super) fn shares(&self) -> Vec<f64> {
         let all = self.answered().max(1) as f64;
         self.by_backend.iter().map(|&n| n as f64 / all).collect()
     }
 
-    /// How far the share that is furthest from its fair one is off, in percentage points.
+    /// The largest difference of a share from its fair share, in percentage points.
     pub(super) fn deviation(&self, fair: &[f64]) -> f64 {
         let shares = self.shares();
         let off = shares.iter().zip(fair).map(|(share, fair)| (share - fair).abs() * 100.0);
@@ -54,11 +54,11 @@ pub(super) struct Tally {
     nodes: Vec<Vec<&'static str>>,
     counts: Vec<[Counts; 3]>,
     sources: HashSet<(IpAddr, u16)>,
-    complaints: Vec<String>,
+    failures: Vec<String>,
 }
 
-/// Complaints kept: the first say what is wrong, the others only repeat it.
-const COMPLAINTS: usize = 3;
+/// Failures kept: the first show what is wrong, the others only repeat it.
+const MAX_FAILURES: usize = 3;
 
 impl Tally {
     pub(super) fn new(services: &[Service]) -> Self {
@@ -74,7 +74,7 @@ impl Tally {
     /// Counts an answer: `NODE ADDRESS PORT`, the last two as the server saw the client.
     pub(super) fn answered(&mut self, service: usize, phase: Phase, answer: &str) {
         let Some((backend, source)) = self.read(service, answer) else {
-            return self.failed(service, phase, format!("an answer of nobody: {answer:?}"));
+            return self.failed(service, phase, format!("an answer of no backend: {answer:?}"));
         };
         self.counts[service][phase as usize].by_backend[backend] += 1;
         self.sources.insert(source);
@@ -87,15 +87,15 @@ impl Tally {
         Some((backend, (words.next()?.parse().ok()?, words.next()?.parse().ok()?)))
     }
 
-    /// Counts a request without a good answer.
+    /// Counts a request without a correct answer.
     pub(super) fn failed(&mut self, service: usize, phase: Phase, why: String) {
         self.counts[service][phase as usize].errors += 1;
-        if self.complaints.len() < COMPLAINTS {
-            self.complaints.push(why);
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(why);
         }
     }
 
-    /// What came to one service in one phase.
+    /// The counts of one service in one phase.
     pub(super) fn counts(&self, service: usize, phase: Phase) -> &Counts {
         &self.counts[service][phase as usize]
     }
@@ -106,19 +106,19 @@ impl Tally {
         all.fold((0, 0), |(good, bad), counts| (good + counts.answered(), bad + counts.errors))
     }
 
-    /// The counts alone, to be looked at while more come in.
+    /// A copy of the counts only, while more are added.
     pub(super) fn snapshot(&self) -> Self {
         Self { counts: self.counts.clone(), ..Self::default() }
     }
 
-    /// From how many different addresses and ports the requests came.
+    /// The number of different addresses and ports that requests came from.
     pub(super) fn sources(&self) -> usize {
         self.sources.len()
     }
 
     /// Why requests failed: the first few.
-    pub(super) fn complaints(&self) -> &[String] {
-        &self.complaints
+    pub(super) fn failures(&self) -> &[String] {
+        &self.failures
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn deviation_is_that_of_the_backend_that_is_furthest_off() {
+    fn deviation_is_the_largest_of_all_backends() {
         let fair = scene::services()[0].fair(None);
         let exact = tally(&[("b1", 100), ("b2", 200), ("b3", 300)]);
         assert!(exact.counts(0, Phase::Steady).deviation(&fair) < 1e-9);
@@ -149,25 +149,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_answered_is_as_far_off_as_can_be() {
+    fn no_answers_give_the_largest_deviation() {
         let fair = scene::services()[0].fair(None);
         assert!(tally(&[]).counts(0, Phase::Steady).deviation(&fair) > 49.0);
     }
 
     #[test]
-    fn phases_services_and_errors_are_kept_apart() {
+    fn phases_services_and_errors_are_counted_separately() {
         let mut tally = tally(&[("b1", 2)]);
         tally.answered(1, Phase::After, "b3 fd00::1 7");
         tally.failed(1, Phase::Changing, "refused".into());
         assert_eq!(tally.total(&[Phase::Steady]), (2, 0));
         assert_eq!(tally.total(&[Phase::Changing, Phase::After]), (1, 1));
         assert_eq!(tally.counts(1, Phase::After).by_backend, [0, 0, 1]);
-        assert_eq!(tally.complaints(), ["refused"]);
+        assert_eq!(tally.failures(), ["refused"]);
         assert_eq!(tally.sources(), 3);
     }
 
     #[test]
-    fn an_answer_that_is_not_a_backend_s_is_an_error() {
+    fn an_answer_of_no_backend_is_an_error() {
         for answer in ["", "b9 198.18.0.1 1", "b1", "b1 x 1", "<html>"] {
             let mut tally = Tally::new(&scene::services());
             tally.answered(0, Phase::Steady, answer);

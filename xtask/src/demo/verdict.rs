@@ -1,4 +1,4 @@
-//! Whether everything was as it should be. No I/O.
+//! The checks of the demo's results. No I/O.
 
 use super::{
     counters::Counters,
@@ -7,11 +7,11 @@ use super::{
     tally::{Phase, Tally},
 };
 
-/// Least number of requests of a service that shares are judged by.
+/// Minimum number of requests of a service for the check of its shares.
 pub(super) const STEADY_REQUESTS: u64 = 3000;
 /// The same, after the removal.
 pub(super) const AFTER_REQUESTS: u64 = 2000;
-/// How far a share may be off its weight's, in percentage points.
+/// Maximum difference of a share from its fair share, in percentage points.
 const TOLERANCE: f64 = 5.0;
 /// Packets of the smallest HTTP connection from client to server: SYN, ACK, request, FIN.
 const LEAST_PACKETS: u64 = 4;
@@ -19,7 +19,7 @@ const LEAST_PACKETS: u64 = 4;
 /// Begins another line of a check's text, under the first.
 const CONTINUED: &str = "\n        ";
 
-/// One thing that had to hold.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Check {
     pub(super) passed: bool,
@@ -32,7 +32,7 @@ impl Check {
     }
 }
 
-/// Judges the requests.
+/// Checks the requests.
 pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters) -> Vec<Check> {
     let mut checks = shares(services, tally, Phase::Steady);
 
@@ -43,9 +43,9 @@ pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters)
         thousands(answered + errors),
         thousands(tally.sources() as u64)
     );
-    for complaint in tally.complaints() {
+    for failure in tally.failures() {
         text.push_str(CONTINUED);
-        text.push_str(complaint);
+        text.push_str(failure);
     }
     checks.push(Check::new(errors == 0 && answered > 0, text));
 
@@ -56,7 +56,7 @@ pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters)
         thousands(packets),
         thousands(counters.dropped)
     );
-    // A port that was used again may have found its old connection in the flow table.
+    // A reused port may match its old connection in the flow table.
     let all = packets >= answered * LEAST_PACKETS
         && flows >= tally.sources() as u64
         && counters.dropped == 0;
@@ -75,13 +75,13 @@ pub(super) fn requests(services: &[Service], tally: &Tally, counters: &Counters)
     checks
 }
 
-/// Whether each backend got what its weight gives it.
+/// Checks that each backend got its fair share.
 fn shares(services: &[Service], tally: &Tally, phase: Phase) -> Vec<Check> {
     let (without, least, when) = match phase {
         Phase::After => (Some(REMOVED), AFTER_REQUESTS, format!(" without {REMOVED}")),
         Phase::Steady | Phase::Changing => (None, STEADY_REQUESTS, String::new()),
     };
-    let judge = |(number, service): (usize, &Service)| {
+    let check = |(number, service): (usize, &Service)| {
         let counts = tally.counts(number, phase);
         let off = counts.deviation(&service.fair(without));
         let passed = off <= TOLERANCE && counts.answered() >= least;
@@ -92,14 +92,16 @@ fn shares(services: &[Service], tally: &Tally, phase: Phase) -> Vec<Check> {
         );
         if !passed {
             let least = thousands(least);
-            text.push_str(&format!("{CONTINUED}wanted: {TOLERANCE} at most, over {least} or more"));
+            text.push_str(&format!(
+                "{CONTINUED}expected: at most {TOLERANCE}, over {least} or more"
+            ));
         }
         Check::new(passed, text)
     };
-    services.iter().enumerate().map(judge).collect()
+    services.iter().enumerate().map(check).collect()
 }
 
-/// Requests that were answered by the removed backend though sent when it was removed.
+/// Requests that were answered by the removed backend although sent after its removal.
 fn reached_after(services: &[Service], tally: &Tally) -> u64 {
     let of = |(number, service): (usize, &Service)| {
         let counts = &tally.counts(number, Phase::After).by_backend;
@@ -116,7 +118,7 @@ mod tests {
     use super::{super::scene, *};
 
     /// Answers in the shares that weights give, `rounds` times the sum of the weights.
-    fn play(tally: &mut Tally, phase: Phase, rounds: u64, without: Option<&str>) {
+    fn add_answers(tally: &mut Tally, phase: Phase, rounds: u64, without: Option<&str>) {
         for (number, service) in scene::services().iter().enumerate() {
             for backend in service.backends.iter().filter(|backend| Some(backend.node) != without) {
                 for turn in 0..rounds * u64::from(backend.weight) {
@@ -130,9 +132,9 @@ mod tests {
 
     fn good() -> Tally {
         let mut tally = Tally::new(&scene::services());
-        play(&mut tally, Phase::Steady, 500, None);
-        play(&mut tally, Phase::Changing, 10, None);
-        play(&mut tally, Phase::After, 500, Some(REMOVED));
+        add_answers(&mut tally, Phase::Steady, 500, None);
+        add_answers(&mut tally, Phase::Changing, 10, None);
+        add_answers(&mut tally, Phase::After, 500, Some(REMOVED));
         tally
     }
 
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_request_fails_the_run_and_says_why() {
+    fn a_failed_request_fails_the_run_and_is_shown() {
         let mut tally = good();
         tally.failed(0, Phase::Steady, "connection refused".into());
         let failed = failed(&tally, &counters(100_000, 0));
@@ -188,8 +190,8 @@ mod tests {
     #[test]
     fn too_few_requests_and_wrong_shares_fail_the_run() {
         let mut few = Tally::new(&scene::services());
-        play(&mut few, Phase::Steady, 499, None);
-        play(&mut few, Phase::After, 500, Some(REMOVED));
+        add_answers(&mut few, Phase::Steady, 499, None);
+        add_answers(&mut few, Phase::After, 500, Some(REMOVED));
         assert_eq!(failed(&few, &counters(100_000, 0)).len(), 2, "both services");
 
         let mut skewed = good();
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_did_not_pass_the_program_or_were_dropped_fail_the_run() {
+    fn requests_that_bypassed_the_program_or_were_dropped_fail_the_run() {
         assert_eq!(failed(&good(), &counters(10, 0)).len(), 1);
         assert_eq!(failed(&good(), &counters(100_000, 1)).len(), 1);
     }

@@ -1,5 +1,5 @@
-//! The Debian package, made by `dpkg-deb`, which every Debian has: what cargo-deb would do beyond
-//! it is less than it takes to build cargo-deb.
+//! The Debian package, built by `dpkg-deb`, which every Debian has: what cargo-deb adds is less
+//! than the cost of building cargo-deb.
 
 use std::{
     env::consts::ARCH,
@@ -70,16 +70,16 @@ pub(super) fn build(package: &Package) -> Result<PathBuf> {
     Ok(deb)
 }
 
-/// Debian's name for what this program, and hence the package, was built for.
+/// Debian's name of the architecture that this program, and hence the package, was built for.
 fn architecture() -> Result<&'static str> {
     match ARCH {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),
-        other => bail!("no package is made for {other}"),
+        other => bail!("no package is built for {other}"),
     }
 }
 
-/// The package's files as they will be installed, and dpkg's beside them.
+/// The package's files as they will be installed, and dpkg's control files.
 struct Tree {
     root: PathBuf,
 }
@@ -107,20 +107,20 @@ impl Tree {
         }
         self.write(&format!("{DOC}/copyright"), copyright()?.as_bytes(), 0o644)?;
 
-        let binary = self.place("usr/bin/director")?;
+        let binary = self.new_path("usr/bin/director")?;
         strip(&package.binary, &binary)?;
         set_mode(&binary, 0o755)?;
-        self.ask_the_program(&binary)?;
+        self.write_generated(&binary)?;
         self.control(package, &binary)
     }
 
-    /// What the program says of itself.
-    fn ask_the_program(&self, binary: &Path) -> Result<()> {
+    /// Files that the program generates.
+    fn write_generated(&self, binary: &Path) -> Result<()> {
         let man = self.root.join("usr/share/man/man8");
         sh::run_silently(Command::new(binary).args(["man", "--dir"]).arg(&man))?;
         for page in files(&man)? {
             set_mode(&page, 0o644)?;
-            // -n: the same page makes the same file at any time.
+            // -n: without a time, so that the same page gives the same file.
             sh::run_silently(Command::new("gzip").args(["-9", "-n"]).arg(&page))?;
         }
         for (shell, path) in COMPLETIONS {
@@ -131,7 +131,7 @@ impl Tree {
         self.write("usr/share/director/director.schema.json", schema.as_bytes(), 0o644)
     }
 
-    /// dpkg's own files.
+    /// dpkg's control files.
     fn control(&self, package: &Package, binary: &Path) -> Result<()> {
         let installed = files(&self.root)?;
         let bytes: u64 = installed
@@ -159,8 +159,8 @@ impl Tree {
         Ok(())
     }
 
-    /// The path of a file to be, whose directory is there.
-    fn place(&self, path: &str) -> Result<PathBuf> {
+    /// The path of a new file, whose directory is created.
+    fn new_path(&self, path: &str) -> Result<PathBuf> {
         let path = self.root.join(path);
         let mut missing = Vec::new();
         for parent in path.ancestors().skip(1).take_while(|parent| !parent.exists()) {
@@ -169,14 +169,14 @@ impl Tree {
         for directory in missing.into_iter().rev() {
             fs::create_dir(directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
-            // Whatever the umask: it is how they will be installed.
+            // Independent of the umask: they are installed with this mode.
             set_mode(directory, 0o755)?;
         }
         Ok(path)
     }
 
     fn write(&self, path: &str, content: &[u8], mode: u32) -> Result<()> {
-        let path = self.place(path)?;
+        let path = self.new_path(path)?;
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         set_mode(&path, mode)
     }
@@ -193,7 +193,7 @@ fn copyright() -> Result<String> {
     let path = workspace::root().join("LICENSE-MIT");
     let mit =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    // The format's way to write paragraphs: an indent, and a dot for an empty line.
+    // Paragraphs of this format: an indent, and a dot for an empty line.
     let text: String = mit
         .lines()
         .skip_while(|line| !line.starts_with("Permission"))
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_s_unit_is_the_director_s_with_its_own_file() {
+    fn the_unit_of_an_instance_is_that_of_the_director_with_its_own_file() {
         let unit = instance_unit();
         assert!(
             unit.contains(

@@ -1,4 +1,4 @@
-//! What a program needs of the system that it is to run on.
+//! What a program needs of the system that runs it.
 
 use std::{path::Path, process::Command};
 

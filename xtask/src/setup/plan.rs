@@ -1,4 +1,4 @@
-//! What to install, given what there is: no I/O.
+//! What to install, given what exists: no I/O.
 
 use std::{collections::BTreeSet, fmt, ops::RangeInclusive};
 
@@ -46,7 +46,7 @@ const CHROMEDRIVER: Tool = Tool { command: "chromedriver", package: "chromium-dr
 const TMUX: Tool = Tool { command: "tmux", package: "tmux" };
 const TSHARK: Tool = Tool { command: "tshark", package: "tshark" };
 
-/// The programs behind `needs`. The compiler is a matter of its own.
+/// The programs that `needs` require. The compiler is handled separately.
 pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
     needs
         .iter()
@@ -58,34 +58,34 @@ pub(super) fn tools(needs: &[Need]) -> impl Iterator<Item = Tool> {
         .copied()
 }
 
-/// What apt knows.
+/// Facts from apt.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Apt {
-    /// The packages, of those asked for, that it can install.
-    pub(super) known: BTreeSet<String>,
+    /// The queried packages that it can install.
+    pub(super) available: BTreeSet<String>,
     /// Those that are installed.
     pub(super) installed: BTreeSet<String>,
     /// The LLVM of the compiler in [`DEBIAN_PAIR`].
     pub(super) rustc_llvm: Option<u32>,
 }
 
-/// What a look at the machine found.
+/// What was found on the machine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) bpf: bpf_toolchain::Facts,
-    /// The commands, of those in [`tools`], that are there.
+    /// The commands, of those in [`tools`], that exist.
     pub(super) commands: BTreeSet<&'static str>,
-    /// The LLVM versions whose development files are there.
+    /// The LLVM versions whose development files are installed.
     pub(super) llvm_prefixes: BTreeSet<u32>,
-    /// `None`: no apt, or it was not asked.
+    /// `None`: no apt, or it was not queried.
     pub(super) apt: Option<Apt>,
     /// Whether the compiler in /usr/bin has clippy.
     pub(super) system_clippy: bool,
 }
 
 impl Facts {
-    fn knows(&self, package: &str) -> bool {
-        self.apt.as_ref().is_some_and(|apt| apt.known.contains(package))
+    fn can_install(&self, package: &str) -> bool {
+        self.apt.as_ref().is_some_and(|apt| apt.available.contains(package))
     }
 
     fn has(&self, package: &str) -> bool {
@@ -100,7 +100,7 @@ impl Facts {
         } else if self.apt.is_none() {
             self.llvm_prefixes.contains(&llvm).then(Vec::new)
         } else {
-            packages.iter().all(|name| self.knows(name)).then(|| packages.into())
+            packages.iter().all(|name| self.can_install(name)).then(|| packages.into())
         }
     }
 }
@@ -111,7 +111,7 @@ pub(super) struct Linker {
     pub(super) llvm: u32,
 }
 
-/// What to do; empty when all is there.
+/// What to do; empty if nothing is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Packages for apt, each once.
@@ -142,23 +142,23 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Decides. A compiler that is already there is preferred to one that would be installed.
+/// Makes the plan. An installed compiler is preferred to one that would be installed.
 pub(super) fn plan(needs: &[Need], facts: &Facts) -> Plan {
     let mut plan = Plan::default();
     if needs.contains(&Need::Build) {
         plan_build(facts, &mut plan);
     }
     let installs_compiler = plan.packages.iter().any(|name| name == DEBIAN_PAIR[0]);
-    let lints_there = installs_compiler && needs.contains(&Need::Lint) && !facts.system_clippy;
-    // Where it is not packaged, the lint does with the compiler's warnings.
-    if (lints_there || wants_clippy(needs, facts)) && facts.knows(DEBIAN_CLIPPY) {
+    let lints_with_it = installs_compiler && needs.contains(&Need::Lint) && !facts.system_clippy;
+    // Where it is not packaged, the lint uses the compiler's warnings only.
+    if (lints_with_it || wants_clippy(needs, facts)) && facts.can_install(DEBIAN_CLIPPY) {
         plan.packages.push(DEBIAN_CLIPPY.to_owned());
     }
     for tool in tools(needs).filter(|tool| !facts.commands.contains(tool.command)) {
-        if facts.apt.is_some() && !facts.knows(tool.package) {
+        if facts.apt.is_some() && !facts.can_install(tool.package) {
             let Tool { command, package } = tool;
             plan.ask_user(&format!(
-                "`{command}` is missing and apt has no package {package}: install it by hand"
+                "`{command}` is missing and apt has no package {package}: install it manually"
             ));
         } else {
             plan.packages.push(tool.package.to_owned());
@@ -195,14 +195,14 @@ fn plan_build(facts: &Facts, plan: &mut Plan) {
     }
     if let Some(llvm) = facts.apt.as_ref().and_then(|apt| apt.rustc_llvm)
         && let Some(packages) = facts.linker_packages(llvm)
-        && DEBIAN_PAIR.iter().all(|name| facts.knows(name))
+        && DEBIAN_PAIR.iter().all(|name| facts.can_install(name))
     {
         plan.packages.extend(DEBIAN_PAIR.map(str::to_owned));
         plan.packages.extend(packages);
         plan.linker = Some(Linker { llvm });
         return;
     }
-    plan.ask_user(&format!("eBPF cannot be built: {missing}. Install it by hand:"));
+    plan.ask_user(&format!("eBPF cannot be built: {missing}. Install it manually:"));
     if missing == Missing::Toolchain {
         plan.ask_user("    rustup toolchain install nightly --component rust-src");
     }
@@ -231,7 +231,7 @@ pub(super) fn llvm_packages(llvm: u32) -> [String; 5] {
 
 /// Reads `apt-cache policy`: the packages that apt can install, and those that are installed.
 pub(super) fn read_policy(policy: &str) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut known, mut installed) = (BTreeSet::new(), BTreeSet::new());
+    let (mut available, mut installed) = (BTreeSet::new(), BTreeSet::new());
     let mut package = "";
     for line in policy.lines() {
         if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
@@ -239,13 +239,13 @@ pub(super) fn read_policy(policy: &str) -> (BTreeSet<String>, BTreeSet<String>) 
         }
         let has = |key| line.trim().strip_prefix(key).is_some_and(|version| version != "(none)");
         if has("Candidate: ") {
-            known.insert(package.to_owned());
+            available.insert(package.to_owned());
         }
         if has("Installed: ") {
             installed.insert(package.to_owned());
         }
     }
-    (known, installed)
+    (available, installed)
 }
 
 /// Reads from `apt-cache depends --recurse` which LLVM the compiler is linked with: the newest,
@@ -268,9 +268,9 @@ mod tests {
     }
 
     fn apt(names: &[&str], rustc_llvm: Option<u32>) -> Option<Apt> {
-        let mut known: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        known.extend(llvm_packages(22));
-        Some(Apt { known, rustc_llvm, ..Apt::default() })
+        let mut available: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        available.extend(llvm_packages(22));
+        Some(Apt { available, rustc_llvm, ..Apt::default() })
     }
 
     fn linker(llvm: Option<u32>) -> Vec<bpf_toolchain::Linker> {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_installed_when_all_is_there() {
+    fn nothing_is_installed_when_nothing_is_missing() {
         let bpf = bpf_toolchain::Facts {
             toolchains: vec![toolchain("nightly-x", 23)],
             linkers: linker(None),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_toolchain_at_hand_only_wants_its_linker() {
+    fn an_installed_toolchain_only_needs_its_linker() {
         let toolchains = vec![toolchain("nightly-x", 22)];
         let bpf = bpf_toolchain::Facts { toolchains, linkers: vec![] };
         let facts = Facts { bpf, apt: apt(&DEBIAN_PAIR, Some(22)), ..Facts::default() };
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nightly_that_no_linker_can_serve_makes_way_for_debian_s_pair() {
+    fn a_nightly_without_a_linker_is_replaced_by_debians_pair() {
         let toolchains = vec![toolchain("nightly-x", 24)];
         let bpf = bpf_toolchain::Facts { toolchains, linkers: linker(Some(22)) };
         let facts = Facts { bpf, apt: apt(&DEBIAN_PAIR, Some(22)), ..Facts::default() };
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lint_takes_debian_s_clippy_for_debian_s_compiler() {
+    fn the_lint_uses_debians_clippy_for_debians_compiler() {
         let mut names = DEBIAN_PAIR.to_vec();
         names.push(DEBIAN_CLIPPY);
         let mut facts = Facts { apt: apt(&names, Some(22)), ..Facts::default() };
@@ -330,7 +330,7 @@ mod tests {
         let toolchains = vec![toolchain("system", 22)];
         let bpf = bpf_toolchain::Facts { toolchains, linkers: vec![] };
         let mut apt = apt(&DEBIAN_PAIR, Some(22)).unwrap();
-        apt.installed = apt.known.iter().filter(|name| *name != "g++").cloned().collect();
+        apt.installed = apt.available.iter().filter(|name| *name != "g++").cloned().collect();
         let facts = Facts { bpf, apt: Some(apt), ..Facts::default() };
         let plan = plan(&[Need::Build], &facts);
         assert_eq!(plan.packages, ["g++"]);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_way_the_user_is_told_what_to_type() {
+    fn without_a_method_the_user_gets_the_commands() {
         for facts in [Facts::default(), Facts { apt: apt(&[], None), ..Facts::default() }] {
             let plan = plan(&[Need::Build], &facts);
             let text = plan.manual.unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verb_asks_for_its_own_tools_once() {
+    fn each_verb_needs_its_own_tools_once() {
         let names =
             ["nginx-light", "iproute2", "tcpdump", "chromium", "chromium-driver", "tmux", "tshark"];
         let facts = Facts { apt: apt(&names, None), ..Facts::default() };
@@ -365,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn apt_s_answers_are_read() {
+    fn output_of_apt_is_parsed() {
         let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0\n  Version table:\n\
                       g++:\n  Installed: 12.2\n  Candidate: 12.2\n\
                       nothing:\n  Installed: (none)\n  Candidate: (none)\n";
-        let (known, installed) = read_policy(policy);
-        assert_eq!(known.into_iter().collect::<Vec<_>>(), ["g++", "rustc-web"]);
+        let (available, installed) = read_policy(policy);
+        assert_eq!(available.into_iter().collect::<Vec<_>>(), ["g++", "rustc-web"]);
         assert_eq!(installed.into_iter().collect::<Vec<_>>(), ["g++"]);
         let depends = "rustc-web\n  Depends: libc6\nlibx\n  Depends: libllvm19\n  \
                        Depends: libllvm22\n";

@@ -13,8 +13,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Takes in a line of output: a result (`test a::b ... FAILED`), or a binary's summary
-    /// (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`); any other line is ignored.
+    /// Adds a line of output: a result (`test a::b ... FAILED`), or a binary's summary (`test
+    /// result: ok. 3 passed; 0 failed; 1 ignored; ...`); any other line is ignored.
     pub(super) fn add(&mut self, line: &str) {
         if let Some(summary) = line.strip_prefix("test result: ") {
             self.passed += count(summary, "passed");

@@ -1,5 +1,5 @@
-//! Downloads Debian packages and unpacks them under `target/`, where they disturb nothing: no
-//! root, and neither the system's packages nor its package lists change.
+//! Downloads Debian packages and unpacks them under `target/`, without root: neither the system's
+//! packages nor its package lists change.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::{sh, workspace};
 
-/// apt with package lists of its own. Signatures are checked with the system's keys.
+/// apt with separate package lists. Signatures are checked with the system's keys.
 pub(super) struct Apt {
     dir: PathBuf,
     options: Vec<String>,
@@ -67,7 +67,7 @@ impl Apt {
         sh::run_quietly(what, self.command("apt-get").args(["update", "-q"]))
     }
 
-    /// What `package` depends on.
+    /// The dependencies of `package`.
     pub(super) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let mut cache = self.command("apt-cache");
         let depends = sh::read(cache.args(["depends", "--important", package]))?;
@@ -103,18 +103,18 @@ impl Apt {
         Ok(debs.collect())
     }
 
-    /// Downloads and unpacks `packages` into `to`, then forgets the package lists.
+    /// Downloads and unpacks `packages` into `to`, then removes the package lists.
     pub(super) fn unpack(self, packages: &[String], to: &Path) -> Result<()> {
         for deb in self.download(packages, to)? {
             sh::run_silently(Command::new("dpkg").arg("-x").arg(&deb).arg(to))?;
             fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))?;
         }
-        self.forget();
+        self.remove_lists();
         Ok(())
     }
 
     /// Removes the package lists.
-    pub(super) fn forget(self) {
+    pub(super) fn remove_lists(self) {
         // Best effort: only disk space.
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -127,7 +127,7 @@ fn debian_site() -> Result<String> {
         .context("kernels come from Debian's archive, with apt")?;
     let site = targets.lines().find_map(|line| {
         let (site, release) = line.split_once(' ')?;
-        // Security updates have an address of their own, without the other releases' kernels.
+        // Security updates have another address, without the other releases' kernels.
         (!release.contains("security")).then(|| site.to_owned())
     });
     site.ok_or_else(|| {
@@ -136,7 +136,7 @@ fn debian_site() -> Result<String> {
 }
 
 /// Builds a directory under `target/vm` once: `fill` works on a temporary one, which is renamed
-/// when complete. One process at a time; the others, tests side by side, wait.
+/// when complete. One process at a time; the others, such as parallel tests, wait.
 pub(super) fn once(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let (vm, dir) = (workspace::vm(), workspace::vm().join(name));
     if dir.exists() {

@@ -107,9 +107,9 @@ mod tests {
         archive.file("/usr/bin/x", 0o644, b"").unwrap();
         archive.file("/usr/bin/y", 0o644, b"").unwrap();
         let text = String::from_utf8_lossy(&archive.finish().unwrap()).into_owned();
-        let places: Vec<_> =
+        let offsets: Vec<_> =
             ["usr\0", "usr/bin\0", "usr/bin/x\0", "usr/bin/y\0"].map(|p| text.find(p)).into();
-        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}");
+        assert!(offsets.is_sorted() && offsets.iter().all(Option::is_some), "{offsets:?}");
         assert_eq!(text.matches("usr/bin\0").count(), 1);
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Re
     }
     if installed.is_some() {
         let guests: Vec<&str> = files.iter().map(|(_, guest)| guest.as_str()).collect();
-        let _ = write!(init, "{}", system::hand_over(&guests));
+        let _ = write!(init, "{}", system::switch_root(&guests));
         let unit = system::unit(BEGIN_MARK, STATUS_MARK);
         archive.file(system::UNIT, 0o644, unit.as_bytes()).with_context(cannot_write)?;
     } else {
@@ -52,7 +52,7 @@ pub(super) fn write(path: &Path, busybox: &Path, kernel: &Kernel, vm: &Vm) -> Re
         let content = read(host)?;
         let mode = fs::metadata(host).map_or(0o644, |meta| meta.permissions().mode());
         archive.file(guest, mode, &content).with_context(cannot_write)?;
-        // An installed system has its own.
+        // An installed system has its own libraries.
         if content.starts_with(b"\x7fELF") && (installed.is_none() || guest == "/bin/busybox") {
             libraries.extend(libraries_of(host, packages));
         }
@@ -90,7 +90,7 @@ fn libraries_of(executable: &Path, packages: &[Packages]) -> Vec<String> {
         ldd.env("LD_LIBRARY_PATH", package.libraries());
     }
     let output = ldd.output();
-    // ldd fails on a static executable; that is the answer "none".
+    // ldd fails on a static executable, which has none.
     output.map(|output| parse_ldd(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
 }
 

@@ -73,7 +73,7 @@ pub struct Kernel {
 /// A module's object, uncompressed.
 pub(super) struct Module {
     pub(super) name: String,
-    /// What it is told, such as `conn_tab_bits=16`; empty for nothing.
+    /// Its parameters, such as `conn_tab_bits=16`; empty if there are none.
     pub(super) parameters: String,
     pub(super) content: Vec<u8>,
 }
@@ -116,7 +116,7 @@ impl Kernel {
         Some(Self { release, image, modules })
     }
 
-    /// The named modules and what they depend on, in loading order. A name that is built into the
+    /// The named modules and their dependencies, in loading order. A name that is built into the
     /// kernel is left out. Parameters may follow a name.
     pub(super) fn modules(&self, names: &[String]) -> Result<Vec<Module>> {
         let root = &self.modules;
@@ -164,8 +164,8 @@ impl Kernel {
     }
 }
 
-/// The packages of the release's kernel. Since Linux 7 its image is another's dependency, and so
-/// are its modules.
+/// The packages of the release's kernel. Since Linux 7 the image is a dependency of another
+/// package, and so are the modules.
 fn packages(apt: &Apt) -> Result<Vec<String>> {
     let of = |package: &str, beginnings: &[&str]| -> Result<Vec<String>> {
         let mut names = apt.dependencies(package)?;
@@ -209,11 +209,11 @@ fn read_module(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The names in a module's `depends=a,b` note (section .modinfo, NUL-separated strings).
+/// The names in a module's `depends=a,b` entry (section .modinfo, NUL-separated strings).
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"depends=";
-    let note = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(KEY));
-    let names = String::from_utf8_lossy(note.unwrap_or_default()).replace('-', "_");
+    let entry = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(KEY));
+    let names = String::from_utf8_lossy(entry.unwrap_or_default()).replace('-', "_");
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_s_dependencies_are_read() {
+    fn dependencies_of_a_module_are_parsed() {
         let module = b"\x7fELF\0license=GPL\0depends=ip_tunnel,tunnel4\0name=ipip\0";
         assert_eq!(dependencies(module), ["ip_tunnel", "tunnel4"]);
         assert!(dependencies(b"\0depends=\0").is_empty());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_read_as_they_print() {
+    fn versions_parse_as_they_print() {
         for version in KernelVersion::ALL {
             assert_eq!(version.to_string().parse::<KernelVersion>().unwrap(), version);
         }

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use super::apt::{self, Apt};
 use crate::sh;
 
-/// Where Debian's packages have shared libraries.
+/// The directories of shared libraries in Debian's packages.
 pub(super) const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
-/// Some packages, and those that they need and the host lacks, in a directory of their own.
+/// Some packages, and those that they need and the host lacks, in a separate directory.
 #[derive(Clone, Debug)]
 pub struct Packages {
     root: PathBuf,
@@ -22,7 +22,7 @@ impl Packages {
     ///
     /// # Errors
     ///
-    /// There is no apt, it does not know one of `packages`, or it cannot download.
+    /// There is no apt, it does not have one of `packages`, or it cannot download.
     pub fn fetch(name: &str, packages: &[&str]) -> Result<Self> {
         if sh::find("apt-get").is_none() {
             bail!("without apt {} cannot be fetched", packages.join(", "));
@@ -30,7 +30,7 @@ impl Packages {
         let root = apt::once(name, |dir| {
             let apt = Apt::of_system()?;
             let mut wanted = apt.closure(packages)?;
-            // Also what is installed here: it is to be found in the directory.
+            // Also packages that the host has: they must be in the directory.
             wanted.extend(packages.iter().map(|&package| package.to_owned()));
             wanted.sort();
             wanted.dedup();
@@ -44,10 +44,10 @@ impl Packages {
     ///
     /// # Errors
     ///
-    /// There is none of this name.
+    /// There is no program of this name.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        let places = ["usr/sbin", "sbin", "usr/bin", "bin"];
-        let found = places.map(|place| self.root.join(place).join(name));
+        let directories = ["usr/sbin", "sbin", "usr/bin", "bin"];
+        let found = directories.map(|directory| self.root.join(directory).join(name));
         let found = found.into_iter().find(|path| path.is_file());
         found.with_context(|| format!("there is no program {name} in {}", self.root.display()))
     }
@@ -63,7 +63,7 @@ impl Packages {
         Some(Path::new("/").join(inside).display().to_string())
     }
 
-    /// The directories of their shared libraries, as the loader wants them.
+    /// The directories of their shared libraries, in the format of the loader.
     pub(super) fn libraries(&self) -> String {
         LIBRARIES.map(|dir| self.root.join(dir).display().to_string()).join(":")
     }

@@ -1,5 +1,6 @@
 //! A bare Debian: the essential packages, systemd and iproute2, installed on a disk image that
-//! machines boot from. For what wants a package manager and an init: Director's own package.
+//! machines boot from. For tests that need a package manager and an init: those of Director's own
+//! package.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::sh;
 
-/// What is installed. usr-is-merged saves the perl that converts old systems.
+/// What is installed. usr-is-merged avoids the perl that converts old systems.
 const PACKAGES: [&str; 5] =
     ["?and(?essential,?not(?name(^apt$)))", "usr-is-merged", "systemd", "systemd-sysv", "iproute2"];
 
@@ -65,19 +66,19 @@ fn install(dir: &Path) -> Result<()> {
     let apt = Apt::of_release(KernelVersion::V6_1.codename())?;
     let debs = dir.join("debs");
     apt.download(&apt.closure(&PACKAGES)?, &debs)?;
-    apt.forget();
+    apt.remove_lists();
     let script = dir.join("install.sh");
     fs::write(&script, INSTALL).with_context(|| format!("cannot write {}", script.display()))?;
-    // In a mount namespace of its own: what is mounted there cannot be left behind.
+    // In a separate mount namespace: no mount can be left behind.
     let mut command = sh::as_root("unshare")?;
     command.args(["--mount", "--", "sh", "-e"]).arg(&script).arg(dir);
     sh::run_quietly("installing a Debian for virtual machines", &mut command)?;
     fs::remove_dir_all(&debs).with_context(|| format!("cannot remove {}", debs.display()))
 }
 
-/// Installs the packages in `$1/debs` on `$1/disk.img`: unpacked by hand first, so that dpkg and
-/// what the maintainer scripts call are there, then by dpkg itself. In memory, as dpkg waits for
-/// the disk after every file.
+/// Installs the packages in `$1/debs` on `$1/disk.img`: unpacked by tar first, so that dpkg and the
+/// programs of the maintainer scripts exist, then by dpkg itself. In memory, as dpkg syncs the disk
+/// after every file.
 const INSTALL: &str = r#"
 root=$1/root
 mkdir "$root"
@@ -109,7 +110,7 @@ rmdir "$root"
 "#;
 
 /// The end of a machine's init: copies the machine's files onto the disk and starts the system.
-pub(super) fn hand_over(guests: &[&str]) -> String {
+pub(super) fn switch_root(guests: &[&str]) -> String {
     let mut script = String::from(
         "mkdir -p /disk\nmount -t ext4 -o noatime /dev/vda /disk || exec poweroff -f\n\
          mkdir -p /disk/etc/systemd/system/multi-user.target.wants\n",

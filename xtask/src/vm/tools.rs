@@ -11,10 +11,10 @@ use super::packages::{LIBRARIES, Packages};
 use crate::sh;
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Where they have firmware.
+/// The directories of firmware in these packages.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
-/// The programs that a machine is made with.
+/// The programs that build and run a machine.
 pub(super) struct Tools {
     pub(super) busybox: PathBuf,
     qemu: PathBuf,

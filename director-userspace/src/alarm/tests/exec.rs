@@ -2,10 +2,10 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use super::*;
 
-/// A directory that everybody may write into.
-struct Place(PathBuf);
+/// A directory that every user may write to.
+struct TempDir(PathBuf);
 
-impl Place {
+impl TempDir {
     fn new(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("not root: nothing tested");
@@ -17,10 +17,10 @@ impl Place {
         Some(Self(path))
     }
 
-    /// A hook that does this, with the place as `$1`.
+    /// A hook that runs this script, with the directory as `$1`.
     fn hook(&self, text: &str) -> model::Alarms {
-        let place = self.0.to_str().expect("text");
-        let command = ["/bin/sh", "-c", text, "hook", place].map(str::to_owned);
+        let dir = self.0.to_str().expect("text");
+        let command = ["/bin/sh", "-c", text, "hook", dir].map(str::to_owned);
         model::Alarms { exec: vec![command.into()], ..model::Alarms::default() }
     }
 
@@ -29,23 +29,23 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 #[tokio::test]
-async fn a_hook_is_nobody_and_gets_everything() {
-    let Some(place) = Place::new("hook") else { return };
-    let config = place.hook("{ id -u; env | grep ^DIRECTOR_ | sort; cat; echo; echo done; } >$1/a");
+async fn a_hook_runs_as_nobody_and_gets_environment_and_json() {
+    let Some(dir) = TempDir::new("hook") else { return };
+    let config = dir.hook("{ id -u; env | grep ^DIRECTOR_ | sort; cat; echo; echo done; } >$1/a");
     let mut notifier = Notifier::with("edge", &config, quick());
     notifier.notify(backend(11, "web", "down"));
     notifier.flush(Duration::from_secs(5)).await;
-    let said = place.read("a").expect("ran");
-    let (id, said) = said.split_once('\n').unwrap();
+    let output = dir.read("a").expect("ran");
+    let (id, output) = output.split_once('\n').unwrap();
     assert_eq!(id, nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.to_string());
-    let environment: Vec<_> = said.lines().take_while(|l| l.starts_with("DIRECTOR_")).collect();
+    let environment: Vec<_> = output.lines().take_while(|l| l.starts_with("DIRECTOR_")).collect();
     assert_eq!(
         environment,
         [
@@ -62,15 +62,15 @@ async fn a_hook_is_nobody_and_gets_everything() {
             "DIRECTOR_TO=down",
         ]
     );
-    let json = said.lines().find(|line| line.starts_with('{')).expect("JSON");
+    let json = output.lines().find(|line| line.starts_with('{')).expect("JSON");
     let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
     assert_eq!((&json["to"], &json["instance"]), (&"down".into(), &"edge".into()));
 }
 
 #[tokio::test]
 async fn a_hook_that_hangs_is_killed_and_the_next_message_comes_in_its_order() {
-    let Some(place) = Place::new("hangs") else { return };
-    let config = place.hook(
+    let Some(dir) = TempDir::new("hangs") else { return };
+    let config = dir.hook(
         "case $DIRECTOR_BACKEND in *.1) sleep 60;; esac; echo $DIRECTOR_BACKEND >>$1/a; \
          case $DIRECTOR_BACKEND in *.3) cat >$1/json; echo >>$1/json; echo done >>$1/a;; *) exit 1;; \
          esac",
@@ -80,67 +80,68 @@ async fn a_hook_that_hangs_is_killed_and_the_next_message_comes_in_its_order() {
         notifier.notify(backend(n, "web", "down"));
     }
     notifier.flush(Duration::from_secs(5)).await;
-    assert_eq!(place.read("a").expect("all ran"), "10.0.0.2\n10.0.0.3\ndone\n");
-    // The one that was killed counts as lost, and was told so with the next; one that says 1 does not.
-    let json = fs::read_to_string(place.0.join("json")).unwrap();
+    assert_eq!(dir.read("a").expect("all ran"), "10.0.0.2\n10.0.0.3\ndone\n");
+    // A killed hook counts as lost, which the second message reported; exit status 1 does not
+    // count.
+    let json = fs::read_to_string(dir.0.join("json")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["lost"], 0);
 }
 
 #[tokio::test]
 async fn no_more_than_four_hooks_run_at_a_time() {
-    let Some(place) = Place::new("four") else { return };
-    let mut config = place.hook("");
-    // Each notes how many there are while it runs.
+    let Some(dir) = TempDir::new("four") else { return };
+    let mut config = dir.hook("");
+    // Each records how many are running while it runs.
     let text = "touch $1/running.$2; ls $1 | grep -c running >$1/count.$2; sleep 0.2; \
                 rm $1/running.$2; echo done >>$1/all";
     config.exec = (0..10)
         .map(|n| {
-            let place = place.0.to_str().unwrap();
-            ["/bin/sh", "-c", text, "hook", place, &n.to_string()].map(str::to_owned).into()
+            let dir = dir.0.to_str().unwrap();
+            ["/bin/sh", "-c", text, "hook", dir, &n.to_string()].map(str::to_owned).into()
         })
         .collect();
     let mut notifier = Notifier::with("main", &config, quick());
     notifier.notify(backend(1, "web", "down"));
     notifier.flush(Duration::from_secs(8)).await;
-    assert_eq!(place.read("all").expect("ran").lines().count(), 10);
+    assert_eq!(dir.read("all").expect("ran").lines().count(), 10);
     let counts: Vec<usize> = (0..10)
-        .map(|n| fs::read_to_string(place.0.join(format!("count.{n}"))).unwrap())
+        .map(|n| fs::read_to_string(dir.0.join(format!("count.{n}"))).unwrap())
         .map(|count| count.trim().parse().unwrap())
         .collect();
-    assert!(counts.iter().all(|&n| n <= crate::alarm::exec::AT_ONCE), "{counts:?}");
+    assert!(counts.iter().all(|&n| n <= crate::alarm::exec::MAX_CONCURRENT), "{counts:?}");
     assert!(counts.iter().any(|&n| n > 1), "side by side: {counts:?}");
 }
 
 #[tokio::test]
-async fn root_runs_nothing() {
-    let Some(place) = Place::new("root") else { return };
-    let mut config = place.hook("echo done >$1/a");
+async fn hooks_do_not_run_as_root() {
+    let Some(dir) = TempDir::new("root") else { return };
+    let mut config = dir.hook("echo done >$1/a");
     config.user = Some("root".into());
     let mut notifier = Notifier::with("main", &config, quick());
     notifier.notify(backend(1, "web", "down"));
     notifier.flush(Duration::from_secs(5)).await;
-    assert_eq!(place.read("a"), None);
+    assert_eq!(dir.read("a"), None);
     config.user = None;
     notifier.configure(&config);
     notifier.notify(backend(2, "web", "down"));
     notifier.flush(Duration::from_secs(5)).await;
-    assert_eq!(place.read("a").as_deref(), Some("done\n"));
+    assert_eq!(dir.read("a").as_deref(), Some("done\n"));
 }
 
 #[tokio::test]
-async fn the_example_hands_warnings_on() {
-    let Some(place) = Place::new("example") else { return };
+async fn the_example_hook_forwards_warnings() {
+    let Some(dir) = TempDir::new("example") else { return };
     let script = |name: &str, text: &str| {
-        let path = place.0.join(name);
+        let path = dir.0.join(name);
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permitted");
         path.to_str().expect("text").to_owned()
     };
     let hook = script("hook", include_str!("../../../../docs/examples/alarm-hook.sh"));
-    let there = place.0.display();
+    let path = dir.0.display();
     let pager = script(
         "pager",
-        &format!("#!/bin/sh\n{{ echo \"$1 $2\"; cat >/dev/null; echo done; }} >>{there}/a\n"),
+        &format!("#!/bin/sh\n{{ echo \"$1 $2\"; cat >/dev/null; echo done; }} >>{path}/a\n"),
     );
     let config = model::Alarms { exec: vec![vec![hook, pager]], ..model::Alarms::default() };
     let mut notifier = Notifier::with("edge", &config, quick());
@@ -149,7 +150,7 @@ async fn the_example_hands_warnings_on() {
     notifier.notify(Transition::now(Subject::Director, "in effect", "refused", "line 3"));
     notifier.flush(Duration::from_secs(5)).await;
     assert_eq!(
-        place.read("a").expect("ran"),
+        dir.read("a").expect("ran"),
         "low edge: backend 10.0.0.12 of web: up -> down (connection refused)\ndone\n\
          high edge: director: in effect -> refused (line 3)\ndone\n"
     );

@@ -4,7 +4,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 
-/// What was written into the log.
+/// The captured log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -28,8 +28,8 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Log {
-    /// Takes what this thread logs.
-    fn taken() -> (Self, tracing::subscriber::DefaultGuard) {
+    /// Captures what this thread logs.
+    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
         (log, tracing::subscriber::set_default(subscriber))
@@ -43,7 +43,7 @@ impl Log {
 
 #[tokio::test]
 async fn every_transition_is_in_the_journal_at_once_with_its_fields() {
-    let (log, _guard) = Log::taken();
+    let (log, _guard) = Log::capture();
     let notifier = Notifier::start("main", &model::Alarms::default());
     notifier.notify(backend(11, "web", "down"));
     notifier.notify(backend(11, "web", "up"));
@@ -63,7 +63,7 @@ async fn every_transition_is_in_the_journal_at_once_with_its_fields() {
 
 #[tokio::test]
 async fn a_storm_does_not_fill_the_journal() {
-    let (log, _guard) = Log::taken();
+    let (log, _guard) = Log::capture();
     let mut notifier = Notifier::start("main", &model::Alarms::default());
     for n in 0..10_000 {
         notifier.notify(backend(n, "web", "down"));
@@ -71,10 +71,10 @@ async fn a_storm_does_not_fill_the_journal() {
     notifier.flush(Duration::from_secs(5)).await;
     let lines = log.lines();
     assert!(lines.len() < 700, "{}", lines.len());
-    let told = |line: &serde_json::Value| match line["fields"]["event"].as_str() {
+    let reported = |line: &serde_json::Value| match line["fields"]["event"].as_str() {
         Some("summary") => line["fields"]["transitions"].as_u64().unwrap(),
         Some(_) => 1,
         None => 0,
     };
-    assert_eq!(lines.iter().map(told).sum::<u64>(), 10_000);
+    assert_eq!(lines.iter().map(reported).sum::<u64>(), 10_000);
 }

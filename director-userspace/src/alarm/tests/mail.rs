@@ -14,8 +14,8 @@ fn config(server: &MailServer, starttls: bool) -> model::Alarms {
 }
 
 #[tokio::test]
-async fn what_happens_within_seconds_is_one_mail() {
-    let server = MailServer::start(|_| Smtp::Takes).await;
+async fn transitions_within_seconds_are_one_mail() {
+    let server = MailServer::start(|_| Smtp::Accepts).await;
     let mut notifier = Notifier::with("edge", &config(&server, false), quick());
     notifier.notify(backend(12, "web", "up"));
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -54,8 +54,8 @@ async fn what_happens_within_seconds_is_one_mail() {
 }
 
 #[tokio::test]
-async fn a_storm_is_one_mail_with_the_most_important() {
-    let server = MailServer::start(|_| Smtp::Takes).await;
+async fn a_storm_is_one_mail_with_the_most_important_transitions() {
+    let server = MailServer::start(|_| Smtp::Accepts).await;
     let mut notifier = Notifier::with("main", &config(&server, false), quick());
     for n in 0..500 {
         notifier.notify(backend(n, "web", "down"));
@@ -77,11 +77,11 @@ async fn a_storm_is_one_mail_with_the_most_important() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_ready_is_tried_again() {
+async fn a_temporary_failure_is_retried() {
     let server = MailServer::start(|n| match n {
         0 => Smtp::Later,
         1 => Smtp::Silent,
-        _ => Smtp::Takes,
+        _ => Smtp::Accepts,
     })
     .await;
     let mut notifier = Notifier::with("main", &config(&server, false), quick());
@@ -92,8 +92,8 @@ async fn a_server_that_is_not_ready_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_refused_mail_is_not_sent_again_and_the_next_one_says_so() {
-    let server = MailServer::start(|n| if n == 0 { Smtp::Refuses } else { Smtp::Takes }).await;
+async fn a_refused_mail_is_not_retried_and_the_next_one_reports_it() {
+    let server = MailServer::start(|n| if n == 0 { Smtp::Refuses } else { Smtp::Accepts }).await;
     let mut notifier = Notifier::with("main", &config(&server, false), quick());
     notifier.notify(backend(1, "web", "down"));
     notifier.flush(Duration::from_secs(5)).await;
@@ -106,8 +106,8 @@ async fn a_refused_mail_is_not_sent_again_and_the_next_one_says_so() {
 }
 
 #[tokio::test]
-async fn without_the_encryption_that_was_asked_for_nothing_is_sent() {
-    let server = MailServer::start(|_| Smtp::Takes).await;
+async fn without_the_configured_encryption_no_mail_is_sent() {
+    let server = MailServer::start(|_| Smtp::Accepts).await;
     let mut notifier = Notifier::with("main", &config(&server, true), quick());
     notifier.notify(backend(1, "web", "down"));
     eventually("a try", || (server.tries() > 0).then_some(())).await;

@@ -1,4 +1,4 @@
-//! Servers that take alarms, and misbehave as they are told.
+//! Test servers that receive alarms, and fail as configured.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ pub(super) enum Answer {
     Status(u16),
     /// The same, with `Retry-After: 0` and a body without end.
     Endless(u16),
-    /// Reads the request and says nothing.
+    /// Reads the request and does not answer.
     Hang,
     /// Closes at once.
     Close,
@@ -42,7 +42,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Treats the nth connection, from 0, as `answer` says.
+    /// Handles the nth connection, from 0, by `answer`.
     pub(super) async fn start(answer: impl Fn(usize) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -73,7 +73,7 @@ impl Http {
         tries.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect()
     }
 
-    /// What was answered with success.
+    /// The requests that were answered with success.
     pub(super) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -121,16 +121,16 @@ async fn serve(stream: TcpStream, answer: Answer, to: Arc<Mutex<Vec<Request>>>) 
     while endless && stream.write_all(&[b'x'; 1000]).await.is_ok() {}
 }
 
-/// What a mail server says to a command.
+/// How a mail server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Smtp {
-    /// Takes everything.
-    Takes,
-    /// Says 451 to the sender.
+    /// Accepts every command.
+    Accepts,
+    /// Answers MAIL with 451.
     Later,
-    /// Says 550 to the receiver.
+    /// Answers RCPT with 550.
     Refuses,
-    /// Says nothing at all.
+    /// Does not answer at all.
     Silent,
 }
 
@@ -152,8 +152,8 @@ pub(super) struct MailServer {
 }
 
 impl MailServer {
-    /// Treats the nth connection, from 0, as `manner` says.
-    pub(super) async fn start(manner: impl Fn(usize) -> Smtp + Send + 'static) -> Self {
+    /// Handles the nth connection, from 0, by `behaviour`.
+    pub(super) async fn start(behaviour: impl Fn(usize) -> Smtp + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (mails, tries) = (Arc::<Mutex<Vec<Mail>>>::default(), Arc::<Mutex<usize>>::default());
@@ -162,7 +162,7 @@ impl MailServer {
             for n in 0.. {
                 let (stream, _) = listener.accept().await.expect("accepts");
                 *count.lock().unwrap() += 1;
-                tokio::spawn(talk(stream, manner(n), to.clone()));
+                tokio::spawn(serve_smtp(stream, behaviour(n), to.clone()));
             }
         });
         Self { address, mails, tries, task: task.abort_handle() }
@@ -183,8 +183,8 @@ impl Drop for MailServer {
     }
 }
 
-async fn talk(stream: TcpStream, manner: Smtp, to: Arc<Mutex<Vec<Mail>>>) {
-    if manner == Smtp::Silent {
+async fn serve_smtp(stream: TcpStream, behaviour: Smtp, to: Arc<Mutex<Vec<Mail>>>) {
+    if behaviour == Smtp::Silent {
         let _open = stream;
         return std::future::pending().await;
     }
@@ -204,12 +204,12 @@ async fn talk(stream: TcpStream, manner: Smtp, to: Arc<Mutex<Vec<Mail>>>) {
                 mail.hello = line;
                 "250-sink\r\n250 8BITMIME"
             }
-            "MAIL" if manner == Smtp::Later => "451 come back later",
+            "MAIL" if behaviour == Smtp::Later => "451 come back later",
             "MAIL" => {
                 mail.from = line;
                 "250 ok"
             }
-            "RCPT" if manner == Smtp::Refuses => "550 nobody of this name",
+            "RCPT" if behaviour == Smtp::Refuses => "550 nobody of this name",
             "RCPT" => {
                 mail.to.push(line);
                 "250 ok"

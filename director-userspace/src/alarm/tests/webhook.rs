@@ -10,7 +10,7 @@ async fn a_transition_is_posted_as_json() {
     let server = Http::start(|_| Answer::Endless(200)).await;
     let mut notifier = Notifier::with("edge", &webhooks(&[&server.url()]), quick());
     let subject = Subject::Quorum { name: "web".into(), frontend: "tcp 192.0.2.10:80".into() };
-    notifier.notify(Transition::now(subject, "held", "lost", "2 of 5, 3 needed"));
+    notifier.notify(Transition::now(subject, "held", "lost", "weight up: 2, needed: 3"));
     notifier.notify(backend(11, "web", "down"));
     notifier.flush(Duration::from_secs(5)).await;
     let requests = server.requests();
@@ -32,9 +32,9 @@ async fn a_transition_is_posted_as_json() {
         serde_json::json!({
             "version": 1, "id": id, "instance": "edge", "host": host, "event": "transition",
             "severity": "warning", "at": at, "transitions": 1, "lost": 0,
-            "text": "quorum of web: held -> lost (2 of 5, 3 needed)",
+            "text": "service web (tcp 192.0.2.10:80): quorum lost (weight up: 2, needed: 3)",
             "kind": "quorum", "service": "web", "frontend": "tcp 192.0.2.10:80", "backend": null,
-            "from": "held", "to": "lost", "reason": "2 of 5, 3 needed",
+            "from": "held", "to": "lost", "reason": "weight up: 2, needed: 3",
         })
     );
     assert_eq!(requests[1].body["backend"], "10.0.0.11");
@@ -42,7 +42,7 @@ async fn a_transition_is_posted_as_json() {
 }
 
 #[tokio::test]
-async fn a_bad_server_is_tried_again_farther_and_farther_apart() {
+async fn a_failing_server_is_retried_with_growing_waits() {
     let server = Http::start(|n| match n {
         0 => Answer::Status(500),
         1 => Answer::Close,
@@ -67,7 +67,7 @@ async fn a_bad_server_is_tried_again_farther_and_farther_apart() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_tried_again_and_the_next_message_says_so() {
+async fn a_refusal_is_not_retried_and_the_next_message_reports_it() {
     let server = Http::start(|n| match n {
         0 => Answer::Status(404),
         1 => Answer::Status(302),
@@ -81,13 +81,13 @@ async fn a_refusal_is_not_tried_again_and_the_next_message_says_so() {
     notifier.flush(Duration::from_secs(5)).await;
     let bodies = server.bodies();
     assert_eq!(server.tries(), 4);
-    let told: Vec<_> =
+    let reported: Vec<_> =
         bodies.iter().map(|body| (body["backend"].as_str().unwrap(), &body["lost"])).collect();
-    assert_eq!(told, [("10.0.0.3", &2.into()), ("10.0.0.4", &0.into())]);
+    assert_eq!(reported, [("10.0.0.3", &2.into()), ("10.0.0.4", &0.into())]);
 }
 
 #[tokio::test]
-async fn a_hanging_webhook_delays_nobody_and_tells_what_it_lost() {
+async fn a_hanging_webhook_delays_no_other_and_reports_its_lost_messages() {
     let hung = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let is_hung = hung.clone();
     let hangs = Http::start(move |_| match is_hung.load(Ordering::Relaxed) {
@@ -98,20 +98,20 @@ async fn a_hanging_webhook_delays_nobody_and_tells_what_it_lost() {
     let works = Http::start(|_| Answer::Status(200)).await;
     let mut behaviour = quick();
     behaviour.limits.queue = 4;
-    behaviour.patience.tries = 1000;
+    behaviour.retries.tries = 1000;
     let config = webhooks(&[&hangs.url(), &works.url()]);
     let mut notifier = Notifier::with("main", &config, behaviour);
     for n in 1..=12 {
         let began = Instant::now();
         notifier.notify(backend(n, "web", "down"));
-        eventually("told", || (works.bodies().len() == n as usize).then_some(())).await;
+        eventually("reported", || (works.bodies().len() == n as usize).then_some(())).await;
         assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
     }
     assert!(hangs.bodies().is_empty());
     hung.store(false, Ordering::Relaxed);
     eventually("recovered", || (hangs.bodies().len() == 5).then_some(())).await;
     notifier.flush(Duration::from_secs(5)).await;
-    let told: Vec<_> = hangs
+    let reported: Vec<_> = hangs
         .bodies()
         .iter()
         .map(|body| (body["backend"].as_str().unwrap().to_owned(), body["lost"].as_u64().unwrap()))
@@ -119,14 +119,14 @@ async fn a_hanging_webhook_delays_nobody_and_tells_what_it_lost() {
     // The first was being delivered all the time; of the others the last four are there.
     let expected = [("1", 7), ("9", 0), ("10", 0), ("11", 0), ("12", 0)]
         .map(|(n, lost)| (format!("10.0.0.{n}"), lost));
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[tokio::test]
-async fn one_that_never_works_is_given_up() {
+async fn a_message_is_dropped_after_the_last_try() {
     let server = Http::start(|n| if n < 3 { Answer::Close } else { Answer::Status(200) }).await;
     let mut behaviour = quick();
-    behaviour.patience.tries = 3;
+    behaviour.retries.tries = 3;
     let mut notifier = Notifier::with("main", &webhooks(&[&server.url()]), behaviour);
     notifier.notify(backend(1, "web", "down"));
     eventually("three tries", || (server.tries() == 3).then_some(())).await;
@@ -138,7 +138,7 @@ async fn one_that_never_works_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_at_home_is_a_reason_to_try_again() {
+async fn a_refused_connection_is_retried_and_bad_urls_are_errors() {
     let server = Http::start(|_| Answer::Status(200)).await;
     let url = server.url();
     drop(server);
@@ -146,7 +146,7 @@ async fn nobody_at_home_is_a_reason_to_try_again() {
     let origin = Arc::new(Origin { instance: "x".into(), host: "h".into(), run: "r".into() });
     let mut webhook = Webhook::new(&url, origin.clone(), Duration::from_secs(1)).unwrap();
     assert!(!webhook.name().contains("s3cret"), "{}", webhook.name());
-    let failure = webhook.deliver(&[message()], 0).await.expect_err("nobody listens");
+    let failure = webhook.deliver(&[message()], 0).await.expect_err("no listener");
     assert!(matches!(&failure, worker::Failure::Again { why, .. } if why.contains("127.0.0.1:")));
     for (url, word) in [
         ("ftp://example.com/", "http://"),

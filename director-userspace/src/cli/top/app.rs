@@ -1,4 +1,4 @@
-//! What is shown, and what keys do to it.
+//! The state of the screen, and the effects of keys.
 
 use ratatui::{
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
@@ -8,7 +8,7 @@ use ratatui::{
 use super::grid::{self, Grid};
 use crate::serve::view::Snapshot;
 
-/// What the screen is about.
+/// The pages of the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Page {
     /// All services.
@@ -17,47 +17,47 @@ pub(super) enum Page {
     Service(String),
     /// All backends.
     Backends,
-    /// What became of packets.
+    /// Packets by verdict and reason.
     Reasons,
 }
 
-/// By which column rows are ordered.
+/// The column that rows are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) column: usize,
-    pub(super) falls: bool,
+    pub(super) descending: bool,
 }
 
-/// Whether it goes on.
+/// Whether the program continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    GoOn,
+    Continue,
     Quit,
 }
 
 /// Rows that a page up or down moves by.
-const LEAP: isize = 10;
+const PAGE_ROWS: isize = 10;
 
 /// The state of the screen.
 pub(super) struct App {
-    /// The last look.
+    /// The last snapshot.
     pub(super) snapshot: Option<Snapshot>,
-    /// Why the daemon's knowledge is missing in it.
+    /// Why the daemon's state is missing from it.
     pub(super) missing: Option<String>,
-    /// Why there was no later one.
+    /// Why there is no later one.
     pub(super) error: Option<String>,
     pub(super) page: Page,
-    /// Rows that do not have this in their text are left out.
+    /// Rows without this text are hidden.
     pub(super) filter: String,
-    /// Whether keys go into the filter.
+    /// Whether keys are input of the filter.
     pub(super) is_typing: bool,
     pub(super) shows_help: bool,
     pub(super) has_colour: bool,
-    /// Which row is marked, by its key.
+    /// The key of the marked row.
     marked: Option<String>,
-    /// Where one comes back to.
+    /// The marked row to return to.
     marked_before: Option<String>,
-    /// The order on each page.
+    /// The order of each page.
     orders: [Option<Order>; 4],
     pub(super) table: TableState,
 }
@@ -81,7 +81,7 @@ impl App {
         }
     }
 
-    /// Shows a new look.
+    /// Shows a new snapshot.
     pub(super) fn show(&mut self, snapshot: Snapshot, missing: Option<String>) {
         if let Page::Service(frontend) = &self.page
             && !snapshot.services.iter().any(|service| service.frontend == *frontend)
@@ -93,7 +93,7 @@ impl App {
         self.error = None;
     }
 
-    /// There was nothing to see; what was seen last stays.
+    /// Shows an error; the last snapshot stays.
     pub(super) fn fail(&mut self, error: String) {
         self.error = Some(error);
     }
@@ -112,12 +112,12 @@ impl App {
         grid
     }
 
-    /// The order of this page, unless it is the natural one.
+    /// The order of this page; none is the natural order.
     pub(super) fn order(&self) -> Option<Order> {
-        self.orders[self.place()]
+        self.orders[self.page_index()]
     }
 
-    fn place(&self) -> usize {
+    fn page_index(&self) -> usize {
         match self.page {
             Page::Services => 0,
             Page::Service(_) => 1,
@@ -126,45 +126,45 @@ impl App {
         }
     }
 
-    /// The row that is marked; the first one if what was marked is gone.
+    /// The marked row; the first one if the marked one was removed.
     pub(super) fn marked(&self, grid: &Grid) -> Option<usize> {
         let of = |key: &String| grid.rows.iter().position(|row| row.key == *key);
         let first = (!grid.rows.is_empty()).then_some(0);
         self.marked.as_ref().and_then(of).or(first)
     }
 
-    /// Takes a key.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Outcome {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return if key.code == KeyCode::Char('c') { Outcome::Quit } else { Outcome::GoOn };
+            return if key.code == KeyCode::Char('c') { Outcome::Quit } else { Outcome::Continue };
         }
         if self.is_typing {
             self.type_filter(key.code);
-            return Outcome::GoOn;
+            return Outcome::Continue;
         }
         if std::mem::take(&mut self.shows_help) {
-            return Outcome::GoOn;
+            return Outcome::Continue;
         }
         match key.code {
             KeyCode::Char('q') => return Outcome::Quit,
             KeyCode::Char('?' | 'h') => self.shows_help = true,
             KeyCode::Char('/') => self.is_typing = true,
-            KeyCode::Char('b') => self.turn_to(Page::Backends),
-            KeyCode::Char('d') => self.turn_to(Page::Reasons),
-            KeyCode::Char('s') => self.order_by_next(1),
-            KeyCode::Char('S') => self.order_by_next(-1),
-            KeyCode::Char('r') => self.turn_order(),
+            KeyCode::Char('b') => self.show_page(Page::Backends),
+            KeyCode::Char('d') => self.show_page(Page::Reasons),
+            KeyCode::Char('s') => self.sort_by_next(1),
+            KeyCode::Char('S') => self.sort_by_next(-1),
+            KeyCode::Char('r') => self.reverse_order(),
             KeyCode::Enter | KeyCode::Right | KeyCode::Char('l') => self.open(),
             KeyCode::Esc | KeyCode::Backspace | KeyCode::Left => self.back(),
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
             KeyCode::Up | KeyCode::Char('k') => self.step(-1),
-            KeyCode::PageDown => self.step(LEAP),
-            KeyCode::PageUp => self.step(-LEAP),
+            KeyCode::PageDown => self.step(PAGE_ROWS),
+            KeyCode::PageUp => self.step(-PAGE_ROWS),
             KeyCode::Home | KeyCode::Char('g') => self.step(isize::MIN),
             KeyCode::End | KeyCode::Char('G') => self.step(isize::MAX),
             _ => {}
         }
-        Outcome::GoOn
+        Outcome::Continue
     }
 
     fn type_filter(&mut self, code: KeyCode) {
@@ -180,7 +180,7 @@ impl App {
         }
     }
 
-    fn turn_to(&mut self, page: Page) {
+    fn show_page(&mut self, page: Page) {
         let page = if self.page == page { Page::Services } else { page };
         self.page = page;
         self.marked = None;
@@ -195,7 +195,7 @@ impl App {
         if let (Page::Services | Page::Backends, Some(frontend)) = (&self.page, &row.frontend) {
             self.marked_before = (self.page == Page::Services).then(|| row.key.clone());
             let marked = (self.page == Page::Backends).then(|| row.key.clone());
-            self.turn_to(Page::Service(frontend.clone()));
+            self.show_page(Page::Service(frontend.clone()));
             self.marked = marked;
         }
     }
@@ -204,7 +204,7 @@ impl App {
         if !self.filter.is_empty() {
             self.filter.clear();
         } else if self.page != Page::Services {
-            self.turn_to(Page::Services);
+            self.show_page(Page::Services);
             self.marked = self.marked_before.take();
         }
     }
@@ -217,32 +217,32 @@ impl App {
         self.marked = Some(grid.rows[to].key.clone());
     }
 
-    fn order_by_next(&mut self, by: isize) {
+    fn sort_by_next(&mut self, by: isize) {
         let columns = self.grid().columns;
-        let places = columns.len() as isize;
-        if places == 0 {
+        let count = columns.len() as isize;
+        if count == 0 {
             return;
         }
         let from = self.order().map_or(if by > 0 { -1 } else { 0 }, |order| order.column as isize);
-        let column = (from + by).rem_euclid(places) as usize;
-        // Names from A on, numbers from the largest on.
-        let falls = columns[column].is_number;
-        self.orders[self.place()] = Some(Order { column, falls });
+        let column = (from + by).rem_euclid(count) as usize;
+        // Names ascending, numbers descending.
+        let descending = columns[column].is_number;
+        self.orders[self.page_index()] = Some(Order { column, descending });
     }
 
-    fn turn_order(&mut self) {
-        let order = self.order().unwrap_or(Order { column: 0, falls: false });
-        self.orders[self.place()] = Some(Order { falls: !order.falls, ..order });
+    fn reverse_order(&mut self) {
+        let order = self.order().unwrap_or(Order { column: 0, descending: false });
+        self.orders[self.page_index()] = Some(Order { descending: !order.descending, ..order });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::view::fixture::{conditions, snapshot};
+    use crate::serve::view::fixture::{snapshot, status};
 
     fn press(app: &mut App, keys: &str) -> Outcome {
-        let mut outcome = Outcome::GoOn;
+        let mut outcome = Outcome::Continue;
         for key in keys.chars() {
             let code = match key {
                 '\n' => KeyCode::Enter,
@@ -257,7 +257,7 @@ mod tests {
 
     fn app() -> App {
         let mut app = App::new();
-        app.show(snapshot(1000).with(Some(conditions(&["10.0.0.12"]))), None);
+        app.show(snapshot(1000).with(Some(status(&["10.0.0.12"]))), None);
         app
     }
 
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn one_goes_into_a_service_and_comes_back_to_it() {
+    fn a_service_opens_and_esc_returns_to_it() {
         let mut app = app();
         assert_eq!(firsts(&app), ["dns", "web"]);
         press(&mut app, "v\n");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_filters() {
+    fn typed_text_filters() {
         let mut app = app();
         press(&mut app, "b/DOWN\n");
         assert_eq!(firsts(&app), ["10.0.0.12"]);
@@ -293,18 +293,18 @@ mod tests {
     }
 
     #[test]
-    fn every_column_orders() {
+    fn every_column_sorts() {
         let mut app = app();
         let columns = app.grid().columns.len();
         for column in 0..columns {
             press(&mut app, "s");
             assert_eq!(app.order().unwrap().column, column);
-            let falling = firsts(&app);
+            let sorted = firsts(&app);
             press(&mut app, "rr");
-            assert_eq!(firsts(&app), falling);
+            assert_eq!(firsts(&app), sorted);
         }
         press(&mut app, "s");
-        assert_eq!(app.order(), Some(Order { column: 0, falls: false }));
+        assert_eq!(app.order(), Some(Order { column: 0, descending: false }));
         press(&mut app, "r");
         assert_eq!(firsts(&app), ["web", "dns"]);
         press(&mut app, "sr");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_goes_takes_its_page_along() {
+    fn the_page_of_a_removed_service_closes() {
         let mut app = app();
         press(&mut app, "\n");
         assert_eq!(app.page, Page::Service("udp [2001:db8::53]:53".into()));

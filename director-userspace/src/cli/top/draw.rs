@@ -1,4 +1,4 @@
-//! Where things are on the screen.
+//! The layout of the screen.
 
 use director_common::verdict::Verdict;
 use ratatui::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::backends::{admin_override, check_text},
     serve::view::{
-        BackendView, Mood, Snapshot,
+        BackendView, Rating, Snapshot,
         text::{ago, count, rate, table},
     },
 };
@@ -27,11 +27,11 @@ q, Ctrl-C        quit
 ↑ ↓ PgUp PgDn    move
 Enter            open a service, or the service of a backend
 Esc              clear the filter, then go back
-s, S             order by the next column, by the one before
+s, S             sort by the next column, by the previous one
 r                reverse the order
 /                show only rows that have this text; Enter, or Esc to clear
 b                all backends
-d                what became of packets, and why
+d                packets by verdict and reason
 ?                this help
 
 CONNS are established flows in the flow table.
@@ -43,7 +43,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let grid = app.grid();
     let marked = app.marked(&grid);
     let details = details(app, &grid, marked);
-    // Of a small screen the table gets most.
+    // On a small screen the table gets most of the space.
     let for_details = (details.len() as u16).min(frame.area().height.saturating_sub(10) / 2);
     let [title, totals, lost, message, body, below, help] = Layout::vertical([
         Constraint::Length(1),
@@ -63,7 +63,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
         let right = Rect { x: title.right().saturating_sub(9), width: title.width.min(9), ..title };
         frame.render_widget(now, right);
         frame.render_widget(Line::from(totals_of(snapshot)), totals);
-        let style = colours.of(if is_losing(snapshot) { Mood::Odd } else { Mood::Neutral });
+        let style = colours.of(if is_losing(snapshot) { Rating::Warning } else { Rating::Neutral });
         frame.render_widget(Line::styled(lost_of(snapshot), style), lost);
     }
     frame.render_widget(message_of(app, colours), message);
@@ -102,14 +102,14 @@ pub(super) fn text(app: &App) -> String {
 struct Colours(bool);
 
 impl Colours {
-    fn of(self, mood: Mood) -> Style {
+    fn of(self, rating: Rating) -> Style {
         let style = Style::new();
-        match mood {
+        match rating {
             _ if !self.0 => style,
-            Mood::Good => style.fg(Color::Green),
-            Mood::Neutral => style,
-            Mood::Odd => style.fg(Color::Yellow),
-            Mood::Bad => style.fg(Color::Red).add_modifier(Modifier::BOLD),
+            Rating::Good => style.fg(Color::Green),
+            Rating::Neutral => style,
+            Rating::Warning => style.fg(Color::Yellow),
+            Rating::Bad => style.fg(Color::Red).add_modifier(Modifier::BOLD),
         }
     }
 }
@@ -120,9 +120,9 @@ fn title_of(snapshot: &Snapshot) -> String {
         .iter()
         .map(|interface| format!("{} {}", interface.name, interface.mode))
         .collect();
-    let daemon = match &snapshot.conditions {
-        Some(conditions) => {
-            format!("revision {}, up {}", conditions.revision, ago(conditions.started))
+    let daemon = match &snapshot.status {
+        Some(status) => {
+            format!("revision {}, up {}", status.revision, ago(status.started))
         }
         None if snapshot.has_daemon() => "daemon running".into(),
         None => "no daemon".into(),
@@ -172,7 +172,7 @@ fn lost_of(snapshot: &Snapshot) -> String {
         let sign = if at == 0 { ": " } else { ", " };
         let reason = view.verdict.reason().unwrap_or_default();
         let more = format!("{sign}{reason} {}", rate(view.rate));
-        // The largest ones, as many as there is room for; there is a page of all.
+        // The largest rates that fit the line; the page of reasons has all.
         if text.len() + more.len() > 77 {
             text.push_str(", …");
             break;
@@ -182,9 +182,9 @@ fn lost_of(snapshot: &Snapshot) -> String {
     text
 }
 
-/// The one thing that needs to be said: an error, the filter, where one is.
+/// The message line: the filter, or the most important error or warning.
 fn message_of(app: &App, colours: Colours) -> Line<'static> {
-    let bad = |text: String| Line::styled(text, colours.of(Mood::Bad));
+    let bad = |text: String| Line::styled(text, colours.of(Rating::Bad));
     if app.is_typing || !app.filter.is_empty() {
         let cursor = if app.is_typing { "_" } else { "" };
         return Line::from(format!("/{}{cursor}", app.filter));
@@ -192,20 +192,20 @@ fn message_of(app: &App, colours: Colours) -> Line<'static> {
     if let Some(error) = &app.error {
         return bad(error.clone());
     }
-    let conditions = app.snapshot.as_ref().and_then(|snapshot| snapshot.conditions.as_ref());
-    if let Some(conditions) = conditions {
-        if let Some(refused) = &conditions.refused {
+    let status = app.snapshot.as_ref().and_then(|snapshot| snapshot.status.as_ref());
+    if let Some(status) = status {
+        if let Some(refused) = &status.refused {
             let first = refused.lines().next().unwrap_or_default();
-            return bad(format!("the file is not what is in effect: {first}"));
+            return bad(format!("the file is not in effect: {first}"));
         }
-        if let Some(warning) = conditions.warnings.first() {
-            let more = conditions.warnings.len() - 1;
+        if let Some(warning) = status.warnings.first() {
+            let more = status.warnings.len() - 1;
             let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-            return Line::styled(format!("{warning}{more}"), colours.of(Mood::Odd));
+            return Line::styled(format!("{warning}{more}"), colours.of(Rating::Warning));
         }
     }
     if let Some(missing) = &app.missing {
-        return Line::styled(missing.clone(), colours.of(Mood::Odd));
+        return Line::styled(missing.clone(), colours.of(Rating::Warning));
     }
     Line::default()
 }
@@ -218,9 +218,9 @@ fn rows<'a>(grid: &'a Grid, app: &App, width: u16, colours: Colours) -> Table<'a
         let mut title = column.title.to_owned();
         if let Some(order) = order.filter(|order| order.column == at) {
             style = style.add_modifier(Modifier::UNDERLINED);
-            // Where there is room for it.
+            // If there is room for it.
             if title.len() < usize::from(widths[at]) {
-                title.push(if order.falls { '↓' } else { '↑' });
+                title.push(if order.descending { '↓' } else { '↑' });
             }
         }
         Text::styled(title, style).alignment(alignment(column))
@@ -228,8 +228,8 @@ fn rows<'a>(grid: &'a Grid, app: &App, width: u16, colours: Colours) -> Table<'a
     let head = ratatui::widgets::Row::new(grid.columns.iter().enumerate().map(heading));
     let row = |row: &'a Row| {
         let cells = row.cells.iter().enumerate().map(|(at, cell)| {
-            let style = row.mood.filter(|(column, _)| *column == at);
-            let style = style.map_or_else(Style::new, |(_, mood)| colours.of(mood));
+            let style = row.rating.filter(|(column, _)| *column == at);
+            let style = style.map_or_else(Style::new, |(_, rating)| colours.of(rating));
             let text = Span::styled(cut(cell, widths[at].into()), style);
             Text::from(text).alignment(alignment(&grid.columns[at]))
         });
@@ -246,8 +246,8 @@ fn alignment(column: &Column) -> Alignment {
     if column.is_number { Alignment::Right } else { Alignment::Left }
 }
 
-/// How wide each column is: those of fixed width first, the rest share what is left by need, the
-/// later ones first, since names are told apart by their beginnings.
+/// The widths of columns: fixed ones first; the others share the rest by need, the later ones
+/// first, because names differ at their beginning.
 fn widths(grid: &Grid, total: u16) -> Vec<u16> {
     let fixed: u16 = grid.columns.iter().map(|column| column.width).sum();
     let gaps = grid.columns.len().saturating_sub(1) as u16;
@@ -261,7 +261,7 @@ fn widths(grid: &Grid, total: u16) -> Vec<u16> {
         flexible -= 1;
         let cells = grid.rows.iter().map(|row| row.cells[at].chars().count());
         let need = cells.chain([column.title.len()]).max().unwrap_or(0) as u16;
-        // Ten characters for each that is still to come.
+        // Ten characters for each remaining one.
         let most = left.saturating_sub(flexible * 10);
         widths[at] = need.min(most);
         left -= widths[at];
@@ -269,7 +269,7 @@ fn widths(grid: &Grid, total: u16) -> Vec<u16> {
     widths
 }
 
-/// The beginning of a text that is too long, and a sign of that.
+/// Cuts a long text, and marks the cut.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -278,7 +278,7 @@ fn cut(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// What is known of the backend that is marked, beyond its row.
+/// Details of the marked backend, beyond its row.
 fn details(app: &App, grid: &Grid, marked: Option<usize>) -> Vec<Line<'static>> {
     let (Some(snapshot), Some(marked)) = (&app.snapshot, marked) else { return Vec::new() };
     let key = &grid.rows[marked].key;
@@ -291,10 +291,10 @@ fn details(app: &App, grid: &Grid, marked: Option<usize>) -> Vec<Line<'static>> 
         format!("{} {} {}", service.name, service.frontend, backend.address),
         Style::new().add_modifier(Modifier::BOLD),
     )];
-    lines.extend(state_of(backend).map(|text| Line::styled(text, colours.of(backend.mood()))));
-    if let Some(condition) = &backend.condition {
-        lines.extend(admin_override(condition).into_iter().map(Line::from));
-        lines.extend(condition.checks.iter().map(|check| Line::from(check_text(check))));
+    lines.extend(state_of(backend).map(|text| Line::styled(text, colours.of(backend.rating()))));
+    if let Some(status) = &backend.status {
+        lines.extend(admin_override(status).into_iter().map(Line::from));
+        lines.extend(status.checks.iter().map(|check| Line::from(check_text(check))));
     }
     let next_hop = backend.next_hop.as_deref().unwrap_or("unknown");
     lines.push(Line::from(format!("{} by next hop {next_hop}", backend.forward)));
@@ -305,10 +305,10 @@ fn state_of(backend: &BackendView) -> Option<String> {
     if let Some(left) = backend.drain_left_s {
         return Some(format!("draining, {left}s left"));
     }
-    let condition = backend.condition.as_ref()?;
-    let colon = if condition.reason.is_empty() { "" } else { ": " };
-    let (state, reason) = (condition.state.label(), &condition.reason);
-    let since = match condition.since {
+    let status = backend.status.as_ref()?;
+    let colon = if status.reason.is_empty() { "" } else { ": " };
+    let (state, reason) = (status.state.label(), &status.reason);
+    let since = match status.since {
         0 => String::new(),
         since => format!(" for {}", ago(since)),
     };

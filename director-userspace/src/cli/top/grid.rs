@@ -6,7 +6,7 @@ use director_common::verdict::Verdict;
 
 use super::app::{Order, Page};
 use crate::serve::view::{
-    BackendView, Mood, ServiceView, Snapshot, VerdictView,
+    BackendView, Rating, ServiceView, Snapshot, VerdictView,
     text::{ago, count, rate},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Grid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// Characters; 0: what is left over.
+    /// Characters; 0: the rest.
     pub(super) width: u16,
     pub(super) is_number: bool,
 }
@@ -29,26 +29,26 @@ pub(super) struct Column {
 /// A row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Row {
-    /// What tells it from others, now and later.
+    /// Identifies the row across snapshots.
     pub(super) key: String,
     pub(super) cells: Vec<String>,
-    /// What columns of numbers are ordered by.
+    /// The sort values of columns of numbers.
     numbers: Vec<f64>,
-    /// The service that it is about.
+    /// The frontend of its service.
     pub(super) frontend: Option<String>,
-    /// The column that tells how it is, and how it is.
-    pub(super) mood: Option<(usize, Mood)>,
+    /// The column with the state, and its rating.
+    pub(super) rating: Option<(usize, Rating)>,
 }
 
 impl Row {
-    /// Whether one of its cells has `wanted`, in lower case.
+    /// Whether one of its cells contains `wanted`, which is in lower case.
     pub(super) fn matches(&self, wanted: &str) -> bool {
         self.cells.iter().any(|cell| cell.to_lowercase().contains(wanted))
     }
 }
 
 impl Grid {
-    /// Orders the rows; equal ones stay as they are.
+    /// Sorts the rows; the sort is stable.
     pub(super) fn sort(&mut self, order: Order) {
         let Some(column) = self.columns.get(order.column) else { return };
         let compare = |a: &Row, b: &Row| {
@@ -59,13 +59,13 @@ impl Grid {
             }
         };
         self.rows.sort_by(|a, b| {
-            let way: Ordering = compare(a, b);
-            if order.falls { way.reverse() } else { way }
+            let ordering: Ordering = compare(a, b);
+            if order.descending { ordering.reverse() } else { ordering }
         });
     }
 }
 
-/// A cell's text, and what it is ordered by.
+/// A cell's text and its sort value.
 struct Cell(String, f64);
 
 impl Cell {
@@ -77,15 +77,15 @@ impl Cell {
         Self(count(number), number as f64)
     }
 
-    fn rate(each_second: Option<f64>) -> Self {
-        Self(rate(each_second), each_second.unwrap_or(-1.0))
+    fn rate(per_second: Option<f64>) -> Self {
+        Self(rate(per_second), per_second.unwrap_or(-1.0))
     }
 }
 
 impl Row {
     fn new(key: String, cells: Vec<Cell>) -> Self {
         let (cells, numbers) = cells.into_iter().map(|Cell(text, number)| (text, number)).unzip();
-        Self { key, cells, numbers, frontend: None, mood: None }
+        Self { key, cells, numbers, frontend: None, rating: None }
     }
 }
 
@@ -97,7 +97,7 @@ const fn number(title: &'static str, width: u16) -> Column {
     Column { title, width, is_number: true }
 }
 
-/// What the page shows of a snapshot, in its natural order.
+/// The rows of a page, in their natural order.
 pub(super) fn of(page: &Page, snapshot: &Snapshot) -> Grid {
     match page {
         Page::Services => services(snapshot),
@@ -124,7 +124,7 @@ fn services(snapshot: &Snapshot) -> Grid {
     ];
     let row = |service: &ServiceView| {
         let (up, configured) = service.usable();
-        let health = service.condition;
+        let health = service.status;
         let cells = vec![
             Cell::text(service.name.clone()),
             Cell::text(service.frontend.clone()),
@@ -138,14 +138,14 @@ fn services(snapshot: &Snapshot) -> Grid {
         ];
         Row {
             frontend: Some(service.frontend.clone()),
-            mood: health.map(|health| (2, health.mood())),
+            rating: health.map(|health| (2, health.rating())),
             ..Row::new(service.frontend.clone(), cells)
         }
     };
     Grid { columns, rows: snapshot.services.iter().map(row).collect() }
 }
 
-/// The backends of services; of one, there is room for since when and what share.
+/// The backends of services; for one service there is room for the age and the share.
 fn backends<'a>(services: impl Iterator<Item = &'a ServiceView>, is_one: bool) -> Grid {
     let mut columns = vec![text("BACKEND", 0)];
     if !is_one {
@@ -167,10 +167,10 @@ fn backends<'a>(services: impl Iterator<Item = &'a ServiceView>, is_one: bool) -
         if !is_one {
             cells.push(Cell::text(service.name.clone()));
         }
-        let mood = Some((cells.len(), backend.mood()));
+        let rating = Some((cells.len(), backend.rating()));
         cells.push(Cell::text(backend.label()));
         if is_one {
-            let since = backend.condition.as_ref().map(|condition| condition.since);
+            let since = backend.status.as_ref().map(|status| status.since);
             let age = since.map_or_else(|| "-".into(), ago);
             cells.push(Cell(age, -(since.unwrap_or_default() as f64)));
             cells.push(Cell(format!("{:.1}%", backend.share), backend.share));
@@ -183,7 +183,7 @@ fn backends<'a>(services: impl Iterator<Item = &'a ServiceView>, is_one: bool) -
             Cell::rate(backend.rate.map(|rate| rate.flows)),
         ]);
         let frontend = Some(service.frontend.clone());
-        Row { frontend, mood, ..Row::new(backend_key(service, backend), cells) }
+        Row { frontend, rating, ..Row::new(backend_key(service, backend), cells) }
     };
     let rows = services.flat_map(|service| service.backends.iter().map(move |b| (service, b)));
     Grid { columns, rows: rows.map(|(service, backend)| row(service, backend)).collect() }
@@ -216,10 +216,10 @@ fn reasons(snapshot: &Snapshot) -> Grid {
             Cell::text(meaning),
         ];
         let is_loss = matches!(view.verdict, Verdict::Drop(_)) && view.rate > Some(0.0);
-        let mood = is_loss.then_some((2, Mood::Bad));
-        Row { mood, ..Row::new(format!("{:?}", view.verdict), cells) }
+        let rating = is_loss.then_some((2, Rating::Bad));
+        Row { rating, ..Row::new(format!("{:?}", view.verdict), cells) }
     };
-    // What is lost comes first.
+    // Drops come first.
     let mut verdicts: Vec<&VerdictView> = snapshot.verdicts.iter().collect();
     verdicts.sort_by_key(|view| match view.verdict {
         Verdict::Drop(_) => 0,

@@ -1,9 +1,9 @@
-//! `director top`: what a director does, live.
+//! `director top`: shows services and backends live.
 //!
-//! - `app`: what is shown and what keys do; no terminal;
+//! - `app`: the state of the screen, and the keys; no terminal;
 //! - `grid`: a snapshot as rows and columns;
-//! - `draw`: where they are on the screen;
-//! - `screen`: the terminal, and giving it back.
+//! - `draw`: the layout of the screen;
+//! - `screen`: the terminal, and restoring it.
 
 mod app;
 mod draw;
@@ -36,7 +36,7 @@ use crate::{kernel::datapath::Instance, policy::config::units, serve::view::Snap
 pub(super) struct Args {
     #[command(flatten)]
     instance: InstanceName,
-    /// From one look to the next
+    /// Time between updates
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
     interval: Duration,
     /// Print one frame and exit
@@ -44,20 +44,20 @@ pub(super) struct Args {
     once: bool,
 }
 
-/// Shorter intervals would cost more than they show.
-const SHORTEST: Duration = Duration::from_millis(200);
+/// Shorter intervals cost too much for their use.
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A look, and why the daemon's knowledge is missing; or why there is nothing to see.
-type Look = Result<(Snapshot, Option<String>), String>;
+/// A snapshot, and why the daemon's state is missing from it; or why there is none.
+type Update = Result<(Snapshot, Option<String>), String>;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let shortest = SHORTEST.as_millis();
-    anyhow::ensure!(args.interval >= SHORTEST, "--interval: at least {shortest}ms");
+    let min_interval = MIN_INTERVAL.as_millis();
+    anyhow::ensure!(args.interval >= MIN_INTERVAL, "--interval: at least {min_interval}ms");
     let mut reader = StateReader::new(&args.instance.instance);
-    let (before, _) = reader.look().await?;
+    let (before, _) = reader.read().await?;
     if args.once || !stdout().is_terminal() || !stdin().is_terminal() {
         sleep(args.interval).await;
-        let (now, missing) = reader.look().await?;
+        let (now, missing) = reader.read().await?;
         let mut app = App::new();
         app.show(now.since(&before), missing);
         writeln!(stdout(), "{}", draw::text(&app))?;
@@ -65,19 +65,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut app = App::new();
     app.show(before.clone(), None);
-    let looks = look_again(args.instance.instance, args.interval, before);
+    let updates = read_periodically(args.instance.instance, args.interval, before);
     let mut screen = Screen::enter()?;
-    let result = watch(&mut screen, &mut app, looks).await;
-    // Before anything is said.
+    let result = watch(&mut screen, &mut app, updates).await;
+    // Restores the terminal before an error is printed.
     drop(screen);
     result.map(|()| ExitCode::SUCCESS)
 }
 
-/// Draws until somebody has seen enough.
+/// Draws until the user quits or a signal arrives.
 async fn watch(
     screen: &mut Screen,
     app: &mut App,
-    mut looks: mpsc::Receiver<Look>,
+    mut updates: mpsc::Receiver<Update>,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -94,10 +94,10 @@ async fn watch(
                 Some(Input::Resized) => {}
                 None => return Ok(()),
             },
-            look = looks.recv() => match look {
+            update = updates.recv() => match update {
                 Some(Ok((snapshot, missing))) => app.show(snapshot, missing),
                 Some(Err(error)) => app.fail(error),
-                None => anyhow::bail!("nobody looks any more"),
+                None => anyhow::bail!("the background reader has ended"),
             },
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Ok(()),
@@ -106,8 +106,12 @@ async fn watch(
     }
 }
 
-/// Looks every `period`, in the background; each look has the rates since the one before it.
-fn look_again(instance: Instance, period: Duration, first: Snapshot) -> mpsc::Receiver<Look> {
+/// Reads a snapshot every `period`, in the background, with the rates since the previous one.
+fn read_periodically(
+    instance: Instance,
+    period: Duration,
+    first: Snapshot,
+) -> mpsc::Receiver<Update> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut reader = StateReader::new(&instance);
@@ -117,7 +121,7 @@ fn look_again(instance: Instance, period: Duration, first: Snapshot) -> mpsc::Re
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            let look = match reader.look().await {
+            let update = match reader.read().await {
                 Ok((now, missing)) => {
                     let shown =
                         before.as_ref().map_or_else(|| now.clone(), |b| now.clone().since(b));
@@ -129,7 +133,7 @@ fn look_again(instance: Instance, period: Duration, first: Snapshot) -> mpsc::Re
                     Err(format!("{error:#}"))
                 }
             };
-            if sender.send(look).await.is_err() {
+            if sender.send(update).await.is_err() {
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! The terminal: taken over, read, and given back as it was, however the program ends.
+//! The terminal: in raw mode while the program runs, and restored however it ends.
 
 use std::{
     io,
@@ -18,19 +18,20 @@ use tokio::sync::mpsc;
 
 use super::{app::App, draw};
 
-/// How long the reader of keys waits before it sees whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(100);
+/// How often the reader of keys checks whether the screen has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What somebody did.
+/// Input of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Pressed a key.
+    /// A key was pressed.
     Key(KeyEvent),
-    /// Changed the terminal's size.
+    /// The terminal's size changed.
     Resized,
 }
 
-/// A terminal that is taken over. Given back when dropped; a panic gives it back before it is told.
+/// A terminal in raw mode. Restored when dropped; a panic restores it before its message is
+/// printed.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
     inputs: mpsc::Receiver<Input>,
@@ -42,9 +43,9 @@ impl Screen {
         let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
         let (sender, inputs) = mpsc::channel(64);
         let ended = Arc::new(AtomicBool::new(false));
-        let seen = ended.clone();
-        // Reading a terminal blocks.
-        thread::spawn(move || read(&sender, &seen));
+        let reader_ended = ended.clone();
+        // A thread, because reading from a terminal blocks.
+        thread::spawn(move || read(&sender, &reader_ended));
         Ok(Self { terminal, inputs, ended })
     }
 
@@ -52,7 +53,7 @@ impl Screen {
         self.terminal.draw(|frame| draw::draw(frame, app)).map(drop)
     }
 
-    /// The next thing that somebody does; `None` when the terminal is gone.
+    /// The next input; `None` if the terminal is closed.
     pub(super) async fn input(&mut self) -> Option<Input> {
         self.inputs.recv().await
     }
@@ -67,7 +68,7 @@ impl Drop for Screen {
 
 fn read(sender: &mpsc::Sender<Input>, ended: &AtomicBool) {
     while !ended.load(Ordering::Relaxed) {
-        let input = match event::poll(GLANCE) {
+        let input = match event::poll(POLL_INTERVAL) {
             Ok(false) => continue,
             Ok(true) => event::read(),
             Err(error) => Err(error),

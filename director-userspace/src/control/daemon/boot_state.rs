@@ -1,5 +1,5 @@
-//! What a daemon leaves for the next one of the same boot, in /run: who is down, and whether it was
-//! detached.
+//! State in /run that a daemon leaves for the next one of the same boot: which backends are down,
+//! and whether it was detached.
 
 use std::{collections::HashMap, fs, net::IpAddr, path::PathBuf};
 
@@ -29,25 +29,25 @@ struct Down {
     backend: IpAddr,
 }
 
-fn path(instance: &Instance) -> PathBuf {
+fn down_path(instance: &Instance) -> PathBuf {
     instance.run_dir().join("down.json")
 }
 
-fn off(instance: &Instance) -> PathBuf {
+fn detached_path(instance: &Instance) -> PathBuf {
     instance.run_dir().join("detached")
 }
 
-/// Backends of `config` that were down when the last daemon ended, and since when. The maps say so
-/// where flows were given up, the file where they were kept.
+/// Backends of `config` that were down when the last daemon ended, and since when: by the maps if
+/// their flows were rescheduled, by the file if they were kept.
 pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, IpAddr), u64> {
     let mut down = HashMap::new();
     let since = wall_clock::now();
-    let text = fs::read(path(instance)).unwrap_or_default();
-    let noted: Vec<Down> = serde_json::from_slice(&text).unwrap_or_default();
-    if !noted.is_empty() {
+    let text = fs::read(down_path(instance)).unwrap_or_default();
+    let recorded: Vec<Down> = serde_json::from_slice(&text).unwrap_or_default();
+    if !recorded.is_empty() {
         let fronts: HashMap<String, Frontend> =
             config.services.iter().map(|s| (s.frontend.to_string(), s.frontend)).collect();
-        for Down { service, backend } in noted {
+        for Down { service, backend } in recorded {
             if let Some(frontend) = fronts.get(&service) {
                 down.insert((*frontend, backend), since);
             }
@@ -64,40 +64,40 @@ pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, I
             }
         }
     }
-    // One that was drained until its deadline is down in the maps, too: whether it is checked
-    // decides, and what is not checked is not remembered.
+    // A backend that was drained until its deadline is down in the maps, too: only backends with
+    // checks count.
     let checked: HashMap<Frontend, bool> =
         config.services.iter().map(|s| (s.frontend, !s.health.checks.is_empty())).collect();
     down.retain(|(frontend, _), _| checked.get(frontend).copied().unwrap_or(false));
     down
 }
 
-/// Notes who is down.
+/// Writes which backends are down.
 pub(super) fn write<'a>(instance: &Instance, down: impl Iterator<Item = (&'a Service, IpAddr)>) {
     let down: Vec<Down> = down
         .map(|(service, backend)| Down { service: service.frontend.to_string(), backend })
         .collect();
     let written = serde_json::to_vec(&down)
         .map_err(std::io::Error::from)
-        .and_then(|text| write_whole(&path(instance), &text));
+        .and_then(|text| write_whole(&down_path(instance), &text));
     if let Err(error) = written {
-        // The maps still say most of it.
-        warn!("{}: {error}", path(instance).display());
+        // The maps still hold most of it.
+        warn!("{}: {error}", down_path(instance).display());
     }
 }
 
-/// Whether it was detached and is to stay so.
+/// Whether it was detached and stays so.
 pub(super) fn is_detached(instance: &Instance) -> bool {
-    off(instance).exists()
+    detached_path(instance).exists()
 }
 
-/// Notes that it was detached, or is to be attached again.
+/// Records that it is detached, or no longer.
 ///
 /// # Errors
 ///
-/// If that cannot be noted.
+/// If that cannot be recorded.
 pub(super) fn set_detached(instance: &Instance, detached: bool) -> std::io::Result<()> {
-    let path = off(instance);
+    let path = detached_path(instance);
     if detached {
         return write_whole(&path, b"");
     }

@@ -1,4 +1,4 @@
-//! What the API is asked for.
+//! Requests to the API.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -29,8 +29,8 @@ use crate::{
 const STEPS: usize = 10_000;
 
 impl Daemon {
-    /// Does what was asked for, and answers. Whoever asked may go meanwhile; who was told before that
-    /// it would not be done is kept that promise.
+    /// Carries out a request and replies. A request that its client no longer waits for is dropped:
+    /// it was reported as not done. The client may disconnect meanwhile.
     pub(super) async fn command(&mut self, Request { command, by, is_root }: Request) {
         if command.is_abandoned() {
             return;
@@ -58,21 +58,22 @@ impl Daemon {
                 answer(reply, acted);
             }
             Command::Undrain(request, reply) => {
-                let what = |said: Override| Override { drain: None, ..said };
+                let change = |current: Override| Override { drain: None, ..current };
                 let acted = self
-                    .admin_override(request.service, &request.backend, "undrain", &by, what)
+                    .admin_override(request.service, &request.backend, "undrain", &by, change)
                     .await;
                 answer(reply, acted);
             }
             Command::Weight(request, reply) => {
                 let WeightRequest { service, backend, weight } = request;
-                let what = |said: Override| Override { weight, since: wall_clock::now(), ..said };
-                let acted = self.admin_override(service, &backend, "weight", &by, what).await;
+                let change =
+                    |current: Override| Override { weight, since: wall_clock::now(), ..current };
+                let acted = self.admin_override(service, &backend, "weight", &by, change).await;
                 answer(reply, acted);
             }
             Command::Reload(reply) => {
                 self.forget_next_hops();
-                let result = self.reload(When::Asked).await;
+                let result = self.reload(When::Requested).await;
                 let result = result.map_err(|why| Refused::Invalid(why.0));
                 let result = result.map(|changed| self.applied(&changed, Vec::new(), false));
                 answer(reply, result);
@@ -109,8 +110,8 @@ impl Daemon {
         }
     }
 
-    /// All of it or nothing: the file is written beside its place first, so that a full disk is
-    /// noticed before anything has changed, and takes its place when the maps are right.
+    /// Applies all of it or nothing: a temporary file is written first, so that a full disk is
+    /// noticed before anything has changed, and replaces the file once the maps are right.
     async fn apply(
         &mut self,
         text: String,
@@ -126,14 +127,14 @@ impl Daemon {
         let revision = self.history.revision();
         if options.if_revision.is_some_and(|expected| expected != revision) {
             return Err(Refused::Conflict(format!(
-                "another configuration came into effect meanwhile: revision {revision}. Look at \
+                "another configuration came into effect meanwhile: revision {revision}. Check \
                  what yours would change now (`director plan`), and apply it again"
             )));
         }
-        if file::loses_all(&self.config, &config) && !options.force {
+        if file::removes_all(&self.config, &config) && !options.force {
             return Err(Refused::NeedsForce(
-                "this configuration has no services, and the one in effect has: --force applies it \
-                 all the same"
+                "this configuration has no services, but the one in effect has: --force applies it \
+                 anyway"
                     .into(),
             ));
         }
@@ -143,23 +144,23 @@ impl Daemon {
             return Ok(self.applied(&changed, warnings, true));
         }
         let path = self.path.clone();
-        let beside = Beside::write(&path, &text)
+        let replacement = Replacement::write(&path, &text)
             .map_err(|error| Refused::Failed(format!("{}: {error}", path.display())))?;
         let changed = self.put(config).await.map_err(failed)?;
-        if let Err(error) = beside.take_place() {
+        if let Err(error) = replacement.rename() {
             let message = format!(
-                "in effect, but {} could not be replaced: {error}. A restart would bring back what \
-                 it says",
+                "in effect, but {} could not be replaced: {error}. A restart would load its old \
+                 content",
                 path.display()
             );
             error!("{message}");
-            self.note(text, by);
+            self.record_revision(text, by);
             return Err(Refused::Failed(message));
         }
         self.refused = None;
-        self.warnings.clone_from(&warnings);
+        self.file_warnings.clone_from(&warnings);
         super::report(&format!("configuration applied ({by})"), &changed);
-        self.note(text, by);
+        self.record_revision(text, by);
         Ok(self.applied(&changed, warnings, false))
     }
 
@@ -170,7 +171,7 @@ impl Daemon {
         is_root: bool,
     ) -> Result<Applied, Refused> {
         let nothing = || {
-            Refused::Unknown("there is no former configuration that differs from this one".into())
+            Refused::Unknown("there is no earlier configuration that differs from this one".into())
         };
         let to = to.or_else(|| self.history.last_other()).ok_or_else(nothing)?;
         let text = self.history.text(to).map_err(|error| Refused::Unknown(error.to_string()))?;
@@ -186,69 +187,70 @@ impl Daemon {
         let deadline_ns = deadline_s
             .map(|seconds| clock_ns().saturating_add(seconds.saturating_mul(1_000_000_000)));
         let since = wall_clock::now();
-        let what = |said: Override| {
-            // Drained again, it goes on draining: with another deadline.
-            let since = said.drain.as_ref().map_or(since, |drain| drain.since);
-            Override { drain: Some(Drain { since, deadline_ns }), ..said }
+        let change = |current: Override| {
+            // A drain that is repeated continues with the new deadline.
+            let since = current.drain.as_ref().map_or(since, |drain| drain.since);
+            Override { drain: Some(Drain { since, deadline_ns }), ..current }
         };
-        self.admin_override(service, &backend, "drain", by, what).await
+        self.admin_override(service, &backend, "drain", by, change).await
     }
 
-    /// Says something by hand about every backend that is meant.
+    /// Changes the admin override of every backend that matches.
     async fn admin_override(
         &mut self,
         service: Option<String>,
         backend: &str,
         verb: &str,
         by: &str,
-        what: impl Fn(Override) -> Override,
+        change: impl Fn(Override) -> Override,
     ) -> Result<Acted, Refused> {
         let mut changes = Vec::new();
         let mut backends = Vec::new();
-        let meant = match meant(&self.config, service.as_deref(), backend) {
-            Ok(meant) => meant,
-            // What was said of one that is in the configuration no more can be taken back.
+        let matching = match matching_backends(&self.config, service.as_deref(), backend) {
+            Ok(matching) => matching,
+            // The override of a backend that is no longer in the configuration can be removed.
             Err(unknown) => {
                 let address = backend.parse::<IpAddr>().map_err(|_| unknown.clone())?;
                 let named = self.config.services.iter().find(|known| {
                     service.as_deref().is_some_and(|name| known.name.as_str() == name)
                 });
                 let front = named.map(|service| service.frontend.to_string());
-                let takes_back = what(Override::default()).is_empty();
-                let said = self.health_tracker.overrides.iter().filter(|(of, whose, _)| {
-                    takes_back
-                        && *whose == address
-                        && (service.is_none() || front.as_deref() == Some(*of))
+                let is_removal = change(Override::default()).is_empty();
+                let stale = self.health_tracker.overrides.iter().filter(|(frontend, known, _)| {
+                    is_removal
+                        && *known == address
+                        && (service.is_none() || front.as_deref() == Some(*frontend))
                 });
-                let said = said.map(|(of, whose, said)| (of.to_owned(), whose, what(said.clone())));
-                changes.extend(said);
+                changes.extend(stale.map(|(frontend, known, current)| {
+                    (frontend.to_owned(), known, change(current.clone()))
+                }));
                 if changes.is_empty() {
                     return Err(unknown);
                 }
                 Vec::new()
             }
         };
-        for (at, address) in &meant {
+        for (at, address) in &matching {
             let service = &self.config.services[*at];
             let frontend = service.frontend.to_string();
             changes.push((
                 frontend.clone(),
                 *address,
-                what(self.health_tracker.overrides.of(&frontend, *address)),
+                change(self.health_tracker.overrides.of(&frontend, *address)),
             ));
             let (service, address) = (service.name.to_string(), address.to_string());
             backends.push(Backend { service, frontend, address });
         }
         self.health_tracker.overrides.set(changes).map_err(|error| {
             Refused::Failed(format!(
-                "this could not be written down, so nothing was done: {error}. Is the state \
+                "the override could not be saved, so nothing was changed: {error}. Is the state \
                  directory's disk full?"
             ))
         })?;
         let of: Vec<_> =
             backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
         info!("{verb} {} ({by})", of.join(", "));
-        let services: Vec<usize> = meant.into_iter().map(|(at, _)| at).collect();
+        let services: Vec<usize> = matching.into_iter().map(|(at, _)| at).collect();
         let steps = self.evaluate(&services).await.map_err(Refused::Failed)?;
         Ok(Acted { backends, steps })
     }
@@ -258,19 +260,20 @@ impl Daemon {
         let is_all = request.interfaces.is_empty();
         if !is_all {
             return Err(Refused::Failed(
-                "single interfaces are taken off by removing them from the configuration, else this \
-                 daemon would attach to them again"
+                "to detach a single interface, remove it from the configuration: else this daemon \
+                 would attach to it again"
                     .into(),
             ));
         }
-        boot_state::set_detached(&self.instance, true)
-            .map_err(|error| Refused::Failed(format!("cannot note that it is off: {error}")))?;
-        // Its maps are closed first, and its lock is free.
+        boot_state::set_detached(&self.instance, true).map_err(|error| {
+            Refused::Failed(format!("cannot record that it is detached: {error}"))
+        })?;
+        // Closes the maps and releases the lock first.
         self.director = None;
         let gone = Director::detach(&self.netlink, &self.instance, &request.interfaces).await;
         let gone = gone.map_err(failed)?;
         warn!("detached from {} ({by}): packets are not forwarded any more", gone.join(", "));
-        self.is_stale = true;
+        self.status_changed = true;
         Ok(Detached { interfaces: gone })
     }
 
@@ -290,7 +293,7 @@ impl Daemon {
         }
         super::report(&format!("attached ({by})"), &changed);
         self.watch_health().await;
-        self.is_stale = true;
+        self.status_changed = true;
         Ok(self.applied(&changed, Vec::new(), false))
     }
 }
@@ -313,14 +316,15 @@ fn steps(plan: &crate::policy::plan::Plan) -> Vec<String> {
     plan.brief(STEPS).lines().map(ToOwned::to_owned).collect()
 }
 
-/// Whoever may use the socket is not thereby allowed to run programs on this host.
+/// Access to the socket does not permit running programs on this host.
 fn no_new_programs(before: &Config, after: &Config) -> Result<(), Refused> {
     let known: HashSet<Program<'_>> = programs(before).collect();
     match programs(after).find(|program| !known.contains(program)) {
         None => Ok(()),
         Some(program) => Err(Refused::Denied(format!(
-            "it would run {} as {} for {}, which the configuration in effect does not: programs (of \
-             checks, agents and alarms) are taken from root only, who edits the file or applies it",
+            "it would run {} as {} for {}, which the configuration in effect does not: programs \
+             (of checks, agents and alarms) are accepted from root only, by editing the file or \
+             `director apply`",
             program.command.join(" "),
             program.user,
             program.purpose
@@ -328,7 +332,7 @@ fn no_new_programs(before: &Config, after: &Config) -> Result<(), Refused> {
     }
 }
 
-/// A program that a configuration names: with which arguments, as whom, and what for.
+/// A program that a configuration names: its arguments, user and purpose.
 #[derive(PartialEq, Eq, Hash)]
 struct Program<'a> {
     command: &'a [String],
@@ -358,27 +362,27 @@ fn programs(config: &Config) -> impl Iterator<Item = Program<'_>> {
     of_services.chain(of_alarms)
 }
 
-/// Nor to say who may use it, and where.
+/// Access to the socket does not permit changing its path and group, or the HTTP addresses.
 fn same_api(before: &Config, after: &Config) -> Result<(), Refused> {
     if before.api == after.api {
         return Ok(());
     }
     Err(Refused::Denied(
-        "it has another `api` (socket, group, metrics, page) than the configuration in effect: that \
-         is taken from root only, who edits the file or applies it"
+        "its `api` (socket, group, metrics, page) differs from the configuration in effect: that \
+         is accepted from root only, by editing the file or `director apply`"
             .into(),
     ))
 }
 
-/// The backends that are meant: by place of their service, and address.
-fn meant(
+/// The backends that match: index of the service, and address.
+fn matching_backends(
     config: &Config,
     service: Option<&str>,
     backend: &str,
 ) -> Result<Vec<(usize, IpAddr)>, Refused> {
     let unknown = |message: String| Err(Refused::Unknown(message));
     let Ok(address) = backend.parse::<IpAddr>() else {
-        return unknown(format!("{backend:?} is no IP address: name a backend by its address"));
+        return unknown(format!("{backend:?} is not an IP address: name a backend by its address"));
     };
     let named = |at: &usize| service.is_none_or(|name| config.services[*at].name.as_str() == name);
     let services: Vec<usize> = (0..config.services.len()).filter(named).collect();
@@ -389,20 +393,20 @@ fn meant(
     let has = |at: &usize| config.services[*at].backends.iter().any(|b| b.address == address);
     let of: Vec<usize> = services.into_iter().filter(has).collect();
     if of.is_empty() {
-        let whose = service.map_or("no service".to_owned(), |name| format!("not {name}"));
-        return unknown(format!("{address} is a backend of {whose}: see `director backends`"));
+        let of = service.unwrap_or("any service");
+        return unknown(format!("{address} is not a backend of {of}: see `director backends`"));
     }
     Ok(of.into_iter().map(|at| (at, address)).collect())
 }
 
-/// A file that is to take another's place.
-struct Beside {
+/// A temporary file that replaces another.
+struct Replacement {
     temporary: std::path::PathBuf,
     path: std::path::PathBuf,
 }
 
-impl Beside {
-    /// Writes it, onto the disk. Behind a symbolic link, it is the link's target that is replaced.
+impl Replacement {
+    /// Writes it to disk. If `path` is a symbolic link, its target is replaced.
     fn write(path: &std::path::Path, text: &str) -> std::io::Result<Self> {
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -419,14 +423,14 @@ impl Beside {
         Ok(Self { temporary, path })
     }
 
-    fn take_place(self) -> std::io::Result<()> {
+    fn rename(self) -> std::io::Result<()> {
         std::fs::rename(&self.temporary, &self.path)
     }
 }
 
-impl Drop for Beside {
+impl Drop for Replacement {
     fn drop(&mut self) {
-        // Gone if it took its place.
+        // Absent after `rename`.
         let _ = std::fs::remove_file(&self.temporary);
     }
 }
@@ -454,7 +458,7 @@ mod tests {
         assert_eq!(no_new_programs(&check, &none), Ok(()));
         for (before, after) in [(&none, &check), (&check, &other), (&none, &agent)] {
             let refused = no_new_programs(before, after).expect_err("refused");
-            assert!(refused.to_string().contains("taken from root only"), "{refused}");
+            assert!(refused.to_string().contains("accepted from root only"), "{refused}");
         }
         let other_user = config("health: {type: exec, command: [/bin/true, a], user: backup},");
         assert!(no_new_programs(&check, &other_user).is_err());
@@ -470,10 +474,13 @@ mod tests {
     fn backends_are_named_by_service_and_address() {
         let config = config("");
         let address: IpAddr = "10.0.0.1".parse().expect("an address");
-        assert_eq!(meant(&config, Some("web"), "10.0.0.1"), Ok(vec![(0, address)]));
-        assert_eq!(meant(&config, None, "10.0.0.1"), Ok(vec![(0, address)]));
+        assert_eq!(matching_backends(&config, Some("web"), "10.0.0.1"), Ok(vec![(0, address)]));
+        assert_eq!(matching_backends(&config, None, "10.0.0.1"), Ok(vec![(0, address)]));
         for (service, backend) in [(Some("x"), "10.0.0.1"), (None, "10.0.0.2"), (None, "web")] {
-            assert!(matches!(meant(&config, service, backend), Err(Refused::Unknown(_))));
+            assert!(matches!(
+                matching_backends(&config, service, backend),
+                Err(Refused::Unknown(_))
+            ));
         }
     }
 }

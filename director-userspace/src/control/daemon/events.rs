@@ -1,4 +1,4 @@
-//! Everything that can happen to a daemon, as one stream.
+//! All events of the daemon, as one stream.
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::{
     DaemonError,
-    watch::{Touched, Watch, touched, watch_file},
+    watch::{FileEvent, Watch, next_file_event, watch_file},
 };
 use crate::{
     health,
@@ -20,59 +20,59 @@ use crate::{
     serve::api::Request,
 };
 
-/// Changes of the host come in bursts; this long after the last one they are looked at.
+/// Changes of the host come in bursts; they are handled this long after the last one.
 const SETTLE: Duration = Duration::from_millis(20);
-/// A burst that does not end is looked at this long after its first change.
+/// A burst that does not end is handled this long after its first change.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
-/// Some write a file in several steps: one that is refused is read again this long after the last of
-/// them, and only then complained about.
+/// Some programs write a file in several steps: a refused file is read again this long after the
+/// last of them, and errors are reported only then.
 const FILE_SETTLE: Duration = Duration::from_millis(100);
-/// A directory in which something changes all the time is looked at this long after the first.
+/// If the directory changes all the time, the file is read this long after the first change.
 const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
-/// A file that somebody wrote to, and keeps open, is read this long after.
+/// A file that was written to, and is kept open, is read this long after the write.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
-/// ProbeSchedule of the heart: see `director_common::tunables::HEARTBEAT_INTERVAL_NS`.
+/// Interval of the heartbeat: see `director_common::tunables::HEARTBEAT_INTERVAL_NS`.
 const HEARTBEAT_INTERVAL: Duration =
     Duration::from_nanos(director_common::tunables::HEARTBEAT_INTERVAL_NS);
-/// Most news of backends' health that are taken at once.
-const NEWS: usize = 4096;
-/// Commands that wait.
-const COMMANDS: usize = 64;
+/// Most further health events that are handled together with the first.
+const HEALTH_BATCH: usize = 4096;
+/// Capacity of the command queue.
+const COMMAND_QUEUE: usize = 64;
 
-/// One of them.
+/// An event.
 #[derive(Debug)]
 pub(super) enum Event {
     /// Time for a heartbeat.
     Heartbeat,
-    /// The file may have changed, just now: it may not be complete yet.
-    Touched,
-    /// The same, and nothing has happened to it for a while.
-    File,
+    /// The file was just written: it may not be complete yet.
+    FileWritten,
+    /// The file may have changed, and has not changed again for a while.
+    FileSettled,
     /// The host's interfaces, routes or neighbours changed.
     Host,
-    /// There will be no more news of the host.
-    Blind,
+    /// The kernel's notifications about the host have ended.
+    HostEventsEnded,
     /// SIGHUP: read the file again, changed or not.
     Reload,
-    /// Backends or their agents have news.
+    /// Health checks or agents have results.
     Health(Vec<health::Event>),
-    /// Somebody wants something.
+    /// A request to the API.
     Command(Request),
-    /// Something was to be looked at by now.
+    /// An evaluation is due.
     Due,
     /// SIGTERM or SIGINT.
     Stop(&'static str),
 }
 
-/// Where they come from.
+/// The sources of events.
 pub(super) struct Events {
-    beat: Interval,
+    heartbeat: Interval,
     inotify: AsyncFd<Watch>,
     file_name: OsString,
     file_due: Option<(Instant, Instant)>,
-    /// Whether somebody is writing the file, which is read when it is closed.
+    /// Whether the file is being written: it is read when it is closed.
     file_open: bool,
-    /// Whether the file was read at once, and could not be applied, since it was touched first.
+    /// Whether the file was read right after its first write, and could not be applied.
     file_tried: bool,
     host: Option<mpsc::Receiver<Change>>,
     host_due: Option<(Instant, Instant)>,
@@ -84,19 +84,19 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Also where commands can be sent to.
+    /// Also returns the sender of commands.
     pub(super) fn new(
         path: &Path,
         health: health::Events,
     ) -> Result<(Self, mpsc::Sender<Request>), DaemonError> {
-        let mut beat = interval(HEARTBEAT_INTERVAL);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let catch = |kind| {
             signal(kind).map_err(|error| DaemonError::System { what: "signals".into(), error })
         };
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let events = Self {
-            beat,
+            heartbeat,
             inotify: watch_file(path).map_err(|error| DaemonError::System {
                 what: format!("cannot watch {}", path.display()),
                 error,
@@ -116,15 +116,15 @@ impl Events {
         Ok((events, sender))
     }
 
-    /// The file as it is has been read, and needs no other look.
-    pub(super) fn file_is_done(&mut self) {
+    /// The current file was read: no check of it is due.
+    pub(super) fn file_was_read(&mut self) {
         self.file_due = None;
         self.file_open = false;
         self.file_tried = false;
     }
 
-    /// The file is to be looked at when nothing has happened to it for a while.
-    pub(super) fn file_may_be_another(&mut self) {
+    /// Schedules a check of the file for when it has not changed for a while.
+    pub(super) fn schedule_file_check(&mut self) {
         let now = Instant::now();
         self.file_due = Some((now + FILE_SETTLE, now + FILE_SETTLE_AT_MOST));
     }
@@ -133,7 +133,7 @@ impl Events {
         self.host = Some(changes);
     }
 
-    /// The next one; [`Event::Due`] at `due`. `sends_to` says whether a neighbour matters.
+    /// The next event; [`Event::Due`] at `due`. `sends_to` returns whether a neighbour matters.
     pub(super) async fn next(
         &mut self,
         due: Option<Instant>,
@@ -146,26 +146,26 @@ impl Events {
                 biased;
                 _ = self.terminate.recv() => return Event::Stop("SIGTERM"),
                 _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
-                _ = self.beat.tick() => return Event::Heartbeat,
+                _ = self.heartbeat.tick() => return Event::Heartbeat,
                 _ = self.hangup.recv() => return Event::Reload,
-                () = until(file_due) => { self.file_is_done(); return Event::File }
+                () = until(file_due) => { self.file_was_read(); return Event::FileSettled }
                 () = until(host_due) => { self.host_due = None; return Event::Host }
                 () = until(due) => return Event::Due,
                 Some(event) = self.health.recv() => {
-                    let more = std::iter::from_fn(|| self.health.try_recv()).take(NEWS);
+                    let more = std::iter::from_fn(|| self.health.try_recv()).take(HEALTH_BATCH);
                     return Event::Health(std::iter::once(event).chain(more).collect());
                 }
                 Some(request) = self.commands.recv() => return Event::Command(request),
-                touched = touched(&self.inotify, &self.file_name) => match touched {
-                    Touched::Other => {}
-                    // Half a file may be a valid one.
-                    Touched::Maybe if self.file_open => {}
-                    Touched::Writing => {
+                event = next_file_event(&self.inotify, &self.file_name) => match event {
+                    FileEvent::Other => {}
+                    // Half a file may be valid.
+                    FileEvent::MaybeReplaced if self.file_open => {}
+                    FileEvent::Writing => {
                         let latest = Instant::now() + LONGEST_WRITE;
                         self.file_due = Some((latest, latest));
                         self.file_open = true;
                     }
-                    Touched::Maybe | Touched::File => {
+                    FileEvent::MaybeReplaced | FileEvent::Complete => {
                         let now = Instant::now();
                         if self.file_open {
                             self.file_open = false;
@@ -173,17 +173,17 @@ impl Events {
                         }
                         let latest = self.file_due.map_or(now + FILE_SETTLE_AT_MOST, |(_, at)| at);
                         self.file_due = Some((now + FILE_SETTLE, latest));
-                        // Somebody may write it again and again: trying once is enough.
-                        if touched == Touched::File && !self.file_tried {
+                        // The file may be written repeatedly: it is read at once only once.
+                        if event == FileEvent::Complete && !self.file_tried {
                             self.file_tried = true;
-                            return Event::Touched;
+                            return Event::FileWritten;
                         }
                     }
                 },
                 change = next_change(&mut self.host) => {
-                    let Some(change) = change else { return Event::Blind };
+                    let Some(change) = change else { return Event::HostEventsEnded };
                     let matters = match &change {
-                        // Neighbours of others come and go all the time.
+                        // Unrelated neighbours change all the time.
                         Change::Neighbour { neighbour, .. } => sends_to(neighbour),
                         Change::Link { .. } | Change::Address { .. } => true,
                         Change::Route | Change::Resync => true,
@@ -212,8 +212,8 @@ async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Cha
     let change = receiver.recv().await;
     if change.is_none() {
         error!(
-            "the kernel's news of interfaces, routes and neighbours have ended: they are looked at \
-             every half second instead; restart `director run`"
+            "the kernel's notifications of interfaces, routes and neighbours have ended: the host \
+             is polled every half second instead; restart `director run`"
         );
         *changes = None;
     }

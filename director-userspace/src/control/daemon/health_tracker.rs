@@ -1,4 +1,4 @@
-//! The health of what the configuration names: what is probed, what came of it, and what follows.
+//! The health of configured backends: their probes, the results, and the evaluation of services.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,36 +25,52 @@ use crate::{
     },
 };
 
-/// Which firewall mark takes a probe which way: from a VIP to a backend, forwarded so.
+/// Firewall marks of probes through the data path, by VIP, backend and forwarding mode.
 pub(super) type Marks = HashMap<(IpAddr, IpAddr, ForwardMode), u32>;
 
-/// Probes, their outcome, and what was said by hand.
+/// Probes, their results, and admin overrides.
 pub(super) struct HealthTracker {
     checker: Checker,
     pub(super) overrides: Overrides,
-    /// As the configuration's services.
-    watched: Vec<Watched>,
+    /// In the configuration's order.
+    services: Vec<WatchedService>,
     memories: HashMap<Frontend, Memory>,
-    by_target: HashMap<Arc<Target>, Vec<usize>>,
-    by_agent: HashMap<Arc<AgentTarget>, Vec<usize>>,
+    targets: HashMap<Arc<Target>, TargetState<Health>>,
+    agents: HashMap<Arc<AgentTarget>, TargetState<AgentReport>>,
     /// Backends that are known to be down, also from an earlier process; for targets that were not
-    /// asked yet.
-    remembered: HashSet<(Frontend, IpAddr)>,
+    /// checked yet.
+    known_down: HashSet<(Frontend, IpAddr)>,
 }
 
-/// What is watched of a service, and how it stood last.
-struct Watched {
+/// The services that watch a target, and the state that its last event carried.
+struct TargetState<T> {
+    /// Their indices in the configuration.
+    services: Vec<usize>,
+    /// `None` until the target was checked.
+    state: Option<T>,
+}
+
+/// What an evaluation changed.
+pub(super) struct Evaluated {
+    /// State changes to report.
+    pub(super) changes: Vec<StateChange>,
+    /// Indices of the services that differ from those in effect before.
+    pub(super) differing: Vec<usize>,
+}
+
+/// A service's probes, and its last evaluation.
+struct WatchedService {
     frontend: Frontend,
-    /// As its backends.
+    /// In the order of its backends.
     backends: Vec<Probes>,
     state: ServiceState,
     since: u64,
     evaluations: Vec<BackendEvaluation>,
-    /// When it is to be evaluated again, CLOCK_MONOTONIC nanoseconds.
+    /// When to evaluate it again, CLOCK_MONOTONIC nanoseconds.
     again_ns: Option<u64>,
 }
 
-impl Watched {
+impl WatchedService {
     fn new(frontend: Frontend) -> Self {
         Self {
             frontend,
@@ -67,18 +83,18 @@ impl Watched {
     }
 }
 
-/// What is asked about a backend.
+/// The probes of a backend.
 #[derive(Default)]
 struct Probes {
     checks: Vec<Arc<Target>>,
     agent: Option<Arc<AgentTarget>>,
-    /// Checks that would go the way the traffic goes, were that way there.
-    impossible: usize,
-    /// Whether one of those takes a backend for down at first.
+    /// Number of checks through the data path that have no path.
+    without_path: usize,
+    /// Whether one of those has `start: down`.
     starts_down: bool,
 }
 
-/// A change of a service's health.
+/// A state change of a service.
 #[derive(Clone, Debug)]
 pub(super) struct StateChange {
     /// The service's name.
@@ -89,40 +105,40 @@ pub(super) struct StateChange {
     pub(super) change: Change,
 }
 
-/// Both clocks.
+/// The time by both clocks.
 pub(super) fn now() -> Now {
     Now { ns: clock_ns(), unix: wall_clock::now() }
 }
 
 impl HealthTracker {
-    /// `remembered` are backends that an earlier process knew to be down, and since when (seconds since
-    /// 1970): until they have been asked, they are taken for that.
+    /// `known_down` are backends that an earlier process found down, and since when (seconds since
+    /// 1970): until they are checked, they count as down.
     pub(super) fn new(
         checker: Checker,
         overrides: Overrides,
-        remembered: HashMap<(Frontend, IpAddr), u64>,
+        known_down: HashMap<(Frontend, IpAddr), u64>,
     ) -> Self {
         let mut memories: HashMap<Frontend, Memory> = HashMap::new();
-        for ((frontend, address), since) in &remembered {
+        for ((frontend, address), since) in &known_down {
             let down = BackendMemory { up: false, since: *since, rose_ns: None };
             memories.entry(*frontend).or_default().backends.insert(*address, down);
         }
         Self {
             checker,
             overrides,
-            watched: Vec::new(),
+            services: Vec::new(),
             memories,
-            by_target: HashMap::new(),
-            by_agent: HashMap::new(),
-            remembered: remembered.into_keys().collect(),
+            targets: HashMap::new(),
+            agents: HashMap::new(),
+            known_down: known_down.into_keys().collect(),
         }
     }
 
-    /// Watches what `config` names; known probes go on undisturbed.
+    /// Probes what `config` names; known probes continue undisturbed.
     pub(super) fn watch(&mut self, config: &Config, marks: &Marks) {
-        let before = mem::take(&mut self.watched).into_iter();
-        let mut before: HashMap<Frontend, Watched> =
-            before.map(|watched| (watched.frontend, watched)).collect();
+        let before = mem::take(&mut self.services).into_iter();
+        let mut before: HashMap<Frontend, WatchedService> =
+            before.map(|service| (service.frontend, service)).collect();
         let mut targets: HashMap<Arc<Target>, Vec<usize>> = HashMap::new();
         let mut agents: HashMap<Arc<AgentTarget>, Vec<usize>> = HashMap::new();
         let mut checks = Interned::default();
@@ -133,7 +149,7 @@ impl HealthTracker {
                 let mut probes = probes(service, backend, marks, &mut checks);
                 for target in &mut probes.checks {
                     share(&mut targets, target, at);
-                    if self.remembered.contains(&(service.frontend, backend.address)) {
+                    if self.known_down.contains(&(service.frontend, backend.address)) {
                         down.insert(target.clone());
                     }
                 }
@@ -142,87 +158,119 @@ impl HealthTracker {
                 }
                 backends.push(probes);
             }
-            // How it stood is how it stands until it is evaluated again.
+            // The last evaluation stays until the next.
             let known = before.remove(&service.frontend);
-            let known = known.unwrap_or_else(|| Watched::new(service.frontend));
-            self.watched.push(Watched { backends, ..known });
+            let known = known.unwrap_or_else(|| WatchedService::new(service.frontend));
+            self.services.push(WatchedService { backends, ..known });
         }
         let is_down = |target: &Target| down.contains(target).then_some(false);
         let wanted = targets.keys().map(|target| Target::clone(target));
-        let asked = agents.keys().map(|agent| AgentTarget::clone(agent));
-        self.checker.set(wanted, asked, &is_down);
-        (self.by_target, self.by_agent) = (targets, agents);
+        let wanted_agents = agents.keys().map(|agent| AgentTarget::clone(agent));
+        self.checker.set(wanted, wanted_agents, &is_down);
+        // A target that stays keeps its state; for the others, the checker may have one.
+        let (mut targets_before, mut agents_before) =
+            (mem::take(&mut self.targets), mem::take(&mut self.agents));
+        for (target, services) in targets {
+            let before = targets_before.remove(&target).and_then(|known| known.state);
+            let state = before.or_else(|| self.checker.health(&target));
+            self.targets.insert(target, TargetState { services, state });
+        }
+        for (agent, services) in agents {
+            let before = agents_before.remove(&agent).and_then(|known| known.state);
+            let state = before.or_else(|| self.checker.agent(&agent));
+            self.agents.insert(agent, TargetState { services, state });
+        }
         let wanted: HashSet<Frontend> = config.services.iter().map(|s| s.frontend).collect();
         self.memories.retain(|frontend, _| wanted.contains(frontend));
-        self.remembered.retain(|(frontend, _)| wanted.contains(frontend));
-        if !self.remembered.is_empty() {
-            let there = config.services.iter().flat_map(|service| {
+        self.known_down.retain(|(frontend, _)| wanted.contains(frontend));
+        if !self.known_down.is_empty() {
+            let configured = config.services.iter().flat_map(|service| {
                 service.backends.iter().map(|backend| (service.frontend, backend.address))
             });
-            let there: HashSet<_> = there.collect();
-            self.remembered.retain(|whose| there.contains(whose));
+            let configured: HashSet<_> = configured.collect();
+            self.known_down.retain(|backend| configured.contains(backend));
         }
     }
 
-    /// Whether everything has been asked once.
+    /// Whether every target has been checked once.
     pub(super) fn is_settled(&self) -> bool {
         self.checker.is_settled()
     }
 
-    /// The services of the configuration that `events` are about.
-    pub(super) fn concerned(&mut self, events: &[Event]) -> Vec<usize> {
+    /// Records the states that `events` carry; returns the indices of the services concerned.
+    pub(super) fn record(&mut self, events: Vec<Event>) -> Vec<usize> {
         let mut services: Vec<usize> = Vec::new();
         for event in events {
-            let about = match event {
-                Event::Check { target, .. } => self.by_target.get(target),
-                Event::Agent { target, .. } => self.by_agent.get(target),
-            };
-            services.extend(about.into_iter().flatten());
+            match event {
+                Event::Check { target, health } => {
+                    if let Some(known) = self.targets.get_mut(&target) {
+                        known.state = Some(health);
+                        services.extend(&known.services);
+                    }
+                }
+                Event::Agent { target, report } => {
+                    if let Some(known) = self.agents.get_mut(&target) {
+                        known.state = Some(report);
+                        services.extend(&known.services);
+                    }
+                }
+            }
         }
         services.sort_unstable();
         services.dedup();
         services
     }
 
-    /// The services that are to be looked at by now though nothing happened to them.
+    /// Reads every state from the checker, which may be ahead of its events.
+    pub(super) fn catch_up(&mut self) {
+        for (target, known) in &mut self.targets {
+            known.state = self.checker.health(target);
+        }
+        for (agent, known) in &mut self.agents {
+            known.state = self.checker.agent(agent);
+        }
+    }
+
+    /// Indices of the services that are due for evaluation by time alone.
     pub(super) fn due(&self, now_ns: u64) -> Vec<usize> {
-        let is_due = |watched: &Watched| watched.again_ns.is_some_and(|at| at <= now_ns);
-        let services = self.watched.iter().enumerate();
-        services.filter(|(_, watched)| is_due(watched)).map(|(at, _)| at).collect()
+        let is_due = |service: &WatchedService| service.again_ns.is_some_and(|at| at <= now_ns);
+        let services = self.services.iter().enumerate();
+        services.filter(|(_, service)| is_due(service)).map(|(at, _)| at).collect()
     }
 
-    /// When the first of those will be; CLOCK_MONOTONIC, nanoseconds.
+    /// When the first of those is due; CLOCK_MONOTONIC, nanoseconds.
     pub(super) fn next_due(&self) -> Option<u64> {
-        self.watched.iter().filter_map(|watched| watched.again_ns).min()
+        self.services.iter().filter_map(|service| service.again_ns).min()
     }
 
-    /// How all services are to be, and what is new about them.
+    /// Evaluates all services; returns the configuration in effect, and state changes.
     pub(super) fn evaluate_all(&mut self, config: &Config) -> (Config, Vec<StateChange>) {
         let mut effective = config.clone();
         let all: Vec<usize> = (0..config.services.len()).collect();
-        let (news, _) = self.evaluate_some(config, &all, &mut effective);
-        (effective, news)
+        self.catch_up();
+        let Evaluated { changes, .. } = self.evaluate_some(config, &all, &mut effective);
+        (effective, changes)
     }
 
-    /// The same for some, in place; also whether anything is to be other than it was.
+    /// The same for some services, in place; also returns which of them differ.
     pub(super) fn evaluate_some(
         &mut self,
         config: &Config,
         services: &[usize],
         effective: &mut Config,
-    ) -> (Vec<StateChange>, bool) {
-        let mut is_other = false;
+    ) -> Evaluated {
+        let mut differing = Vec::new();
         let now = now();
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         for &at in services {
             let service = &config.services[at];
             let mut memory = self.memories.remove(&service.frontend).unwrap_or_default();
-            let evaluation = self.evaluated(at, service, &mut memory, now);
+            let evaluation = self.evaluate_service(at, service, &mut memory, now);
             self.memories.insert(service.frontend, memory);
-            let watched = &mut self.watched[at];
+            let watched = &mut self.services[at];
             let (from, to) = (watched.state, evaluation.state);
             if from != to && watched.since != 0 {
-                news.push(StateChange {
+                changes.push(StateChange {
                     name: service.name.to_string(),
                     frontend: service.frontend,
                     change: Change::Service { from, to },
@@ -233,30 +281,32 @@ impl HealthTracker {
             }
             watched.state = evaluation.state;
             watched.evaluations = evaluation.backends;
-            // Another check, or another way to it, has not been asked yet, and knows no better.
-            if watched.evaluations.is_empty() && !self.remembered.is_empty() {
-                self.remembered.retain(|(frontend, _)| *frontend != service.frontend);
+            // A new check, or one by a new path, has no result yet: the last one counts until then.
+            if watched.evaluations.is_empty() && !self.known_down.is_empty() {
+                self.known_down.retain(|(frontend, _)| *frontend != service.frontend);
             }
             for backend in &watched.evaluations {
-                let is_whose = (service.frontend, backend.address);
+                let key = (service.frontend, backend.address);
                 match backend.up {
-                    Some(false) => _ = self.remembered.insert(is_whose),
-                    Some(true) | None => _ = self.remembered.remove(&is_whose),
+                    Some(false) => _ = self.known_down.insert(key),
+                    Some(true) | None => _ = self.known_down.remove(&key),
                 }
             }
             watched.again_ns = evaluation.again_ns;
-            is_other |= effective.services[at] != evaluation.service;
+            if effective.services[at] != evaluation.service {
+                differing.push(at);
+            }
             effective.services[at] = evaluation.service;
-            news.extend(evaluation.changes.into_iter().map(|change| StateChange {
+            changes.extend(evaluation.changes.into_iter().map(|change| StateChange {
                 name: service.name.to_string(),
                 frontend: service.frontend,
                 change,
             }));
         }
-        (news, is_other)
+        Evaluated { changes, differing }
     }
 
-    /// How services would be if `config` were in effect. Nothing is remembered.
+    /// The services in effect if `config` were the configuration. Nothing is recorded.
     pub(super) fn preview(&self, config: &Config, marks: &Marks) -> Config {
         let mut effective = config.clone();
         let mut checks = Interned::default();
@@ -272,16 +322,22 @@ impl HealthTracker {
         effective
     }
 
-    fn evaluated(&self, at: usize, service: &Service, memory: &mut Memory, now: Now) -> Evaluation {
-        let said = self.overrides.of_service(&service.frontend.to_string());
+    fn evaluate_service(
+        &self,
+        at: usize,
+        service: &Service,
+        memory: &mut Memory,
+        now: Now,
+    ) -> Evaluation {
+        let overrides = self.overrides.of_service(&service.frontend.to_string());
         let health = &service.health;
         let is_plain = health.checks.is_empty()
             && health.agent.is_none()
             && health.quorum <= 1
             && service.sorry.is_none()
-            && said.is_none();
+            && overrides.is_none();
         if is_plain {
-            // Of a hundred thousand backends, most are these.
+            // Most of a hundred thousand backends belong to such services.
             *memory = Memory::default();
             return Evaluation {
                 service: service.clone(),
@@ -291,12 +347,12 @@ impl HealthTracker {
                 again_ns: None,
             };
         }
-        let mut place = 0;
+        let mut index = 0;
         evaluate(service, memory, now, |backend| {
-            let probes = &self.watched[at].backends[place];
-            place += 1;
-            let admin_override = said.and_then(|said| said.get(&backend.address)).cloned();
-            self.facts(service, backend, probes, admin_override.unwrap_or_default())
+            let probes = &self.services[at].backends[index];
+            index += 1;
+            let own = overrides.and_then(|overrides| overrides.get(&backend.address)).cloned();
+            self.facts(service, backend, probes, own.unwrap_or_default())
         })
     }
 
@@ -307,34 +363,46 @@ impl HealthTracker {
         probes: &Probes,
         admin_override: Override,
     ) -> Facts {
-        let is_remembered = self.remembered.contains(&(service.frontend, backend.address));
-        let mut checked = (probes.impossible > 0).then(|| Checked {
-            up: !is_remembered && !probes.starts_down,
-            reason: "not asked yet".to_owned(),
+        let is_known_down = self.known_down.contains(&(service.frontend, backend.address));
+        let mut checked = (probes.without_path > 0).then(|| Checked {
+            up: !is_known_down && !probes.starts_down,
+            reason: "not checked yet".to_owned(),
         });
         for target in &probes.checks {
-            let health = self.checker.health(target);
+            let health = self.health(target);
             let (up, reason) = health.map_or_else(
-                || (!is_remembered && target.check.start == Start::Up, String::new()),
+                || (!is_known_down && target.check.start == Start::Up, String::new()),
                 |health| (health.up, health.reason),
             );
             let checked = checked.get_or_insert(Checked { up: true, reason: String::new() });
             if !up && checked.up {
-                let reason = if reason.is_empty() { "not asked yet".to_owned() } else { reason };
+                let reason = if reason.is_empty() { "not checked yet".to_owned() } else { reason };
                 *checked = Checked { up, reason: format!("{}: {reason}", kind(&target.check)) };
             }
         }
-        let load = probes.agent.as_ref().and_then(|agent| self.checker.agent(agent));
+        let load = probes.agent.as_ref().and_then(|agent| match self.agents.get(agent) {
+            Some(known) => known.state.clone(),
+            None => self.checker.agent(agent),
+        });
         Facts { checked, load: load.map(|report| load_of(&report)), admin_override }
     }
 
-    /// How each service stands, in the configuration's order.
+    /// The health of a target by its last event. A target that is not watched, which a preview may
+    /// name, is looked up in the checker.
+    fn health(&self, target: &Arc<Target>) -> Option<Health> {
+        match self.targets.get(target) {
+            Some(known) => known.state.clone(),
+            None => self.checker.health(target),
+        }
+    }
+
+    /// Each service's evaluation, in the configuration's order.
     pub(super) fn evaluations(
         &self,
     ) -> impl Iterator<Item = (ServiceState, u64, &[BackendEvaluation], Vec<BackendChecks>)> {
-        self.watched.iter().map(|watched| {
-            let checks = watched.backends.iter().map(|probes| self.checks(probes)).collect();
-            (watched.state, watched.since, watched.evaluations.as_slice(), checks)
+        self.services.iter().map(|service| {
+            let checks = service.backends.iter().map(|probes| self.checks(probes)).collect();
+            (service.state, service.since, service.evaluations.as_slice(), checks)
         })
     }
 
@@ -343,7 +411,7 @@ impl HealthTracker {
         BackendChecks {
             checks: probes.checks.iter().map(health).collect(),
             agent: probes.agent.as_ref().and_then(|agent| self.checker.agent(agent)),
-            impossible: probes.impossible,
+            without_path: probes.without_path,
         }
     }
 
@@ -352,18 +420,18 @@ impl HealthTracker {
         &'a self,
         config: &'a Config,
     ) -> impl Iterator<Item = (&'a Service, IpAddr)> {
-        config.services.iter().zip(&self.watched).flat_map(|(service, watched)| {
+        config.services.iter().zip(&self.services).flat_map(|(service, watched)| {
             let down = watched.evaluations.iter().filter(|backend| backend.up == Some(false));
             down.map(move |backend| (service, backend.address))
         })
     }
 }
 
-/// What is asked about a backend, and what came of it.
+/// The probes of a backend, and their results.
 pub(super) struct BackendChecks {
     pub(super) checks: Vec<(Arc<Target>, Option<Health>)>,
     pub(super) agent: Option<AgentReport>,
-    pub(super) impossible: usize,
+    pub(super) without_path: usize,
 }
 
 fn kind(check: &HealthCheck) -> String {
@@ -388,7 +456,7 @@ struct Interned {
     agents: HashMap<Agent, Arc<Agent>>,
 }
 
-/// Notes that the service at this place wants a target, and has it share those of others.
+/// Adds the service at this index to the users of a target; equal targets are shared.
 fn share<T: Eq + std::hash::Hash>(
     all: &mut HashMap<Arc<T>, Vec<usize>>,
     target: &mut Arc<T>,
@@ -403,7 +471,7 @@ fn share<T: Eq + std::hash::Hash>(
     }
 }
 
-/// What is asked about a backend of a service.
+/// The probes of a service's backend.
 fn probes(service: &Service, backend: &Backend, marks: &Marks, interned: &mut Interned) -> Probes {
     let own_port = match service.frontend.port {
         Port::Any => None,
@@ -417,7 +485,7 @@ fn probes(service: &Service, backend: &Backend, marks: &Marks, interned: &mut In
                 match marks.get(&(service.frontend.address, backend.address, service.forward)) {
                     Some(mark) => Some(*mark),
                     None => {
-                        probes.impossible += 1;
+                        probes.without_path += 1;
                         probes.starts_down |= check.start == Start::Down;
                         continue;
                     }

@@ -17,24 +17,24 @@ use crate::{
     serve::api::types::Revision,
 };
 
-/// So many are kept.
+/// Number of revisions that are kept.
 const KEPT: usize = 20;
 
-/// Where an instance keeps what outlives a boot: `STATE_DIRECTORY`, which systemd sets, or
+/// Directory of an instance's state that outlives a boot: `STATE_DIRECTORY`, which systemd sets, or
 /// `/var/lib/director`, and its name.
 pub(super) fn state_directory(instance: &Instance) -> PathBuf {
     let base = env::var_os("STATE_DIRECTORY").map_or("/var/lib/director".into(), PathBuf::from);
     base.join(instance.name())
 }
 
-/// The texts, and what is known about each.
+/// The texts, and an index of them.
 #[derive(Debug)]
 pub(super) struct History {
     directory: PathBuf,
     index: Index,
     /// The text in effect, also if it could not be written.
     current: String,
-    /// The highest number that was ever given, as far as that is known.
+    /// The highest revision number that was ever assigned, as far as that is known.
     last: u64,
 }
 
@@ -44,8 +44,8 @@ struct Index {
 }
 
 impl History {
-    /// Reads what earlier processes left. What cannot be read is no reason not to start: the error
-    /// comes with an empty history.
+    /// Reads the history of earlier processes. An unreadable one does not prevent a start: the
+    /// error comes with an empty history.
     pub(super) fn open(directory: &Path) -> (Self, Option<io::Error>) {
         let directory = directory.join("history");
         let (index, error) = match fs::read(directory.join("index.json")) {
@@ -57,7 +57,7 @@ impl History {
             Err(error) => (Index::default(), Some(error)),
         };
         let mut history = Self { directory, index, current: String::new(), last: 0 };
-        // Numbers are not given twice, also where the list of them is lost.
+        // Numbers are assigned once, even if the index is lost.
         history.last = history.numbers_on_disk().max().unwrap_or(0).max(history.revision());
         (history, error)
     }
@@ -89,11 +89,11 @@ impl History {
         &self.index.revisions
     }
 
-    /// A configuration has come into effect. Its number grows even if it cannot be written down.
+    /// Adds the configuration in effect. Its number is assigned even if it cannot be written.
     ///
     /// # Errors
     ///
-    /// If it cannot: then it cannot be gone back to after the next.
+    /// If it cannot be written: then it cannot be rolled back to after the next.
     pub(super) fn add(
         &mut self,
         text: String,
@@ -121,13 +121,13 @@ impl History {
             let oldest = self.index.revisions.remove(0);
             let _ = fs::remove_file(self.path(oldest.revision));
         }
-        // Also of one that is not there: its number was given.
+        // Also if the text could not be written: its number is assigned.
         let index = serde_json::to_vec_pretty(&self.index)?;
         let indexed = write_whole(&self.directory.join("index.json"), &index);
         written.and(indexed)
     }
 
-    /// The text of a former one.
+    /// The text of a revision.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl History {
         if !self.index.revisions.iter().any(|kept| kept.revision == revision) {
             let kept: Vec<_> =
                 self.index.revisions.iter().map(|kept| kept.revision.to_string()).collect();
-            let message = format!("there is no revision {revision}; kept are {}", kept.join(", "));
+            let message = format!("there is no revision {revision}; kept: {}", kept.join(", "));
             return Err(io::Error::new(ErrorKind::NotFound, message));
         }
         let path = self.path(revision);
@@ -149,7 +149,7 @@ impl History {
         fs::read_to_string(path)
     }
 
-    /// The last one whose text is not the one in effect.
+    /// The last revision whose text differs from the one in effect.
     pub(super) fn last_other(&self) -> Option<u64> {
         let numbers = self.index.revisions.iter().rev().map(|kept| kept.revision);
         numbers.skip(1).find(|n| self.text(*n).is_ok_and(|text| text != self.current))
@@ -165,13 +165,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_given_once_whatever_is_lost() {
+    fn revision_numbers_are_assigned_once_even_if_the_index_is_lost() {
         let directory = env::temp_dir().join(format!("director-history-{}", std::process::id()));
         let yaml = "services: [{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: \
                     tunnel, backends: [{address: 10.0.0.1}]}]";
         let config = crate::policy::config::parse("test", yaml).expect("valid").config;
-        let (mut history, unread) = History::open(&directory);
-        assert!(unread.is_none());
+        let (mut history, error) = History::open(&directory);
+        assert!(error.is_none());
         for number in 1..=KEPT as u64 + 3 {
             history.add(format!("# {number}"), &config, "test", 1).expect("written");
             assert_eq!(history.revision(), number);
@@ -180,12 +180,12 @@ mod tests {
         assert!(history.text(3).is_err() && history.text(4).is_ok());
 
         fs::write(directory.join("history/index.json"), "{").expect("written");
-        let (mut history, unread) = History::open(&directory);
-        assert!(unread.is_some() && history.revisions().is_empty());
+        let (mut history, error) = History::open(&directory);
+        assert!(error.is_some() && history.revisions().is_empty());
         history.add("# next".to_owned(), &config, "test", 1).expect("written");
         assert_eq!(history.revision(), KEPT as u64 + 4);
 
-        // Where nothing can be written, no more is kept than otherwise.
+        // The limit also holds if nothing can be written.
         fs::remove_dir_all(&directory).expect("removed");
         fs::write(&directory, "in the way").expect("written");
         for number in 0..2 * KEPT {

@@ -1,4 +1,4 @@
-//! What systemd is told; nothing happens under another parent.
+//! Notifications to systemd; without systemd, nothing is sent.
 
 use sd_notify::NotifyState;
 
@@ -11,7 +11,7 @@ pub(super) fn alive() {
 }
 
 pub(super) fn reloading() {
-    // With the time, as Type=notify-reload wants it.
+    // With the time, as Type=notify-reload requires.
     let now = NotifyState::monotonic_usec_now();
     match now {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -24,6 +24,6 @@ pub(super) fn stopping() {
 }
 
 fn send(state: &[NotifyState<'_>]) {
-    // Nobody to notify if the socket is gone.
+    // There is no receiver if the socket is gone.
     let _ = sd_notify::notify(false, state);
 }

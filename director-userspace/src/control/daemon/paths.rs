@@ -1,4 +1,4 @@
-//! Probes that go the way the traffic goes: what they need, and which mark takes them there.
+//! Health checks through the data path: their probe filters and firewall marks.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// Probes what the configuration names, by the ways that packets take now.
+    /// Probes what the configuration names, by the current paths of packets.
     pub(super) async fn watch_health(&mut self) {
         let probes = self.path_probes().await;
         let interfaces = self.director.as_ref().map_or(&[][..], |director| director.interfaces());
@@ -25,7 +25,7 @@ impl Daemon {
             }
             Err(error) => {
                 let error = error.to_string();
-                // Tried again whenever the host changes: once said is enough.
+                // Retried whenever the host changes: the same error is logged once.
                 if self.path_probes_error.as_ref() != Some(&error) {
                     error!("checks via path cannot be made: {error}");
                 }
@@ -36,24 +36,24 @@ impl Daemon {
         self.health_tracker.watch(&self.config, &self.marks);
     }
 
-    /// Puts back what somebody took off the ways of probes; returns the interfaces' names.
+    /// Restores probe filters that another process removed; returns the interfaces' names.
     pub(super) async fn restore_path_probes(&mut self) -> Vec<String> {
         let Some(director) = &self.director else { return Vec::new() };
         match self.path_probes.restore(director.interfaces()).await {
             Ok(names) => names,
             Err(_) => {
-                // Says why, if it fails again, and probes that way no more.
+                // Logs the error if it fails again, and stops probing through the data path.
                 self.watch_health().await;
                 Vec::new()
             }
         }
     }
 
-    /// The ways of all services that want probes to go them, as the maps have them.
+    /// The paths of all services with checks via path, by the maps.
     async fn path_probes(&self) -> Vec<PathProbe> {
-        let wants =
+        let has_path_check =
             |service: &&Service| service.health.checks.iter().any(|check| check.via == Via::Path);
-        let services: Vec<&Service> = self.config.services.iter().filter(wants).collect();
+        let services: Vec<&Service> = self.config.services.iter().filter(has_path_check).collect();
         let Some(director) = self.director.as_ref().filter(|_| !services.is_empty()) else {
             return Vec::new();
         };
@@ -64,9 +64,9 @@ impl Daemon {
         for service in services {
             let vip = service.frontend.address;
             for backend in &service.backends {
-                let is_it =
+                let is_backend =
                     |b: &&crate::policy::plan::ObservedBackend| b.address == backend.address;
-                let in_maps = observed.backends.values().find(is_it);
+                let in_maps = observed.backends.values().find(is_backend);
                 let source = in_maps.map(|b| b.source).filter(|source| !source.is_unspecified());
                 let is_mixed = vip.is_ipv4() != backend.address.is_ipv4();
                 let from = own.iter().find(|own| is_mixed && own.is_ipv4() == vip.is_ipv4());
@@ -85,8 +85,7 @@ impl Daemon {
         probes
     }
 
-    /// Addresses of the interfaces that Director is on which clients' answers could come to, but for
-    /// VIPs.
+    /// Addresses of Director's interfaces that probes' replies can be sent to, without VIPs.
     async fn own_addresses(&self, vips: &[IpAddr]) -> Vec<IpAddr> {
         let Some(director) = &self.director else { return Vec::new() };
         let Ok(addresses) = self.netlink.addresses().await else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! What there is to notify: the daemon's knowledge in the form that everybody shows.
+//! The daemon's status, as the API, metrics and the page show it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// Everything that this daemon knows.
+    /// The current status.
     pub(super) fn status(&self) -> Status {
         let services = self
             .config
@@ -28,29 +28,31 @@ impl Daemon {
                 service_status(service, effective, state, since, backends, &checks)
             })
             .collect();
-        let lost = self.lost.iter().map(|why| format!("the host cannot be followed: {why}"));
+        let host_error = self.host_error.iter();
+        let host_error =
+            host_error.map(|why| format!("changes of the host cannot be applied: {why}"));
         Status {
             instance: self.instance.name().to_owned(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: self.began,
+            started: self.started_at,
             config_path: self.path.display().to_string(),
             revision: self.history.revision(),
             applied: self.history.applied(),
             refused: self.refused.clone(),
-            warnings: lost
-                .chain(self.unheard.clone())
-                .chain(self.web.lost().iter().cloned())
-                .chain(self.warnings.iter().chain(&self.warned).cloned())
+            warnings: host_error
+                .chain(self.server_error.clone())
+                .chain(self.web.errors().iter().cloned())
+                .chain(self.file_warnings.iter().chain(&self.host_warnings).cloned())
                 .collect(),
             services,
         }
     }
 
-    /// Publishes it, if somebody looks and there is news.
+    /// Publishes the status if it changed and has readers.
     pub(super) fn publish(&mut self) {
-        if self.is_stale && self.published.receiver_count() > 0 {
-            self.is_stale = false;
+        if self.status_changed && self.published.receiver_count() > 0 {
+            self.status_changed = false;
             let status = Arc::new(self.status());
             self.published.send_replace(status);
         }
@@ -102,18 +104,18 @@ fn backend_status(
     let is_new = |checks: &BackendChecks| {
         checks.checks.iter().any(|(_, health)| health.as_ref().is_none_or(|h| h.good.is_none()))
     };
-    let drains = known.is_some_and(|known| known.admin_override.drain.is_some());
+    let is_draining = known.is_some_and(|known| known.admin_override.drain.is_some());
     let state = match known.and_then(|known| known.up) {
         Some(false) => BackendHealth::Down,
-        _ if drains => BackendHealth::Draining,
+        _ if is_draining => BackendHealth::Draining,
         Some(true) if checks.is_some_and(is_new) => BackendHealth::Starting,
         Some(true) => BackendHealth::Up,
         None => BackendHealth::Unchecked,
     };
     let mut reason = known.map(|known| known.reason.clone()).unwrap_or_default();
-    let impossible = checks.map_or(0, |checks| checks.impossible);
-    if impossible > 0 && reason.is_empty() {
-        reason = format!("{impossible} checks via path cannot be made: see the daemon's log");
+    let without_path = checks.map_or(0, |checks| checks.without_path);
+    if without_path > 0 && reason.is_empty() {
+        reason = format!("{without_path} checks via path cannot be made: see the daemon's log");
     }
     BackendStatus {
         address,
@@ -124,20 +126,20 @@ fn backend_status(
         reason,
         override_: known.and_then(|known| admin_override(&known.admin_override)),
         agent: checks.and_then(|checks| checks.agent.as_ref()).map(|report| match &report.failed {
-            Some(why) => format!("{} (silent: {why})", report.text),
+            Some(why) => format!("{} (no report: {why})", report.text),
             None => report.text.clone(),
         }),
         checks: checks.map(check_statuses).unwrap_or_default(),
     }
 }
 
-fn admin_override(said: &Override) -> Option<OverrideShown> {
+fn admin_override(current: &Override) -> Option<OverrideShown> {
     let deadline = |ns: u64| wall_clock::now() + ns.saturating_sub(clock_ns()) / 1_000_000_000;
-    let drain = said
+    let drain = current
         .drain
         .as_ref()
         .map(|drain| Drain { since: drain.since, deadline: drain.deadline_ns.map(deadline) });
-    let weight = said.weight.map(|weight| WeightOverride { weight, since: said.since });
+    let weight = current.weight.map(|weight| WeightOverride { weight, since: current.since });
     (drain.is_some() || weight.is_some()).then_some(OverrideShown { drain, weight })
 }
 

@@ -1,4 +1,4 @@
-//! StateChange of the configuration file.
+//! Inotify events of the configuration file.
 
 use std::{
     ffi::OsString,
@@ -20,7 +20,7 @@ pub(super) fn watch_file(path: &Path) -> io::Result<AsyncFd<Watch>> {
     };
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let changes = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
-    // Also what symbolic links in it are swapped by, as configuration managers do.
+    // Also the events of swapped symbolic links in it, as configuration managers do.
     let others = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY;
     inotify.add_watch(directory, changes | others)?;
     // SAFETY: the Watch owns the descriptor and always returns that one.
@@ -38,47 +38,47 @@ impl AsRawFd for Watch {
 
 /// What happened in the directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Touched {
-    /// Nothing to do with the file.
+pub(super) enum FileEvent {
+    /// It does not concern the file.
     Other,
-    /// The file may be another now.
-    Maybe,
+    /// The file may have been replaced.
+    MaybeReplaced,
     /// The file was written to, and is still open.
     Writing,
     /// The file was written and closed, or another was renamed over it.
-    File,
+    Complete,
 }
 
-/// Waits for news from the directory.
-pub(super) async fn touched(inotify: &AsyncFd<Watch>, file_name: &OsString) -> Touched {
+/// Waits for events of the directory.
+pub(super) async fn next_file_event(inotify: &AsyncFd<Watch>, file_name: &OsString) -> FileEvent {
     let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
     match ready.try_io(|inner| inner.get_ref().0.read_events().map_err(Into::into)) {
         Ok(Ok(events)) => {
-            let about = events.iter().map(|event| {
+            let kinds = events.iter().map(|event| {
                 let complete = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
                 let links = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
                 let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED;
                 let is_named = event.name.as_ref() == Some(file_name);
                 if is_named && event.mask.intersects(complete) {
-                    Touched::File
+                    FileEvent::Complete
                 } else if is_named && event.mask.contains(AddWatchFlags::IN_MODIFY) {
-                    Touched::Writing
+                    FileEvent::Writing
                 } else if is_named || event.mask.intersects(links | lost) {
-                    Touched::Maybe
+                    FileEvent::MaybeReplaced
                 } else {
-                    Touched::Other
+                    FileEvent::Other
                 }
             });
-            about.fold(Touched::Other, |before, now| match now {
-                Touched::Other => before,
-                Touched::Maybe if before != Touched::Other => before,
+            kinds.fold(FileEvent::Other, |before, now| match now {
+                FileEvent::Other => before,
+                FileEvent::MaybeReplaced if before != FileEvent::Other => before,
                 now => now,
             })
         }
         Ok(Err(error)) => {
-            warn!("watching the configuration file: {error}");
-            Touched::Maybe
+            warn!("cannot read events of the configuration file: {error}");
+            FileEvent::MaybeReplaced
         }
-        Err(_would_block) => Touched::Other,
+        Err(_would_block) => FileEvent::Other,
     }
 }

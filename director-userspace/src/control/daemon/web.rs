@@ -1,4 +1,4 @@
-//! Metrics and the status page over HTTP, where the configuration wants them.
+//! Metrics and the status page over HTTP, where configured.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,25 +14,25 @@ use crate::{
     },
 };
 
-/// What listens. Ends with the value.
+/// The HTTP listeners. Dropping the value closes them.
 #[derive(Default)]
 pub(super) struct Web {
     wanted: (Option<SocketAddr>, Option<SocketAddr>),
     serving: Vec<(SocketAddr, JoinHandle<()>)>,
-    lost: Vec<String>,
+    errors: Vec<String>,
 }
 
 impl Web {
-    /// Listens where `config` says, if that is elsewhere than before or could not be had. What cannot
-    /// is said, and forwarding does not need it; to be called now and then.
+    /// Listens where `config` says, if that changed or failed before. Failures are logged, and
+    /// forwarding does not depend on them; called repeatedly.
     pub(super) async fn listen(
         &mut self,
         config: &Api,
         instance: &Instance,
-        conditions: &watch::Sender<Arc<Status>>,
+        status: &watch::Sender<Arc<Status>>,
     ) {
         let wanted = (config.metrics, config.page);
-        if self.wanted == wanted && self.lost.is_empty() {
+        if self.wanted == wanted && self.errors.is_empty() {
             return;
         }
         if self.wanted != wanted {
@@ -40,10 +40,10 @@ impl Web {
             self.wanted = wanted;
         }
         if wanted == (None, None) {
-            self.lost.clear();
+            self.errors.clear();
             return;
         }
-        let sampler = Sampler::of(instance, conditions.subscribe());
+        let sampler = Sampler::of(instance, status.subscribe());
         let mut routers = Vec::new();
         match wanted {
             (Some(metrics), Some(page)) if metrics == page => {
@@ -57,7 +57,7 @@ impl Web {
                 routers.extend(page.map(|(at, router)| ("the status page", at, router)));
             }
         }
-        let before = std::mem::take(&mut self.lost);
+        let before = std::mem::take(&mut self.errors);
         routers.retain(|(_, at, _)| !self.serving.iter().any(|(there, _)| there == at));
         for (what, at, router) in routers {
             match TcpListener::bind(at).await {
@@ -67,25 +67,25 @@ impl Web {
                 }
                 Err(error) => {
                     let why = format!("{what} cannot be served at {at}: {error}");
-                    // Tried again and again: once said is enough.
+                    // Retried repeatedly: the same error is logged once.
                     if !before.contains(&why) {
                         error!("{why}");
                     }
-                    self.lost.push(why);
+                    self.errors.push(why);
                 }
             }
         }
     }
 
-    /// What is wanted and cannot be had.
-    pub(super) fn lost(&self) -> &[String] {
-        &self.lost
+    /// Errors of configured listeners that are not open.
+    pub(super) fn errors(&self) -> &[String] {
+        &self.errors
     }
 
     async fn close(&mut self) {
         for (_, task) in self.serving.drain(..) {
             task.abort();
-            // Its port is free when it has ended.
+            // The port is free once the task has ended.
             let _ = task.await;
         }
     }

@@ -1,4 +1,4 @@
-//! Taking a director off its interfaces.
+//! Detaching a director from its interfaces.
 
 use super::{Director, DirectorError};
 use crate::kernel::{
@@ -9,8 +9,8 @@ use crate::kernel::{
 };
 
 impl Director {
-    /// Takes the program off these interfaces, or off all, and with the last one everything that was
-    /// pinned. Returns the interfaces it was on.
+    /// Detaches the program from these interfaces, or from all, and with the last one removes
+    /// everything that was pinned. Returns the interfaces it was attached to.
     ///
     /// # Errors
     ///
@@ -20,15 +20,15 @@ impl Director {
         instance: &Instance,
         interfaces: &[String],
     ) -> Result<Vec<String>, DirectorError> {
-        // Maps of another version are removed all the same; only their neighbours are not known.
+        // Maps of another version are removed, too; only their neighbours are unknown.
         let observed =
             Datapath::open(instance).map(|opened| datapath::observe(&opened.tables)).ok();
         let named = |pin: &LinkPin| interfaces.is_empty() || interfaces.contains(&pin.interface);
         if datapath::attached(instance)?.iter().all(named) {
-            // Before the pins go: without them a second try would find nothing to do.
+            // Before the pins are removed: without them a retry would find nothing to do.
             host::withdraw_vips(netlink, &instance.run_dir()).await?;
         }
-        // Left by a daemon that was killed, say; before the pins go, for the same reason.
+        // Left by a killed daemon, for example; before the pins, for the same reason.
         path_probe::remove(netlink, instance, interfaces).await?;
         let gone = datapath::detach(instance, interfaces)?;
         if datapath::attached(instance)?.is_empty()

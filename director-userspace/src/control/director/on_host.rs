@@ -1,5 +1,5 @@
-//! What the host is to keep for a configuration that is in effect: its VIPs, and neighbours. Packets
-//! are forwarded already, so what fails is said and undoes nothing.
+//! State of the host for the configuration in effect: VIPs, and neighbours. Packets are forwarded
+//! already, so failures are warnings and undo nothing.
 
 use super::{Changed, Neighbours};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     policy::config::Config,
 };
 
-/// Gives interfaces the VIPs that they are to have.
+/// Assigns the configured VIPs to interfaces.
 pub(super) async fn assign_vips(
     netlink: &Netlink,
     instance: &Instance,
@@ -19,8 +19,8 @@ pub(super) async fn assign_vips(
     }
 }
 
-/// Has the kernel keep `after` fresh, and no longer what is only in `before`. Next
-/// hops are followed all the same.
+/// Has the kernel keep `after` resolved, and no longer what is only in `before`. On errors, next
+/// hops are still updated.
 pub(super) async fn keep_neighbours(
     netlink: &Netlink,
     before: &Neighbours,
@@ -28,7 +28,7 @@ pub(super) async fn keep_neighbours(
     changed: &mut Changed,
 ) {
     for (link, neighbour) in before.difference(after) {
-        // Gone with its interface, maybe.
+        // It may be gone with its interface.
         let _ = netlink.unmanage_neighbour(*link, *neighbour).await;
     }
     for (link, neighbour) in after {

@@ -1,4 +1,4 @@
-//! What a change takes, found out before anything is changed.
+//! The steps of a change, computed before anything is changed.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// What a configuration takes on this host, with nothing of it in effect yet.
+/// The steps to a configuration on this host, with none of them taken yet.
 pub(super) struct Prepared {
     pub(super) attachments: Attachments,
     pub(super) changed: Changed,
-    /// What the maps must hold.
+    /// The capacity that the maps need.
     capacity: Capacity,
     pub(super) neighbours: Neighbours,
     pub(super) hops: NextHopCache,
@@ -48,8 +48,8 @@ impl Prepared {
         Self::of(netlink, observed, config, &all, interfaces, attachments, hops, is_new).await
     }
 
-    /// The same for some `services` of `config`, which are those that `observed` tells of; the ways
-    /// to their backends are known.
+    /// The same for some `services` of `config`, which are those in `observed`; the next hops to
+    /// their backends are known.
     #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
     pub(super) async fn of(
         netlink: &Netlink,
@@ -88,7 +88,7 @@ impl Prepared {
         Ok(Self { attachments, changed, capacity, neighbours, hops, warnings })
     }
 
-    /// How large the maps must be made, if they must.
+    /// The capacity to grow the maps to, if they must grow.
     pub(super) fn growth(&self, datapath: &Datapath) -> Option<Capacity> {
         (self.capacity != datapath.tables.capacity()).then_some(self.capacity)
     }

@@ -1,4 +1,4 @@
-//! Putting right what somebody else did to what is ours.
+//! Repair of maps and pins that another process changed.
 
 use std::{fmt, path::PathBuf};
 
@@ -14,19 +14,19 @@ use crate::{
 /// Most steps of a repair that are shown.
 const REPAIRS_SHOWN: usize = 50;
 
-/// What somebody else had done, and was put right.
+/// What another process had changed, and was repaired.
 #[derive(Debug)]
 pub struct Repaired {
     /// Pins that were gone.
     pub pins: Vec<PathBuf>,
-    /// What no plan tells of: rings, the filter, interfaces, timeouts.
+    /// What is not in a plan: rings, the filter, interfaces, timeouts.
     pub rest: Vec<String>,
-    /// What the maps did not hold.
+    /// The steps that restored the maps.
     pub plan: Plan,
 }
 
 impl Repaired {
-    /// Whether all was as it should be.
+    /// Whether nothing had to be repaired.
     pub fn is_empty(&self) -> bool {
         self.pins.is_empty() && self.rest.is_empty() && self.plan.is_empty()
     }
@@ -45,17 +45,17 @@ impl fmt::Display for Repaired {
 }
 
 impl Director {
-    /// Puts right what somebody else did to the maps: `config` is in effect, and they are to hold
-    /// just that. Asks nothing about the host.
+    /// Repairs maps that another process changed: they must hold exactly `config`, which is in
+    /// effect. Does not query the host.
     ///
     /// # Errors
     ///
-    /// If a map cannot be written, or a pin not be made.
+    /// If a map cannot be written, or a pin cannot be made.
     pub async fn repair(&mut self, config: &Config) -> Result<Repaired, DirectorError> {
         let pins = self.pins.restore()?;
         let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces, &config.flows);
         let Some(Effective { hops, warnings, .. }) = self.effective.take() else {
-            // The next look at the host does as much.
+            // The next refresh does the same.
             return Ok(Repaired { pins, rest, plan: Plan::default() });
         };
         let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;

@@ -1,4 +1,4 @@
-//! Agents: who tell a backend's load.
+//! Agents: programs that report a backend's load.
 
 mod share;
 mod words;
@@ -15,24 +15,24 @@ use tokio::io::AsyncReadExt as _;
 
 use self::{
     share::Share,
-    words::{State, Wish, Words, mode},
+    words::{AdminState, OperState, Words, mode},
 };
 use super::{
     AgentMode, AgentReport, AgentTarget,
-    events::{Place, lock},
+    events::{QueueEntry, lock},
     failure::Failure,
-    probe::{Common, Destination, Stage, exec::Program, http::Ask, within},
+    probe::{Common, Destination, Stage, exec::Program, http::HttpCheck, within},
     socket,
 };
 use crate::policy::config::model::{Agent, AgentSource};
 
-/// Longest line that is read. Bytes.
-const LINE: usize = 1024;
+/// Longest line that is read, bytes.
+const MAX_LINE: usize = 1024;
 
-/// An agent, made ready once for all its targets.
+/// An agent, prepared once for all its targets.
 pub(super) enum PreparedAgent {
     Line,
-    Header(Ask, String),
+    Header(HttpCheck, String),
     Exec(Program),
 }
 
@@ -40,13 +40,15 @@ impl PreparedAgent {
     pub(super) fn new(agent: &Agent) -> Self {
         match &agent.source {
             AgentSource::Agent { .. } => Self::Line,
-            AgentSource::Http { path, header, .. } => Self::Header(Ask::get(path), header.clone()),
+            AgentSource::Http { path, header, .. } => {
+                Self::Header(HttpCheck::get(path), header.clone())
+            }
             AgentSource::Exec(probe) => Self::Exec(Program::new(probe)),
         }
     }
 
-    /// Its text. Ends at the timeout at the latest.
-    pub(super) async fn ask(
+    /// The agent's answer. Ends at the timeout at the latest.
+    pub(super) async fn query(
         &self,
         target: &AgentTarget,
         common: &Arc<Common>,
@@ -58,8 +60,8 @@ impl PreparedAgent {
         }
         within(limit, async |stage| match self {
             Self::Line => read_line(to, stage).await,
-            Self::Header(ask, name) => Box::pin(ask.header(to, common, stage, name)).await,
-            Self::Exec(_) => unreachable!("done above"),
+            Self::Header(check, name) => Box::pin(check.header(to, common, stage, name)).await,
+            Self::Exec(_) => unreachable!("handled above"),
         })
         .await
     }
@@ -67,9 +69,9 @@ impl PreparedAgent {
 
 /// Connects, and reads to the end of the first line that is not empty.
 async fn read_line(to: Destination, stage: &Stage) -> Result<String, Failure> {
-    let place = to.socket()?;
+    let address = to.socket()?;
     stage.enter(Stage::CONNECT);
-    let mut stream = socket::connect(place, to.mark).await?;
+    let mut stream = socket::connect(address, to.mark).await?;
     stage.enter(Stage::ANSWER);
     let mut text = Vec::new();
     let mut buffer = [0; 256];
@@ -80,28 +82,28 @@ async fn read_line(to: Destination, stage: &Stage) -> Result<String, Failure> {
         if length == 0 || line.contains(&b'\n') {
             break;
         }
-        if text.len() > LINE {
-            return Err(Failure::backend(format!("sent no end of line in {LINE} bytes")));
+        if text.len() > MAX_LINE {
+            return Err(Failure::backend(format!("sent no end of line in {MAX_LINE} bytes")));
         }
     }
     if text.trim_ascii().is_empty() {
-        return Err(Failure::backend("closed the connection without a word"));
+        return Err(Failure::backend("closed the connection without an answer"));
     }
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// An agent and what is known of it.
+/// An agent and its state.
 pub(super) struct AgentCell {
     pub(super) target: Arc<AgentTarget>,
-    pub(super) place: Place,
-    known: Mutex<Known>,
-    asked: AtomicBool,
+    pub(super) queue_entry: QueueEntry,
+    state: Mutex<AgentState>,
+    queried: AtomicBool,
 }
 
-struct Known {
+struct AgentState {
     share: Share,
-    state: State,
-    wish: Wish,
+    oper: OperState,
+    admin: AdminState,
     report: AgentReport,
 }
 
@@ -109,57 +111,62 @@ impl AgentCell {
     pub(super) fn new(target: Arc<AgentTarget>) -> Self {
         let report = AgentReport {
             share: None,
-            said: None,
+            reported: None,
             mode: AgentMode::Up,
             text: String::new(),
             failed: None,
             last_answer: None,
         };
-        let known = Known { share: Share::default(), state: State::Up, wish: Wish::Ready, report };
+        let state = AgentState {
+            share: Share::default(),
+            oper: OperState::Up,
+            admin: AdminState::Ready,
+            report,
+        };
         Self {
             target,
-            place: Place::default(),
-            known: Mutex::new(known),
-            asked: AtomicBool::new(false),
+            queue_entry: QueueEntry::default(),
+            state: Mutex::new(state),
+            queried: AtomicBool::new(false),
         }
     }
 
     pub(super) fn report(&self) -> AgentReport {
-        lock(&self.known).report.clone()
+        lock(&self.state).report.clone()
     }
 
-    /// Whether it has been asked.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    /// Whether a query has ended.
+    pub(super) fn is_queried(&self) -> bool {
+        self.queried.load(Ordering::Relaxed)
     }
 
-    /// Takes in an answer. Whether somebody should know.
+    /// Evaluates an answer. Returns whether to emit an event.
     pub(super) fn record(&self, answer: Result<String, Failure>) -> bool {
-        let changed = lock(&self.known).record(&self.target.agent, answer, SystemTime::now());
-        !self.asked.swap(true, Ordering::Relaxed) || changed
+        let changed = lock(&self.state).record(&self.target.agent, answer, SystemTime::now());
+        !self.queried.swap(true, Ordering::Relaxed) || changed
     }
 }
 
-impl Known {
+impl AgentState {
     fn record(&mut self, agent: &Agent, answer: Result<String, Failure>, now: SystemTime) -> bool {
         let before = (self.report.share, self.report.mode, self.report.failed.clone());
         let words = answer.and_then(|text| match Words::parse(&text) {
             Some(words) => Ok((words, text)),
             None => {
-                Err(Failure::Backend(format!("cannot be understood: {:?}", words::shown(&text))))
+                Err(Failure::Backend(format!("not an agent's answer: {:?}", words::shown(&text))))
             }
         });
         match words {
             Ok((words, text)) => {
-                self.state = words.state.unwrap_or(self.state);
-                self.wish = words.wish.unwrap_or(self.wish);
-                if let Some(said) = words.share {
-                    self.share.report(said, agent);
+                self.oper = words.oper.unwrap_or(self.oper);
+                self.admin = words.admin.unwrap_or(self.admin);
+                if let Some(percent) = words.share {
+                    self.share.report(percent, agent);
                 }
                 self.report = AgentReport {
                     share: self.share.percent(agent.min),
-                    said: words.share.or(self.report.said),
-                    mode: mode(self.state, self.wish),
+                    reported: words.share.or(self.report.reported),
+                    mode: mode(self.oper, self.admin),
                     text: words::shown(&text),
                     failed: None,
                     last_answer: Some(now),
@@ -191,38 +198,38 @@ mod tests {
         AgentCell::new(Arc::new(target))
     }
 
-    /// Says it, and shows (whether somebody should know, share, mode, failed).
-    fn say(cell: &AgentCell, text: &str) -> (bool, Option<u8>, AgentMode, Option<String>) {
-        let news = cell.record(Ok(text.to_owned()));
+    /// Records an answer, and shows (whether an event is emitted, share, mode, failed).
+    fn record(cell: &AgentCell, text: &str) -> (bool, Option<u8>, AgentMode, Option<String>) {
+        let changed = cell.record(Ok(text.to_owned()));
         let report = cell.report();
-        (news, report.share, report.mode, report.failed)
+        (changed, report.share, report.mode, report.failed)
     }
 
     #[test]
-    fn what_is_not_said_again_holds() {
+    fn parts_missing_from_an_answer_keep_their_last_value() {
         let cell = cell();
-        assert_eq!(say(&cell, "100%"), (true, Some(100), AgentMode::Up, None));
-        assert_eq!(say(&cell, "100%"), (false, Some(100), AgentMode::Up, None));
-        assert_eq!(say(&cell, "drain"), (true, Some(100), AgentMode::Drain, None));
-        assert_eq!(say(&cell, "down #oops"), (true, Some(100), AgentMode::Down, None));
+        assert_eq!(record(&cell, "100%"), (true, Some(100), AgentMode::Up, None));
+        assert_eq!(record(&cell, "100%"), (false, Some(100), AgentMode::Up, None));
+        assert_eq!(record(&cell, "drain"), (true, Some(100), AgentMode::Drain, None));
+        assert_eq!(record(&cell, "down #oops"), (true, Some(100), AgentMode::Down, None));
         assert_eq!(cell.report().text, "down #oops");
-        assert_eq!(say(&cell, "up"), (true, Some(100), AgentMode::Drain, None));
-        assert_eq!(say(&cell, "ready 25%"), (true, Some(40), AgentMode::Up, None));
-        assert_eq!(say(&cell, "25%"), (true, Some(25), AgentMode::Up, None));
+        assert_eq!(record(&cell, "up"), (true, Some(100), AgentMode::Drain, None));
+        assert_eq!(record(&cell, "ready 25%"), (true, Some(40), AgentMode::Up, None));
+        assert_eq!(record(&cell, "25%"), (true, Some(25), AgentMode::Up, None));
     }
 
     #[test]
-    fn a_silent_agent_keeps_what_it_said_and_says_so() {
+    fn a_failed_query_keeps_the_last_report_and_is_reported() {
         let cell = cell();
-        say(&cell, "30% drain");
+        record(&cell, "30% drain");
         assert!(cell.record(Err(Failure::backend("connection refused"))));
-        assert!(!cell.record(Err(Failure::backend("connection refused"))), "said once");
+        assert!(!cell.record(Err(Failure::backend("connection refused"))), "one event");
         let report = cell.report();
         assert_eq!((report.share, report.mode), (Some(30), AgentMode::Drain));
         assert_eq!(report.failed.as_deref(), Some("connection refused"));
-        let garbage = say(&cell, "<html>\u{1b}[2J</html>");
-        assert_eq!(garbage.3.as_deref(), Some("cannot be understood: \"<html>?[2J</html>\""));
+        let garbage = record(&cell, "<html>\u{1b}[2J</html>");
+        assert_eq!(garbage.3.as_deref(), Some("not an agent's answer: \"<html>?[2J</html>\""));
         assert_eq!((garbage.1, garbage.2), (Some(30), AgentMode::Drain));
-        assert_eq!(say(&cell, "30%"), (true, Some(30), AgentMode::Drain, None));
+        assert_eq!(record(&cell, "30%"), (true, Some(30), AgentMode::Drain, None));
     }
 }

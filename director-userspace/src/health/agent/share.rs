@@ -1,28 +1,29 @@
-//! The share of its weight that a backend is to have, smoothed.
+//! The share of its weight that a backend gets, smoothed.
 
 use crate::policy::config::model::{Agent, Percent};
 
-/// A rest of the way that is not worth another report. Percent.
-const NEAR: f64 = 5.0;
+/// Largest remaining difference that is skipped, percent.
+const SNAP: f64 = 5.0;
 
-/// A share on its way.
+/// A smoothed share.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Share(Option<f64>);
 
 impl Share {
-    /// An agent reports `said` percent. The first report holds at once: there is nothing to smooth.
-    pub(super) fn report(&mut self, said: u8, agent: &Agent) {
-        let said = f64::from(said.max(agent.min.0));
+    /// An agent reports `percent`. The first report takes effect at once: there is nothing to
+    /// smooth.
+    pub(super) fn report(&mut self, percent: u8, agent: &Agent) {
+        let target = f64::from(percent.max(agent.min.0));
         let Some(last) = self.0 else {
-            self.0 = Some(said);
+            self.0 = Some(target);
             return;
         };
-        let step = (said - last) * f64::from(agent.smoothing.0) / 100.0;
-        let rest = said - last - step;
-        // A short rest that is no longer than the step is gone with it: figures settle, instead of
-        // creeping up on what was said for ever.
-        let arrived = rest.abs() <= NEAR && rest.abs() <= step.abs();
-        self.0 = Some(if arrived { said } else { last + step });
+        let step = (target - last) * f64::from(agent.smoothing.0) / 100.0;
+        let rest = target - last - step;
+        // A small rest that is not larger than the step is skipped, so that the share reaches the
+        // target instead of approaching it for ever.
+        let arrived = rest.abs() <= SNAP && rest.abs() <= step.abs();
+        self.0 = Some(if arrived { target } else { last + step });
     }
 
     /// Percent, never below `min`.
@@ -48,31 +49,31 @@ mod tests {
             smoothing: Percent(smoothing),
         };
         let mut share = Share::default();
-        let report = |&said: &u8| {
-            share.report(said, &agent);
+        let report = |&percent: &u8| {
+            share.report(percent, &agent);
             share.percent(agent.min).unwrap()
         };
         reports.iter().map(report).collect()
     }
 
     #[test]
-    fn a_share_goes_part_of_the_way_at_each_report() {
+    fn a_share_approaches_the_target_with_each_report() {
         assert_eq!(Share::default().percent(Percent(10)), None);
         assert_eq!(shares(100, 0, &[100, 25, 50]), [100, 25, 50]);
         assert_eq!(shares(50, 0, &[100, 20, 20, 20, 20, 20]), [100, 60, 40, 30, 20, 20]);
-        assert_eq!(shares(10, 0, &[50, 60, 60]), [50, 51, 52], "slow ones are not hurried");
+        assert_eq!(shares(10, 0, &[50, 60, 60]), [50, 51, 52], "steps smaller than the rest stay");
         assert_eq!(shares(1, 0, &[0, 100, 100]), [0, 1, 2]);
     }
 
     #[test]
-    fn with_eighty_percent_two_reports_are_enough() {
+    fn with_eighty_percent_two_reports_reach_the_target() {
         assert_eq!(shares(80, 0, &[100, 25, 25]), [100, 40, 25]);
         assert_eq!(shares(80, 0, &[100, 0, 0]), [100, 20, 0]);
         assert_eq!(shares(80, 0, &[0, 100, 100]), [0, 80, 100]);
     }
 
     #[test]
-    fn a_share_never_goes_below_the_least() {
+    fn a_share_never_goes_below_the_minimum() {
         assert_eq!(shares(50, 30, &[0, 100, 0, 0, 0]), [30, 65, 48, 39, 30]);
         assert_eq!(shares(100, 100, &[0]), [100]);
     }

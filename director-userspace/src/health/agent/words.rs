@@ -2,39 +2,39 @@
 
 use super::super::{AgentMode, failure::one_line};
 
-/// What one answer says. Each part may be missing: then what was said before holds.
+/// One parsed answer. A missing part keeps its last value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Words {
     /// Percent, at most 100.
     pub(super) share: Option<u8>,
-    /// Whether it works, `up`, or how not.
-    pub(super) state: Option<State>,
-    /// Whether it wants flows.
-    pub(super) wish: Option<Wish>,
+    /// The operational state.
+    pub(super) oper: Option<OperState>,
+    /// The administrative state.
+    pub(super) admin: Option<AdminState>,
 }
 
-/// Whether a backend works.
+/// The operational state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum OperState {
     Up,
     Down,
     Stopped,
     Fail,
 }
 
-/// Whether a backend wants flows.
+/// The administrative state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum AdminState {
     Ready,
     Drain,
     Maint,
 }
 
 impl Words {
-    /// Reads the first line of `text`. None if it has not one word that means something.
+    /// Parses the first line of `text`. None if it has no known word.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let line = text.trim_start().lines().next().unwrap_or_default();
-        // What follows is for people.
+        // The rest is a comment.
         let line = line.split('#').next().unwrap_or_default();
         let mut words = Self::default();
         let mut known = false;
@@ -44,17 +44,17 @@ impl Words {
         known.then_some(words)
     }
 
-    /// Whether the word means something.
+    /// Applies a word. Returns whether it is known.
     fn take(&mut self, word: &str) -> bool {
         match word {
-            "up" => self.state = Some(State::Up),
-            "down" => self.state = Some(State::Down),
-            "stopped" => self.state = Some(State::Stopped),
-            "fail" | "failed" => self.state = Some(State::Fail),
-            "ready" => self.wish = Some(Wish::Ready),
-            "drain" => self.wish = Some(Wish::Drain),
-            "maint" => self.wish = Some(Wish::Maint),
-            // HAProxy knows more: `maxconn:30`.
+            "up" => self.oper = Some(OperState::Up),
+            "down" => self.oper = Some(OperState::Down),
+            "stopped" => self.oper = Some(OperState::Stopped),
+            "fail" | "failed" => self.oper = Some(OperState::Fail),
+            "ready" => self.admin = Some(AdminState::Ready),
+            "drain" => self.admin = Some(AdminState::Drain),
+            "maint" => self.admin = Some(AdminState::Maint),
+            // HAProxy has more words: `maxconn:30`.
             _ => match word.strip_suffix('%').map(str::parse::<u32>) {
                 Some(Ok(percent)) => self.share = Some(percent.min(100) as u8),
                 _ => return false,
@@ -64,19 +64,19 @@ impl Words {
     }
 }
 
-/// The stricter of both.
-pub(super) fn mode(state: State, wish: Wish) -> AgentMode {
-    match (state, wish) {
-        (_, Wish::Maint) => AgentMode::Maint,
-        (State::Down, _) => AgentMode::Down,
-        (State::Stopped, _) => AgentMode::Stopped,
-        (State::Fail, _) => AgentMode::Fail,
-        (State::Up, Wish::Drain) => AgentMode::Drain,
-        (State::Up, Wish::Ready) => AgentMode::Up,
+/// The stricter of the two states.
+pub(super) fn mode(oper: OperState, admin: AdminState) -> AgentMode {
+    match (oper, admin) {
+        (_, AdminState::Maint) => AgentMode::Maint,
+        (OperState::Down, _) => AgentMode::Down,
+        (OperState::Stopped, _) => AgentMode::Stopped,
+        (OperState::Fail, _) => AgentMode::Fail,
+        (OperState::Up, AdminState::Drain) => AgentMode::Drain,
+        (OperState::Up, AdminState::Ready) => AgentMode::Up,
     }
 }
 
-/// The first line, for people.
+/// The first line, for display.
 pub(super) fn shown(text: &str) -> String {
     one_line(text.trim_start().lines().next().unwrap_or_default())
 }
@@ -87,20 +87,20 @@ mod tests {
 
     #[test]
     fn haproxys_words_are_read() {
-        let words = |share, state, wish| Some(Words { share, state, wish });
+        let words = |share, oper, admin| Some(Words { share, oper, admin });
         for (text, wanted) in [
             ("75%\n", words(Some(75), None, None)),
-            ("up 50%\r\n", words(Some(50), Some(State::Up), None)),
-            ("drain", words(None, None, Some(Wish::Drain))),
-            ("UP,READY,100%", words(Some(100), Some(State::Up), Some(Wish::Ready))),
-            ("  \n 0% ready\n50%\n", words(Some(0), None, Some(Wish::Ready))),
-            ("down #disk is 90% full", words(None, Some(State::Down), None)),
-            ("stopped", words(None, Some(State::Stopped), None)),
-            ("fail#x", words(None, Some(State::Fail), None)),
-            ("failed", words(None, Some(State::Fail), None)),
-            ("maint maxconn:30", words(None, None, Some(Wish::Maint))),
+            ("up 50%\r\n", words(Some(50), Some(OperState::Up), None)),
+            ("drain", words(None, None, Some(AdminState::Drain))),
+            ("UP,READY,100%", words(Some(100), Some(OperState::Up), Some(AdminState::Ready))),
+            ("  \n 0% ready\n50%\n", words(Some(0), None, Some(AdminState::Ready))),
+            ("down #disk is 90% full", words(None, Some(OperState::Down), None)),
+            ("stopped", words(None, Some(OperState::Stopped), None)),
+            ("fail#x", words(None, Some(OperState::Fail), None)),
+            ("failed", words(None, Some(OperState::Fail), None)),
+            ("maint maxconn:30", words(None, None, Some(AdminState::Maint))),
             ("250%", words(Some(100), None, None)),
-            ("up\tdown", words(None, Some(State::Down), None)),
+            ("up\tdown", words(None, Some(OperState::Down), None)),
             ("maxconn:30", None),
             ("", None),
             ("# up", None),
@@ -115,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn the_stricter_word_decides() {
-        assert_eq!(mode(State::Up, Wish::Ready), AgentMode::Up);
-        assert_eq!(mode(State::Up, Wish::Drain), AgentMode::Drain);
-        assert_eq!(mode(State::Down, Wish::Drain), AgentMode::Down);
-        assert_eq!(mode(State::Fail, Wish::Maint), AgentMode::Maint);
+    fn the_stricter_state_decides() {
+        assert_eq!(mode(OperState::Up, AdminState::Ready), AgentMode::Up);
+        assert_eq!(mode(OperState::Up, AdminState::Drain), AgentMode::Drain);
+        assert_eq!(mode(OperState::Down, AdminState::Drain), AgentMode::Down);
+        assert_eq!(mode(OperState::Fail, AdminState::Maint), AgentMode::Maint);
     }
 }

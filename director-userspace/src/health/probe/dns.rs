@@ -1,4 +1,4 @@
-//! A DNS question over UDP.
+//! Checks by a DNS question over UDP.
 
 use std::str::FromStr as _;
 
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::policy::config::model::DnsProbe;
 
-/// More than a server sends over UDP to somebody who did not offer room for more.
+/// Larger than any UDP answer to a client without EDNS.
 const DATAGRAM: usize = 4096;
-/// Datagrams that are no answer to this question, until the probe has had enough.
-const STRAYS: usize = 100;
+/// Most datagrams that do not answer the question before the probe fails.
+const MAX_STRAYS: usize = 100;
 
 pub(super) struct Question {
     query: Query,
@@ -25,37 +25,38 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn new(probe: &DnsProbe) -> Result<Self, Failure> {
-        let unfit = |what, text: &str| Failure::host(format!("not probed: {text:?} is no {what}"));
+        let invalid =
+            |what, text: &str| Failure::host(format!("not probed: {text:?} is not a {what}"));
         let mut name =
-            Name::from_ascii(&probe.name).map_err(|_| unfit("domain name", &probe.name))?;
+            Name::from_ascii(&probe.name).map_err(|_| invalid("domain name", &probe.name))?;
         name.set_fqdn(true);
         let record = RecordType::from_str(&probe.record.to_ascii_uppercase())
-            .map_err(|_| unfit("record type", &probe.record))?;
+            .map_err(|_| invalid("record type", &probe.record))?;
         Ok(Self { query: Query::query(name, record), answer: probe.answer })
     }
 
-    pub(super) async fn ask(&self, to: Destination) -> Result<(), Failure> {
+    pub(super) async fn query(&self, to: Destination) -> Result<(), Failure> {
         let id = fastrand::u16(..);
         let mut message = Message::new();
         message.set_id(id).set_op_code(OpCode::Query).set_message_type(MessageType::Query);
         message.set_recursion_desired(true).add_query(self.query.clone());
         let bytes = message
             .to_vec()
-            .map_err(|error| Failure::host(format!("not probed: no such question: {error}")))?;
+            .map_err(|error| Failure::host(format!("not probed: invalid question: {error}")))?;
         let socket = socket::udp(to.socket()?, to.mark).await?;
         socket.send(&bytes).await?;
         let mut buffer = vec![0; DATAGRAM];
-        for _ in 0..STRAYS {
+        for _ in 0..MAX_STRAYS {
             let length = socket.recv(&mut buffer).await.map_err(super::udp::refused)?;
-            // Late or forged ones do not count, nor do they end the wait for the true one.
+            // Late or forged answers are ignored.
             if let Some(answer) = self.answer(id, &buffer[..length]) {
-                return self.judge(&answer);
+                return self.evaluate(&answer);
             }
         }
-        Err(Failure::backend("sends what is no answer to the question"))
+        Err(Failure::backend("sent only datagrams that do not answer the question"))
     }
 
-    /// The message, if it answers this question.
+    /// The message if it answers this question.
     fn answer(&self, id: u16, bytes: &[u8]) -> Option<Message> {
         let message = Message::from_vec(bytes).ok()?;
         // Servers that refuse a question may leave it out.
@@ -67,14 +68,14 @@ impl Question {
             .then_some(message)
     }
 
-    fn judge(&self, answer: &Message) -> Result<(), Failure> {
+    fn evaluate(&self, answer: &Message) -> Result<(), Failure> {
         let code = answer.response_code();
         if code != ResponseCode::NoError {
             return Err(Failure::backend(format!("answered {}, wanted NOERROR", name_of(code))));
         }
         let record = self.query.query_type();
         let has = |record| answer.answers().iter().any(|one| one.record_type() == record);
-        // ANY and the like ask for records of other types.
+        // ANY matches records of other types.
         let found = match record {
             RecordType::ANY => !answer.answers().is_empty(),
             record => has(record),
@@ -87,7 +88,7 @@ impl Question {
     }
 }
 
-/// Its name in the registry.
+/// The code's name in IANA's registry.
 fn name_of(code: ResponseCode) -> String {
     match code {
         ResponseCode::FormErr => "FORMERR".into(),

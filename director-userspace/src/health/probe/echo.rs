@@ -1,4 +1,4 @@
-//! Echo requests: one socket per family for all targets.
+//! ICMP echo checks: one socket per family for all targets.
 
 use std::{
     collections::HashMap,
@@ -23,14 +23,14 @@ use super::{
     echo_packet::{self, Message, REQUEST},
 };
 
-/// More than any message that is looked at, with its IP header.
+/// Larger than any evaluated message with its IP header.
 const PACKET: usize = 2048;
-/// Messages read in one go, before others have their turn.
+/// Messages read in a row before the task yields.
 const BURST: usize = 64;
-/// What is waited when the socket cannot be read for no known reason.
+/// The pause after a read error.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Those that are open.
+/// The open sockets.
 #[derive(Default)]
 pub(super) struct EchoSockets {
     v4: Mutex<Option<Arc<EchoSocket>>>,
@@ -38,12 +38,12 @@ pub(super) struct EchoSockets {
 }
 
 impl EchoSockets {
-    /// Asks `address` for an echo, and waits for it for ever.
-    pub(super) async fn ask(&self, address: IpAddr, mark: Option<u32>) -> Result<(), Failure> {
+    /// Sends an echo request to `address`, and waits for the reply without timeout.
+    pub(super) async fn ping(&self, address: IpAddr, mark: Option<u32>) -> Result<(), Failure> {
         let socket = self.socket(address.is_ipv6())?;
         let (sequence, answer) = socket.expect(address)?;
-        // However this ends, nobody waits for it then.
-        let _forgotten = Forget { socket: &socket, sequence: sequence.0 };
+        // Removes the waiter however this function ends.
+        let _guard = WaiterGuard { socket: &socket, sequence: sequence.0 };
         let packet = echo_packet::request(socket.v6, socket.id, sequence.0, sequence.1);
         socket.send(&packet, address, mark).await?;
         answer.await.unwrap_or_else(|_| Err(Failure::host("not probed: the probe was ended")))
@@ -55,19 +55,19 @@ impl EchoSockets {
             return Ok(socket.clone());
         }
         let socket = Arc::new(EchoSocket::open(v6)?);
-        // Ends with the runtime.
+        // The task ends with the runtime.
         tokio::spawn(socket.clone().read());
         *open = Some(socket.clone());
         Ok(socket)
     }
 }
 
-/// A socket, and who waits for a message by it.
+/// A socket, and the probes that wait for a reply on it.
 struct EchoSocket {
     fd: AsyncFd<OwnedFd>,
     v6: bool,
-    /// A raw socket gets everybody's messages; a ping socket only its own, with an identifier that
-    /// the kernel chose.
+    /// A raw socket receives all ICMP messages of the host; a ping socket only its own, with an
+    /// identifier assigned by the kernel.
     raw: bool,
     id: u16,
     waiting: Mutex<Waiting>,
@@ -85,12 +85,12 @@ struct Waiter {
     answer: oneshot::Sender<Result<(), Failure>>,
 }
 
-struct Forget<'a> {
+struct WaiterGuard<'a> {
     socket: &'a EchoSocket,
     sequence: u16,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         lock(&self.socket.waiting).by_sequence.remove(&self.sequence);
     }
@@ -120,7 +120,7 @@ impl EchoSocket {
         Ok(Self { fd, v6, raw, id: fastrand::u16(1..), waiting: Mutex::default() })
     }
 
-    /// A sequence number and a token that nobody else uses, and where the answer comes.
+    /// An unused sequence number, a random token, and the receiver of the answer.
     #[expect(clippy::type_complexity, reason = "read once, two lines from here")]
     fn expect(
         &self,
@@ -130,7 +130,7 @@ impl EchoSocket {
         let token = fastrand::u64(..);
         let mut waiting = lock(&self.waiting);
         if waiting.by_sequence.len() > usize::from(u16::MAX) {
-            return Err(Failure::host("not probed: 65,536 echo requests are under way"));
+            return Err(Failure::host("not probed: 65,536 echo requests are outstanding"));
         }
         while waiting.by_sequence.contains_key(&waiting.next) {
             waiting.next = waiting.next.wrapping_add(1);
@@ -155,13 +155,13 @@ impl EchoSocket {
                 Err(Failure::host("not probed: packets cannot be marked without CAP_NET_ADMIN"))
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Err(Failure::host("not probed: this host has no way to that address"))
+                Err(Failure::host("not probed: this host cannot send to that address"))
             }
             _ => Ok(sent?),
         }
     }
 
-    /// Gives messages to those who wait for them, for ever.
+    /// Delivers messages to their waiters, for ever.
     async fn read(self: Arc<Self>) {
         let mut buffer = vec![0; PACKET];
         loop {
@@ -174,7 +174,7 @@ impl EchoSocket {
                 match read {
                     Ok(Ok((length, Some(from)))) => self.deliver(&buffer[..length], &from),
                     Ok(Ok(_)) => {}
-                    // Somebody else's request came to nothing, or the interface went away.
+                    // An error of another request, or the interface was removed.
                     Ok(Err(_)) => {
                         tokio::time::sleep(PAUSE).await;
                         break;
@@ -214,7 +214,7 @@ impl EchoSocket {
                 Ok(())
             }
             Message::Error { about, what, .. } if about == waiter.address => {
-                Err(Failure::backend(format!("{what} (says {from})")))
+                Err(Failure::backend(format!("{what} (reported by {from})")))
             }
             // Late, or forged.
             _ => return,
@@ -233,7 +233,7 @@ fn open_socket(v6: bool, kind: SockType) -> Result<OwnedFd, Errno> {
     socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)
 }
 
-/// Keeps all but replies and errors from a raw socket.
+/// Filters a raw socket: only replies and errors pass.
 fn only_echo(fd: &OwnedFd, v6: bool) -> Result<(), Failure> {
     /// linux/icmp.h.
     const ICMP_FILTER: libc::c_int = 1;
@@ -251,11 +251,11 @@ fn only_echo(fd: &OwnedFd, v6: bool) -> Result<(), Failure> {
     Ok(set_option(fd, libc::SOL_RAW, ICMP_FILTER, &!wanted)?)
 }
 
-/// Room for one control message of four bytes, aligned as those are.
+/// A buffer for one control message of four bytes, aligned for a `cmsghdr`.
 #[repr(C, align(8))]
 struct Control([u8; 24]);
 
-/// sendmsg(2), with the mark of this packet alone.
+/// sendmsg(2) with a mark for this packet only.
 fn send_marked(
     fd: &OwnedFd,
     packet: &[u8; REQUEST],
@@ -285,8 +285,8 @@ fn send_marked(
             libc::CMSG_DATA(header).cast::<u32>().write_unaligned(mark);
         }
     }
-    // SAFETY: every pointer in the message is to something that lives through the call, with its
-    // length; the kernel writes to none of them.
+    // SAFETY: every pointer in the message is to data that is valid during the call, with its
+    // length; the kernel does not write to it.
     let sent =
         unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, MsgFlags::MSG_NOSIGNAL.bits()) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

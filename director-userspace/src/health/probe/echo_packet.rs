@@ -1,11 +1,11 @@
-//! ICMP and ICMPv6 echo messages, and the errors about them.
+//! ICMP and ICMPv6 echo messages, and the ICMP errors about them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Length of a request without IP header. Bytes.
+/// Length of a request without IP header, bytes.
 pub(super) const REQUEST: usize = 8 + 32;
 
-/// What a family calls its messages.
+/// Message types of a family.
 struct Types {
     request: u8,
     reply: u8,
@@ -18,8 +18,8 @@ fn types(v6: bool) -> Types {
     if v6 { V6 } else { V4 }
 }
 
-/// An echo request. Its payload begins with `token`, which nobody but who received it can know. The
-/// kernel fills in ICMPv6's checksum.
+/// An echo request. Its payload begins with `token`, which only a receiver of the request can
+/// return. The kernel fills in ICMPv6's checksum.
 pub(super) fn request(v6: bool, id: u16, sequence: u16, token: u64) -> [u8; REQUEST] {
     let mut packet = [0; REQUEST];
     packet[0] = types(v6).request;
@@ -45,22 +45,22 @@ fn checksum(packet: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// A message that has to do with a request.
+/// A message about a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
     /// A reply.
     Reply { id: u16, sequence: u16, token: u64 },
-    /// A router or the host says that a request to `about` came to nothing.
+    /// A router or the host reports that a request to `about` failed.
     Error { id: u16, sequence: u16, about: IpAddr, what: &'static str },
 }
 
-/// The ICMP message in an IPv4 packet, as raw sockets get them.
+/// The ICMP message in an IPv4 packet, as raw sockets receive it.
 pub(super) fn without_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
     let length = usize::from(packet.first()? & 0x0f) * 4;
     packet.get(length..)
 }
 
-/// Reads a message; none if it has nothing to do with echo requests.
+/// Parses a message; none if it is not about an echo request.
 pub(super) fn parse(v6: bool, packet: &[u8]) -> Option<Message> {
     let (&kind, &code) = (packet.first()?, packet.get(1)?);
     if kind == types(v6).reply && code == 0 {
@@ -100,18 +100,18 @@ fn v4_error(kind: u8, code: u8) -> Option<&'static str> {
         (3, 1 | 7 | 12) => "host unreachable",
         (3, 9 | 10 | 13) => "administratively prohibited",
         (3, _) => "unreachable",
-        (11, _) => "TTL exceeded on the way (a routing loop?)",
+        (11, _) => "TTL exceeded in transit (a routing loop?)",
         _ => return None,
     })
 }
 
 fn v6_error(kind: u8, code: u8) -> Option<&'static str> {
     Some(match (kind, code) {
-        (1, 0) => "no route to it",
+        (1, 0) => "no route to the address",
         (1, 1 | 5 | 6) => "administratively prohibited",
         (1, 3) => "host unreachable",
         (1, _) => "unreachable",
-        (3, _) => "hop limit exceeded on the way (a routing loop?)",
+        (3, _) => "hop limit exceeded in transit (a routing loop?)",
         _ => return None,
     })
 }
@@ -128,7 +128,7 @@ mod tests {
     fn a_request_comes_back_as_a_reply() {
         for (v6, reply) in [(false, 0), (true, 129)] {
             let mut packet = request(v6, 7, 9, 0x1234_5678_9abc_def0);
-            assert_eq!(parse(v6, &packet), None, "a request is none");
+            assert_eq!(parse(v6, &packet), None, "a request is not a reply");
             if !v6 {
                 assert_eq!(checksum(&packet), 0, "its checksum makes it sum to nothing");
             }
@@ -155,7 +155,7 @@ mod tests {
         v6.extend("fd00::9".parse::<Ipv6Addr>().unwrap().octets());
         v6.extend(&request(true, 7, 9, 0)[..8]);
         let about = "fd00::9".parse().unwrap();
-        let error = Message::Error { id: 7, sequence: 9, about, what: "no route to it" };
+        let error = Message::Error { id: 7, sequence: 9, about, what: "no route to the address" };
         assert_eq!(parse(true, &v6), Some(error));
         for length in 0..v4.len() {
             assert_eq!(parse(false, &v4[..length]), None, "{length} bytes of it");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_nothing() {
+    fn malformed_packets_are_ignored() {
         assert_eq!(without_ipv4_header(&[]), None);
         assert_eq!(without_ipv4_header(&[0x4f; 20]), None);
         for kind in 0..=255 {

@@ -1,4 +1,4 @@
-//! A program of this host.
+//! Checks that run a program on this host.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Program {
         Self { probe: probe.clone(), user: OnceCell::new() }
     }
 
-    /// Runs it. What it printed, if its status is 0.
+    /// Runs the program. Returns its standard output if it exits with status 0.
     pub(in super::super) async fn check(
         &self,
         to: Destination,
@@ -45,12 +45,12 @@ impl Program {
             Ok(outcome) if outcome.status.success() => {
                 Ok(String::from_utf8_lossy(&outcome.stdout).into_owned())
             }
-            Ok(outcome) => Err(Failure::Backend(one_line(&said(&outcome)))),
+            Ok(outcome) => Err(Failure::Backend(one_line(&describe(&outcome)))),
             Err(RunError::TimedOut { .. }) => Err(Failure::backend(format!(
                 "did not end within {}, and was killed",
                 shown(timeout)
             ))),
-            // It says nothing about the backend that a program is missing here.
+            // A program that is missing on this host says nothing about the backend.
             Err(error @ (RunError::Relative { .. } | RunError::Start { .. })) => {
                 Err(not_run(&error.to_string()))
             }
@@ -62,8 +62,8 @@ fn not_run(why: &str) -> Failure {
     Failure::Host(one_line(&format!("not probed: {why}")))
 }
 
-/// How it ended, and what it said last: on standard error, or else on standard output.
-fn said(outcome: &unprivileged::Outcome) -> String {
+/// How the program ended, and its last line on standard error, or else on standard output.
+fn describe(outcome: &unprivileged::Outcome) -> String {
     let described = outcome.describe();
     if described.contains(':') {
         return described;

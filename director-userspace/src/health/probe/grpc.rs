@@ -1,5 +1,5 @@
-//! gRPC's health service, as <https://github.com/grpc/grpc/blob/master/doc/health-checking.md> has
-//! it: one call over HTTP/2, whose question and answer have one field each.
+//! gRPC's health service (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>): one
+//! call over HTTP/2, whose request and response have one field each.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -18,12 +18,12 @@ use super::{
         socket::{self, Stream},
     },
     Destination, Stage,
-    http::{FAREWELL, hyper_failure},
+    http::{CLOSE_TIMEOUT, hyper_failure},
 };
 use crate::policy::config::model::GrpcProbe;
 
-/// Longer than any answer: five bytes, and a field of two.
-const LONGEST: usize = 1024;
+/// Longer than any response: five bytes, and a field of two.
+const MAX_MESSAGE: usize = 1024;
 
 pub(super) struct Call {
     service: String,
@@ -35,10 +35,10 @@ impl Call {
     }
 
     pub(super) async fn check(&self, to: Destination, stage: &Stage) -> Result<(), Failure> {
-        let place = to.socket()?;
-        let uri = format!("http://{place}/grpc.health.v1.Health/Check").parse::<Uri>();
+        let address = to.socket()?;
+        let uri = format!("http://{address}/grpc.health.v1.Health/Check").parse::<Uri>();
         let uri = uri.map_err(|error| Failure::host(format!("not probed: {error}")))?;
-        let mut request = Request::new(Full::new(question(&self.service)));
+        let mut request = Request::new(Full::new(request_message(&self.service)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
@@ -47,39 +47,39 @@ impl Call {
         headers.insert(USER_AGENT, HeaderValue::from_static("director-health-check"));
 
         stage.enter(Stage::CONNECT);
-        let stream = socket::connect(place, to.mark).await?;
+        let stream = socket::connect(address, to.mark).await?;
         stage.enter(Stage::ANSWER);
         let mut tasks = Tasks::default();
-        let answered = talk(stream, request, &mut tasks).await;
+        let answered = exchange(stream, request, &mut tasks).await;
         let (head, message, trailers) = match answered {
             Ok(answered) => answered,
             Err(error) => return Err(hyper_failure(&tasks.cause(error).await, "HTTP/2")),
         };
-        // GOAWAY, and an orderly end.
-        tokio::spawn(tokio::time::timeout(FAREWELL, tasks.join()));
+        // Time for GOAWAY and an orderly close.
+        tokio::spawn(tokio::time::timeout(CLOSE_TIMEOUT, tasks.join()));
         if head.status != 200 {
             return Err(Failure::backend(format!(
-                "answered HTTP {}, not gRPC",
+                "answered with HTTP status {}, not gRPC",
                 head.status.as_u16()
             )));
         }
         let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
         if !head.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
-            return Err(Failure::backend("answered what is not gRPC"));
+            return Err(Failure::backend("the answer is not gRPC"));
         }
-        // An answer without a body has its status here.
-        self.judge_status(&head.headers, false)?;
-        if message.len() > LONGEST {
-            return Err(Failure::backend("answered what is no health report: too long"));
+        // A response without a body has its status in the headers.
+        self.check_status(&head.headers, false)?;
+        if message.len() > MAX_MESSAGE {
+            return Err(Failure::backend("the answer is not a health report: too long"));
         }
-        self.judge_status(&trailers, !head.headers.contains_key(STATUS))?;
-        self.judge(&message)
+        self.check_status(&trailers, !head.headers.contains_key(STATUS))?;
+        self.check_message(&message)
     }
 
-    /// Judges `grpc-status` where it is there; it must be if it is `due`.
-    fn judge_status(&self, headers: &HeaderMap, due: bool) -> Result<(), Failure> {
+    /// Evaluates `grpc-status`; a missing one is an error if `required`.
+    fn check_status(&self, headers: &HeaderMap, required: bool) -> Result<(), Failure> {
         let Some(status) = headers.get(STATUS) else {
-            return match due {
+            return match required {
                 true => Err(Failure::backend("answered without a gRPC status")),
                 false => Ok(()),
             };
@@ -87,40 +87,40 @@ impl Call {
         let status = String::from_utf8_lossy(status.as_bytes());
         let name = match status.trim() {
             "0" => return Ok(()),
-            "5" => return Err(Failure::Backend(one_line(&self.unknown()))),
-            "12" => "UNIMPLEMENTED: it has no health service",
+            "5" => return Err(Failure::Backend(one_line(&self.unknown_service()))),
+            "12" => "UNIMPLEMENTED: no health service",
             "14" => "UNAVAILABLE",
             "16" => "UNAUTHENTICATED",
             "7" => "PERMISSION_DENIED",
             "13" => "INTERNAL",
             _ => "",
         };
-        let said =
+        let message =
             headers.get("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let parts = [name, said.as_deref().unwrap_or_default()];
+        let parts = [name, message.as_deref().unwrap_or_default()];
         let detail = parts.iter().filter(|part| !part.is_empty()).map(|part| format!(" {part}"));
         let detail: String = detail.collect();
         Err(Failure::Backend(one_line(&format!("gRPC status {status}{detail}"))))
     }
 
-    fn unknown(&self) -> String {
-        format!("its health service does not know {:?}", self.service)
+    fn unknown_service(&self) -> String {
+        format!("its health service has no service {:?}", self.service)
     }
 
-    fn judge(&self, message: &[u8]) -> Result<(), Failure> {
+    fn check_message(&self, message: &[u8]) -> Result<(), Failure> {
         match serving_status(message) {
-            None => Err(Failure::backend("answered what is no health report")),
+            None => Err(Failure::backend("the answer is not a health report")),
             Some(1) => Ok(()),
-            Some(0) => Err(Failure::backend("says UNKNOWN, wanted SERVING")),
-            Some(2) => Err(Failure::backend("says NOT_SERVING, wanted SERVING")),
-            Some(3) => Err(Failure::Backend(one_line(&self.unknown()))),
-            Some(other) => Err(Failure::backend(format!("says {other}, wanted SERVING"))),
+            Some(0) => Err(Failure::backend("reports UNKNOWN, wanted SERVING")),
+            Some(2) => Err(Failure::backend("reports NOT_SERVING, wanted SERVING")),
+            Some(3) => Err(Failure::Backend(one_line(&self.unknown_service()))),
+            Some(other) => Err(Failure::backend(format!("reports {other}, wanted SERVING"))),
         }
     }
 }
 
-/// Head, message and trailers of the answer; the message may be cut off after [`LONGEST`] bytes.
-async fn talk(
+/// Head, message and trailers of the response; the message is cut off after [`MAX_MESSAGE`] bytes.
+async fn exchange(
     stream: Stream,
     request: Request<Full<Bytes>>,
     tasks: &mut Tasks,
@@ -130,7 +130,7 @@ async fn talk(
     tasks.connection(connection);
     let (head, mut body) = sender.send_request(request).await?.into_parts();
     let (mut message, mut trailers) = (Vec::new(), HeaderMap::new());
-    while message.len() <= LONGEST
+    while message.len() <= MAX_MESSAGE
         && let Some(frame) = body.frame().await
     {
         match frame?.into_data() {
@@ -143,8 +143,8 @@ async fn talk(
 
 const STATUS: &str = "grpc-status";
 
-/// HealthCheckRequest: field 1, a string, left out if empty; behind the five bytes of every message.
-fn question(service: &str) -> Bytes {
+/// HealthCheckRequest: field 1, a string, omitted if empty; after the five bytes of every message.
+fn request_message(service: &str) -> Bytes {
     let mut field = BytesMut::new();
     if !service.is_empty() {
         field.put_u8(1 << 3 | 2);
@@ -163,7 +163,7 @@ fn question(service: &str) -> Bytes {
     message.freeze()
 }
 
-/// HealthCheckResponse: field 1, an enum. None if the bytes are no such message, one uncompressed.
+/// HealthCheckResponse: field 1, an enum. None if the bytes are not such a message, uncompressed.
 fn serving_status(message: &[u8]) -> Option<u64> {
     let (head, mut fields) = message.split_at_checked(5)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
@@ -192,7 +192,7 @@ fn serving_status(message: &[u8]) -> Option<u64> {
     Some(status)
 }
 
-/// Takes a number of at most ten bytes from the front.
+/// Reads a varint of at most ten bytes from the front.
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -211,15 +211,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_has_one_field_or_none() {
-        assert_eq!(question("").as_ref(), [0, 0, 0, 0, 0]);
-        assert_eq!(question("ab").as_ref(), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
-        let long = question(&"x".repeat(300));
+    fn a_request_has_one_field_or_none() {
+        assert_eq!(request_message("").as_ref(), [0, 0, 0, 0, 0]);
+        assert_eq!(request_message("ab").as_ref(), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        let long = request_message(&"x".repeat(300));
         assert_eq!(long[..8], [0, 0, 0, 1, 47, 0x0a, 0xac, 0x02]);
     }
 
     #[test]
-    fn an_answer_is_one_field_among_others() {
+    fn the_status_is_read_among_other_fields() {
         let answer = |fields: &[u8]| {
             let mut message = vec![0, 0, 0, 0, fields.len() as u8];
             message.extend_from_slice(fields);
@@ -227,7 +227,7 @@ mod tests {
         };
         assert_eq!(answer(&[]), Some(0), "a default is not sent");
         assert_eq!(answer(&[0x08, 1]), Some(1));
-        assert_eq!(answer(&[0x12, 2, 0xff, 0xff, 0x08, 2]), Some(2), "behind one not known");
+        assert_eq!(answer(&[0x12, 2, 0xff, 0xff, 0x08, 2]), Some(2), "after an unknown field");
         assert_eq!(answer(&[0x08, 0xac, 0x02]), Some(300));
         assert_eq!(answer(&[0x08]), None, "cut off");
         assert_eq!(answer(&[0x12, 200]), None, "longer than the message");

@@ -1,4 +1,4 @@
-//! An HTTP request, in clear or over TLS, in HTTP/1.1 or HTTP/2.
+//! Checks by an HTTP request, in clear text or over TLS, in HTTP/1.1 or HTTP/2.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{
     super::{failure::Failure, socket},
     Common, Destination, Stage,
-    tls::Wants,
+    tls::TlsOptions,
     udp::expression,
 };
 use crate::{
@@ -26,15 +26,15 @@ use crate::{
     policy::config::model::{HttpProbe, HttpVersion},
 };
 
-/// How much of a body is looked at. Bytes.
-const LOOKED_AT: usize = 64 << 10;
-/// Longest head of an answer. Bytes.
-const HEAD: usize = 64 << 10;
-/// How long an orderly end of the conversation is waited for, once the answer is there.
-pub(super) const FAREWELL: Duration = Duration::from_millis(100);
+/// Longest part of a body that is evaluated, bytes.
+const MAX_BODY: usize = 64 << 10;
+/// Longest head of an answer, bytes.
+const MAX_HEAD: usize = 64 << 10;
+/// How long to wait for an orderly close after the answer.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A request, and what makes its answer a good one.
-pub(in super::super) struct Ask {
+/// A request, and the conditions of a good answer.
+pub(in super::super) struct HttpCheck {
     method: Method,
     path: String,
     host: Option<String>,
@@ -45,40 +45,40 @@ pub(in super::super) struct Ask {
     tls: Option<Secured>,
 }
 
-/// TLS, if it is spoken.
+/// TLS settings of an `https` check.
 struct Secured {
     name: Option<String>,
     verify: bool,
 }
 
-/// What came back.
+/// An answer with an expected status.
 pub(in super::super) struct Answer {
     status: u16,
     headers: HeaderMap,
-    /// Its beginning, where it was wanted.
+    /// Its beginning, if the check evaluates the body.
     body: Vec<u8>,
 }
 
-/// Why a conversation has no good answer.
-enum Ended {
-    /// It came to its end.
-    Judged(Failure),
-    /// It did not.
+/// Why an exchange has no good answer.
+enum ExchangeError {
+    /// The answer is not as expected.
+    Unexpected(Failure),
+    /// The exchange broke off.
     Broken(hyper::Error),
 }
 
-impl Ask {
+impl HttpCheck {
     pub(super) fn new(probe: &HttpProbe, tls: bool) -> Result<Self, Failure> {
-        let unfit = |what: &str, text: &str| {
-            Failure::host(format!("not probed: {text:?} is no HTTP {what}"))
+        let invalid = |what: &str, text: &str| {
+            Failure::host(format!("not probed: {text:?} is not an HTTP {what}"))
         };
         let method = Method::from_bytes(probe.method.as_bytes())
-            .map_err(|_| unfit("method", &probe.method))?;
+            .map_err(|_| invalid("method", &probe.method))?;
         let mut headers = HeaderMap::new();
         for (name, value) in &probe.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
-            let name = name.map_err(|_| unfit("header", &probe.method))?;
-            let value = HeaderValue::from_str(value).map_err(|_| unfit("header value", value))?;
+            let name = name.map_err(|_| invalid("header", &probe.method))?;
+            let value = HeaderValue::from_str(value).map_err(|_| invalid("header value", value))?;
             headers.append(name, value);
         }
         let name = probe.sni.clone().or_else(|| probe.host.as_deref().and_then(name_in));
@@ -94,7 +94,7 @@ impl Ask {
         })
     }
 
-    /// An agent's: GET, over HTTP/1.1 in clear.
+    /// An agent's query: GET, over HTTP/1.1 in clear text.
     pub(in super::super) fn get(path: &str) -> Self {
         Self {
             method: Method::GET,
@@ -119,15 +119,15 @@ impl Ask {
         if wanted.is_match(&answer.body) {
             return Ok(());
         }
-        let looked = match answer.body.len() {
+        let body = match answer.body.len() {
             0 => "the body is empty, and".to_owned(),
-            LOOKED_AT => format!("the first {} KiB of the body", LOOKED_AT >> 10),
+            MAX_BODY => format!("the first {} KiB of the body", MAX_BODY >> 10),
             length => format!("the body ({length} bytes)"),
         };
-        Err(Failure::backend(format!("{looked} does not match {:?}", wanted.as_str())))
+        Err(Failure::backend(format!("{body} does not match {:?}", wanted.as_str())))
     }
 
-    /// The value of a header of a good answer, as text.
+    /// The value of a header of an answer with an expected status, as text.
     pub(in super::super) async fn header(
         &self,
         to: Destination,
@@ -148,22 +148,22 @@ impl Ask {
         common: &Arc<Common>,
         stage: &Stage,
     ) -> Result<Answer, Failure> {
-        let place = to.socket()?;
-        let request = self.request(&place.to_string(), &to.address.to_string())?;
+        let endpoint = to.socket()?;
+        let request = self.request(&endpoint.to_string(), &to.address.to_string())?;
         stage.enter(Stage::CONNECT);
-        let stream = socket::connect(place, to.mark).await?;
+        let stream = socket::connect(endpoint, to.mark).await?;
         let Some(tls) = &self.tls else {
-            return self.talk(TokioIo::new(stream), request, stage).await;
+            return self.exchange(TokioIo::new(stream), request, stage).await;
         };
         stage.enter(Stage::HANDSHAKE);
-        let wants = Wants { verify: tls.verify, http2: self.http2 };
-        let stream = common.tls.connect(stream, tls.name.as_deref(), to.address, wants).await?;
-        self.talk(TokioIo::new(stream), request, stage).await
+        let options = TlsOptions { verify: tls.verify, http2: self.http2 };
+        let stream = common.tls.connect(stream, tls.name.as_deref(), to.address, options).await?;
+        self.exchange(TokioIo::new(stream), request, stage).await
     }
 
-    /// `place` is the address with the port.
-    fn request(&self, place: &str, address: &str) -> Result<Request<Empty<Bytes>>, Failure> {
-        let unfit = |_| Failure::host(format!("not probed: {:?} is no HTTP path", self.path));
+    /// `endpoint` is the address with the port.
+    fn request(&self, endpoint: &str, address: &str) -> Result<Request<Empty<Bytes>>, Failure> {
+        let invalid = |_| Failure::host(format!("not probed: {:?} is not an HTTP path", self.path));
         let host = self.host.clone().unwrap_or_else(|| {
             if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
         });
@@ -171,12 +171,12 @@ impl Ask {
         *request.method_mut() = self.method.clone();
         if self.http2 {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
-            let authority = self.host.as_deref().unwrap_or(place);
+            let authority = self.host.as_deref().unwrap_or(endpoint);
             let uri = Uri::builder().scheme(scheme).authority(authority);
-            *request.uri_mut() = uri.path_and_query(&*self.path).build().map_err(unfit)?;
+            *request.uri_mut() = uri.path_and_query(&*self.path).build().map_err(invalid)?;
         } else {
             *request.uri_mut() =
-                Uri::builder().path_and_query(&*self.path).build().map_err(unfit)?;
+                Uri::builder().path_and_query(&*self.path).build().map_err(invalid)?;
             let value = HeaderValue::from_str(&host);
             let value =
                 value.map_err(|_| Failure::host(format!("not probed: bad Host {host:?}")))?;
@@ -197,7 +197,7 @@ impl Ask {
         Ok(request)
     }
 
-    async fn talk<S>(
+    async fn exchange<S>(
         &self,
         stream: S,
         request: Request<Empty<Bytes>>,
@@ -210,9 +210,9 @@ impl Ask {
         let mut tasks = Tasks::default();
         let response = if self.http2 {
             let mut http = http2::Builder::new(tasks.executor());
-            http.initial_stream_window_size(LOOKED_AT as u32);
-            http.initial_connection_window_size(LOOKED_AT as u32);
-            http.max_header_list_size(HEAD as u32);
+            http.initial_stream_window_size(MAX_BODY as u32);
+            http.initial_connection_window_size(MAX_BODY as u32);
+            http.max_header_list_size(MAX_HEAD as u32);
             match http.handshake(stream).await {
                 Ok((mut sender, connection)) => {
                     tasks.connection(connection);
@@ -222,7 +222,7 @@ impl Ask {
             }
         } else {
             let mut http = http1::Builder::new();
-            http.max_buf_size(HEAD);
+            http.max_buf_size(MAX_HEAD);
             match http.handshake(stream).await {
                 Ok((mut sender, connection)) => {
                     tasks.connection(connection);
@@ -233,45 +233,45 @@ impl Ask {
         };
         let result = match response {
             Ok(response) => self.take(response, stage).await,
-            Err(error) => Err(Ended::Broken(error)),
+            Err(error) => Err(ExchangeError::Broken(error)),
         };
         let (answer, rest) = match result {
             Ok(taken) => taken,
-            Err(Ended::Judged(failure)) => return Err(failure),
-            Err(Ended::Broken(error)) => {
-                let spoken = if self.http2 { "HTTP/2" } else { "HTTP/1.1" };
-                return Err(hyper_failure(&tasks.cause(error).await, spoken));
+            Err(ExchangeError::Unexpected(failure)) => return Err(failure),
+            Err(ExchangeError::Broken(error)) => {
+                let protocol = if self.http2 { "HTTP/2" } else { "HTTP/1.1" };
+                return Err(hyper_failure(&tasks.cause(error).await, protocol));
             }
         };
-        // The result is there, and waits for nobody.
-        tokio::spawn(timeout(FAREWELL, async move {
+        // The result does not wait for the orderly close.
+        tokio::spawn(timeout(CLOSE_TIMEOUT, async move {
             drain(rest).await;
             tasks.join().await;
         }));
         Ok(answer)
     }
 
-    /// Reads as much of the answer as is looked at, and gives back the rest.
+    /// Reads the evaluated part of the answer, and returns it with the rest.
     async fn take(
         &self,
         response: Response<Incoming>,
         stage: &Stage,
-    ) -> Result<(Answer, Incoming), Ended> {
+    ) -> Result<(Answer, Incoming), ExchangeError> {
         let status = response.status().as_u16();
         if !self.status.iter().any(|range| range.contains(&status)) {
             let reason = format!("answered {status}, wanted {}", self.wanted());
-            return Err(Ended::Judged(Failure::Backend(reason)));
+            return Err(ExchangeError::Unexpected(Failure::Backend(reason)));
         }
         let (head, mut rest) = response.into_parts();
         let mut body = Vec::new();
         if self.body.is_some() {
             stage.enter(Stage::BODY);
-            while body.len() < LOOKED_AT
+            while body.len() < MAX_BODY
                 && let Some(frame) = rest.frame().await
             {
-                let frame = frame.map_err(Ended::Broken)?;
+                let frame = frame.map_err(ExchangeError::Broken)?;
                 let data = frame.data_ref().map_or(&[][..], |data| data);
-                body.extend_from_slice(&data[..data.len().min(LOOKED_AT - body.len())]);
+                body.extend_from_slice(&data[..data.len().min(MAX_BODY - body.len())]);
             }
         }
         Ok((Answer { status, headers: head.headers, body }, rest))
@@ -287,9 +287,9 @@ impl Ask {
     }
 }
 
-/// Reads what is left of a short body, so that a server which is about to finish can.
+/// Reads the rest of a short body, so that the server can finish sending it.
 async fn drain(mut body: Incoming) {
-    let mut left = LOOKED_AT;
+    let mut left = MAX_BODY;
     if body.size_hint().lower() > left as u64 {
         return;
     }
@@ -311,8 +311,8 @@ fn name_in(host: &str) -> Option<String> {
     (!is_address && !name.is_empty()).then(|| name.to_owned())
 }
 
-/// What went wrong in a conversation, in words. `spoken` is what should have been.
-pub(super) fn hyper_failure(error: &hyper::Error, spoken: &str) -> Failure {
+/// The error of an exchange, in words. `protocol` is the expected one.
+pub(super) fn hyper_failure(error: &hyper::Error, protocol: &str) -> Failure {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(tls) = super::tls::tls_error(inner) {
@@ -321,31 +321,31 @@ pub(super) fn hyper_failure(error: &hyper::Error, spoken: &str) -> Failure {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             return io.into();
         }
-        // A request that was cancelled says by what.
+        // A cancelled request has its cause as a source.
         if let Some(cause) = inner.downcast_ref::<hyper::Error>() {
-            return hyper_failure(cause, spoken);
+            return hyper_failure(cause, protocol);
         }
         source = inner.source();
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        // hyper keeps to itself what ended an HTTP/2 connection.
-        return Failure::backend(match spoken {
-            "HTTP/2" => "closed the connection, or speaks no HTTP/2",
+        // hyper does not expose why an HTTP/2 connection ended.
+        return Failure::backend(match protocol {
+            "HTTP/2" => "closed the connection, or does not support HTTP/2",
             _ => "closed the connection before a whole answer",
         });
     }
-    // hyper has no name for this: bytes that came before the request was sent.
+    // hyper has no accessor for this error: bytes arrived before the request was sent.
     if error.to_string().contains("unexpected message") {
-        return Failure::backend(format!("talks before it is asked: this is not {spoken}"));
+        return Failure::backend(format!("sent data before the request: this is not {protocol}"));
     }
     if error.is_parse_too_large() {
         return Failure::backend("answered with a head that is too long");
     }
     if error.is_parse() {
-        let reason = format!("answered what is not {spoken}: {error}");
+        let reason = format!("the answer is not {protocol}: {error}");
         return Failure::Backend(super::super::failure::one_line(&reason));
     }
     let detail =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    Failure::Backend(super::super::failure::one_line(&format!("{spoken}: {detail}")))
+    Failure::Backend(super::super::failure::one_line(&format!("{protocol}: {detail}")))
 }

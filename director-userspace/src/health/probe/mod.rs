@@ -1,4 +1,4 @@
-//! One probe, from its start to its result.
+//! A single probe, from its start to its result.
 
 mod dns;
 mod echo;
@@ -27,14 +27,14 @@ use super::{
 };
 use crate::policy::config::model::{HealthCheck, Probe};
 
-/// What probes share.
+/// State shared by all probes.
 #[derive(Default)]
 pub(super) struct Common {
     pub(super) tls: tls::Tls,
     echo: echo::EchoSockets,
 }
 
-/// A check, made ready once for all its targets.
+/// A check, prepared once for all its targets.
 pub(super) struct Prepared {
     timeout: Duration,
     kind: Kind,
@@ -42,17 +42,17 @@ pub(super) struct Prepared {
 
 enum Kind {
     Tcp,
-    Http(http::Ask),
+    Http(http::HttpCheck),
     Dns(dns::Question),
     Udp(udp::Datagram),
     Icmp,
     Exec(exec::Program),
     Grpc(grpc::Call),
-    /// What a configuration that was checked never has.
-    Unfit(Failure),
+    /// An invalid check, which a validated configuration never has.
+    Invalid(Failure),
 }
 
-/// Where a probe goes, and how its packets are marked.
+/// The destination of a probe, and the mark of its packets.
 #[derive(Clone, Copy)]
 pub(super) struct Destination {
     pub(super) address: IpAddr,
@@ -62,7 +62,7 @@ pub(super) struct Destination {
 
 impl Destination {
     pub(super) fn socket(&self) -> Result<SocketAddr, Failure> {
-        let port = self.port.ok_or_else(|| Failure::host("not probed: it has no port"))?;
+        let port = self.port.ok_or_else(|| Failure::host("not probed: the target has no port"))?;
         Ok(SocketAddr::new(self.address, port))
     }
 }
@@ -71,44 +71,44 @@ impl Prepared {
     pub(super) fn new(check: &HealthCheck) -> Self {
         let kind = match &check.probe {
             Probe::Tcp => Ok(Kind::Tcp),
-            Probe::Http(probe) => http::Ask::new(probe, false).map(Kind::Http),
-            Probe::Https(probe) => http::Ask::new(probe, true).map(Kind::Http),
+            Probe::Http(probe) => http::HttpCheck::new(probe, false).map(Kind::Http),
+            Probe::Https(probe) => http::HttpCheck::new(probe, true).map(Kind::Http),
             Probe::Dns(probe) => dns::Question::new(probe).map(Kind::Dns),
             Probe::Udp(probe) => udp::Datagram::new(probe).map(Kind::Udp),
             Probe::Icmp => Ok(Kind::Icmp),
             Probe::Exec(probe) => Ok(Kind::Exec(exec::Program::new(probe))),
             Probe::Grpc(probe) => Ok(Kind::Grpc(grpc::Call::new(probe))),
         };
-        Self { timeout: check.timeout, kind: kind.unwrap_or_else(Kind::Unfit) }
+        Self { timeout: check.timeout, kind: kind.unwrap_or_else(Kind::Invalid) }
     }
 
     /// Probes once. Ends at the timeout at the latest.
     pub(super) async fn probe(&self, to: Destination, common: &Arc<Common>) -> Outcome {
         let start = Instant::now();
         let took = |()| Some(start.elapsed());
-        // It sees to its time itself, and kills what is left.
+        // A program check applies the timeout itself, and kills the program.
         if let Kind::Exec(program) = &self.kind {
             return Box::pin(program.check(to, self.timeout)).await.map(|_| took(()));
         }
         within(self.timeout, async |stage| match &self.kind {
             Kind::Tcp => {
                 stage.enter(Stage::CONNECT);
-                socket::knock(to.socket()?, to.mark).await.map(took)
+                socket::half_open(to.socket()?, to.mark).await.map(took)
             }
-            // The large ones apart, so that the small ones stay small.
-            Kind::Http(ask) => Box::pin(ask.check(to, common, stage)).await.map(took),
+            // Large futures are boxed, so that the others stay small.
+            Kind::Http(http) => Box::pin(http.check(to, common, stage)).await.map(took),
             Kind::Grpc(call) => Box::pin(call.check(to, stage)).await.map(took),
-            Kind::Dns(question) => question.ask(to).await.map(took),
+            Kind::Dns(question) => question.query(to).await.map(took),
             Kind::Udp(datagram) => datagram.send(to, start + self.timeout).await,
-            Kind::Icmp => common.echo.ask(to.address, to.mark).await.map(took),
-            Kind::Exec(_) => unreachable!("done above"),
-            Kind::Unfit(failure) => Err(failure.clone()),
+            Kind::Icmp => common.echo.ping(to.address, to.mark).await.map(took),
+            Kind::Exec(_) => unreachable!("handled above"),
+            Kind::Invalid(failure) => Err(failure.clone()),
         })
         .await
     }
 }
 
-/// How far a probe has come, for what is said when its time is up.
+/// The stage of a probe, for the reason of a timeout.
 pub(super) struct Stage(AtomicU8);
 
 impl Stage {
@@ -125,7 +125,7 @@ impl Stage {
         match self.0.load(Ordering::Relaxed) {
             Self::CONNECT => "no connection",
             Self::HANDSHAKE => "no TLS handshake",
-            Self::BODY => "no whole body",
+            Self::BODY => "no complete body",
             _ => "no answer",
         }
     }

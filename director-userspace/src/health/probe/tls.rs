@@ -1,4 +1,4 @@
-//! TLS, by this host's roots.
+//! TLS connections, verified by this host's root certificates.
 
 use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,68 +20,68 @@ use super::super::{
     socket::Stream,
 };
 
-/// How long the roots that were read hold: new ones are trusted after this time at the latest.
-const ROOTS_HOLD: Duration = Duration::from_secs(300);
+/// How long loaded root certificates are used: new ones are trusted after this time at the latest.
+const ROOTS_TTL: Duration = Duration::from_secs(300);
 
-/// What a connection over TLS wants.
+/// Options of a TLS connection.
 #[derive(Clone, Copy)]
-pub(super) struct Wants {
-    /// The certificate must be good.
+pub(super) struct TlsOptions {
+    /// Whether the certificate must be valid.
     pub(super) verify: bool,
-    /// HTTP/2 is asked for, else HTTP/1.1.
+    /// Whether ALPN offers HTTP/2, else HTTP/1.1.
     pub(super) http2: bool,
 }
 
-/// This host's roots, read when they are first needed.
+/// This host's root certificates, loaded on first use.
 #[derive(Default)]
 pub(in super::super) struct Tls {
     roots: Mutex<Option<(Instant, Arc<RootCertStore>)>>,
 }
 
 impl Tls {
-    /// Shakes hands over `stream` with a server called `name`, or without name at `address`.
+    /// Performs the handshake over `stream` with the server `name`, or `address` without a name.
     pub(super) async fn connect(
         &self,
         stream: Stream,
         name: Option<&str>,
         address: IpAddr,
-        wants: Wants,
+        options: TlsOptions,
     ) -> Result<TlsStream<Stream>, Failure> {
-        // An address is not sent as a name, but a certificate may be for one.
+        // An address is not sent by SNI, but a certificate may be for one.
         let server = match name.map(|name| ServerName::try_from(name.to_owned())) {
             Some(Ok(server)) => server,
             None => ServerName::from(address),
             Some(Err(_)) => {
                 let name = name.unwrap_or_default();
-                return Err(Failure::host(format!("not probed: {name:?} is no server name")));
+                return Err(Failure::host(format!("not probed: {name:?} is not a server name")));
             }
         };
-        let config = self.config(wants).await?;
+        let config = self.config(options).await?;
         let shown = server.to_str().into_owned();
         let connected = TlsConnector::from(Arc::new(config)).connect(server, stream).await;
         let stream = connected.map_err(|error| handshake_failure(&error, &shown))?;
-        if wants.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        if options.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(Failure::backend(
-                "speaks no HTTP/2 over TLS (it did not choose h2 by ALPN)",
+                "does not support HTTP/2 over TLS (ALPN did not select h2)",
             ));
         }
         Ok(stream)
     }
 
-    async fn config(&self, wants: Wants) -> Result<ClientConfig, Failure> {
+    async fn config(&self, options: TlsOptions) -> Result<ClientConfig, Failure> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| Failure::host(format!("not probed: {error}")))?;
-        let builder = if wants.verify {
+        let builder = if options.verify {
             builder.with_root_certificates(self.roots().await?)
         } else {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         };
         let mut config = builder.with_no_client_auth();
         config.alpn_protocols =
-            vec![if wants.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        // Each probe does what a new client does; a resumed session shows no certificate.
+            vec![if options.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        // Each probe behaves like a new client; a resumed session sends no certificate.
         config.resumption = Resumption::disabled();
         Ok(config)
     }
@@ -89,12 +89,13 @@ impl Tls {
     async fn roots(&self) -> Result<Arc<RootCertStore>, Failure> {
         let mut known = self.roots.lock().await;
         if let Some((read, roots)) = &*known
-            && read.elapsed() < ROOTS_HOLD
+            && read.elapsed() < ROOTS_TTL
         {
             return Ok(roots.clone());
         }
         let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-        let found = found.map_err(|_| Failure::host("not probed: the roots cannot be read"))?;
+        let found =
+            found.map_err(|_| Failure::host("not probed: the root certificates cannot be read"))?;
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(found.certs);
         if store.is_empty() {
@@ -111,7 +112,7 @@ impl Tls {
     }
 }
 
-/// What TLS said, somewhere in `error`.
+/// The TLS error in the sources of `error`.
 pub(in super::super) fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TlsError> {
     let io = error.downcast_ref::<std::io::Error>();
     io.and_then(|error| error.get_ref()).and_then(|inner| inner.downcast_ref())
@@ -142,17 +143,17 @@ pub(super) fn describe(error: &TlsError, name: &str) -> String {
                 one_line(&format!("the certificate is not for {name}"))
             }
             Certificate::UnknownIssuer => {
-                "the certificate is signed by nobody whom this host trusts".into()
+                "the certificate's issuer is not trusted by this host".into()
             }
             other => one_line(&format!("bad certificate: {other}")),
         },
         TlsError::AlertReceived(alert) => format!("refused the TLS handshake: {alert:?}"),
-        TlsError::InvalidMessage(_) => "answered what is not TLS".into(),
+        TlsError::InvalidMessage(_) => "the answer is not TLS".into(),
         other => one_line(&format!("TLS: {other}")),
     }
 }
 
-/// Takes any certificate whose key the server has.
+/// Accepts any certificate whose key the server has.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! A datagram, and maybe an answer.
+//! Checks by a UDP datagram, with or without an expected answer.
 
 use regex::bytes::Regex;
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::policy::config::model::UdpProbe;
 
-/// More than any datagram.
+/// Larger than any datagram.
 const DATAGRAM: usize = 64 << 10;
 
 pub(super) struct Datagram {
@@ -27,7 +27,7 @@ impl Datagram {
         Ok(Self { bytes: probe.send.clone().into_bytes(), expect })
     }
 
-    /// Sends it. Without `expect` the whole time is waited for an error, unless an answer comes.
+    /// Sends the datagram. Without `expect` it waits until the deadline for an error or an answer.
     pub(super) async fn send(&self, to: Destination, deadline: Instant) -> Outcome {
         let start = Instant::now();
         let socket = socket::udp(to.socket()?, to.mark).await?;
@@ -49,12 +49,10 @@ impl Datagram {
     }
 }
 
-/// UDP has no connection to be refused.
+/// ECONNREFUSED on a UDP socket is an ICMP "port unreachable".
 pub(super) fn refused(error: std::io::Error) -> Failure {
     match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => {
-            Failure::backend("port unreachable: nobody listens")
-        }
+        std::io::ErrorKind::ConnectionRefused => Failure::backend("port unreachable: no listener"),
         _ => error.into(),
     }
 }
@@ -63,7 +61,7 @@ pub(super) fn refused(error: std::io::Error) -> Failure {
 pub(super) fn expression(text: &str) -> Result<Regex, Failure> {
     Regex::new(text).map_err(|error| {
         Failure::host(format!(
-            "not probed: {text:?} is no regular expression: {}",
+            "not probed: {text:?} is not a regular expression: {}",
             one_line(&error.to_string())
         ))
     })

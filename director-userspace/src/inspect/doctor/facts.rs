@@ -1,4 +1,4 @@
-//! Everything the checks look at, gathered once; a check itself never asks the host anything.
+//! The facts that the checks evaluate, gathered once; a check itself never reads from the host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,65 +25,66 @@ use crate::{
     policy::config::model::{Config, ForwardMode, Role},
 };
 
-/// How long somebody may take to answer ARP or neighbour discovery. The kernel asks once a second.
+/// How long to wait for an answer to ARP or neighbour discovery. The kernel sends one request per
+/// second.
 const ANSWER_WAIT: Duration = Duration::from_millis(1500);
-/// Questions that wait for an answer at the same time.
-const QUESTIONS: usize = 64;
+/// Most concurrent lookups.
+const MAX_LOOKUPS: usize = 64;
 
-/// The host, whatever its role.
+/// The host, independent of its role.
 #[derive(Debug, Default)]
 pub(super) struct HostFacts {
     /// The kernel's release, as `uname -r` shows it.
     pub(super) kernel_release: String,
-    /// Its version: 6, 1 for 6.1.
+    /// The kernel's version: 6, 1 for 6.1.
     pub(super) kernel: (u32, u32),
-    /// Whether the kernel describes its own types.
+    /// Whether the kernel has BTF.
     pub(super) btf: bool,
-    /// What is at /sys/fs/bpf.
+    /// The state of /sys/fs/bpf.
     pub(super) bpffs: Bpffs,
-    /// The effective capabilities of this process, a bit each.
+    /// The effective capabilities of this process, one bit each.
     pub(super) capabilities: u64,
     /// CPUs that are online.
     pub(super) cpus: usize,
     /// The interfaces.
     pub(super) links: Vec<Link>,
-    /// The addresses on them.
+    /// The addresses of the interfaces.
     pub(super) addresses: Vec<Address>,
-    /// The drivers of the interfaces in question, by interface name.
+    /// The NICs of the examined interfaces, by interface name.
     pub(super) nics: BTreeMap<String, Nic>,
     /// Names of the BPF programs on the interfaces, by id.
     pub(super) programs: BTreeMap<u32, String>,
-    /// Kernel settings by path below /proc/sys; those that this kernel has.
+    /// The existing kernel settings, by path below /proc/sys.
     pub(super) sysctls: BTreeMap<String, String>,
 }
 
 /// The BPF filesystem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Bpffs {
-    /// Nothing is mounted there.
+    /// Not mounted.
     #[default]
     Missing,
-    /// Mounted, and pins can be made.
+    /// Mounted, and objects can be pinned.
     Mounted,
-    /// Mounted so that no pin can be made.
+    /// Mounted read-only.
     ReadOnly,
 }
 
-/// What a driver tells of itself.
+/// The properties that a driver reports.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nic {
-    /// Which driver.
+    /// The driver.
     pub(super) driver: Option<Driver>,
     /// Its queues.
     pub(super) channels: Option<Channels>,
     /// Its offloads.
     pub(super) features: Vec<Feature>,
-    /// What it does for XDP; none if the kernel can't tell.
+    /// Its XDP features; none if the kernel does not report them.
     pub(super) xdp: Option<XdpFeatures>,
 }
 
 impl Nic {
-    /// Whether an offload is in force.
+    /// Whether an offload is active.
     pub(super) fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|f| f.name == feature && f.active)
     }
@@ -96,28 +97,28 @@ pub(super) struct DirectorFacts {
     pub(super) host: HostFacts,
     /// The configuration.
     pub(super) config: Config,
-    /// The way to each backend.
+    /// The next hop of each backend.
     pub(super) next_hops: BTreeMap<IpAddr, Result<NextHop, NetError>>,
-    /// Who answers on an interface for a VIP that this host does not have.
-    pub(super) owners: BTreeMap<(String, IpAddr), Asked>,
+    /// The owner, by interface, of each VIP that this host does not have.
+    pub(super) owners: BTreeMap<(String, IpAddr), VipOwner>,
 }
 
-/// The answer to "who has this address?".
+/// The result of looking up the owner of a VIP by ARP or neighbour discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// Somebody else on the link, by MAC address.
-    Owner([u8; 6]),
-    /// Nobody.
-    Nobody,
-    /// It could not be asked.
-    Unasked(String),
+pub(super) enum VipOwner {
+    /// Another host on the link, by MAC address.
+    Host([u8; 6]),
+    /// No host answered.
+    NoAnswer,
+    /// The lookup failed.
+    Unknown(String),
 }
 
 impl HostFacts {
-    /// Looks at the host, its interfaces in general and those named in particular.
+    /// Gathers the facts of the host and its interfaces, with the NICs of the named ones.
     ///
     /// # Errors
-    /// [`NetError`] if the kernel doesn't even list its interfaces.
+    /// [`NetError`] if the kernel doesn't list its interfaces.
     pub(super) async fn gather(netlink: &Netlink, interfaces: &[&str]) -> Result<Self, NetError> {
         let links = netlink.links().await?;
         let release = kernel::release();
@@ -135,7 +136,7 @@ impl HostFacts {
             links,
         };
         for link in facts.links.iter().filter(|link| interfaces.contains(&link.name.as_str())) {
-            // A driver that doesn't answer is one that doesn't tell.
+            // A driver that fails a query counts as one that does not report.
             let nic = Nic {
                 driver: netlink.driver(&link.name).unwrap_or_default(),
                 channels: netlink.channels(&link.name).unwrap_or_default(),
@@ -171,11 +172,11 @@ impl HostFacts {
 
     /// The name of the interface of this index, for messages.
     pub(super) fn name_of(&self, index: u32) -> &str {
-        self.link_at(index).map_or("an interface that is gone", |link| &link.name)
+        self.link_at(index).map_or("a removed interface", |link| &link.name)
     }
 
-    /// The value in force of an IPv4 setting of an interface, of which the kernel takes the
-    /// greater of the interface's own and that of `all`.
+    /// The effective value of an IPv4 setting of an interface: the kernel uses the greater of the
+    /// interface's own value and that of `all`.
     pub(super) fn ipv4_setting(&self, interface: &str, setting: &str) -> u32 {
         [interface, "all"]
             .iter()
@@ -198,7 +199,7 @@ impl HostFacts {
 }
 
 impl DirectorFacts {
-    /// Looks at everything that the configuration depends on.
+    /// Gathers all facts that the configuration depends on.
     ///
     /// # Errors
     /// As [`HostFacts::gather`].
@@ -208,7 +209,7 @@ impl DirectorFacts {
         let next_hops = next_hops(netlink, backends).await;
         let mut named: BTreeSet<String> =
             config.interfaces.iter().map(|interface| interface.name.clone()).collect();
-        // Where packets leave matters as much as where they arrive.
+        // Egress interfaces are examined like ingress interfaces.
         for hop in next_hops.values().flatten() {
             if let Ok(link) = netlink.link_by_index(hop.link_index).await {
                 named.insert(link.name);
@@ -220,13 +221,13 @@ impl DirectorFacts {
         Ok(Self { host, config: config.clone(), next_hops, owners })
     }
 
-    /// The names of the interfaces that packets for VIPs arrive on.
+    /// The names of the ingress interfaces.
     pub(super) fn ingress(&self) -> impl Iterator<Item = &str> {
         let both = self.config.interfaces.iter().filter(|i| i.role == Role::Both);
         both.map(|interface| interface.name.as_str())
     }
 
-    /// The backends of all services, with their service's name and how it forwards.
+    /// The backends of all services, with their service's name and forwarding mode.
     pub(super) fn backends(
         &self,
     ) -> impl Iterator<Item = (&str, ForwardMode, &crate::policy::config::model::Backend)> {
@@ -245,49 +246,49 @@ fn vips(config: &Config) -> BTreeSet<IpAddr> {
     config.services.iter().map(|service| service.frontend.address).collect()
 }
 
-/// Resolves the way to every backend, many at a time.
+/// Resolves the next hop of every backend, many at a time.
 async fn next_hops(
     netlink: &Netlink,
     backends: BTreeSet<IpAddr>,
 ) -> BTreeMap<IpAddr, Result<NextHop, NetError>> {
-    let ask = |ip: IpAddr| {
+    let resolve = |ip: IpAddr| {
         let netlink = netlink.clone();
         async move {
-            let mut way = netlink.resolve_next_hop(ip, ANSWER_WAIT).await;
-            if let Ok(hop) = &mut way
+            let mut next_hop = netlink.resolve_next_hop(ip, ANSWER_WAIT).await;
+            if let Ok(hop) = &mut next_hop
                 && hop.mac.is_some()
                 && is_silent(&netlink, hop).await
             {
                 hop.mac = None;
             }
-            (ip, way)
+            (ip, next_hop)
         }
     };
-    all(backends.into_iter().map(ask)).await
+    all(backends.into_iter().map(resolve)).await
 }
 
-/// Whether a neighbour whose MAC address the kernel knows does not answer now. The kernel believes
-/// in a dead one for half a minute and more.
+/// Whether a resolved neighbour does not answer now. The kernel keeps the entry of a dead one for
+/// half a minute and more.
 async fn is_silent(netlink: &Netlink, hop: &NextHop) -> bool {
     let (link, ip) = (hop.route_link_index, hop.neighbour);
     match netlink.neighbour(link, ip).await {
         Ok(Some(known)) if known.state == NeighbourState::Permanent => false,
-        // Where doctor may not ask, the kernel's word stands.
+        // Without permission to send a request, the kernel's entry counts.
         _ => matches!(netlink.who_has(link, ip, ANSWER_WAIT).await, Ok(None)),
     }
 }
 
-/// Asks on every interface that VIPs arrive on who has those that this host has not.
+/// Looks up the owners of the VIPs that this host does not have, on every ingress interface.
 async fn owners(
     netlink: &Netlink,
     host: &HostFacts,
     config: &Config,
-) -> BTreeMap<(String, IpAddr), Asked> {
+) -> BTreeMap<(String, IpAddr), VipOwner> {
     let missing: Vec<IpAddr> = vips(config)
         .into_iter()
         .filter(|vip| !host.addresses.iter().any(|a| a.address == *vip))
         .collect();
-    let mut questions = Vec::new();
+    let mut lookups = Vec::new();
     for interface in config.interfaces.iter().filter(|i| i.role == Role::Both) {
         let Some(link) = host.link(&interface.name) else {
             continue;
@@ -295,29 +296,29 @@ async fn owners(
         for &vip in &missing {
             let (netlink, name) = (netlink.clone(), interface.name.clone());
             let (index, running) = (link.index, link.running);
-            questions.push(async move {
-                let answer = if !running {
-                    Asked::Unasked(format!("{name} is down"))
+            lookups.push(async move {
+                let owner = if !running {
+                    VipOwner::Unknown(format!("{name} is down"))
                 } else {
                     match netlink.who_has(index, vip, ANSWER_WAIT).await {
-                        Ok(Some(owner)) => Asked::Owner(owner.mac),
-                        Ok(None) => Asked::Nobody,
-                        Err(error) => Asked::Unasked(error.to_string()),
+                        Ok(Some(owner)) => VipOwner::Host(owner.mac),
+                        Ok(None) => VipOwner::NoAnswer,
+                        Err(error) => VipOwner::Unknown(error.to_string()),
                     }
                 };
-                ((name, vip), answer)
+                ((name, vip), owner)
             });
         }
     }
-    all(questions.into_iter()).await
+    all(lookups.into_iter()).await
 }
 
-/// Runs futures, a limited number of them at a time.
+/// Runs futures, a limited number at a time.
 async fn all<K: Ord + Send + 'static, V: Send + 'static>(
     mut futures: impl Iterator<Item = impl Future<Output = (K, V)> + Send + 'static>,
 ) -> BTreeMap<K, V> {
     let mut running = JoinSet::new();
-    for future in futures.by_ref().take(QUESTIONS) {
+    for future in futures.by_ref().take(MAX_LOOKUPS) {
         running.spawn(future);
     }
     let mut results = BTreeMap::new();
@@ -331,7 +332,7 @@ async fn all<K: Ord + Send + 'static, V: Send + 'static>(
     results
 }
 
-/// Whether the prefix of `network` holds an address.
+/// Whether the prefix of `network` contains an address.
 pub(super) fn contains(network: IpAddr, prefix_len: u8, ip: IpAddr) -> bool {
     let len = u32::from(prefix_len);
     match (network, ip) {
@@ -356,7 +357,7 @@ fn bpffs() -> Bpffs {
     }
 }
 
-/// The names of the XDP programs on interfaces, as far as this process may see them.
+/// The names of the XDP programs on interfaces, as far as this process may read them.
 fn program_names(links: &[Link]) -> BTreeMap<u32, String> {
     let ids: BTreeSet<u32> = links.iter().filter_map(|l| l.xdp.map(|xdp| xdp.prog_id)).collect();
     if ids.is_empty() {
@@ -375,7 +376,7 @@ mod tests {
 
     #[test]
     fn prefixes() {
-        for (network, len, ip, holds) in [
+        for (network, len, ip, expected) in [
             ("10.0.0.1", 24, "10.0.0.200", true),
             ("10.0.0.1", 24, "10.0.1.1", false),
             ("10.0.0.1", 32, "10.0.0.1", true),
@@ -387,7 +388,7 @@ mod tests {
             ("10.0.0.1", 0, "fe80::1", false),
         ] {
             let [network, ip]: [IpAddr; 2] = [network, ip].map(|a| a.parse().expect("address"));
-            assert_eq!(contains(network, len, ip), holds, "{network}/{len} {ip}");
+            assert_eq!(contains(network, len, ip), expected, "{network}/{len} {ip}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What doctor says: findings, and the report that holds them.
+//! Findings of doctor, and the report that contains them.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -26,24 +26,24 @@ impl fmt::Display for Level {
     }
 }
 
-/// One thing looked at.
+/// The result of one check of one subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// The check that found it: a stable word, for scripts.
+    /// The check: a stable word, for scripts.
     pub check: &'static str,
-    /// What it is about: an interface, an address, a service, a setting.
+    /// The subject: an interface, an address, a service, a setting.
     pub subject: String,
     /// What was found.
     pub message: String,
-    /// What to do; none if nothing is to be done.
+    /// How to fix it; none if no action is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// A finding of level `Ok`.
     pub fn ok(check: &'static str, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             level: Level::Ok,
@@ -54,7 +54,7 @@ impl Finding {
         }
     }
 
-    /// Could be better.
+    /// A finding of level `Warn`.
     pub fn warn(
         check: &'static str,
         subject: impl Into<String>,
@@ -64,7 +64,7 @@ impl Finding {
         Self { level: Level::Warn, fix: Some(fix.into()), ..Self::ok(check, subject, message) }
     }
 
-    /// Some traffic does not arrive.
+    /// A finding of level `Fail`.
     pub fn fail(
         check: &'static str,
         subject: impl Into<String>,
@@ -78,7 +78,7 @@ impl Finding {
 /// All findings of one examination, in the order of the packet's path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// What was looked at.
+    /// The findings.
     pub findings: Vec<Finding>,
 }
 
@@ -94,7 +94,7 @@ impl Report {
     }
 }
 
-/// The table for people: one line per finding, its fix below it, a summary at the end.
+/// The text table: one line per finding, its fix below it, a summary at the end.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |of: fn(&Finding) -> &str| {

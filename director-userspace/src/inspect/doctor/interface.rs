@@ -1,4 +1,4 @@
-//! Checks of the interfaces that the configuration names: there, up, and fit for XDP.
+//! Checks of the configured interfaces: existing, up, and capable of XDP.
 
 use super::{
     Finding,
@@ -11,10 +11,10 @@ use crate::{
 
 /// The name of Director's XDP program, as the kernel shows it.
 const PROGRAM: &str = "director";
-/// Its program on interfaces with `role: egress`.
+/// The name of its program on interfaces with `role: egress`.
 const EGRESS_PROGRAM: &str = "egress";
 
-/// An interface of the configuration that exists, with what its driver tells.
+/// The configured interfaces that exist, with the properties of their NICs.
 fn existing(facts: &DirectorFacts) -> impl Iterator<Item = (&Interface, &Link, Option<&Nic>)> {
     facts.config.interfaces.iter().filter_map(|interface| {
         let link = facts.host.link(&interface.name)?;
@@ -34,18 +34,18 @@ pub(super) fn links(facts: &DirectorFacts) -> Vec<Finding> {
     facts.config.interfaces.iter().map(|i| link(&facts.host, &i.name)).collect()
 }
 
-/// Whether an interface is there and carries traffic.
+/// Whether an interface exists and has a carrier.
 pub(super) fn link(host: &HostFacts, name: &str) -> Finding {
     let Some(link) = host.link(name) else {
-        let there = host.links.iter().filter(|l| l.ethernet && !l.loopback);
-        let there: Vec<&str> = there.map(|l| l.name.as_str()).collect();
+        let existing = host.links.iter().filter(|l| l.ethernet && !l.loopback);
+        let existing: Vec<&str> = existing.map(|l| l.name.as_str()).collect();
         return Finding::fail(
             "link",
             name,
             "does not exist in this network namespace",
-            match there[..] {
+            match existing[..] {
                 [] => "create it, or run in the namespace that has it".to_owned(),
-                _ => format!("correct the name; there are: {}", there.join(", ")),
+                _ => format!("correct the name; there are: {}", existing.join(", ")),
             },
         );
     };
@@ -74,7 +74,7 @@ pub(super) fn native_xdp(facts: &DirectorFacts) -> Vec<Finding> {
             return Finding::fail(
                 "xdp",
                 name,
-                "is no Ethernet interface, and Director forwards Ethernet frames only",
+                "is not an Ethernet interface, and Director forwards Ethernet frames only",
                 "attach to the Ethernet interface below it",
             );
         }
@@ -92,25 +92,25 @@ pub(super) fn native_xdp(facts: &DirectorFacts) -> Vec<Finding> {
                     "set `mode: generic` for {name} (slower), or use a NIC whose driver has it"
                 ),
             ),
-            // On a veth even XDP_TX needs the other end to take raw frames.
+            // On a veth even XDP_TX requires that the other end accepts raw frames.
             Some(xdp) if link.kind.as_deref() == Some("veth") && !xdp.redirect_target() => {
                 Finding::warn(
                     "xdp",
                     name,
-                    "native XDP, but the veth's other end does not take frames sent by XDP",
-                    "on its other end: `ethtool -K <peer> gro on`, or, if frames still vanish (seen \
-                     on 6.18), a program of its own (`role: egress`)",
+                    "native XDP, but the veth's other end does not accept frames sent by XDP",
+                    "on its other end: `ethtool -K <peer> gro on`, or, if frames are still lost (seen \
+                     on 6.18), an XDP program (`role: egress`)",
                 )
             }
             Some(_) => Finding::ok("xdp", name, format!("{driver} has native XDP")),
-            // Whoever has a native program there shows that it can be.
+            // An attached native program shows that the driver has native XDP.
             None if link.xdp.is_some_and(|xdp| xdp.mode == XdpMode::Native) => {
                 Finding::ok("xdp", name, format!("{driver} runs a program in native mode"))
             }
             None => Finding::warn(
                 "xdp",
                 name,
-                format!("this kernel can't tell whether {driver} has native XDP"),
+                format!("this kernel does not report whether {driver} has native XDP"),
                 "if attaching fails, set `mode: generic` for it",
             ),
         }
@@ -137,10 +137,10 @@ pub(super) fn foreign_program(facts: &DirectorFacts) -> Vec<Finding> {
             Finding::fail(
                 "program",
                 &interface.name,
-                format!("carries somebody else's XDP program: {name} ({mode}, id {id})"),
+                format!("has a foreign XDP program: {name} ({mode}, id {id})"),
                 format!(
-                    "find out whose it is (`bpftool prog show id {id}`), then stop its owner, or \
-                     `ip link set {} xdp off`",
+                    "identify it (`bpftool prog show id {id}`), then stop its owner, or `ip link set \
+                     {} xdp off`",
                     interface.name
                 ),
             )
@@ -189,7 +189,7 @@ pub(super) fn offloads(facts: &DirectorFacts) -> Vec<Finding> {
             findings.push(Finding::warn(
                 "offloads",
                 name,
-                "the NIC takes VLAN tags off before XDP can see them, and there are VLANs on it",
+                "the NIC strips VLAN tags before XDP, and there are VLANs on it",
                 format!("`ethtool -K {name} rxvlan off`"),
             ));
         }
@@ -201,14 +201,14 @@ pub(super) fn queues(facts: &DirectorFacts) -> Vec<Finding> {
     let check = |(interface, link, nic): (&Interface, &Link, Option<&Nic>)| {
         let channels = nic?.channels?;
         let useful = channels.max_rx.min(u32::try_from(facts.host.cpus).unwrap_or(u32::MAX));
-        // Queues of virtual devices are no hardware that would stand idle.
+        // Queues of virtual devices are not hardware that could be idle.
         (link.kind.is_none() && channels.rx < useful).then(|| {
             Finding::warn(
                 "queues",
                 &interface.name,
                 format!(
                     "{} receive queues in use, of {} that the NIC has, for {} CPUs: the other \
-                     CPUs forward nothing",
+                     CPUs do not forward",
                     channels.rx, channels.max_rx, facts.host.cpus
                 ),
                 format!("`ethtool -L {} combined {useful}`", interface.name),

@@ -1,4 +1,4 @@
-//! Checks of the kernel and of what this process may do with it.
+//! Checks of the kernel and of this process's capabilities.
 
 use super::{
     Finding,
@@ -8,7 +8,7 @@ use crate::kernel::host::kernel::NEEDED;
 
 /// NTF_EXT_MANAGED: the kernel keeps next hops fresh by itself.
 const MANAGED_NEIGHBOURS: (u32, u32) = (5, 16);
-/// The netdev netlink family: drivers tell what they do for XDP.
+/// The netdev netlink family: drivers report their XDP features.
 const XDP_FEATURES: (u32, u32) = (6, 3);
 
 const CAP_NET_ADMIN: u32 = 12;
@@ -23,7 +23,7 @@ pub(super) fn version(host: &HostFacts) -> Vec<Finding> {
         return vec![Finding::fail(
             "kernel",
             release,
-            format!("kernel {major}.{minor} lacks what the program is built on"),
+            format!("kernel {major}.{minor} lacks features that the program needs"),
             format!("install kernel {}.{} or later", NEEDED.0, NEEDED.1),
         )];
     }
@@ -36,14 +36,14 @@ pub(super) fn version(host: &HostFacts) -> Vec<Finding> {
         )];
     }
     if host.kernel < XDP_FEATURES {
-        let message = "has all that Director uses; can't tell which drivers have native XDP";
+        let message = "has all that Director uses; does not report which drivers have native XDP";
         return vec![Finding::ok("kernel", release, message)];
     }
     vec![Finding::ok("kernel", release, "has all that Director uses")]
 }
 
 pub(super) fn jit(host: &HostFacts) -> Vec<Finding> {
-    // A kernel without the setting compiles always.
+    // A kernel without the setting always compiles.
     match host.sysctl_number("net/core/bpf_jit_enable") {
         Some(0) => vec![Finding::warn(
             "jit",
@@ -62,7 +62,7 @@ pub(super) fn btf(host: &HostFacts) -> Vec<Finding> {
     vec![Finding::warn(
         "btf",
         "/sys/kernel/btf/vmlinux",
-        "the kernel does not describe its types; forwarding works, BPF tools show less",
+        "the kernel has no BTF: forwarding works, BPF tools show less",
         "use a kernel built with CONFIG_DEBUG_INFO_BTF=y (every distribution's is)",
     )]
 }
@@ -96,7 +96,7 @@ pub(super) fn capabilities(host: &HostFacts) -> Vec<Finding> {
         missing.push(("CAP_NET_ADMIN", "attaching it and resolving next hops"));
     }
     if !has(CAP_NET_RAW) {
-        missing.push(("CAP_NET_RAW", "announcing VIPs and asking who has them"));
+        missing.push(("CAP_NET_RAW", "announcing VIPs and looking up their owners"));
     }
     if missing.is_empty() {
         return vec![Finding::ok("capabilities", "this process", "has all that Director needs")];
@@ -105,7 +105,7 @@ pub(super) fn capabilities(host: &HostFacts) -> Vec<Finding> {
         Finding::fail(
             "capabilities",
             name,
-            format!("is missing; {what_for} takes it"),
+            format!("is missing; needed for {what_for}"),
             format!("run as root, or add {name} to AmbientCapabilities= of the unit"),
         )
     };
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interpreter_is_slow() {
+    fn a_disabled_jit_is_a_warning() {
         let mut facts = host();
         assert!(jit(&facts).is_empty());
         for (value, findings) in [("1", 0), ("0", 1)] {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_type_information_is_said() {
+    fn missing_type_information_is_a_warning() {
         assert!(btf(&host()).is_empty());
         assert_eq!(btf(&HostFacts { btf: false, ..host() })[0].level, Level::Warn);
     }

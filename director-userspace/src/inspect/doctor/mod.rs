@@ -1,13 +1,13 @@
-//! `director doctor`: what on this host keeps packets from arriving, and what to do about it.
+//! `director doctor`: what on this host keeps packets from arriving, and how to fix it.
 //!
-//! - `facts`: everything looked at, gathered once
+//! - `facts`: the facts that the checks evaluate, gathered once
 //! - `kernel`, `interface`, `vip`, `path`: the checks of a director, in the order of the packet's
 //!   path
 //! - `realserver`: the checks of a backend host
-//! - `finding`: what the checks say
+//! - `finding`: the results of the checks
 //!
-//! A check is a pure function from facts to findings. Nothing here changes the host, but for
-//! having the kernel resolve the next hops.
+//! A check is a pure function from facts to findings. Doctor does not change the host, except that
+//! it has the kernel resolve the next hops.
 
 mod facts;
 mod finding;
@@ -64,11 +64,11 @@ const REALSERVER: &[Check<RealserverFacts>] = &[
     realserver::mtu,
 ];
 
-/// Examines a director: the host, and everything that its configuration depends on. Takes as long
-/// as silent neighbours take not to answer, some 1.5 s.
+/// Examines a director: the host, and everything that its configuration depends on. Takes about 1.5
+/// s if neighbours do not answer.
 ///
 /// # Errors
-/// [`NetError`] if the kernel doesn't even list its interfaces.
+/// [`NetError`] if the kernel doesn't list its interfaces.
 pub async fn examine_director(netlink: &Netlink, config: &Config) -> Result<Report, NetError> {
     let facts = DirectorFacts::gather(netlink, config).await?;
     Ok(Report { findings: run(HOST, &facts.host).chain(run(DIRECTOR, &facts)).collect() })
@@ -77,7 +77,7 @@ pub async fn examine_director(netlink: &Netlink, config: &Config) -> Result<Repo
 /// Examines a backend host.
 ///
 /// # Errors
-/// [`NetError`] if the kernel doesn't even list its interfaces.
+/// [`NetError`] if the kernel doesn't list its interfaces.
 pub async fn examine_realserver(
     netlink: &Netlink,
     expect: RealserverExpectation,

@@ -1,4 +1,4 @@
-//! Checks of the way to the backends: route, next hop, room for the tunnel's header.
+//! Checks of the paths to the backends: route, next hop, room for the tunnel's header.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +11,17 @@ use crate::{
     policy::config::model::{AttachMode, ForwardMode, TunnelSource},
 };
 
-/// The least that a path must carry: RFC 8200 section 5, and what every IPv4 host must take.
+/// The least MTU of a path: RFC 8200 section 5, and the size that every IPv4 host must accept.
 const IPV6_MINIMUM_MTU: u32 = 1280;
 const IPV4_MINIMUM_MTU: u32 = 576;
 /// The longest packet that clients send from ordinary networks, in bytes.
 const ETHERNET_MTU: u32 = 1500;
 
-/// Backends whose way out is known: service, forwarding, address, way.
+/// Backends with a resolved route: service, forwarding mode, address, next hop.
 fn reachable(facts: &DirectorFacts) -> impl Iterator<Item = (&str, ForwardMode, IpAddr, &NextHop)> {
     facts.backends().filter_map(|(service, forward, backend)| {
-        let way = facts.next_hops.get(&backend.address)?.as_ref().ok()?;
-        Some((service, forward, backend.address, way))
+        let hop = facts.next_hops.get(&backend.address)?.as_ref().ok()?;
+        Some((service, forward, backend.address, hop))
     })
 }
 
@@ -30,14 +30,14 @@ pub(super) fn routes(facts: &DirectorFacts) -> Vec<Finding> {
     for (service, forward, backend) in facts.backends() {
         let subject = backend.address.to_string();
         match facts.next_hops.get(&backend.address) {
-            Some(Ok(way)) if forward.needs_link() && !way.on_link => {
+            Some(Ok(hop)) if forward.needs_link() && !hop.on_link => {
                 findings.push(Finding::fail(
                     "route",
                     subject,
                     format!(
-                        "backend of {service} is behind the router {}, and `forward: direct` \
-                         would have that router send the packets back here",
-                        way.neighbour
+                        "backend of {service} is behind the router {}, which with `forward: \
+                         direct` would send the packets back to this host",
+                        hop.neighbour
                     ),
                     "put the backend on the director's link, or use `forward: tunnel`",
                 ));
@@ -47,7 +47,7 @@ pub(super) fn routes(facts: &DirectorFacts) -> Vec<Finding> {
                 "route",
                 subject,
                 format!("backend of {service} is an address of this host"),
-                "name another host's address: Director forwards packets, it serves none",
+                "use another host's address: Director forwards packets, it does not serve them",
             )),
             Some(Err(error)) => findings.push(Finding::fail(
                 "route",
@@ -72,19 +72,19 @@ pub(super) fn routes(facts: &DirectorFacts) -> Vec<Finding> {
 }
 
 pub(super) fn neighbours(facts: &DirectorFacts) -> Vec<Finding> {
-    // Backends may share a router; one that is silent is one fault, not a thousand.
+    // Backends may share a router; a silent one is one finding, not one per backend.
     let mut silent: BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>> = BTreeMap::new();
     let mut answered = BTreeSet::new();
     for (_, _, backend) in facts.backends().filter(|(_, _, b)| b.mac.is_none()) {
-        let Some(Ok(way)) = facts.next_hops.get(&backend.address) else {
+        let Some(Ok(hop)) = facts.next_hops.get(&backend.address) else {
             continue;
         };
-        let hop = (way.route_link_index, way.neighbour);
-        let ethernet = facts.host.link_at(way.route_link_index).is_none_or(|l| l.ethernet);
-        if way.mac.is_some() || !ethernet {
-            answered.insert(hop);
+        let key = (hop.route_link_index, hop.neighbour);
+        let ethernet = facts.host.link_at(hop.route_link_index).is_none_or(|l| l.ethernet);
+        if hop.mac.is_some() || !ethernet {
+            answered.insert(key);
         } else {
-            silent.entry(hop).or_default().insert(backend.address);
+            silent.entry(key).or_default().insert(backend.address);
         }
     }
     let mut findings: Vec<Finding> = silent
@@ -131,10 +131,10 @@ pub(super) fn neighbour_table(facts: &DirectorFacts) -> Vec<Finding> {
             .next_hops
             .values()
             .flatten()
-            .map(|way| (way.route_link_index, way.neighbour))
+            .map(|hop| (hop.route_link_index, hop.neighbour))
             .filter(|(_, neighbour)| neighbour.is_ipv4() == v4)
             .collect();
-        // Clients and everybody else on the links need entries too.
+        // Clients and other hosts on the links need entries too.
         (hops.len() * 2 > limit).then(|| {
             Finding::warn(
                 "neighbour",
@@ -155,7 +155,7 @@ pub(super) fn mtu(facts: &DirectorFacts) -> Vec<Finding> {
     let Some((from, mtu)) = ingress.max_by_key(|(_, mtu)| *mtu) else {
         return Vec::new();
     };
-    // An MTU raised for tunnels is no invitation to clients, who are on ordinary Ethernet.
+    // An MTU raised for tunnels does not affect clients, which are on ordinary Ethernet.
     let longest = mtu.min(ETHERNET_MTU);
     // One finding for all backends that share an egress interface, its MTU and the families.
     type Tight = (u32, u32, u32, bool);
@@ -163,15 +163,15 @@ pub(super) fn mtu(facts: &DirectorFacts) -> Vec<Finding> {
     let mut roomy = 0;
     for service in facts.config.services.iter().filter(|s| s.forward.encapsulates()) {
         for backend in &service.backends {
-            let Some(Ok(way)) = facts.next_hops.get(&backend.address) else {
+            let Some(Ok(hop)) = facts.next_hops.get(&backend.address) else {
                 continue;
             };
             let overhead = u32::from(service.forward.overhead(backend.address.is_ipv6()));
-            if longest + overhead <= way.mtu {
+            if longest + overhead <= hop.mtu {
                 roomy += 1;
                 continue;
             }
-            let key = (way.route_link_index, way.mtu, overhead, service.frontend.address.is_ipv6());
+            let key = (hop.route_link_index, hop.mtu, overhead, service.frontend.address.is_ipv6());
             tight.entry(key).or_default().insert(backend.address);
         }
     }
@@ -194,7 +194,7 @@ pub(super) fn mtu(facts: &DirectorFacts) -> Vec<Finding> {
             let mss = room.saturating_sub(if inner_v6 { 60 } else { 40 });
             let fix = format!(
                 "raise the MTU between director and backends to {needed} (`ip link set {egress} \
-                 mtu {needed}`, and the switches and backends alike), or have the backends clamp \
+                 mtu {needed}`, and on the switches and backends), or have the backends clamp \
                  the MSS: `ip route change default via ROUTER advmss {mss}`"
             );
             if room < minimum {
@@ -214,7 +214,7 @@ pub(super) fn tunnel_source(facts: &DirectorFacts) -> Vec<Finding> {
     }
     let tunnelled = reachable(facts).filter(|(_, forward, ..)| forward.encapsulates());
     let sourceless: BTreeSet<IpAddr> =
-        tunnelled.filter(|(.., way)| way.source.is_none()).map(|(_, _, ip, _)| ip).collect();
+        tunnelled.filter(|(.., hop)| hop.source.is_none()).map(|(_, _, ip, _)| ip).collect();
     if sourceless.is_empty() {
         return Vec::new();
     }
@@ -229,20 +229,20 @@ pub(super) fn tunnel_source(facts: &DirectorFacts) -> Vec<Finding> {
 
 pub(super) fn egress(facts: &DirectorFacts) -> Vec<Finding> {
     let hops: BTreeSet<u32> =
-        facts.next_hops.values().flatten().map(|way| way.link_index).collect();
+        facts.next_hops.values().flatten().map(|hop| hop.link_index).collect();
     let native = facts.config.interfaces.iter().any(|i| i.mode == AttachMode::Native);
     let check = |index: u32| {
         let link = facts.host.link_at(index)?;
         let named = facts.config.interfaces.iter().any(|i| i.name == link.name);
-        let takes = facts.host.nics.get(&link.name)?.xdp?.redirect_target();
-        (native && !named && !takes).then(|| {
+        let accepts = facts.host.nics.get(&link.name)?.xdp?.redirect_target();
+        (native && !named && !accepts).then(|| {
             Finding::fail(
                 "egress",
                 &link.name,
-                "packets to backends leave by it, and its driver takes no frames from XDP yet",
+                "packets to backends leave by it, and its driver does not accept frames from XDP yet",
                 format!(
-                    "add `- {{name: {}, role: egress}}` to `interfaces`: many drivers take them \
-                     only with a program of their own; on a veth: `ethtool -K <peer> gro on`",
+                    "add `- {{name: {}, role: egress}}` to `interfaces`: many drivers accept them \
+                     only with an XDP program attached; on a veth: `ethtool -K <peer> gro on`",
                     link.name
                 ),
             )
@@ -251,7 +251,7 @@ pub(super) fn egress(facts: &DirectorFacts) -> Vec<Finding> {
     hops.into_iter().filter_map(check).collect()
 }
 
-/// Up to three of the addresses, and how many more.
+/// Up to three of the addresses, and the number of further ones.
 fn some_of(addresses: &BTreeSet<IpAddr>) -> String {
     let some: Vec<String> = addresses.iter().take(3).map(IpAddr::to_string).collect();
     match addresses.len() {

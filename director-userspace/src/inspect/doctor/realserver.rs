@@ -17,12 +17,12 @@ use crate::{
 const LOOPBACK: &str = "lo";
 /// The name of the decapsulation program, as the kernel shows it.
 const PROGRAM: &str = director_common::realserver::PROGRAM;
-/// Kinds of the kernel's own devices that take IP-in-IP tunnels apart.
+/// Kinds of the kernel's own devices that decapsulate IP-in-IP tunnels.
 const TUNNEL_KINDS: [&str; 3] = ["ipip", "ip6tnl", "sit"];
-/// `rp_filter`: a packet must come in by the interface that a reply would leave by.
+/// `rp_filter`: a packet must arrive on the interface that a reply would leave by.
 const STRICT: u32 = 1;
 
-/// What a backend host is meant to be.
+/// The expected setup of a backend host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RealserverExpectation {
     /// The VIPs it serves.
@@ -33,12 +33,12 @@ pub struct RealserverExpectation {
     pub from: BTreeSet<Prefix>,
     /// Packets arrive inside tunnels.
     pub tunnel: bool,
-    /// Packets arrive as they are, with this host's MAC address.
+    /// Packets arrive unchanged, with this host's MAC address.
     pub direct: bool,
 }
 
 impl RealserverExpectation {
-    /// What `director realserver` has set up here; none if nothing.
+    /// The setup that `director realserver` made on this host; none if there is none.
     pub fn of(status: &Status) -> Option<Self> {
         let decap = status.decapsulation.as_ref().map(|decap| &decap.settings);
         status.up.then(|| Self {
@@ -46,7 +46,7 @@ impl RealserverExpectation {
             interface: decap.map(|decap| decap.interface.clone()).or_else(|| changed_on(status)),
             from: decap.map(|decap| decap.from.clone()).unwrap_or_default(),
             tunnel: decap.is_some(),
-            // Its record does not tell; it sets ARP up in either case, and so it shall stay.
+            // The record has no mode; ARP is set up in either case and must stay so.
             direct: true,
         })
     }
@@ -60,19 +60,19 @@ fn changed_on(status: &Status) -> Option<String> {
     })
 }
 
-/// A backend host and what it is meant to be.
+/// A backend host and its expected setup.
 #[derive(Debug)]
 pub(super) struct RealserverFacts {
     /// The host.
     pub(super) host: HostFacts,
-    /// What it is meant to be.
+    /// The expected setup.
     pub(super) expect: RealserverExpectation,
-    /// The interface that faces the directors, if there is no doubt.
+    /// The interface that faces the directors, if it is unambiguous.
     pub(super) interface: Option<String>,
 }
 
 impl RealserverFacts {
-    /// Looks at the host.
+    /// Gathers the facts of the host.
     ///
     /// # Errors
     /// As [`HostFacts::gather`].
@@ -99,7 +99,7 @@ impl RealserverFacts {
     }
 }
 
-/// The interface by which the first director is reached, else the only one there is.
+/// The interface of the route to the first director, else the only Ethernet interface.
 async fn facing(netlink: &Netlink, links: &[Link], from: &BTreeSet<Prefix>) -> Option<String> {
     if let Some(director) = from.first()
         && let Ok(route) = netlink.route_to(director.address).await
@@ -120,7 +120,7 @@ pub(super) fn link(facts: &RealserverFacts) -> Vec<Finding> {
         None => vec![Finding::fail(
             "link",
             "interface",
-            "which interface faces the directors is not clear",
+            "the interface that faces the directors is ambiguous",
             "name it: `--interface NAME`, or the directors: `--from ADDRESS`",
         )],
     }
@@ -137,7 +137,7 @@ pub(super) fn vips(facts: &RealserverFacts) -> Vec<Finding> {
             (Some(other), Some(address)) => Finding::fail(
                 "vip",
                 vip.to_string(),
-                format!("is on {other}, where it answers for the director's address"),
+                format!("is on {other}, where this host answers for the director's address"),
                 format!(
                     "`ip address delete {vip}/{} dev {other}`, then `ip address add {vip}/{bits} \
                      dev lo`",
@@ -147,16 +147,14 @@ pub(super) fn vips(facts: &RealserverFacts) -> Vec<Finding> {
             _ if vip.is_ipv6() && ipv6_off => Finding::fail(
                 "vip",
                 vip.to_string(),
-                "IPv6 is switched off on lo, so it can't have this VIP",
+                "IPv6 is disabled on lo, so it can't have this VIP",
                 "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`",
             ),
             _ => Finding::fail(
                 "vip",
                 vip.to_string(),
-                "is missing on lo: this host drops or forwards what the director sends for it",
-                format!(
-                    "`director realserver` adds it; by hand: `ip address add {vip}/{bits} dev lo`"
-                ),
+                "is missing on lo: this host drops or forwards the packets for it",
+                format!("run `director realserver`, or `ip address add {vip}/{bits} dev lo`"),
             ),
         }
     };
@@ -164,7 +162,7 @@ pub(super) fn vips(facts: &RealserverFacts) -> Vec<Finding> {
         return vec![Finding::fail(
             "vip",
             "VIPs",
-            "no VIP is known that this host should serve",
+            "the VIPs that this host should serve are not known",
             "name them: `--vip ADDRESS`, or set the host up with `director realserver`",
         )];
     }
@@ -175,7 +173,8 @@ pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
     let Some(link) = facts.link().filter(|_| facts.has_v4()) else {
         return Vec::new();
     };
-    // On the VIPs' own link a wrong answer draws the clients' traffic here, past the director.
+    // On the VIPs' own link a wrong answer directs the clients' traffic to this host, past the
+    // director.
     let on_link = facts.expect.vips.iter().any(|vip| {
         vip.is_ipv4()
             && facts.host.addresses.iter().any(|a| {
@@ -185,7 +184,7 @@ pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
             })
     });
     let name = &link.name;
-    let grave = facts.expect.direct || on_link;
+    let is_failure = facts.expect.direct || on_link;
     let check = |(setting, least, what): (&str, u32, &str)| {
         let value = facts.host.ipv4_setting(name, setting);
         let subject = format!("{setting} on {name}");
@@ -194,17 +193,17 @@ pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
         }
         let message = format!("is {value}: {what}");
         let fix = format!(
-            "`director realserver` sets it; by hand: `sysctl -w net/ipv4/conf/all/{setting}={least}`"
+            "run `director realserver`, or `sysctl -w net/ipv4/conf/all/{setting}={least}`"
         );
-        if grave {
+        if is_failure {
             Finding::fail("arp", subject, message, fix)
         } else {
             Finding::warn("arp", subject, message, fix)
         }
     };
     [
-        ("arp_ignore", 1, "this host answers ARP for VIPs on lo, in the director's place"),
-        ("arp_announce", 2, "this host asks by ARP in a VIP's name, and so claims it"),
+        ("arp_ignore", 1, "this host answers ARP for VIPs on lo instead of the director"),
+        ("arp_announce", 2, "this host sends ARP requests from a VIP, and so claims it"),
     ]
     .map(check)
     .into()
@@ -251,7 +250,7 @@ pub(super) fn decapsulation(facts: &RealserverFacts) -> Vec<Finding> {
             return vec![Finding::fail(
                 "decapsulation",
                 name,
-                format!("carries somebody else's XDP program instead: {other} (id {id})"),
+                format!("has a foreign XDP program instead: {other} (id {id})"),
                 format!("stop its owner (`bpftool prog show id {id}`), then `director realserver`"),
             )];
         }
@@ -262,11 +261,11 @@ pub(super) fn decapsulation(facts: &RealserverFacts) -> Vec<Finding> {
         return vec![Finding::fail(
             "decapsulation",
             name,
-            "nothing takes tunnels apart: no program on it, and no tunnel device that is up",
+            "nothing decapsulates tunnels: no program on it, and no tunnel device that is up",
             "`director realserver --vip VIP --from DIRECTOR` attaches the program",
         )];
     }
-    let message = format!("the kernel's tunnel device {} takes tunnels apart", devices.join(", "));
+    let message = format!("the kernel's tunnel device {} decapsulates tunnels", devices.join(", "));
     vec![Finding::ok("decapsulation", name, message)]
 }
 
@@ -274,13 +273,13 @@ pub(super) fn mtu(facts: &RealserverFacts) -> Vec<Finding> {
     let Some(link) = facts.link().filter(|_| facts.expect.tunnel) else {
         return Vec::new();
     };
-    // Which outer family the directors use shows in their addresses.
+    // The directors' addresses determine the outer family.
     let v6 = facts.expect.from.iter().any(|from| from.address.is_ipv6());
     let overhead = u32::from(ForwardMode::Tunnel.overhead(v6));
     let mss = link.mtu.saturating_sub(40 + overhead);
     let message = format!(
-        "invites clients to send packets of {} bytes, {} in the tunnel; if the links between \
-         director and here carry less, clamp: `ip route change default via ROUTER advmss {mss}`",
+        "lets clients send packets of {} bytes, {} in the tunnel; if the MTU between director and \
+         this host is smaller, clamp: `ip route change default via ROUTER advmss {mss}`",
         link.mtu,
         link.mtu + overhead
     );

@@ -1,10 +1,10 @@
-//! The checks, one fault at a time: a healthy host, one thing changed, what doctor says.
+//! The checks, one fault at a time: a healthy host with one change, and its findings.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     Finding, Level,
-    facts::{Asked, DirectorFacts, HostFacts, Nic},
+    facts::{DirectorFacts, HostFacts, Nic, VipOwner},
     interface, path,
     realserver::{self, RealserverExpectation, RealserverFacts},
     vip,
@@ -84,7 +84,7 @@ fn settings(values: &[(&str, &str)]) -> BTreeMap<String, String> {
     values.iter().map(|(path, value)| ((*path).to_owned(), (*value).to_owned())).collect()
 }
 
-fn way(backend: &str) -> NextHop {
+fn hop(backend: &str) -> NextHop {
     NextHop {
         link_index: ETH1,
         route_link_index: ETH1,
@@ -133,13 +133,13 @@ fn director_with(yaml: &str) -> DirectorFacts {
         .services
         .iter()
         .flat_map(|service| &service.backends)
-        .map(|backend| (backend.address, Ok(way(&backend.address.to_string()))))
+        .map(|backend| (backend.address, Ok(hop(&backend.address.to_string()))))
         .collect();
     DirectorFacts { host: host(), config, next_hops, owners: BTreeMap::new() }
 }
 
-/// Checks that exactly one finding has the level, that it is about the subject, and that message
-/// and fix hold the words.
+/// Checks that exactly one finding has the level, that it has the subject, and that message and fix
+/// contain the words.
 #[track_caller]
 fn only(findings: &[Finding], level: Level, subject: &str, words: &[&str]) {
     let found: Vec<&Finding> = findings.iter().filter(|f| f.level == level).collect();
@@ -159,7 +159,7 @@ fn healthy(findings: &[Finding]) {
 }
 
 #[test]
-fn a_healthy_director_has_no_finding_but_ok() {
+fn all_findings_of_a_healthy_director_are_ok() {
     let facts = director();
     for check in super::DIRECTOR {
         healthy(&check(&facts));
@@ -193,13 +193,13 @@ fn a_generic_only_driver() {
     healthy(&interface::native_xdp(&generic));
 
     facts.host.nics.get_mut("eth0").expect("eth0").xdp = None;
-    only(&interface::native_xdp(&facts), Level::Warn, "eth0", &["can't tell"]);
+    only(&interface::native_xdp(&facts), Level::Warn, "eth0", &["does not report"]);
     facts.host.links[1].ethernet = false;
     only(&interface::native_xdp(&facts), Level::Fail, "eth0", &["Ethernet"]);
 }
 
 #[test]
-fn a_veth_whose_other_end_takes_no_frames() {
+fn a_veth_whose_other_end_accepts_no_frames() {
     let mut facts = director();
     facts.host.links[1].kind = Some("veth".into());
     healthy(&interface::native_xdp(&facts));
@@ -208,7 +208,7 @@ fn a_veth_whose_other_end_takes_no_frames() {
 }
 
 #[test]
-fn somebody_else_s_program() {
+fn a_foreign_program() {
     let mut facts = director();
     facts.host.links[1].xdp = Some(XdpAttached { prog_id: 42, mode: XdpMode::Native });
     let findings = interface::foreign_program(&facts);
@@ -225,10 +225,10 @@ fn somebody_else_s_program() {
 }
 
 #[test]
-fn a_native_program_shows_what_an_old_kernel_cannot_tell() {
+fn a_native_program_shows_what_an_old_kernel_does_not_report() {
     let mut facts = director();
     facts.host.nics.get_mut("eth0").expect("eth0").xdp = None;
-    only(&interface::native_xdp(&facts), Level::Warn, "eth0", &["can't tell"]);
+    only(&interface::native_xdp(&facts), Level::Warn, "eth0", &["does not report"]);
     facts.host.links[1].xdp = Some(XdpAttached { prog_id: 42, mode: XdpMode::Native });
     healthy(&interface::native_xdp(&facts));
 }
@@ -244,7 +244,7 @@ fn a_bond_s_port() {
 }
 
 #[test]
-fn offloads_that_merge_or_hide() {
+fn offloads_that_merge_packets_or_strip_tags() {
     let feature = |name: &str| Feature { name: name.into(), active: true, fixed: false };
     let mut facts = director();
     let offload = |facts: &mut DirectorFacts, name| {
@@ -261,7 +261,7 @@ fn offloads_that_merge_or_hide() {
 }
 
 #[test]
-fn queues_that_stand_idle() {
+fn unused_queues() {
     let mut facts = director();
     let channels = Channels { rx: 2, tx: 2, max_rx: 64, max_tx: 64 };
     facts.host.nics.get_mut("eth0").expect("eth0").channels = Some(channels);
@@ -271,8 +271,8 @@ fn queues_that_stand_idle() {
 }
 
 #[test]
-fn a_vip_that_nobody_answers_for() {
-    let missing = |owner: Option<Asked>, yaml: &str| {
+fn a_vip_that_no_host_answers_for() {
+    let missing = |owner: Option<VipOwner>, yaml: &str| {
         let mut facts = director_with(yaml);
         facts.host.addresses.retain(|a| a.address != ip("192.0.2.10"));
         let key = ("eth0".to_owned(), ip("192.0.2.10"));
@@ -280,20 +280,20 @@ fn a_vip_that_nobody_answers_for() {
         vip::answered(&facts)
     };
     let assigns = CONFIG.replace("{name: eth0}", "{name: eth0, assign_vips: true}");
-    let owner = Asked::Owner([2, 0, 0, 0, 0, 9]);
+    let owner = VipOwner::Host([2, 0, 0, 0, 0, 9]);
     let vip = "192.0.2.10";
     only(
-        &missing(Some(Asked::Nobody), CONFIG),
+        &missing(Some(VipOwner::NoAnswer), CONFIG),
         Level::Fail,
         vip,
-        &["nobody answers ARP", "eth0", "ip address add 192.0.2.10/32", "assign_vips"],
+        &["no host answers ARP", "eth0", "ip address add 192.0.2.10/32", "assign_vips"],
     );
-    healthy(&missing(Some(Asked::Nobody), &assigns));
+    healthy(&missing(Some(VipOwner::NoAnswer), &assigns));
     healthy(&missing(Some(owner.clone()), CONFIG));
     only(&missing(Some(owner), &assigns), Level::Fail, vip, &["02:00:00:00:00:09"]);
-    let not = Asked::Unasked("eth0 is down".into());
-    only(&missing(Some(not), CONFIG), Level::Warn, vip, &["eth0 is down"]);
-    only(&missing(None, CONFIG), Level::Warn, vip, &["nobody was asked"]);
+    let unknown = VipOwner::Unknown("eth0 is down".into());
+    only(&missing(Some(unknown), CONFIG), Level::Warn, vip, &["eth0 is down"]);
+    only(&missing(None, CONFIG), Level::Warn, vip, &["was not looked up"]);
 }
 
 #[test]
@@ -307,14 +307,14 @@ fn a_vip_on_another_interface() {
         }
         facts
     };
-    // IPv4 is answered for by any interface, unless told otherwise.
+    // For IPv4 any interface answers, unless arp_ignore is set.
     let mut facts = move_to("192.0.2.10", LO);
     healthy(&vip::answered(&facts));
     facts.host.sysctls = settings(&[("net/ipv4/conf/all/arp_ignore", "1")]);
     only(&vip::answered(&facts), Level::Fail, "192.0.2.10", &["arp_ignore is 1", "lo"]);
     facts.host.addresses.retain(|a| a.address != ip("192.0.2.1"));
     healthy(&vip::answered(&facts));
-    // IPv6 is not.
+    // For IPv6 only its own.
     let mut facts = move_to("2001:db8::53", LO);
     only(&vip::answered(&facts), Level::Fail, "2001:db8::53", &["neighbour discovery", "lo"]);
     facts.host.addresses.retain(|a| a.address != ip("2001:db8::1"));
@@ -346,12 +346,12 @@ fn backends_without_a_route() {
 fn a_direct_backend_behind_a_router() {
     let mut facts = director();
     let backend = ip("2001:db8:1::11");
-    let behind = NextHop { on_link: false, neighbour: ip("2001:db8::fe"), ..way("2001:db8:1::11") };
+    let behind = NextHop { on_link: false, neighbour: ip("2001:db8::fe"), ..hop("2001:db8:1::11") };
     facts.next_hops.insert(backend, Ok(behind));
     let words = ["dns", "2001:db8::fe", "forward: tunnel"];
     only(&path::routes(&facts), Level::Fail, "2001:db8:1::11", &words);
     // A tunnel goes through any router.
-    let behind = NextHop { on_link: false, neighbour: ip("10.0.0.254"), ..way("10.0.0.11") };
+    let behind = NextHop { on_link: false, neighbour: ip("10.0.0.254"), ..hop("10.0.0.11") };
     let mut facts = director();
     facts.next_hops.insert(ip("10.0.0.11"), Ok(behind));
     healthy(&path::routes(&facts));
@@ -360,13 +360,13 @@ fn a_direct_backend_behind_a_router() {
 #[test]
 fn a_silent_neighbour() {
     let mut facts = director();
-    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { mac: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { mac: None, ..hop("10.0.0.12") }));
     let words = ["backend 10.0.0.12", "ARP", "eth1", "mac:"];
     only(&path::neighbours(&facts), Level::Fail, "10.0.0.12", &words);
-    // A router of several backends is one fault.
+    // A router of several backends is one finding.
     for backend in ["10.0.0.11", "10.0.0.12", "2001:db8:1::11"] {
         let silent =
-            NextHop { mac: None, neighbour: ip("10.0.0.254"), on_link: false, ..way(backend) };
+            NextHop { mac: None, neighbour: ip("10.0.0.254"), on_link: false, ..hop(backend) };
         facts.next_hops.insert(ip(backend), Ok(silent));
     }
     let words = ["next hop of 10.0.0.11, 10.0.0.12, 2001:db8:1::11"];
@@ -377,7 +377,7 @@ fn a_silent_neighbour() {
 fn a_backend_with_a_mac_needs_no_neighbour() {
     let given = "{address: 10.0.0.11, mac: \"02:00:00:00:00:aa\"}";
     let mut facts = director_with(&CONFIG.replace("{address: 10.0.0.11}", given));
-    facts.next_hops.insert(ip("10.0.0.11"), Ok(NextHop { mac: None, ..way("10.0.0.11") }));
+    facts.next_hops.insert(ip("10.0.0.11"), Ok(NextHop { mac: None, ..hop("10.0.0.11") }));
     healthy(&path::neighbours(&facts));
 }
 
@@ -395,8 +395,8 @@ fn a_neighbour_table_too_small() {
 fn an_mtu_too_small_for_the_tunnel() {
     let with_mtu = |mtu: u32| {
         let mut facts = director();
-        for way in facts.next_hops.values_mut().flatten() {
-            way.mtu = mtu;
+        for hop in facts.next_hops.values_mut().flatten() {
+            hop.mtu = mtu;
         }
         facts
     };
@@ -416,27 +416,27 @@ fn an_mtu_too_small_for_the_tunnel() {
     let mut facts = director_with(&v6);
     facts
         .next_hops
-        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1530, ..way("2001:db8:1::11") }));
+        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1530, ..hop("2001:db8:1::11") }));
     only(&path::mtu(&facts), Level::Warn, "eth1", &["adds 40", "1490", "mtu 1540", "advmss 1430"]);
     facts
         .next_hops
-        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1300, ..way("2001:db8:1::11") }));
+        .insert(ip("2001:db8:1::11"), Ok(NextHop { mtu: 1300, ..hop("2001:db8:1::11") }));
     only(&path::mtu(&facts), Level::Fail, "eth1", &["1260", "1280", "IPv6"]);
 }
 
 #[test]
 fn no_source_for_the_tunnel() {
     let mut facts = director();
-    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..hop("10.0.0.12") }));
     only(&path::tunnel_source(&facts), Level::Fail, "tunnel.source", &["10.0.0.12"]);
     let fixed = format!("tunnel: {{source: 10.0.0.1}}\n{CONFIG}");
     let mut facts = director_with(&fixed);
-    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..way("10.0.0.12") }));
+    facts.next_hops.insert(ip("10.0.0.12"), Ok(NextHop { source: None, ..hop("10.0.0.12") }));
     healthy(&path::tunnel_source(&facts));
 }
 
 #[test]
-fn an_egress_that_takes_no_frames() {
+fn an_egress_that_accepts_no_frames() {
     let mut facts = director();
     facts.host.nics.get_mut("eth1").expect("eth1").xdp = Some(XdpFeatures::from_bits(0b11));
     only(&path::egress(&facts), Level::Fail, "eth1", &["role: egress"]);
@@ -479,7 +479,7 @@ fn real_server() -> RealserverFacts {
 }
 
 #[test]
-fn a_healthy_real_server_has_no_finding_but_ok() {
+fn all_findings_of_a_healthy_real_server_are_ok() {
     let facts = real_server();
     for check in super::REALSERVER {
         healthy(&check(&facts));
@@ -502,7 +502,7 @@ fn a_strict_reverse_path_filter() {
     healthy(&realserver::reverse_path(&set(&[(all, "0"), (own, "0")])));
     let mut direct = set(&[(all, "1")]);
     direct.expect.tunnel = false;
-    assert!(realserver::reverse_path(&direct).is_empty(), "only tunnels meet it");
+    assert!(realserver::reverse_path(&direct).is_empty(), "only tunnels are affected");
 }
 
 #[test]
@@ -511,7 +511,7 @@ fn arp_settings() {
     facts.host.sysctls = settings(&[("net/ipv4/conf/eth0/arp_announce", "2")]);
     let subject = "arp_ignore on eth0";
     only(&realserver::arp(&facts), Level::Fail, subject, &["is 0", "answers ARP", "arp_ignore=1"]);
-    // Far from the VIPs' link and behind a tunnel it only might matter.
+    // Behind a tunnel and not on the VIPs' link it may not matter.
     facts.expect.direct = false;
     only(&realserver::arp(&facts), Level::Warn, subject, &["is 0"]);
     facts.host.addresses.push(address(ETH0, "192.0.2.2/24"));
@@ -535,13 +535,13 @@ fn a_vip_missing_or_misplaced_on_a_real_server() {
     let mut facts = real_server();
     facts.host.addresses.pop();
     facts.host.sysctls = settings(&[("net/ipv6/conf/lo/disable_ipv6", "1")]);
-    only(&realserver::vips(&facts), Level::Fail, "2001:db8::53", &["switched off"]);
+    only(&realserver::vips(&facts), Level::Fail, "2001:db8::53", &["disabled"]);
     facts.expect.vips.clear();
     only(&realserver::vips(&facts), Level::Fail, "VIPs", &["--vip"]);
 }
 
 #[test]
-fn nothing_that_takes_tunnels_apart() {
+fn a_host_without_decapsulation() {
     let mut facts = real_server();
     facts.host.programs.insert(7, "firewall".into());
     let words = ["firewall", "bpftool prog show id 7"];
@@ -550,7 +550,7 @@ fn nothing_that_takes_tunnels_apart() {
     only(&realserver::decapsulation(&facts), Level::Fail, "eth0", &["nothing", "--from"]);
     facts.host.links.push(Link { kind: Some("ipip".into()), ..link(9, "tunl0", 1480) });
     healthy(&realserver::decapsulation(&facts));
-    // And the device has a reverse-path filter of its own.
+    // The device has its own reverse-path filter.
     facts.host.sysctls = settings(&[("net/ipv4/conf/tunl0/rp_filter", "1")]);
     only(&realserver::reverse_path(&facts), Level::Fail, "rp_filter on tunl0", &["strict"]);
     facts.expect.tunnel = false;

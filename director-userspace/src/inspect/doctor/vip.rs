@@ -1,10 +1,10 @@
-//! Checks of the VIPs: somebody must answer ARP or neighbour discovery for each.
+//! Checks of the VIPs: a host must answer ARP or neighbour discovery for each.
 
 use std::net::IpAddr;
 
 use super::{
     Finding,
-    facts::{Asked, DirectorFacts},
+    facts::{DirectorFacts, VipOwner},
 };
 
 pub(super) fn answered(facts: &DirectorFacts) -> Vec<Finding> {
@@ -14,11 +14,11 @@ pub(super) fn answered(facts: &DirectorFacts) -> Vec<Finding> {
     facts.vips().into_iter().flat_map(one).collect()
 }
 
-/// Whether traffic for a VIP that comes by this interface finds its way here.
+/// Whether traffic for a VIP on this interface's link arrives at this host.
 fn vip_on(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
     let host = &facts.host;
     let subject = vip.to_string();
-    let (question, bits) = if vip.is_ipv4() { ("ARP", 32) } else { ("neighbour discovery", 128) };
+    let (protocol, bits) = if vip.is_ipv4() { ("ARP", 32) } else { ("neighbour discovery", 128) };
     let here = host
         .addresses
         .iter()
@@ -34,30 +34,33 @@ fn vip_on(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
         return Finding::fail(
             "vip",
             subject,
-            format!("is on {}, but duplicate address detection holds it back", owner.name),
             format!(
-                "if nobody else has it: `ip address delete {vip}/{} dev {}`, then `{on_interface} nodad`",
+                "is on {}, but is tentative: duplicate address detection has not accepted it",
+                owner.name
+            ),
+            format!(
+                "if no other host has it: `ip address delete {vip}/{} dev {}`, then `{on_interface} nodad`",
                 address.prefix_len, owner.name
             ),
         );
     }
     if owner.name == interface {
-        return Finding::ok("vip", subject, format!("is on {interface}, which answers {question}"));
+        return Finding::ok("vip", subject, format!("is on {interface}, which answers {protocol}"));
     }
-    // IPv4 belongs to the host: any interface answers, unless arp_ignore says otherwise. IPv6
-    // belongs to its interface.
+    // An IPv4 address belongs to the host: any interface answers, unless arp_ignore is set. An IPv6
+    // address belongs to its interface.
     let silent = match vip {
         IpAddr::V4(_) => match host.ipv4_setting(interface, "arp_ignore") {
             0 => None,
             value => Some(format!("arp_ignore is {value}")),
         },
-        IpAddr::V6(_) => Some("IPv6 answers only for an interface's own".to_owned()),
+        IpAddr::V6(_) => Some("an interface answers only for its own IPv6 addresses".to_owned()),
     };
     match silent {
         None => Finding::ok(
             "vip",
             subject,
-            format!("is on {}, and {interface} answers {question} for it", owner.name),
+            format!("is on {}, and {interface} answers {protocol} for it", owner.name),
         ),
         Some(_) if !host.is_on_link(link, vip) => Finding::ok(
             "vip",
@@ -68,7 +71,7 @@ fn vip_on(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
             "vip",
             subject,
             format!(
-                "nobody answers {question} for it on {interface}: it is on {} ({why})",
+                "no host answers {protocol} for it on {interface}: it is on {} ({why})",
                 owner.name
             ),
             format!("`{on_interface}`, or `assign_vips: true` on {interface}"),
@@ -79,10 +82,10 @@ fn vip_on(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
 /// A VIP that this host does not have.
 fn elsewhere(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
     let subject = vip.to_string();
-    let (question, bits) = if vip.is_ipv4() { ("ARP", 32) } else { ("neighbour discovery", 128) };
+    let (protocol, bits) = if vip.is_ipv4() { ("ARP", 32) } else { ("neighbour discovery", 128) };
     let assigns = facts.config.interfaces.iter().any(|i| i.name == interface && i.assign_vips);
     match facts.owners.get(&(interface.to_owned(), vip)) {
-        Some(Asked::Owner(mac)) if assigns => Finding::fail(
+        Some(VipOwner::Host(mac)) if assigns => Finding::fail(
             "vip",
             subject,
             format!(
@@ -91,39 +94,40 @@ fn elsewhere(facts: &DirectorFacts, vip: IpAddr, interface: &str) -> Finding {
             ),
             "take it off the other host, or set `assign_vips: false` on this one",
         ),
-        Some(Asked::Owner(mac)) => Finding::ok(
-            "vip",
-            subject,
-            format!("is at another host on {interface}, {}; this one stands by", mac_text(*mac)),
-        ),
-        Some(Asked::Nobody) if assigns => Finding::ok(
-            "vip",
-            subject,
-            format!("nobody has it yet; Director adds it to {interface} when it attaches"),
-        ),
-        Some(Asked::Nobody) => Finding::fail(
+        Some(VipOwner::Host(mac)) => Finding::ok(
             "vip",
             subject,
             format!(
-                "nobody answers {question} for it on {interface}, and this host does not have it"
+                "is at another host on {interface}, {}; this one is on standby",
+                mac_text(*mac)
+            ),
+        ),
+        Some(VipOwner::NoAnswer) if assigns => Finding::ok(
+            "vip",
+            subject,
+            format!("no host has it yet; Director adds it to {interface} when it attaches"),
+        ),
+        Some(VipOwner::NoAnswer) => Finding::fail(
+            "vip",
+            subject,
+            format!(
+                "no host answers {protocol} for it on {interface}, and this host does not have it"
             ),
             format!(
                 "`ip address add {vip}/{bits} dev {interface}`, or `assign_vips: true` on {interface}; \
                  if a router routes it here: `ip address add {vip}/{bits} dev lo`"
             ),
         ),
-        Some(Asked::Unasked(why)) => Finding::warn(
+        Some(VipOwner::Unknown(why)) => Finding::warn(
             "vip",
             subject,
-            format!(
-                "is not on this host, and who else answers {question} could not be asked: {why}"
-            ),
-            "mend that first, then run doctor again",
+            format!("is not on this host, and the {protocol} lookup of its owner failed: {why}"),
+            "fix that first, then run doctor again",
         ),
         None => Finding::warn(
             "vip",
             subject,
-            format!("is not on this host, and nobody was asked on {interface}"),
+            format!("is not on this host, and its owner on {interface} was not looked up"),
             "run doctor again",
         ),
     }
@@ -133,7 +137,7 @@ pub(super) fn own_traffic(facts: &DirectorFacts) -> Vec<Finding> {
     if facts.config.services.is_empty() {
         return Vec::new();
     }
-    let message = "connections that this host itself opens to a VIP never meet XDP and are not \
+    let message = "connections from this host itself to a VIP do not pass XDP and are not \
                    balanced; test from another host";
     vec![Finding::ok("own-traffic", "this host", message)]
 }

@@ -1,10 +1,10 @@
-//! Captures in: pcap and pcapng of Ethernet frames, packet by packet.
+//! Reads captures: pcap and pcapng of Ethernet frames, packet by packet.
 
 use std::io::{self, ErrorKind, Read};
 
 use super::pcapng::{self, Section};
 
-/// Longest packet that is believed, bytes: what capture tools cut off at.
+/// Longest accepted packet, bytes: the snap length of capture tools.
 pub const MAX_PACKET: u32 = 262_144;
 /// LINKTYPE_ETHERNET.
 const ETHERNET: u32 = 1;
@@ -14,36 +14,36 @@ const PCAP_RECORD: usize = 16;
 const MICROSECONDS: [u8; 4] = [0xa1, 0xb2, 0xc3, 0xd4];
 const NANOSECONDS: [u8; 4] = [0xa1, 0xb2, 0x3c, 0x4d];
 
-/// What is wrong with a capture.
+/// An unusable capture.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// Nothing in it.
+    /// An empty file.
     #[error(
-        "the file is empty: not even a capture's header is there; was the capture stopped \
-             before it wrote anything?"
+        "the file is empty, without even a capture's header: was the capture stopped before it \
+         wrote anything?"
     )]
     Empty,
     /// Neither pcap nor pcapng.
     #[error(
-        "this is no capture: it starts with {}, and pcap starts with a1 b2 c3 d4 (or that \
+        "this is not a capture: it starts with {}, and pcap starts with a1 b2 c3 d4 (or that \
          reversed), pcapng with 0a 0d 0d 0a",
         hex(.0)
     )]
     NotACapture(Vec<u8>),
-    /// It ends in the middle of something.
+    /// It ends within a header or a packet.
     #[error(
-        "the capture is truncated in {within}: it ends after {complete} complete packets; what \
-         came before has been judged"
+        "the capture is truncated in {within}: it ends after {complete} complete packets, which \
+         have been processed"
     )]
     Truncated {
         /// Packets that were whole.
         complete: u64,
-        /// Where it ends, for people.
+        /// The place of the end, in words.
         within: String,
     },
     /// Frames of something else than Ethernet.
     #[error(
-        "the capture holds frames of link type {0}, and Director sees Ethernet (link type 1): \
+        "the capture has frames of link type {0}, and Director handles Ethernet (link type 1): \
          capture on an Ethernet interface, not on `any` or a tunnel"
     )]
     LinkType(u32),
@@ -60,7 +60,7 @@ pub enum CaptureError {
     Read {
         /// Packets that were whole.
         complete: u64,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -73,11 +73,11 @@ fn hex(bytes: &[u8]) -> String {
 /// One captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// When it was captured: nanoseconds since 1970, or whatever the capture counts from.
+    /// When it was captured: nanoseconds since 1970, or since another epoch of the capture.
     pub timestamp_ns: u64,
     /// Length on the wire, bytes.
     pub original_length: u32,
-    /// What was captured of it.
+    /// The captured bytes.
     pub bytes: Vec<u8>,
 }
 
@@ -88,7 +88,7 @@ impl Packet {
     }
 }
 
-/// Integers as the file has them.
+/// The byte order of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Big,
@@ -96,7 +96,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// The `at`-th byte and the next: bounds are the caller's.
+    /// Two bytes at `at`; the caller checks the bounds.
     pub(super) fn u16(self, bytes: &[u8], at: usize) -> u16 {
         let value = [bytes[at], bytes[at + 1]];
         match self {
@@ -181,7 +181,7 @@ impl<R: Read> Capture<R> {
     }
 }
 
-/// Refuses all but Ethernet.
+/// Refuses link types other than Ethernet.
 pub(super) fn ethernet(link_type: u32) -> Result<(), CaptureError> {
     if link_type == ETHERNET { Ok(()) } else { Err(CaptureError::LinkType(link_type)) }
 }
@@ -206,7 +206,7 @@ fn record<R: Read>(
     }))
 }
 
-/// The file, and how far it was read.
+/// The file, and the number of packets read.
 pub(super) struct Input<R> {
     reader: R,
     /// Packets that were whole.
@@ -214,7 +214,7 @@ pub(super) struct Input<R> {
 }
 
 impl<R: Read> Input<R> {
-    /// Reads until `bytes` is full or the file ends: how many.
+    /// Reads until `bytes` is full or the file ends. Returns the number of bytes.
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, CaptureError> {
         let mut filled = 0;
         while filled < bytes.len() {
@@ -228,7 +228,7 @@ impl<R: Read> Input<R> {
         Ok(filled)
     }
 
-    /// Fills `bytes`, unless the file ends here: whether it went on.
+    /// Fills `bytes`. Returns false if the file ends before them.
     pub(super) fn whole_or_end(
         &mut self,
         bytes: &mut [u8],

@@ -1,4 +1,4 @@
-//! The ways to backends where there is no network to ask.
+//! Assumed paths to backends, without a network.
 
 use std::{
     collections::BTreeSet,
@@ -19,19 +19,19 @@ pub const PLACEHOLDER_MAC: Mac = [2, 0, 0, 0, 0, 1];
 pub const PLACEHOLDER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// The same for IPv6: of the discard-only prefix (RFC 6666).
 pub const PLACEHOLDER_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8);
-/// Backends named in a note; a fleet's list helps nobody.
-const NAMED: usize = 5;
+/// Most backends named in a note.
+const MAX_NAMED: usize = 5;
 
-/// Ways to the backends of a configuration.
+/// Assumed paths to the backends of a configuration.
 #[derive(Debug)]
 pub struct Offline {
-    /// By address: all leave by the interface that packets come from, and any size fits.
+    /// By address: all leave by the ingress interface, and any size fits.
     pub paths: Paths,
-    /// What was assumed, for people.
+    /// The assumptions, in words.
     pub notes: Vec<String>,
 }
 
-/// What the ways to the backends are taken to be.
+/// The assumed paths to the backends.
 pub fn offline(config: &Config) -> Offline {
     let (v4, v6) = match config.tunnel.source {
         TunnelSource::Auto => (None, None),
@@ -66,19 +66,19 @@ pub fn offline(config: &Config) -> Offline {
     }
     if !assumed_sources.is_empty() {
         notes.push(format!(
-            "`tunnel: {{source: auto}}` goes by routes, which are not looked at here: {} stands for \
-             the source of tunnels",
+            "`tunnel: {{source: auto}}` depends on routes, which are not looked up here: {} stands \
+             for the source of tunnels",
             some(&assumed_sources)
         ));
     }
     Offline { paths, notes }
 }
 
-/// The first few addresses, and how many more there are.
+/// The first few addresses, and the number of further ones.
 fn some(addresses: &BTreeSet<IpAddr>) -> String {
-    let named: Vec<String> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
+    let named: Vec<String> = addresses.iter().take(MAX_NAMED).map(ToString::to_string).collect();
     let named = named.join(", ");
-    match addresses.len().saturating_sub(NAMED) {
+    match addresses.len().saturating_sub(MAX_NAMED) {
         0 => named,
         more => format!("{named} and {more} more"),
     }

@@ -1,13 +1,13 @@
-//! pcapng: blocks, of which sections, interfaces and packets matter here.
+//! Reads pcapng: the blocks of sections, interfaces and packets.
 //!
-//! By hand, for timestamps: each interface says in what unit it counts, and the crates that were
-//! looked at take all for nanoseconds.
+//! An own parser because of timestamps: each interface has its own unit, and the evaluated crates
+//! assume nanoseconds.
 
 use std::io::Read;
 
 use super::capture::{CaptureError, Input, MAX_PACKET, Order, Packet, ethernet};
 
-/// Block type of a section header; a palindrome, so that it reads alike in both orders.
+/// Block type of a section header; a palindrome, equal in both byte orders.
 pub(super) const MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -18,12 +18,12 @@ const ENHANCED_PACKET: u32 = 6;
 const OPTION_RESOLUTION: u16 = 9;
 /// `if_tsoffset`.
 const OPTION_OFFSET: u16 = 14;
-/// Type and length in front, length again behind.
+/// Type and length before the body, length again after it.
 const FRAME: u32 = 12;
 /// Longest block: a packet and generous options.
 const MAX_BLOCK: u32 = MAX_PACKET + (1 << 20);
 
-/// An interface's clock, and what it cuts packets to.
+/// An interface's clock and snap length.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     ticks_a_second: u64,
@@ -46,7 +46,7 @@ impl Interface {
 pub(super) struct Section {
     order: Order,
     interfaces: Vec<Interface>,
-    /// The last packet's: packets without a timestamp take it.
+    /// The timestamp of the last packet, for packets without one.
     last_ns: u64,
     pending: Option<Packet>,
 }
@@ -57,8 +57,8 @@ struct Block {
 }
 
 impl Section {
-    /// The section that the file starts with, its block type having been read; and the blocks up to
-    /// the first packet, so that a link type that does not fit is refused at once.
+    /// Reads the first section, after its block type, and the blocks up to the first packet, so
+    /// that an unsupported link type is refused at once.
     pub(super) fn first<R: Read>(input: &mut Input<R>) -> Result<Self, CaptureError> {
         let mut section =
             Self { order: Order::Big, interfaces: Vec::new(), last_ns: 0, pending: None };
@@ -94,7 +94,7 @@ impl Section {
                 ENHANCED_PACKET => self.packet(input, &block.body, true)?,
                 OBSOLETE_PACKET => self.packet(input, &block.body, false)?,
                 SIMPLE_PACKET => self.simple_packet(input, &block.body)?,
-                // Names, statistics, secrets: nothing that decides a packet.
+                // Names, statistics, secrets: not needed for packets.
                 _ => continue,
             };
             self.last_ns = packet.timestamp_ns;
@@ -120,7 +120,7 @@ impl Section {
         Ok(Some(Block { kind: self.order.u32(&kind, 0), body }))
     }
 
-    /// A section's header, behind its block type.
+    /// Reads a section's header, after its block type.
     fn start<R: Read>(&mut self, input: &mut Input<R>) -> Result<(), CaptureError> {
         let mut head = [0; 8];
         input.whole(&mut head, || "a section header".into())?;
@@ -134,7 +134,7 @@ impl Section {
         Ok(())
     }
 
-    /// What is left of a block of `length` bytes, of which `taken` are read or trail.
+    /// Reads the rest of a block of `length` bytes, of which `taken` are already read or trail.
     fn body<R: Read>(
         &self,
         input: &mut Input<R>,
@@ -145,7 +145,7 @@ impl Section {
             return Err(input.damaged(format!("a block of {length} bytes")));
         }
         let within =
-            format!("a block of {length} bytes, where packet {} was due", input.complete + 1);
+            format!("a block of {length} bytes, where packet {} was expected", input.complete + 1);
         let mut body = vec![0; (length - taken) as usize];
         input.whole(&mut body, || within.clone())?;
         let mut again = [0; 4];
@@ -153,7 +153,7 @@ impl Section {
         let again = self.order.u32(&again, 0);
         if again != length {
             return Err(input.damaged(format!(
-                "a block says {length} bytes at its start and {again} at its end"
+                "a block has {length} bytes by its start and {again} by its end"
             )));
         }
         Ok(body)
@@ -209,7 +209,7 @@ impl Section {
         let interface =
             if enhanced { order.u32(body, 0) } else { u32::from(order.u16(body, 0)) } as usize;
         let interface = self.interfaces.get(interface).ok_or_else(|| {
-            damaged(&format!("names interface {interface}, which is not described"))
+            damaged(&format!("refers to interface {interface}, which is not described"))
         })?;
         let ticks = u64::from(order.u32(body, 4)) << 32 | u64::from(order.u32(body, 8));
         let length = order.u32(body, 12) as usize;
@@ -240,7 +240,7 @@ impl Section {
     }
 }
 
-/// What `if_tsresol` means: a negative power of ten, or of two if the highest bit is set.
+/// Decodes `if_tsresol`: a negative power of ten, or of two if the highest bit is set.
 fn ticks_a_second(resolution: u8) -> Option<u64> {
     let exponent = u32::from(resolution & 0x7f);
     if resolution & 0x80 == 0 { 10u64.checked_pow(exponent) } else { 1u64.checked_shl(exponent) }

@@ -1,4 +1,4 @@
-//! Packet by packet.
+//! Runs the program packet by packet.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -14,33 +14,33 @@ use crate::{
     },
 };
 
-/// What became of a packet, as printed.
+/// The result for a packet, as printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Judged {
-    /// Its number in the capture, from 1.
+pub struct PacketResult {
+    /// The number in the capture, from 1.
     pub packet: u64,
     /// `tx`, `redirect`, `pass` or `drop`; `skipped` if the program could not be run over it.
     pub verdict: &'static str,
     /// Why, unless it was simply forwarded.
     pub reason: Option<&'static str>,
-    /// The service it is for, if that came up.
+    /// The service it is for, if it was looked up.
     pub service: Option<String>,
-    /// Where it was sent.
+    /// The selected backend.
     pub backend: Option<IpAddr>,
     /// `new`, `known` or `none`.
     pub connection: &'static str,
-    /// Length of the frame that leaves, or is passed as it is; 0 if none does.
+    /// Length of the sent or passed frame; 0 if dropped.
     pub bytes: u64,
 }
 
-/// A packet's fate, and the frame if one leaves.
+/// A packet's result, and the frame if one is sent.
 #[derive(Debug)]
-pub struct Evaluation {
-    /// As printed.
-    pub judged: Judged,
-    /// The frame that leaves by an interface.
+pub struct Simulated {
+    /// The result, as printed.
+    pub result: PacketResult,
+    /// The frame sent by an interface.
     pub leaves: Option<Vec<u8>>,
-    /// Worth telling the user about this packet.
+    /// A remark on this packet for the user.
     pub note: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// What the kernel refuses: the privilege to load BPF programs is needed.
+    /// If the kernel refuses: the privilege to load BPF programs is needed.
     pub fn new(config: &Config, paths: &Paths) -> Result<Self, DatapathError> {
         let simulation = Simulation::new(config, &Desired::new(config, paths))?;
         let observed = observe(&simulation.tables);
@@ -71,24 +71,24 @@ impl Simulator {
         })
     }
 
-    /// Runs the program over the next packet. Its clock is the packet's timestamp, and does not go
-    /// back where a capture's does.
+    /// Runs the program over the next packet. The clock is the packet's timestamp, and never goes
+    /// back.
     ///
     /// # Errors
     ///
     /// If the kernel refuses for another reason than the frame's length.
-    pub fn judge(&mut self, packet: &Packet) -> Result<Evaluation, DatapathError> {
+    pub fn run(&mut self, packet: &Packet) -> Result<Simulated, DatapathError> {
         self.packets += 1;
         self.now_ns = self.now_ns.max(packet.timestamp_ns);
         match self.simulation.run(&packet.bytes, self.now_ns) {
-            Ok(outcome) => Ok(self.judgement(packet, outcome)),
+            Ok(outcome) => Ok(self.simulated(packet, outcome)),
             Err(DatapathError::FrameTooLong { length, limit }) => {
                 let note = format!(
                     "packet {} has {length} bytes, and the kernel tests programs with at most \
                      {limit}: skipped (captured with segmentation offload on?)",
                     self.packets
                 );
-                let judged = Judged {
+                let result = PacketResult {
                     packet: self.packets,
                     verdict: "skipped",
                     reason: Some("too-long"),
@@ -97,17 +97,17 @@ impl Simulator {
                     connection: Connection::None.label(),
                     bytes: 0,
                 };
-                Ok(Evaluation { judged, leaves: None, note: Some(note) })
+                Ok(Simulated { result, leaves: None, note: Some(note) })
             }
             Err(error) => Err(error),
         }
     }
 
-    fn judgement(&self, packet: &Packet, outcome: Outcome) -> Evaluation {
+    fn simulated(&self, packet: &Packet, outcome: Outcome) -> Simulated {
         let verdict = outcome.verdict;
         let is_dropped = matches!(verdict, Verdict::Drop(_));
         let leaves = matches!(verdict, Verdict::Tx | Verdict::Redirect | Verdict::Reply(_));
-        let judged = Judged {
+        let result = PacketResult {
             packet: self.packets,
             verdict: verdict.label(),
             reason: verdict.reason(),
@@ -118,13 +118,13 @@ impl Simulator {
         };
         let note = packet.is_cut().then(|| {
             format!(
-                "packet {} was captured with {} of its {} bytes, and is judged as if it had no \
+                "packet {} was captured with {} of its {} bytes, and is processed as if it had no \
                  more (capture with a larger snaplen)",
                 self.packets,
                 packet.bytes.len(),
                 packet.original_length
             )
         });
-        Evaluation { judged, leaves: leaves.then_some(outcome.frame), note }
+        Simulated { result, leaves: leaves.then_some(outcome.frame), note }
     }
 }

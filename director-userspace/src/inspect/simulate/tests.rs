@@ -102,12 +102,12 @@ fn pcapng_packets_of_every_kind() {
     .concat();
     let packets = read_all(&file).expect("a capture");
     let times: Vec<u64> = packets.iter().map(|packet| packet.timestamp_ns).collect();
-    assert_eq!(times, [9000, 9000, 1000], "a simple packet has the time of the one before");
+    assert_eq!(times, [9000, 9000, 1000], "a simple packet has the time of the previous one");
     assert!(packets.iter().all(|packet| packet.bytes == FRAME && !packet.is_cut()));
 }
 
 #[test]
-fn what_is_no_capture_says_so() {
+fn files_that_are_not_captures_are_refused() {
     assert!(matches!(read_all(&[]), Err(CaptureError::Empty)));
     assert!(matches!(read_all(b"PK"), Err(CaptureError::NotACapture(_))));
     let error = read_all(b"\x7fELF and so on").expect_err("no capture");
@@ -118,9 +118,9 @@ fn what_is_no_capture_says_so() {
     assert!(matches!(read_all(&section(113, &[])), Err(CaptureError::LinkType(113))));
 }
 
-/// Wherever a capture ends, what was whole comes out, and the rest is said to be missing.
+/// Wherever a capture ends, complete packets are returned, and a truncation is an error.
 #[test]
-fn every_truncation_is_noticed() {
+fn every_truncation_is_detected() {
     let pcap = pcap([0xd4, 0xc3, 0xb2, 0xa1], false, 0);
     let two = [&pcap[..], &pcap[24..]].concat();
     let whole = [24, pcap.len(), two.len()];
@@ -140,20 +140,20 @@ fn every_truncation_is_noticed() {
 }
 
 #[test]
-fn damage_is_no_reason_to_allocate() {
+fn damaged_lengths_do_not_cause_allocations() {
     let mut huge = pcap([0xd4, 0xc3, 0xb2, 0xa1], false, 0);
     huge[32..36].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
     assert!(matches!(read_all(&huge), Err(CaptureError::Damaged { complete: 0, .. })));
     let mut ng = section(1, &[]);
     ng.extend([6u32, 0xffff_fff0].map(u32::to_le_bytes).concat());
     assert!(matches!(read_all(&ng), Err(CaptureError::Damaged { .. })));
-    let mut unlike = [section(1, &[]), enhanced(1)].concat();
-    let last = unlike.len() - 4;
-    unlike[last] += 4;
-    assert!(matches!(read_all(&unlike), Err(CaptureError::Damaged { .. })));
-    let stranger =
+    let mut mismatched = [section(1, &[]), enhanced(1)].concat();
+    let last = mismatched.len() - 4;
+    mismatched[last] += 4;
+    assert!(matches!(read_all(&mismatched), Err(CaptureError::Damaged { .. })));
+    let unknown =
         [section(1, &[]), block(6, &[[1, 0, 0, 0].as_slice(), &[0; 16]].concat())].concat();
-    let error = read_all(&stranger).expect_err("interface 1 is not there");
+    let error = read_all(&unknown).expect_err("interface 1 does not exist");
     assert!(error.to_string().contains("interface 1"), "{error}");
 }
 
@@ -173,9 +173,9 @@ fn what_is_written_reads_back() {
     }
 }
 
-/// Placeholders for what is not known, and a note for each; none for what is.
+/// Unknown addresses get placeholders and a note each; known ones do not.
 #[test]
-fn ways_without_a_network() {
+fn paths_without_a_network() {
     let yaml = |source: &str, mac: &str| {
         format!(
             "tunnel: {{source: {source}}}\nservices:\n  - {{name: web, address: 192.0.2.10, \
@@ -186,13 +186,13 @@ fn ways_without_a_network() {
     let of =
         |yaml: &str| offline(&crate::policy::config::parse("x.yaml", yaml).expect("valid").config);
 
-    let guessed = of(&yaml("auto", ""));
+    let assumed = of(&yaml("auto", ""));
     let (v4, v6) = ("10.0.0.1".parse().expect("v4"), "2001:db8::1".parse().expect("v6"));
-    assert_eq!(guessed.paths[&v4].next_hop.mac(), PLACEHOLDER_MAC);
-    assert_eq!(guessed.paths[&v4].source, Some(PLACEHOLDER_V4.into()));
-    assert_eq!(guessed.paths[&v6].source, Some(PLACEHOLDER_V6.into()));
-    assert_eq!(guessed.notes.len(), 2, "{:?}", guessed.notes);
-    assert!(guessed.notes[0].contains("10.0.0.1, 2001:db8::1"), "{:?}", guessed.notes);
+    assert_eq!(assumed.paths[&v4].next_hop.mac(), PLACEHOLDER_MAC);
+    assert_eq!(assumed.paths[&v4].source, Some(PLACEHOLDER_V4.into()));
+    assert_eq!(assumed.paths[&v6].source, Some(PLACEHOLDER_V6.into()));
+    assert_eq!(assumed.notes.len(), 2, "{:?}", assumed.notes);
+    assert!(assumed.notes[0].contains("10.0.0.1, 2001:db8::1"), "{:?}", assumed.notes);
 
     let given = of(&yaml("[10.9.9.9, \"2001:db8::9\"]", ", mac: \"02:00:00:00:0a:01\""));
     assert_eq!(given.paths[&v4].source, "10.9.9.9".parse().ok());

@@ -1,4 +1,4 @@
-//! Captures out: pcap of Ethernet frames.
+//! Writes captures: pcap of Ethernet frames.
 
 use std::io::{self, Write};
 
@@ -11,8 +11,8 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes the header. Timestamps are in nanoseconds if so asked, else in microseconds, which
-    /// older tools want.
+    /// Writes the header. Timestamps are in nanoseconds if `nanoseconds` is set, else in
+    /// microseconds, which older tools require.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl<W: Write> Writer<W> {
         let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
         let fraction = (timestamp_ns % 1_000_000_000) as u32;
         let words = [
-            // 32 bits of seconds are what pcap has.
+            // pcap has 32 bits of seconds.
             (timestamp_ns / 1_000_000_000) as u32,
             if self.nanoseconds { fraction } else { fraction / 1000 },
             length,

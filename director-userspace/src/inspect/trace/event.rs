@@ -1,4 +1,4 @@
-//! What was told of one packet: the program's record, in words.
+//! A traced packet: the program's record in readable form.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::names::Names;
 
-/// One packet that was looked at.
+/// One traced packet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// When, RFC 3339.
@@ -28,11 +28,11 @@ pub struct Event {
     pub verdict: &'static str,
     /// The reason's label, where there is one.
     pub reason: Option<&'static str>,
-    /// `tcp`, `udp`, or the IP protocol's number; null if that was not understood.
+    /// `tcp`, `udp`, or the IP protocol's number; null if it was not parsed.
     pub protocol: Option<String>,
-    /// Who sent it: address and port, where they were understood.
+    /// The sender's address and port, if they were parsed.
     pub client: Option<String>,
-    /// To whom.
+    /// The destination's address and port.
     pub vip: Option<String>,
     /// TCP flags: `SA` for SYN and ACK.
     pub flags: Option<String>,
@@ -44,27 +44,27 @@ pub struct Event {
     pub backend: Option<IpAddr>,
     /// `new`, `known` or `none`.
     pub connection: &'static str,
-    /// Name of the interface that it came by.
+    /// Name of the ingress interface.
     pub interface: Option<String>,
-    /// Bytes of frame as it came.
+    /// Bytes of the received frame.
     pub bytes: u32,
-    /// Bytes of frame as it left; null if it did not leave.
+    /// Bytes of the sent frame; null if none was sent.
     pub bytes_out: Option<u32>,
     /// Nanoseconds since 1970.
     #[serde(skip)]
     pub unix_ns: u64,
-    /// The frame as it came, or its start.
+    /// The received frame, or its start.
     #[serde(skip)]
     pub before: Vec<u8>,
-    /// The frame as it left, or its start.
+    /// The sent frame, or its start.
     #[serde(skip)]
     pub after: Vec<u8>,
 }
 
-/// Words of a record, one after the other.
-struct Words<'a>(&'a [u8]);
+/// A reader of the fields of a record.
+struct Fields<'a>(&'a [u8]);
 
-impl Words<'_> {
+impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk::<N>()?;
         self.0 = tail;
@@ -80,14 +80,14 @@ impl Words<'_> {
     }
 }
 
-/// The record at the start of `bytes`, field by field as the program laid it out.
-fn record(bytes: &[u8]) -> Option<TraceRecord> {
-    let mut words = Words(bytes);
-    let time_ns = words.u64()?;
-    let source = Address { first: words.u64()?, second: words.u64()? };
-    let destination = Address { first: words.u64()?, second: words.u64()? };
-    let [source_port, destination_port] = [words.take()?, words.take()?];
-    let [protocol, family] = words.take()?;
+/// The record at the start of `bytes`, field by field in the program's layout.
+fn parse_record(bytes: &[u8]) -> Option<TraceRecord> {
+    let mut fields = Fields(bytes);
+    let time_ns = fields.u64()?;
+    let source = Address { first: fields.u64()?, second: fields.u64()? };
+    let destination = Address { first: fields.u64()?, second: fields.u64()? };
+    let [source_port, destination_port] = [fields.take()?, fields.take()?];
+    let [protocol, family] = fields.take()?;
     let flow = FlowKey {
         source,
         destination,
@@ -95,47 +95,48 @@ fn record(bytes: &[u8]) -> Option<TraceRecord> {
         destination_port,
         protocol,
         family,
-        _pad: words.take()?,
+        _pad: fields.take()?,
     };
     let decision = Decision {
-        verdict: words.u32()?,
-        backend: BackendRef(words.u32()?),
-        service: words.u32()?,
-        connection: words.u32()?,
+        verdict: fields.u32()?,
+        backend: BackendRef(fields.u32()?),
+        service: fields.u32()?,
+        connection: fields.u32()?,
     };
     Some(TraceRecord {
         time_ns,
         flow,
         decision,
-        interface: words.u32()?,
-        content: words.u32()?,
-        before_length: words.u32()?,
-        before_copied: words.u32()?,
-        after_length: words.u32()?,
-        after_copied: words.u32()?,
-        tcp_flags: words.u32()?,
-        _pad: words.u32()?,
+        interface: fields.u32()?,
+        content: fields.u32()?,
+        before_length: fields.u32()?,
+        before_copied: fields.u32()?,
+        after_length: fields.u32()?,
+        after_copied: fields.u32()?,
+        tcp_flags: fields.u32()?,
+        _pad: fields.u32()?,
     })
 }
 
 impl Event {
-    /// Reads a record of the ring. `unix_ns` is what CLOCK_REALTIME is ahead of CLOCK_MONOTONIC. `None`
-    /// if it is none.
+    /// Parses a record of the ring. `unix_ns` is the offset of CLOCK_REALTIME to CLOCK_MONOTONIC.
+    /// `None` if it is not a valid record.
     pub fn read(bytes: &[u8], names: &Names, unix_ns: u64) -> Option<Self> {
-        let told = record(bytes)?;
+        let record = parse_record(bytes)?;
         let frames = bytes.get(size_of::<TraceRecord>()..)?;
-        let before = frames.get(..told.before_copied.min(MAX_SNAP) as usize)?;
-        let after = frames.get(before.len()..)?.get(..told.after_copied.min(MAX_SNAP) as usize)?;
-        let verdict = Verdict::from_code(told.decision.verdict)?;
-        let unix_ns = unix_ns.wrapping_add(told.time_ns);
-        let content = TracedContent::from_u32(told.content);
-        let flow = told.flow;
+        let before = frames.get(..record.before_copied.min(MAX_SNAP) as usize)?;
+        let after =
+            frames.get(before.len()..)?.get(..record.after_copied.min(MAX_SNAP) as usize)?;
+        let verdict = Verdict::from_code(record.decision.verdict)?;
+        let unix_ns = unix_ns.wrapping_add(record.time_ns);
+        let content = TracedContent::from_u32(record.content);
+        let flow = record.flow;
         let family = match flow.family {
             4 => Some(Family::V4),
             6 => Some(Family::V6),
             _ => None,
         };
-        // A packet that was passed before its addresses were read has none.
+        // A packet that was passed before its addresses were parsed has none.
         let is_read = flow.source != Address::default() || flow.destination != Address::default();
         let family = family.filter(|_| is_read && content != TracedContent::Nothing);
         let has_ports = matches!(flow.protocol, PROTOCOL_TCP | PROTOCOL_UDP)
@@ -163,29 +164,29 @@ impl Event {
             protocol: family.map(|_| protocol(flow.protocol)),
             client: family.map(|family| end(family, flow.source, flow.source_port)),
             vip: family.map(|family| end(family, flow.destination, flow.destination_port)),
-            flags: flags.then(|| flags_text(told.tcp_flags)),
+            flags: flags.then(|| flags_text(record.tcp_flags)),
             content: match content {
                 TracedContent::IcmpError => "icmp-error",
                 TracedContent::Fragment => "fragment",
                 TracedContent::Whole | TracedContent::Nothing => "packet",
             },
-            service: told
+            service: record
                 .decision
                 .service
                 .checked_sub(1)
                 .map(|slot| names.services.get(&slot).cloned().unwrap_or(format!("#{slot}"))),
-            backend: names.backends.get(&told.decision.backend.slot()).copied(),
-            connection: Connection::from_u32(told.decision.connection).label(),
-            interface: names.interfaces.get(&told.interface).cloned(),
-            bytes: told.before_length,
-            bytes_out: leaves.then_some(told.after_length),
+            backend: names.backends.get(&record.decision.backend.slot()).copied(),
+            connection: Connection::from_u32(record.decision.connection).label(),
+            interface: names.interfaces.get(&record.interface).cloned(),
+            bytes: record.before_length,
+            bytes_out: leaves.then_some(record.after_length),
             unix_ns,
             before: before.to_vec(),
             after: after.to_vec(),
         })
     }
 
-    /// Whether it left by the way it came, by another, or not at all.
+    /// Whether a frame was sent.
     pub fn left(&self) -> bool {
         self.bytes_out.is_some()
     }
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_as_they_are_laid_out() {
+    fn records_are_parsed_by_their_layout() {
         let flow = FlowKey {
             source: Address::v4([198, 51, 100, 7]),
             destination: Address::v4([192, 0, 2, 10]),
@@ -265,7 +266,7 @@ mod tests {
             family: 4,
             _pad: [0; 2],
         };
-        let told = TraceRecord {
+        let record = TraceRecord {
             time_ns: 5,
             flow,
             decision: Decision {
@@ -284,8 +285,8 @@ mod tests {
             _pad: 0,
         };
         // SAFETY: 96 bytes without padding, as director-common asserts.
-        let mut bytes = unsafe { std::mem::transmute::<TraceRecord, [u8; 96]>(told) }.to_vec();
-        assert_eq!(record(&bytes), Some(told));
+        let mut bytes = unsafe { std::mem::transmute::<TraceRecord, [u8; 96]>(record) }.to_vec();
+        assert_eq!(parse_record(&bytes), Some(record));
         bytes.extend([1, 2, 3, 4, 5]);
         let mut names = Names::default();
         names.services.insert(1, "web".into());

@@ -1,5 +1,5 @@
-//! Where a packet would go, and why: what the program says over the live maps, and what the maps say
-//! about the reasons.
+//! Where a packet would go, and why: the program's verdict on the live maps, and the reasons from
+//! the maps.
 
 use std::net::IpAddr;
 
@@ -21,16 +21,16 @@ use crate::{
     policy::plan::front,
 };
 
-/// What would become of one packet.
+/// The explanation of one packet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// The flow, as it was understood.
+    /// The parsed flow.
     pub flow: String,
     /// `tx`, `redirect`, `pass` or `drop`.
     pub verdict: &'static str,
     /// The reason's label, where there is one.
     pub reason: Option<&'static str>,
-    /// What that means, in words.
+    /// The verdict in words.
     pub meaning: String,
     /// Name of the service.
     pub service: Option<String>,
@@ -40,55 +40,55 @@ pub struct Explanation {
     pub backend: Option<IpAddr>,
     /// `new`, `known` or `none`.
     pub connection: &'static str,
-    /// What the flow table says of the flow, also if it does not count any more.
-    pub known: Option<Known>,
-    /// Where the flow falls on the service's ring: how a new one is placed.
-    pub ring: Option<Ring>,
-    /// The way to the backend.
+    /// The flow's entry in the flow table, even if it is not used for this packet.
+    pub known: Option<FlowEntry>,
+    /// The flow's slot on the service's ring, which selects the backend of a new flow.
+    pub ring: Option<RingSlot>,
+    /// The next hop to the backend.
     pub next_hop: Option<NextHopView>,
-    /// What is put around the packet.
+    /// The outer header that encapsulates the packet.
     pub tunnel: Option<Tunnel>,
-    /// How large packets may be.
+    /// The packet's size and its limits.
     pub size: Option<Size>,
-    /// What else there is to know.
+    /// Further remarks.
     pub notes: Vec<String>,
 }
 
 /// A flow table entry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Known {
+pub struct FlowEntry {
     /// `new`, `established` or `closing`.
     pub state: &'static str,
-    /// Seconds since it was seen, to about a second.
+    /// Seconds since it was last seen, to about a second.
     pub idle_s: f64,
-    /// Seconds that it may idle.
+    /// Seconds of its idle timeout.
     pub timeout_s: f64,
-    /// The backend that it names; null if that is gone.
+    /// The backend that it refers to; null if that was removed.
     pub backend: Option<IpAddr>,
 }
 
-/// A place on a ring.
+/// A slot on a ring.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ring {
+pub struct RingSlot {
     /// The slot, from 0.
     pub slot: u32,
-    /// Slots that there are.
+    /// Number of slots.
     pub slots: u32,
 }
 
-/// The way to a backend.
+/// The next hop to a backend.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NextHopView {
-    /// MAC address that the frame is sent to.
+    /// Destination MAC address of the frame.
     pub mac: String,
-    /// MAC address that it is sent from.
+    /// Source MAC address of the frame.
     pub source_mac: String,
-    /// Kernel's index of the interface that it leaves by, where it is known here.
+    /// Kernel's index of the egress interface, if known here.
     pub ifindex: Option<u32>,
     /// Its VLAN.
     pub vlan: Option<u16>,
-    /// `configured` (`mac:`), `daemon` (which keeps it fresh) or `kernel` (no daemon does, so the FIB
-    /// is asked; where that does not know, what the daemon knew last holds).
+    /// `configured` (`mac:`), `daemon` (which keeps it fresh) or `kernel` (no daemon runs, so the
+    /// program looks up the FIB; without a result it uses the daemon's last next hop).
     pub known_from: &'static str,
 }
 
@@ -99,26 +99,27 @@ pub struct Tunnel {
     pub source: IpAddr,
     /// Its destination: the backend.
     pub destination: IpAddr,
-    /// Bytes that it takes.
+    /// Bytes that it adds.
     pub overhead: u16,
 }
 
-/// How large packets may be.
+/// The size of the packet, and its limits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Size {
     /// Bytes of this IP packet.
     pub length: u16,
-    /// Bytes of IP packet that the way carries.
+    /// The path's MTU: bytes of IP packet.
     pub mtu: u16,
-    /// Bytes of a client's IP packet that fit with what is put around it.
+    /// Bytes of a client's IP packet that fit with the encapsulation.
     pub fits: u16,
 }
 
-/// Where `packet` of `flow` would go if it came now, and why. Nothing is written: no counter, no flow.
+/// Where `packet` of `flow` would go if it arrived now, and why. Nothing is written: no counter, no
+/// flow.
 ///
 /// # Errors
 ///
-/// What the kernel refuses.
+/// If the kernel refuses an operation.
 pub fn explain(
     explainer: &mut Explainer,
     flow: &FlowSpec,
@@ -126,7 +127,7 @@ pub fn explain(
 ) -> Result<Explanation, DatapathError> {
     let mac = mac_from_u64(explainer.interface(explainer.interface_slot()).mac());
     let frame = flow.frame(packet, mac);
-    let outcome = explainer.ask(&frame)?;
+    let outcome = explainer.explain(&frame)?;
     let key = flow.key();
     let hash = explainer.hash(&key);
     let tunables = explainer.tunables();
@@ -136,21 +137,21 @@ pub fn explain(
         let ticks = tunables.timeout(flow.protocol as u8, entry.state).0;
         let backend = explainer.resolve(entry.backend);
         let timeout_s = seconds((u64::from(ticks) << TICK_SHIFT) / 1_000_000);
-        let known = Known {
+        let known = FlowEntry {
             state: state_label(entry.state),
             idle_s: seconds(entry.idle_ms),
             timeout_s,
             backend: backend.as_ref().map(address_of),
         };
         if outcome.connection != Connection::Known {
-            notes.push(why_not_known(&known));
+            notes.push(why_unused(&known));
         }
         known
     });
     let service = outcome.service.map(|slot| explainer.service(slot));
     let ring = service.as_ref().and_then(|(service, _)| {
         let slots = service.word.slots();
-        (slots > 0).then(|| Ring { slot: hash.ring_slot(slots), slots })
+        (slots > 0).then(|| RingSlot { slot: hash.ring_slot(slots), slots })
     });
     let backend = outcome.backend.map(|slot| explainer.backend(slot));
     let forwarded = matches!(outcome.verdict, Verdict::Tx | Verdict::Redirect);
@@ -170,7 +171,7 @@ pub fn explain(
         Size { length: (frame.len() - 14) as u16, mtu, fits: mtu.saturating_sub(overhead) }
     });
     if outcome.verdict == Verdict::Redirect {
-        notes.push("it leaves by another interface than it comes by".into());
+        notes.push("it leaves by another interface than the one it arrives on".into());
     }
     Ok(Explanation {
         flow: flow.to_string(),
@@ -190,17 +191,17 @@ pub fn explain(
     })
 }
 
-fn why_not_known(known: &Known) -> String {
+fn why_unused(known: &FlowEntry) -> String {
     let why = if known.backend.is_none() {
-        "its backend is gone"
+        "its backend was removed"
     } else if known.idle_s > known.timeout_s {
-        "it has idled too long"
+        "its idle timeout has expired"
     } else if known.state == state_label(FlowState::Closing) {
-        "it was closing, and this packet opens a connection anew"
+        "it was closing, and this packet opens a new connection"
     } else {
-        "this packet does not follow it"
+        "this packet does not match it"
     };
-    format!("the flow table has an entry of this flow that does not count: {why}")
+    format!("the flow table has an entry of this flow that is not used: {why}")
 }
 
 fn next_hop(
@@ -211,17 +212,17 @@ fn next_hop(
 ) -> NextHopView {
     let kept = backend.next_hop;
     let fixed = backend.word.has_fixed_next_hop();
-    let beat = explainer.tunables().heartbeat_ns;
-    let fresh = clock_ns() < beat.wrapping_add(HEARTBEAT_STALE_NS);
+    let heartbeat = explainer.tunables().heartbeat_ns;
+    let fresh = clock_ns() < heartbeat.wrapping_add(HEARTBEAT_STALE_NS);
     let mac = |at: usize| {
         frame.get(at..at + 6).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or_default()
     };
-    // What the program wrote is what counts; the maps say how it came to know.
+    // The MAC address that the program wrote is authoritative; the maps only show its origin.
     let is_kept = kept.is_resolved() && kept.mac() == mac(0);
     let known_from = match (fixed, fresh, is_kept) {
         (true, _, true) => "configured",
         (false, true, true) => "daemon",
-        // Without a daemon the FIB is asked first; it may well say the same.
+        // Without a daemon the program looks up the FIB first, which may have the same address.
         _ => "kernel",
     };
     let own = explainer.interface(explainer.interface_slot()).ifindex;
@@ -258,7 +259,7 @@ fn seconds(milliseconds: u64) -> f64 {
     (milliseconds / 100) as f64 / 10.0
 }
 
-/// A flow's state, in a word.
+/// The label of a flow's state.
 pub(crate) const fn state_label(state: FlowState) -> &'static str {
     match state {
         FlowState::New => "new",
@@ -267,31 +268,31 @@ pub(crate) const fn state_label(state: FlowState) -> &'static str {
     }
 }
 
-/// What a verdict means, for who asks why a packet does not arrive.
+/// The meaning of a verdict, in words.
 fn meaning(verdict: Verdict, when_empty: Option<WhenEmpty>) -> String {
     let text = match verdict {
-        Verdict::Tx => "forwarded, by the interface that it comes by",
+        Verdict::Tx => "forwarded, by the interface that it arrives on",
         Verdict::Redirect => "forwarded, by another interface",
         Verdict::Reply(ReplyReason::NoBackend) => {
-            "no usable backend: the client is told by ICMP (when_empty: reject)"
+            "no usable backend: the client gets an ICMP error (when_empty: reject)"
         }
         Verdict::Reply(ReplyReason::TooBig) => {
-            "too big for the way to the backend: the client is told by ICMP what fits"
+            "too big for the path to the backend: the client gets its MTU by ICMP"
         }
         Verdict::Drop(DropReason::NoBackend) if when_empty == Some(WhenEmpty::Drop) => {
-            "no usable backend, and the service says when_empty: drop"
+            "no usable backend, and the service has when_empty: drop"
         }
         Verdict::Drop(reason) => reason.explanation(),
         Verdict::Pass(PassReason::NoService) => {
             "left to this host: no service has this address, protocol and port"
         }
         Verdict::Pass(PassReason::NoBackend) => {
-            "left to this host: no usable backend, and the service says when_empty: pass"
+            "left to this host: no usable backend, and the service has when_empty: pass"
         }
         Verdict::Pass(PassReason::NotOurMac) => {
             "left to this host: the frame is to another MAC address than the interface's"
         }
-        Verdict::Pass(_) => "left to this host, which looks at it itself",
+        Verdict::Pass(_) => "left to this host's network stack",
     };
     text.into()
 }

@@ -1,4 +1,4 @@
-//! Which packets somebody wants to see: `tcp client 198.51.100.0/24 port 443 verdict drop`.
+//! Packet filters in text form: `tcp client 198.51.100.0/24 port 443 verdict drop`.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -11,7 +11,7 @@ use director_common::{
 
 use super::names::Names;
 
-/// What must hold of a packet; an empty filter takes all.
+/// Conditions on a packet; an empty filter matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     protocol: Option<u8>,
@@ -25,53 +25,54 @@ pub struct Filter {
     verdicts: u64,
 }
 
-/// What is wrong with a filter.
+/// An invalid filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// A word that means nothing.
+    /// An unknown word.
     #[error(
-        "filter: {0:?} is not understood: a filter is words like `tcp`, `udp`, `client \
+        "filter: unknown word {0:?}: a filter consists of words like `tcp`, `udp`, `client \
          198.51.100.0/24`, `client-port 40000`, `vip 192.0.2.10`, `port 443`, `service web`, \
          `backend 10.0.0.11`, `verdict drop`"
     )]
     Word(String),
     /// A key without its value.
-    #[error("filter: `{0}` wants a value behind it")]
+    #[error("filter: `{0}` needs a value")]
     NoValue(String),
-    /// A value that is none.
+    /// An invalid value.
     #[error("filter: {key} {value}: {problem}")]
     Value {
         /// The key.
         key: String,
-        /// What stands behind it.
+        /// Its value.
         value: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// Twice.
-    #[error("filter: {0} is said twice, and a packet has one")]
+    /// A condition given twice.
+    #[error("filter: {0} is given twice, but a packet has only one")]
     Twice(String),
-    /// Two families.
+    /// The client and the VIP are of different families.
     #[error(
-        "filter: the client and the VIP are not of one family: no packet is from one to the other"
+        "filter: the client and the VIP are of different address families, so that no packet \
+         matches"
     )]
     Families,
     /// No such service.
-    #[error("filter: there is no service {name:?}: there is {}", .there.join(", "))]
+    #[error("filter: there is no service {name:?}; there are: {}", .existing.join(", "))]
     NoService {
-        /// What was asked for.
+        /// The name in the filter.
         name: String,
-        /// What there is.
-        there: Vec<String>,
+        /// The names of existing services.
+        existing: Vec<String>,
     },
 }
 
-/// Splits an address from the length of its prefix.
+/// Parses an address with an optional prefix length.
 fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
     let bare = address.trim_start_matches('[').trim_end_matches(']');
     let address: IpAddr =
-        bare.parse().map_err(|_| "no IPv4 or IPv6 address, nor a prefix".to_owned())?;
+        bare.parse().map_err(|_| "not an IPv4 or IPv6 address or prefix".to_owned())?;
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => bits,
@@ -83,7 +84,7 @@ fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     Ok((address, length))
 }
 
-/// An address whose first `length` bits are ones.
+/// A mask of `length` one bits.
 fn mask(is_v4: bool, length: u8) -> Address {
     let length = u32::from(length);
     if is_v4 {
@@ -95,7 +96,7 @@ fn mask(is_v4: bool, length: u8) -> Address {
     }
 }
 
-/// The verdicts that a word means: a kind of them, or all of a reason.
+/// The verdicts that match a word: a kind of verdict, or a reason.
 fn verdicts(word: &str) -> Option<u64> {
     let means = |verdict: &Verdict| match word {
         "reply" | "answer" | "answered" => matches!(verdict, Verdict::Reply(_)),
@@ -127,7 +128,7 @@ impl FromStr for Filter {
             };
             let port = |text: &str| {
                 let port = text.parse::<u16>().ok().filter(|port| *port != 0);
-                port.ok_or_else(|| wrong(text, "no port from 1 to 65535".into()))
+                port.ok_or_else(|| wrong(text, "not a port from 1 to 65535".into()))
             };
             let twice = match key.as_str() {
                 "and" | "&&" => false,
@@ -152,8 +153,9 @@ impl FromStr for Filter {
                 "port" | "vip-port" | "dport" => filter.vip_port.replace(port(value()?)?).is_some(),
                 "backend" => {
                     let text = value()?;
-                    let address =
-                        text.parse().map_err(|_| wrong(text, "no IPv4 or IPv6 address".into()))?;
+                    let address = text
+                        .parse()
+                        .map_err(|_| wrong(text, "not an IPv4 or IPv6 address".into()))?;
                     filter.backend.replace(address).is_some()
                 }
                 "service" => filter.service.replace(value()?.into()).is_some(),
@@ -161,12 +163,12 @@ impl FromStr for Filter {
                     let text = value()?;
                     let bits = verdicts(&text.to_ascii_lowercase()).ok_or_else(|| {
                         let all = "tx, redirect, reply, pass or drop, or a reason like no-route";
-                        wrong(text, format!("no verdict: {all}"))
+                        wrong(text, format!("not a verdict: use {all}"))
                     })?;
                     filter.verdicts |= bits;
                     false
                 }
-                // What comes of a packet is said without more words, too.
+                // A verdict needs no keyword.
                 other => match verdicts(other) {
                     Some(bits) => {
                         filter.verdicts |= bits;
@@ -189,14 +191,14 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// The same, of dropped packets only.
+    /// Restricts the filter to dropped packets.
     #[must_use]
     pub fn drops(mut self) -> Self {
         self.verdicts = verdicts("drop").unwrap_or(0);
         self
     }
 
-    /// What the program is told, with so many bytes of frames.
+    /// Lowers the filter to the program's form, with `snap` bytes per frame.
     ///
     /// # Errors
     ///
@@ -206,10 +208,10 @@ impl Filter {
         if let Some(name) = &self.service {
             let slots = names.services_called(name);
             if slots.is_empty() {
-                let mut there: Vec<String> = names.services.values().cloned().collect();
-                there.dedup();
-                there.truncate(20);
-                return Err(FilterError::NoService { name: name.clone(), there });
+                let mut existing: Vec<String> = names.services.values().cloned().collect();
+                existing.dedup();
+                existing.truncate(20);
+                return Err(FilterError::NoService { name: name.clone(), existing });
             }
             for (place, slot) in services.iter_mut().zip(slots) {
                 *place = slot + 1;
@@ -274,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_takes_what_it_says() {
+    fn a_filter_matches_its_conditions() {
         let flow = |text: &str| -> FlowKey { text.parse::<FlowSpec>().expect(text).key() };
         let v4 = flow("tcp 198.51.100.7:40000 -> 192.0.2.10:443");
         let v6 = flow("udp [2001:db8:1::7]:40000 -> [2001:db8::10]:53");
-        for (text, takes_v4, takes_v6) in [
+        for (text, matches_v4, matches_v6) in [
             ("", true, true),
             ("tcp", true, false),
             ("proto=udp", false, true),
@@ -298,7 +300,7 @@ mod tests {
             let filter = lowered(text);
             assert_eq!(
                 (filter.takes_flow(&v4), filter.takes_flow(&v6)),
-                (takes_v4, takes_v6),
+                (matches_v4, matches_v6),
                 "{text}"
             );
             assert_eq!(filter.snap, 96);
@@ -326,19 +328,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_says_why() {
+    fn invalid_filters_are_explained() {
         for (text, words) in [
-            ("http", "\"http\" is not understood"),
-            ("port", "wants a value"),
+            ("http", "unknown word \"http\""),
+            ("port", "needs a value"),
             ("port 0", "from 1 to 65535"),
             ("port http", "from 1 to 65535"),
             ("client 198.51.100.0/33", "0 to 32 bits"),
-            ("client web", "no IPv4 or IPv6 address"),
-            ("backend 10.0.0.0/8", "no IPv4 or IPv6 address"),
+            ("client web", "not an IPv4 or IPv6 address"),
+            ("backend 10.0.0.0/8", "not an IPv4 or IPv6 address"),
             ("tcp udp", "twice"),
             ("port 1 port 2", "twice"),
-            ("verdict lost", "no verdict"),
-            ("client 198.51.100.7 vip ::1", "not of one family"),
+            ("verdict lost", "not a verdict"),
+            ("client 198.51.100.7 vip ::1", "different address families"),
             ("protocol sctp", "tcp or udp"),
         ] {
             let error = text.parse::<Filter>().expect_err(text).to_string();

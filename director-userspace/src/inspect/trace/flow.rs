@@ -1,4 +1,4 @@
-//! A flow as somebody writes it down: `tcp 198.51.100.7:40000 -> 192.0.2.10:443`.
+//! A flow in text form: `tcp 198.51.100.7:40000 -> 192.0.2.10:443`.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use director_common::{
 
 use crate::policy::config::model::Protocol;
 
-/// From whom to whom.
+/// A flow's protocol and endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowSpec {
     /// TCP or UDP.
@@ -24,48 +24,46 @@ pub struct FlowSpec {
     pub destination: SocketAddr,
 }
 
-/// Which packet of a flow.
+/// A packet of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// TCP control bits; without meaning for UDP.
     pub flags: u8,
-    /// Bytes of IP packet; what headers take, if that is more.
+    /// Bytes of IP packet; the length of the headers, if that is more.
     pub length: u16,
 }
 
-/// What is wrong with a flow that somebody wrote.
+/// An invalid flow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlowError {
-    /// Not two ends.
-    #[error(
-        "a flow has two ends, and this has {0}: write `tcp 198.51.100.7:40000 -> 192.0.2.10:443`"
-    )]
+    /// Not two endpoints.
+    #[error("a flow has two endpoints, not {0}: write `tcp 198.51.100.7:40000 -> 192.0.2.10:443`")]
     Ends(usize),
-    /// An end that is none.
-    #[error("{0:?} is no address with a port: write 192.0.2.10:443 or [2001:db8::10]:443")]
+    /// An invalid endpoint.
+    #[error("{0:?} is not an address with a port: write 192.0.2.10:443 or [2001:db8::10]:443")]
     End(String),
     /// No protocol.
-    #[error("say `tcp` or `udp` first: `tcp {from} -> {to}`")]
+    #[error("no protocol: write `tcp` or `udp` first: `tcp {from} -> {to}`")]
     NoProtocol {
-        /// One end.
+        /// The source.
         from: SocketAddr,
-        /// The other.
+        /// The destination.
         to: SocketAddr,
     },
-    /// Both.
-    #[error("a flow has one protocol, and this has several")]
+    /// Several protocols.
+    #[error("a flow has one protocol, not several")]
     Protocols,
     /// IPv4 and IPv6.
-    #[error("{from} and {to} are not of one family: no packet goes from one to the other")]
+    #[error("{from} and {to} are of different address families")]
     Families {
-        /// One end.
+        /// The source.
         from: SocketAddr,
-        /// The other.
+        /// The destination.
         to: SocketAddr,
     },
 }
 
-/// Words that may stand between the ends, or before them.
+/// Words that are ignored between and before the endpoints.
 const FILLERS: [&str; 6] = ["->", "to", "from", ">", "=>", "→"];
 
 impl FromStr for FlowSpec {
@@ -88,7 +86,7 @@ impl FromStr for FlowSpec {
                 }
                 continue;
             }
-            // `198.51.100.7 40000` and `198.51.100.7 port 40000` are ends in several words.
+            // `198.51.100.7 40000` and `198.51.100.7 port 40000` are endpoints in several words.
             let end = match word.parse::<SocketAddr>() {
                 Ok(end) => end,
                 Err(_) => {
@@ -143,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_may_be_written_in_many_ways() {
+    fn flows_have_several_text_forms() {
         for text in [
             "tcp 198.51.100.7:40000 -> 192.0.2.10:443",
             "tcp 198.51.100.7:40000->192.0.2.10:443",
@@ -175,17 +173,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_flow_is_said_to_be_none() {
+    fn invalid_flows_are_explained() {
         for (text, words) in [
-            ("", "two ends, and this has 0"),
-            ("tcp 192.0.2.10:443", "two ends, and this has 1"),
-            ("198.51.100.7:40000 -> 192.0.2.10:443", "say `tcp` or `udp`"),
+            ("", "two endpoints, not 0"),
+            ("tcp 192.0.2.10:443", "two endpoints, not 1"),
+            ("198.51.100.7:40000 -> 192.0.2.10:443", "write `tcp` or `udp`"),
             ("tcp udp 198.51.100.7:40000 -> 192.0.2.10:443", "several"),
-            ("tcp 198.51.100.7:40000 -> [2001:db8::10]:443", "not of one family"),
-            ("tcp 198.51.100.7 -> 192.0.2.10:443", "no address with a port"),
-            ("sctp 198.51.100.7:1 -> 192.0.2.10:2", "\"sctp\" is no address"),
-            ("tcp 198.51.100.7:70000 -> 192.0.2.10:443", "no address with a port"),
-            ("tcp web:80 -> 192.0.2.10:443", "no address with a port"),
+            ("tcp 198.51.100.7:40000 -> [2001:db8::10]:443", "different address families"),
+            ("tcp 198.51.100.7 -> 192.0.2.10:443", "not an address with a port"),
+            ("sctp 198.51.100.7:1 -> 192.0.2.10:2", "\"sctp\" is not an address"),
+            ("tcp 198.51.100.7:70000 -> 192.0.2.10:443", "not an address with a port"),
+            ("tcp web:80 -> 192.0.2.10:443", "not an address with a port"),
         ] {
             let error = text.parse::<FlowSpec>().expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");

@@ -1,4 +1,4 @@
-//! The frame that a packet of a flow would be, as the director's NIC would hand it up.
+//! Builds the frame of a flow's packet, as the director's NIC would receive it.
 
 use std::net::SocketAddr;
 
@@ -11,13 +11,13 @@ use director_common::{
 use super::flow::{FlowSpec, Packet};
 use crate::policy::config::model::Protocol;
 
-/// Whom the frame comes from: nobody looks.
+/// The source MAC address: it is not evaluated.
 const SENDER: Mac = [2, 0, 0, 0, 0, 0xfe];
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 
 impl FlowSpec {
-    /// A frame of this flow to `mac`, checksums and all.
+    /// A frame of this flow to `mac`, with valid checksums.
     pub fn frame(&self, packet: Packet, mac: Mac) -> Vec<u8> {
         let ip_header = if self.source.is_ipv4() { 20 } else { 40 };
         let l4_header = match self.protocol {

@@ -1,9 +1,9 @@
-//! Looking at packets and flows: what `director explain`, `trace` and `capture` are made of.
+//! Tracing of packets and flows, for `director explain`, `trace` and `capture`.
 //!
-//! - [`FlowSpec`] is a flow as somebody writes it down, and the frame that a packet of it would be;
-//! - [`explain`] says where it would go and why;
-//! - [`Filter`] says which packets are wanted, [`Event`] what was told of one;
-//! - [`Pcapng`] writes frames with what became of them.
+//! - [`FlowSpec`] is a flow in text form, and builds the frame of one of its packets;
+//! - [`explain`] reports where it would go and why;
+//! - [`Filter`] selects packets, [`Event`] is the trace of one;
+//! - [`Pcapng`] writes frames with their verdicts.
 
 mod event;
 mod explain;
@@ -15,7 +15,7 @@ mod pcapng;
 
 pub use event::Event;
 pub(crate) use explain::state_label;
-pub use explain::{Explanation, Known, NextHopView, Ring, Size, Tunnel, explain};
+pub use explain::{Explanation, FlowEntry, NextHopView, RingSlot, Size, Tunnel, explain};
 pub use filter::{Filter, FilterError};
 pub use flow::{FlowError, FlowSpec, Packet};
 pub use names::Names;

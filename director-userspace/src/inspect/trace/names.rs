@@ -1,4 +1,4 @@
-//! What slots are called, read once and again when somebody asks for one that was not there.
+//! Names of slots, read from the maps.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -7,11 +7,11 @@ use crate::kernel::datapath::{Datapath, LinkPin, attached, observe};
 /// Services, backends and interfaces by slot.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// Services: their names.
+    /// Names of services.
     pub services: BTreeMap<u32, String>,
-    /// Backends: their addresses.
+    /// Addresses of backends.
     pub backends: BTreeMap<u32, IpAddr>,
-    /// Interfaces: their names.
+    /// Names of interfaces.
     pub interfaces: BTreeMap<u32, String>,
 }
 

@@ -1,5 +1,5 @@
-//! Frames and what became of them, as pcapng (draft-ietf-opsawg-pcapng): one interface for frames as
-//! they came, one for frames as they left, each frame with a comment.
+//! Frames and their verdicts as pcapng (draft-ietf-opsawg-pcapng): one interface for received
+//! frames, one for sent frames, each frame with a comment.
 
 use std::io::{self, Write};
 
@@ -28,22 +28,22 @@ const OS_DROP: u16 = 7;
 /// Nanoseconds.
 const NANOSECONDS: u8 = 9;
 
-/// Which way a frame goes.
+/// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// As it came.
+    /// Received.
     In,
-    /// As it left.
+    /// Sent.
     Out,
 }
 
-/// A file of frames.
+/// A pcapng writer.
 pub struct Pcapng<W: Write> {
     to: W,
     snap: u32,
 }
 
-/// A block that is being made.
+/// The body of a block under construction.
 struct Block(Vec<u8>);
 
 impl Block {
@@ -68,7 +68,7 @@ impl Block {
     }
 
     fn option(self, code: u16, value: &[u8]) -> Self {
-        // Longer than an option can be is cut; ours are short.
+        // Values longer than the maximum are cut; ours are short.
         let value = &value[..value.len().min(usize::from(u16::MAX))];
         self.u16(code).u16(value.len() as u16).bytes(value)
     }
@@ -79,16 +79,16 @@ impl Block {
 }
 
 impl<W: Write> Pcapng<W> {
-    /// Starts a file of frames of at most `snap` bytes; 0: as long as they are. The interfaces are
-    /// called `before` and `after`.
+    /// Starts a file of frames of at most `snap` bytes; 0: unlimited. The interfaces are named
+    /// `before` and `after`.
     ///
     /// # Errors
     ///
-    /// What the writer says.
+    /// If the writer fails.
     pub fn new(to: W, snap: u32) -> io::Result<Self> {
         let mut file = Self { to, snap };
         let version = concat!("director ", env!("CARGO_PKG_VERSION"));
-        // Of unknown length: written as it comes.
+        // The section has an unknown length, because it is streamed.
         let section = Block::new()
             .u32(BYTE_ORDER)
             .u16(1)
@@ -99,7 +99,7 @@ impl<W: Write> Pcapng<W> {
             .end_of_options();
         file.write(SECTION, &section)?;
         for (name, description) in
-            [("before", "frames as they came"), ("after", "frames as Director sent them on")]
+            [("before", "frames as received"), ("after", "frames as sent by Director")]
         {
             let interface = Block::new()
                 .u16(ETHERNET)
@@ -122,11 +122,11 @@ impl<W: Write> Pcapng<W> {
         self.to.write_all(&length.to_ne_bytes())
     }
 
-    /// Writes the frame as it came, and as it left if it did: how many frames that are.
+    /// Writes the frame as received, and as sent if it was. Returns the number of written frames.
     ///
     /// # Errors
     ///
-    /// What the writer says.
+    /// If the writer fails.
     pub fn event(&mut self, event: &Event) -> io::Result<u64> {
         let comment = comment(event);
         self.frame(Direction::In, event, event.bytes, &event.before, &comment)?;
@@ -143,7 +143,7 @@ impl<W: Write> Pcapng<W> {
         bytes: &[u8],
         comment: &str,
     ) -> io::Result<()> {
-        // What left, left after it came.
+        // A sent frame is later than the received one.
         let (interface, flags, later) = match direction {
             Direction::In => (0, 1u32, 0),
             Direction::Out => (1, 2, 1),
@@ -162,11 +162,11 @@ impl<W: Write> Pcapng<W> {
         self.write(PACKET, &packet)
     }
 
-    /// Ends the file: says how many records were lost, and gives the writer back.
+    /// Ends the file with the number of lost records, and returns the writer.
     ///
     /// # Errors
     ///
-    /// What the writer says.
+    /// If the writer fails.
     pub fn finish(mut self, unix_ns: u64, lost: u64) -> io::Result<W> {
         let statistics = Block::new()
             .u32(0)
@@ -179,17 +179,17 @@ impl<W: Write> Pcapng<W> {
         Ok(self.to)
     }
 
-    /// What has been written so far, to be seen by others.
+    /// Flushes the written frames, so that other programs can read them.
     ///
     /// # Errors
     ///
-    /// What the writer says.
+    /// If the writer fails.
     pub fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
 }
 
-/// What became of a packet, in one line.
+/// The verdict on a packet, in one line.
 fn comment(event: &Event) -> String {
     let mut parts = vec![format!("verdict={}", event.verdict)];
     let more = [

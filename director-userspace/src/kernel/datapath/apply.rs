@@ -1,4 +1,4 @@
-//! Carrying out a plan, step by step, the way packets must see it.
+//! Applies a plan, step by step, in the order that packets must see.
 
 use std::{mem::offset_of, net::IpAddr};
 
@@ -13,17 +13,20 @@ use director_common::{
 };
 
 use super::{DatapathError, Tables, grace, rings, tables::AsPod};
-use crate::policy::plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint};
+use crate::policy::{
+    config::model::Availability,
+    plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint},
+    scheduler::Scheduler,
+};
 
-/// Carries out `plan`. May stop after any step (an error, a crash): packets find maps that are
-/// right, and the next plan picks up what is missing. On return no packet holds anything that the
-/// plan replaced.
+/// Applies `plan`. May stop after any step (an error, a crash): packets find consistent maps, and
+/// the next plan has what is missing. On return no packet holds anything that the plan replaced.
 ///
 /// # Errors
 ///
 /// Only system calls on the services' keys and on counters can fail.
 pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
-    // Where they are built, no packet looks until their services' words say so.
+    // No packet reads these places until their services' words point at them.
     rings::build(&mut tables.rings, plan);
     apply_built(tables, plan)
 }
@@ -38,7 +41,7 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
     let result = plan.ops.iter().try_for_each(|op| {
         match op {
             Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
-            // A packet that read the old ring, or found the service, is still on its way.
+            // A packet that read the old ring, or found the service, may still be in flight.
             Op::FreeBackend { .. } | Op::StopBackend { .. } if unlinked => {
                 grace::wait();
                 unlinked = false;
@@ -48,7 +51,7 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
         step(tables, op)
     });
     if plan.ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
-        super::filter::tidy(tables);
+        super::filter::clear_unused(tables);
     }
     if !plan.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
@@ -60,17 +63,19 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
 fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
     match op {
         Op::RemoveStrayKey(key) => remove_key(tables, *key)?,
-        Op::AddService { slot, key, name, drain_timeout_s, when_empty } => {
-            tables.service_notes.set(*slot, note(name));
+        Op::AddService { slot, key, name, drain_timeout_s, scheduler, when_empty } => {
+            tables.service_meta.set(*slot, service_meta(name, *scheduler));
             zero_service_stats(tables, *slot)?;
             let service =
                 Service { key: *key, drain_timeout_s: *drain_timeout_s, ..Service::default() };
             tables.services.set(*slot, service);
             publish_service(tables, *slot, ServiceWord::new(0, 0, *when_empty));
         }
-        Op::NoteService { slot, name, drain_timeout_s, .. } => {
-            let retired = tables.service_notes.get(*slot).retired;
-            tables.service_notes.set(*slot, ServiceMeta { retired, ..note(name) });
+        Op::SetServiceMeta { slot, name, drain_timeout_s, scheduler, .. } => {
+            let retired = tables.service_meta.get(*slot).retired;
+            tables
+                .service_meta
+                .set(*slot, ServiceMeta { retired, ..service_meta(name, *scheduler) });
             let at = offset_of!(Service, drain_timeout_s);
             tables.services.publish(*slot, at, *drain_timeout_s);
         }
@@ -80,16 +85,20 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         Op::SetBackend { reference, service, spec, source_place, state, .. } => {
             set_backend(tables, *reference, *service, spec, *source_place, *state);
         }
-        Op::SetRing { service, ring, members, when_empty, .. } => {
+        Op::SetRing { service, ring, scheduler, members, when_empty, .. } => {
             let word = match ring {
                 Some(ring) => ServiceWord::new(ring * RING_CHUNKS, RING_SLOTS, *when_empty),
                 None => ServiceWord::new(0, 0, *when_empty),
             };
-            // Were we to end between these, the ring is built again.
+            // If the process ends between these, the ring is built again.
             let at = offset_of!(Service, ring_fingerprint);
             tables.services.publish(*service, at, 0);
             publish_service(tables, *service, word);
-            tables.services.publish(*service, at, ring_fingerprint(members, *when_empty));
+            tables.services.publish(
+                *service,
+                at,
+                ring_fingerprint(*scheduler, members, *when_empty),
+            );
         }
         Op::ShowService { slot, key } => {
             super::filter::admit(tables, key);
@@ -101,9 +110,9 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         }
         Op::DrainBackend { reference, deadline_ns, .. } => {
             let slot = reference.slot();
-            let note =
-                BackendMeta { drain_deadline_ns: *deadline_ns, ..tables.backend_notes.get(slot) };
-            tables.backend_notes.set(slot, BackendMeta { weight: 0, ..note });
+            let meta =
+                BackendMeta { drain_deadline_ns: *deadline_ns, ..tables.backend_meta.get(slot) };
+            tables.backend_meta.set(slot, BackendMeta { weight: 0, ..meta });
             publish_state(tables, slot, BackendState::Draining);
         }
         Op::StopBackend { reference, .. } => {
@@ -127,11 +136,16 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
     Ok(())
 }
 
-fn note(name: &str) -> ServiceMeta {
+fn service_meta(name: &str, scheduler: Scheduler) -> ServiceMeta {
     let mut bytes = [0; NAME_LEN + 1];
     let length = name.len().min(NAME_LEN);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
-    ServiceMeta { name: bytes, retired: BackendStats::default(), _pad: [0; 32] }
+    ServiceMeta {
+        name: bytes,
+        retired: BackendStats::default(),
+        scheduler: scheduler as u8,
+        _pad: [0; 31],
+    }
 }
 
 fn publish_service(tables: &Tables, slot: u32, word: ServiceWord) {
@@ -177,14 +191,14 @@ fn add_backend(
     spec: &BackendSpec,
 ) -> Result<(), DatapathError> {
     let slot = reference.slot();
-    let note = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
-    tables.backend_notes.set(slot, note);
-    // In its first generation a slot has counted nothing yet: maps are made of zeros. (The last
+    let meta = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
+    tables.backend_meta.set(slot, meta);
+    // In its first generation a slot has counted nothing yet: maps start as zeros. (The last
     // generation's end leaves zeros too: see `free_backend`.)
     if reference.generation() != 0 {
         zero_backend_stats(tables, slot)?;
     }
-    // The free word of the slot stays until the rest is there.
+    // The free word of the slot stays until the rest is written.
     let free = tables.backends.get(slot).word;
     tables.backends.set(
         slot,
@@ -195,7 +209,10 @@ fn add_backend(
             sources: [source_address(spec), Address::default()],
         },
     );
-    let state = if spec.is_down { BackendState::Down } else { BackendState::Active };
+    let state = match spec.availability {
+        Availability::Available => BackendState::Active,
+        Availability::Down => BackendState::Down,
+    };
     publish_backend(tables, slot, word(reference, service, spec, 0, state));
     Ok(())
 }
@@ -209,8 +226,8 @@ fn set_backend(
     state: BackendState,
 ) {
     let slot = reference.slot();
-    let note = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
-    tables.backend_notes.set(slot, note);
+    let meta = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
+    tables.backend_meta.set(slot, meta);
     // The place that the word does not name; two words, which no packet reads until it does.
     let at = offset_of!(Backend, sources) + usize::from(source_place) * size_of::<Address>();
     let source = source_address(spec);
@@ -235,9 +252,9 @@ fn free_backend(
     publish_backend(tables, slot, BackendWord::pack(free));
     // What it forwarded stays with the service.
     if tables.services.get(service).word.in_use() {
-        let mut note = tables.service_notes.get(service);
-        note.retired.add(&super::stats::backend_total(tables, slot)?);
-        tables.service_notes.set(service, note);
+        let mut meta = tables.service_meta.get(service);
+        meta.retired.add(&super::stats::backend_total(tables, slot)?);
+        tables.service_meta.set(service, meta);
     }
     if next == 0 {
         grace::wait();
@@ -253,7 +270,7 @@ fn insert_key(tables: &mut Tables, key: ServiceKey, slot: u32) -> Result<(), Dat
 fn remove_key(tables: &mut Tables, key: ServiceKey) -> Result<(), DatapathError> {
     match tables.keys.remove(&AsPod(key)) {
         Ok(()) => Ok(()),
-        // Gone already: an earlier process got as far as this step.
+        // Removed already: an earlier process reached this step.
         Err(aya::maps::MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>
         {

@@ -1,6 +1,6 @@
-//! Programs on interfaces: attach, replace, take off.
+//! Programs on interfaces: attach, replace, detach.
 //!
-//! Each interface carries a copy of the program that knows its slot. The link is pinned, so
+//! Each interface carries a copy of the program, loaded with its slot. The link is pinned, so
 //! forwarding does not need this process, and a later one replaces the program through the pin
 //! without losing a packet.
 
@@ -41,7 +41,7 @@ pub struct Attached {
     pub role: Role,
     /// MACs that frames for this machine carry, the interface's own first.
     pub macs: Vec<[u8; 6]>,
-    /// Id of the XDP program on it, whoever's.
+    /// Id of the XDP program on it, of any owner.
     pub program: Option<u32>,
 }
 
@@ -52,8 +52,8 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Finds a slot for every interface: the one it has, or one that no interface has. Nothing is
-    /// written: see [`Attachments::write`].
+    /// Finds a slot for every interface: the one it has, or a free one. Nothing is written: see
+    /// [`Attachments::write`].
     ///
     /// # Errors
     ///
@@ -73,8 +73,8 @@ impl Attachments {
         Ok(Self { slots })
     }
 
-    /// Writes the interfaces into their slots and makes them known as ways out. Others' slots are
-    /// kept: see [`Attachments::prune`].
+    /// Writes the interfaces into their slots and adds them as egress ports. Other slots are kept:
+    /// see [`Attachments::prune`].
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Attachments {
                 error,
             };
             match tables.tx_ports.insert(interface.ifindex, interface.ifindex, None, 0) {
-                // Pulled out since it was listed: that is news of its own, and no reason to stop
-                // following the others. The kernel says EINVAL for an index that nothing has.
+                // Removed since it was listed: that is an event of its own, and the others are
+                // still written. The kernel returns EINVAL for an unused index.
                 Err(error) if errno(&error) == Some(libc::EINVAL) => {}
                 result => result.map_err(failed)?,
             }
@@ -97,7 +97,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Forgets interfaces that have no slot here, and next hops by way of them.
+    /// Clears interfaces that have no slot here, and next hops through them.
     pub fn prune(&self, tables: &mut Tables) {
         for slot in (1..MAX_INTERFACES).filter(|slot| !self.slots.values().any(|s| s == slot)) {
             let old = tables.interfaces.get(slot);
@@ -130,7 +130,7 @@ fn errno(error: &XdpMapError) -> Option<i32> {
     }
 }
 
-/// Writes an interface word by word: packets may be looking at it.
+/// Writes an interface word by word: packets may be reading it.
 pub(super) fn write_interface(tables: &Tables, slot: u32, interface: &Attached) {
     for at in 0..INTERFACE_MACS {
         let mac = interface.macs.get(at).map_or(0, |mac| mac_to_u64(*mac));
@@ -141,9 +141,9 @@ pub(super) fn write_interface(tables: &Tables, slot: u32, interface: &Attached) 
 }
 
 impl Datapath {
-    /// Puts the program on every interface, or replaces what an earlier process of this instance
-    /// put there; takes it off interfaces that are not named. On an error, what this call attached
-    /// is taken off again.
+    /// Attaches the program to every interface, or replaces what an earlier process of this
+    /// instance attached; detaches it from interfaces that are not named. On an error, what this
+    /// call attached is detached again.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl Datapath {
                     for (interface, mode) in fresh {
                         let pin =
                             self.instance.link_pins().join(LinkPin::of(interface).file_name());
-                        let _ = link::end(&pin);
+                        let _ = link::detach(&pin);
                         // Back to the mode that it was in: what was in effect stays.
                         if let Some(mode) = mode {
                             let was = Attached { mode, ..interface.clone() };
@@ -176,7 +176,7 @@ impl Datapath {
         }
         for pin in link_pins(&self.instance)? {
             if !interfaces.iter().any(|interface| interface.name == pin.interface) {
-                link::end(&self.instance.link_pins().join(pin.file_name()))?;
+                link::detach(&self.instance.link_pins().join(pin.file_name()))?;
             }
         }
         // No program uses the smaller maps any more, if there were any.
@@ -188,7 +188,7 @@ impl Datapath {
         (1..MAX_INTERFACES).find(|slot| self.tables.interfaces.get(*slot).ifindex == ifindex)
     }
 
-    /// What the program on the interface in this slot is made for.
+    /// The constants of the program on the interface in this slot.
     pub(super) fn constants(&self, interface_slot: u32) -> Constants {
         let meta = self.tables.meta();
         Constants {
@@ -203,7 +203,7 @@ impl Datapath {
         }
     }
 
-    /// Puts the program on one interface; what it had before.
+    /// Attaches the program to one interface; returns what it carried before.
     pub(super) fn attach_one(
         &self,
         interface: &Attached,
@@ -216,8 +216,9 @@ impl Datapath {
         let mut ebpf = load::load(sizes, &constants, Some(&|name| self.instance.map_pin(name)))?;
         let program = match interface.role {
             Role::Both => {
-                // The one that is there may use maps that are replaced; who traces loads another.
-                load::forget_traced(&mut ebpf, interface_slot)?;
+                // The present one may use maps that are replaced; the tracing process loads
+                // another.
+                load::clear_traced(&mut ebpf, interface_slot)?;
                 load::verify_both(&mut ebpf, interface_slot)?
             }
             Role::Egress => load::verify(&mut ebpf, object::EGRESS_PROGRAM)?,
@@ -233,8 +234,8 @@ impl Datapath {
                 let link: FdLink = PinnedLink::from_pin(&path).map_err(failed)?.into();
                 replaced = Some(XdpLink::try_from(link).map_err(failed)?);
             } else if other.interface == pin.interface || other.ifindex == pin.ifindex {
-                // The interface was made anew, or its mode changed: a link cannot follow.
-                link::end(&directory.join(other.file_name()))?;
+                // The interface was created again, or its mode changed: a link cannot follow.
+                link::detach(&directory.join(other.file_name()))?;
                 ended = Some(other).filter(|other| other.ifindex == pin.ifindex);
             }
         }
@@ -250,7 +251,7 @@ impl Datapath {
         };
         let failed = |error| DatapathError::Attach { interface: interface.name.clone(), error };
         let id = program.attach_to_link(link).map_err(failed)?;
-        // The pin holds the link; this handle may go.
+        // The pin holds the link; this handle may be dropped.
         program.take_link(id).map_err(failed)?;
         Ok(Before::Ours)
     }
@@ -262,12 +263,12 @@ pub(super) enum Before {
     Ours,
     /// None of this instance's.
     Nothing,
-    /// This instance's program in this mode, which had to go first.
+    /// This instance's program in this mode, which was detached first.
     OtherMode(AttachMode),
 }
 
-/// What the name of a pinned link says: `INTERFACE:INDEX:MODE`, an interface's own dots
-/// doubled colons, since bpffs takes no dots and interface names no colons.
+/// The parsed name of a pinned link: `INTERFACE:INDEX:MODE`, an interface's dots written as double
+/// colons, since bpffs allows no dots and interface names no colons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkPin {
     /// The interface's name when it was attached.
@@ -324,8 +325,8 @@ pub fn attached(instance: &Instance) -> Result<Vec<LinkPin>, DatapathError> {
     link_pins(instance)
 }
 
-/// Takes the program off `interfaces`, or off all if none is named; with the last one go the maps
-/// and every pin. Returns the interfaces it was on.
+/// Detaches the program from `interfaces`, or from all if none is named; with the last one, removes
+/// the maps and every pin. Returns the interfaces it was on.
 ///
 /// # Errors
 ///
@@ -342,7 +343,7 @@ pub fn detach(instance: &Instance, interfaces: &[String]) -> Result<Vec<String>,
         .into_iter()
         .partition(|pin| interfaces.is_empty() || interfaces.contains(&pin.interface));
     for pin in &gone {
-        link::end(&instance.link_pins().join(pin.file_name()))?;
+        link::detach(&instance.link_pins().join(pin.file_name()))?;
     }
     if stay.is_empty() {
         remove_pins(instance)?;
@@ -350,7 +351,7 @@ pub fn detach(instance: &Instance, interfaces: &[String]) -> Result<Vec<String>,
     Ok(gone.into_iter().map(|pin| pin.interface).collect())
 }
 
-/// Removes every pin of the instance: programs and maps go with their last user.
+/// Removes every pin of the instance: programs and maps are freed with their last user.
 pub(super) fn remove_pins(instance: &Instance) -> Result<(), DatapathError> {
     let path = instance.pins();
     match fs::remove_dir_all(&path) {

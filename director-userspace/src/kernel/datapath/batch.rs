@@ -1,4 +1,5 @@
-//! Counters of many backends in one system call, where the kernel has it (5.13 for per-CPU arrays).
+//! Counters of many backends in one system call, where the kernel supports it (5.13 for per-CPU
+//! arrays).
 
 use std::{
     cell::UnsafeCell,
@@ -81,7 +82,7 @@ impl Copies {
         Ok(())
     }
 
-    /// What was counted since `before`, by slot, CPUs added up; slots where nothing was are left
+    /// What was counted since `before`, by slot, summed over CPUs; slots without counts are left
     /// out.
     pub(super) fn since(&self, before: &Self) -> Vec<(u32, BackendStats)> {
         let total = |copies: &[BackendStats]| {
@@ -122,9 +123,10 @@ fn lookup(data: &MapData, values: &mut [BackendStats], slots: u32) -> io::Result
         elem_flags: 0,
         flags: 0,
     });
-    // The kernel writes how many there were into the request, `slots` keys and as many times every CPU's value, and a key into `next`.
+    // The kernel writes the count into the request, `slots` keys, every CPU's value for each, and a
+    // key into `next`.
     link::bpf(LOOKUP_BATCH, &batch)?;
-    // An array hands its values out in order; anything else would be another kind of map.
+    // An array returns its values in order; any other order means another type of map.
     if keys.iter().zip(0u32..).any(|(key, slot)| *key != slot) {
         return Err(io::ErrorKind::InvalidData.into());
     }

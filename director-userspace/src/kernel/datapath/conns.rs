@@ -1,5 +1,5 @@
-//! Known flows, read from the shared memory that packets write: no system call for any of them, and
-//! no more memory than one set.
+//! Reads tracked flows from the memory shared with the programs: no system call per flow, and no
+//! more memory than one set.
 
 use aya::maps::MapData;
 use director_common::{
@@ -13,24 +13,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Datapath, DatapathError, Instance, clock_ns, load, mmap::MappedArray, tables::Fd};
 
-/// A known flow.
+/// A tracked flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conn {
     /// Slot of its service.
     pub service: u32,
     /// Slot of its backend.
     pub backend: u32,
-    /// How far it has come.
+    /// Its state.
     pub state: FlowState,
-    /// Milliseconds since it was seen, to about a second.
+    /// Milliseconds since it was last seen, to about a second.
     pub idle_ms: u64,
-    /// Milliseconds until it is forgotten if nothing comes.
+    /// Milliseconds until it expires if no packet is received.
     pub left_ms: u64,
-    /// Its client and the port that it talks to, where clients are written down.
+    /// Its client and the VIP port, if clients are tracked.
     pub client: Option<(SocketAddr, u16)>,
 }
 
-/// The flow table of one instance, to be read through.
+/// The flow table of one instance, to iterate over.
 pub struct Conns<'a> {
     datapath: &'a Datapath,
     clients: Option<MappedArray<ClientSet>>,
@@ -38,12 +38,12 @@ pub struct Conns<'a> {
     salt: u64,
     bits: u32,
     now: Ticks,
-    /// Timeouts: TCP, TCP before and after that, UDP.
+    /// Timeouts: established TCP, TCP opening or closing, UDP.
     tunables: Tunables,
 }
 
 impl<'a> Conns<'a> {
-    /// Opens what is known of flows now.
+    /// Opens the flow table and the map of clients.
     ///
     /// # Errors
     ///
@@ -62,13 +62,13 @@ impl<'a> Conns<'a> {
         })
     }
 
-    /// Whether flows' clients are written down.
+    /// Whether clients are tracked.
     pub fn have_clients(&self) -> bool {
         self.clients.is_some()
     }
 
-    /// Every flow that is known and not too long idle. Packets may be changing what is read: a flow
-    /// that is written meanwhile may be missing, and none is there with another's backend or client.
+    /// Every tracked flow that has not expired. Packets may change the table meanwhile: a flow
+    /// being written may be missing, and none is returned with another flow's backend or client.
     pub fn iter(&self) -> impl Iterator<Item = Conn> + '_ {
         let flows = &self.datapath.tables.flows;
         (0..flows.len()).flat_map(move |set| {
@@ -77,10 +77,10 @@ impl<'a> Conns<'a> {
             let clients = self.clients.as_ref().filter(|_| any).map(|clients| clients.get(set));
             (0..SET_WAYS).filter_map(move |place| {
                 let entry = entries[place];
-                // Halves of two writes make a hash that hardly ever leads here.
-                let leads_here = entry.hash().table_set(self.salt, self.bits) == set;
+                // A torn read makes a hash that hardly ever belongs to this set.
+                let belongs_here = entry.hash().table_set(self.salt, self.bits) == set;
                 let conn = self.conn(&entry, clients.as_ref(), place)?;
-                leads_here.then_some(conn)
+                belongs_here.then_some(conn)
             })
         })
     }
@@ -125,8 +125,8 @@ impl<'a> Conns<'a> {
     }
 }
 
-/// Whether the pinned maps have room for clients.
-pub(super) fn are_recorded(instance: &Instance) -> Result<bool, DatapathError> {
+/// Whether the pinned maps track clients.
+pub(super) fn are_tracked(instance: &Instance) -> Result<bool, DatapathError> {
     if !instance.map_pin(map::FLOW_KEYS).exists() {
         return Ok(false);
     }
@@ -137,7 +137,7 @@ fn clients(datapath: &Datapath) -> Result<Option<MappedArray<ClientSet>>, Datapa
     let name = map::FLOW_KEYS;
     let data = load::pinned(&datapath.instance, name)?;
     let sets = entries(&data)?;
-    // Just being made anew, perhaps.
+    // It may be in the middle of being replaced.
     if sets != datapath.tables.flows.len() {
         return Ok(None);
     }

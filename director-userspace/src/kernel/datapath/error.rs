@@ -20,7 +20,7 @@ pub enum DatapathError {
     Program {
         /// Its name in the object.
         program: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         error: ProgramError,
     },
     /// A map could not be opened or written.
@@ -28,7 +28,7 @@ pub enum DatapathError {
     Map {
         /// Its name in the object.
         name: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         error: MapError,
     },
     /// A map could not be mapped into memory.
@@ -36,7 +36,7 @@ pub enum DatapathError {
     Mmap {
         /// Its name in the object.
         name: &'static str,
-        /// What mmap(2) said.
+        /// The error of mmap(2).
         error: io::Error,
     },
     /// A link or map could not be pinned.
@@ -44,7 +44,7 @@ pub enum DatapathError {
     Pin {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: PinError,
     },
     /// A pinned link could not be opened.
@@ -52,7 +52,7 @@ pub enum DatapathError {
     Link {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: LinkError,
     },
     /// Pins of another version.
@@ -72,22 +72,22 @@ pub enum DatapathError {
     /// Nothing is pinned.
     #[error("director{} is not attached: `director attach` or `director run` starts it", instance_of(.0))]
     NotAttached(String),
-    /// An interface could not be made a way out.
-    #[error("cannot make {interface} a way out: {}", chain(.error))]
+    /// An interface could not be added as an egress port.
+    #[error("cannot add {interface} as an egress port: {}", chain(.error))]
     TxPort {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: aya::maps::xdp::XdpMapError,
     },
     /// Not on this interface.
-    #[error("director is not on {0}: `director status` lists where it is")]
+    #[error("director is not on {0}: `director status` lists its interfaces")]
     NotOn(String),
-    /// Somebody else's program is there.
+    /// Another program is attached.
     #[error(
         "{interface} already carries the XDP program {name} (id {id}), which is not this \
-         director's: remove it first (`ip link set dev {interface} xdp off`), or ask whoever put it \
-         there; `bpftool link` shows its owner"
+         director's: remove it first (`ip link set dev {interface} xdp off`), or ask its owner, \
+         which `bpftool link` shows"
     )]
     Foreign {
         /// The interface.
@@ -99,13 +99,13 @@ pub enum DatapathError {
     },
     /// No native XDP.
     #[error(
-        "{interface} has no native XDP ({error}): its driver cannot run the program. Say `mode: \
+        "{interface} has no native XDP ({error}): its driver cannot run the program. Set `mode: \
          generic` for this interface to run it in the kernel's stack instead, which is slower"
     )]
     NoNativeXdp {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// The program could not be attached.
@@ -113,7 +113,7 @@ pub enum DatapathError {
     Attach {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: ProgramError,
     },
     /// The kernel attached without a link.
@@ -127,34 +127,33 @@ pub enum DatapathError {
     File {
         /// Which.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// Another process holds the instance.
     #[error(
-        "another director (pid {holder}) is at work on instance {instance}: stop it first, or name \
-         another with --instance"
+        "another director (pid {holder}) is using instance {instance}: stop it first, or name \
+         another instance with --instance"
     )]
     Busy {
         /// The instance.
         instance: String,
-        /// Who holds it, as far as it is known.
+        /// The holder's pid, if known.
         holder: String,
     },
     /// Another process traces the instance.
     #[error(
-        "`director trace` or `capture` is at work on it already (pid {holder}): one at a time; end \
+        "another `director trace` or `capture` (pid {holder}) already traces this instance: end \
          that one first"
     )]
     Traced {
-        /// Who, as far as it is known.
+        /// Its pid, if known.
         holder: String,
     },
-    /// The programs were attached by a director that could not be traced, or the one for tracing was
-    /// refused.
+    /// The attached programs cannot be traced, or the kernel refused the tracing program.
     #[error(
-        "the programs that are attached cannot be traced (an older director's, perhaps): start the \
-         daemon again, or run `director attach`, to replace them (no packet is lost)"
+        "the attached programs cannot be traced (an older director may have attached them): \
+         restart the daemon or run `director attach` to replace them (no packet is lost)"
     )]
     CannotTrace,
     /// Not allowed.
@@ -163,7 +162,7 @@ pub enum DatapathError {
     /// No room in the maps.
     #[error(transparent)]
     Plan(#[from] crate::policy::plan::PlanError),
-    /// Only [`super::Simulation`]: the kernel would show the program a piece of the frame only.
+    /// Only [`super::Simulation`]: the program would see only a part of the frame.
     #[error("the frame has {length} bytes, and the kernel tests programs with at most {limit}")]
     FrameTooLong {
         /// Its length.
@@ -178,20 +177,20 @@ pub enum DatapathError {
         number: u64,
         /// Its length.
         length: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         error: ProgramError,
     },
 }
 
-/// An error and its causes in one line, less what they repeat.
+/// An error and its causes in one line, without repetitions.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
+        let message = error.to_string();
+        if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&message);
         }
         cause = error.source();
     }

@@ -1,5 +1,5 @@
-//! What would become of a packet: a copy of the program over the live maps, which records what it
-//! decides and writes nothing else.
+//! Predicts the verdict of a packet: a copy of the program over the live maps, which records its
+//! decision and writes nothing else.
 
 use aya::Ebpf;
 use director_common::{
@@ -20,40 +20,40 @@ use super::{
     test_run::test_run,
 };
 
-/// A flow table entry, as somebody reads it.
+/// A flow table entry, as read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The backend that it names.
     pub backend: BackendRef,
-    /// How far the flow has come.
+    /// The flow's state.
     pub state: FlowState,
-    /// Milliseconds since it was seen, to about a second.
+    /// Milliseconds since it was last seen, to about a second.
     pub idle_ms: u64,
     /// Its set.
     pub set: u32,
-    /// Its place in the set, from 0.
+    /// Its way in the set, from 0.
     pub place: usize,
 }
 
-/// The program that explains, for packets that would come by one interface.
+/// The copy of the program that explains, for packets received on one interface.
 pub struct Explainer {
     ebpf: Ebpf,
     decision: MappedArray<[u64; 2]>,
     datapath: Datapath,
     interface: u32,
-    asked: u64,
+    frames: u64,
 }
 
 impl Explainer {
-    /// Loads the copy for packets that come by the interface with this index, or by the first one
-    /// that there is.
+    /// Loads the copy for packets received on the interface with this index, or on the first
+    /// interface.
     ///
     /// # Errors
     ///
-    /// [`DatapathError::NotAttached`], [`DatapathError::NotOn`] if the director does not know the
+    /// [`DatapathError::NotAttached`], [`DatapathError::NotOn`] if the director is not on the
     /// interface, and whatever the kernel refuses.
     pub fn new(instance: &Instance, interface: Option<(u32, &str)>) -> Result<Self, DatapathError> {
-        // Not with maps of two sizes, should they be growing.
+        // Maps may be growing: never mixes maps of two sizes.
         grow::consistently(instance, || Self::load(instance, interface))
     }
 
@@ -71,29 +71,29 @@ impl Explainer {
         let sizes = Sizes { table_bits: constants.table_bits, backends: 1, rings: 1 };
         let mut ebpf = load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
         load::verify_both(&mut ebpf, slot)?;
-        let decision = load::taken(&mut ebpf, map::DECISION)?;
+        let decision = load::take_map(&mut ebpf, map::DECISION)?;
         let decision = MappedArray::new(Fd(&decision), 1)
             .map_err(|error| DatapathError::Mmap { name: map::DECISION, error })?;
-        Ok(Self { ebpf, decision, datapath, interface: slot, asked: 0 })
+        Ok(Self { ebpf, decision, datapath, interface: slot, frames: 0 })
     }
 
-    /// What would become of this frame, if it came now. Nothing is written: no counter, no flow.
+    /// The verdict of this frame if it were received now. Nothing is written: no counter, no flow.
     ///
     /// # Errors
     ///
     /// [`DatapathError::FrameTooLong`], and what the kernel refuses.
-    pub fn ask(&mut self, frame: &[u8]) -> Result<Outcome, DatapathError> {
-        self.asked += 1;
-        let (_, left) = test_run(&mut self.ebpf, frame, 0, self.asked)?;
+    pub fn explain(&mut self, frame: &[u8]) -> Result<Outcome, DatapathError> {
+        self.frames += 1;
+        let (_, left) = test_run(&mut self.ebpf, frame, 0, self.frames)?;
         Ok(Outcome::of(self.decision.get(0), left))
     }
 
-    /// The maps that are asked.
+    /// The maps that are read.
     pub fn datapath(&self) -> &Datapath {
         &self.datapath
     }
 
-    /// The slot of the interface that packets would come by.
+    /// The slot of the receiving interface.
     pub fn interface_slot(&self) -> u32 {
         self.interface
     }
@@ -124,7 +124,7 @@ impl Explainer {
     /// The service in a slot, and its name.
     pub fn service(&self, slot: u32) -> (Service, String) {
         let tables = &self.datapath.tables;
-        (tables.services.get(slot), name_of(&tables.service_notes.get(slot)))
+        (tables.services.get(slot), name_of(&tables.service_meta.get(slot)))
     }
 
     /// The backend in a slot.
@@ -132,7 +132,7 @@ impl Explainer {
         self.datapath.tables.backends.get(slot)
     }
 
-    /// The backend that a reference means, if its slot is not another's by now.
+    /// The backend of a reference, unless its slot has been reused.
     pub fn resolve(&self, reference: BackendRef) -> Option<Backend> {
         let backends = &self.datapath.tables.backends;
         if reference.is_none() || reference.slot() >= backends.len() {
@@ -147,14 +147,14 @@ impl Explainer {
         self.datapath.tables.interfaces.get(slot & (MAX_INTERFACES - 1))
     }
 
-    /// The knobs.
+    /// The tunables.
     pub fn tunables(&self) -> Tunables {
         self.datapath.tables.tunables.get(0)
     }
 }
 
-/// A service's name, as its note has it.
-pub(super) fn name_of(note: &ServiceMeta) -> String {
-    let end = note.name.iter().position(|byte| *byte == 0).unwrap_or(note.name.len());
-    String::from_utf8_lossy(&note.name[..end]).into_owned()
+/// A service's name from its metadata.
+pub(super) fn name_of(meta: &ServiceMeta) -> String {
+    let end = meta.name.iter().position(|byte| *byte == 0).unwrap_or(meta.name.len());
+    String::from_utf8_lossy(&meta.name[..end]).into_owned()
 }

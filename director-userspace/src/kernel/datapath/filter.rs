@@ -1,5 +1,5 @@
-//! The filter that tells VIPs from other addresses: a bit too many costs a look-up, a bit too few
-//! an outage. So bits are set before their service is shown, and cleared after it is hidden.
+//! The filter that separates VIPs from other addresses: an extra bit costs a lookup, a missing bit
+//! causes an outage. So bits are set before their service is shown, and cleared after it is hidden.
 
 use std::sync::atomic::Ordering;
 
@@ -15,15 +15,15 @@ fn bit_of(key: &ServiceKey) -> (u32, u64) {
     (word, 1 << bit)
 }
 
-/// Lets packets for `key`'s address through to the look-up of services. Whether they were already.
+/// Lets packets for `key`'s address through to the service lookup. Returns whether it did already.
 pub(super) fn admit(tables: &Tables, key: &ServiceKey) -> bool {
     let (word, bit) = bit_of(key);
     let word = tables.vip_filter.word(word, 0);
     word.load(Ordering::Acquire) & bit != 0 || word.fetch_or(bit, Ordering::Release) & bit != 0
 }
 
-/// Clears what no service needs any more.
-pub(super) fn tidy(tables: &Tables) {
+/// Clears bits that no service needs.
+pub(super) fn clear_unused(tables: &Tables) {
     let mut words = vec![0; VIP_FILTER_WORDS as usize];
     for service in (0..tables.services.len()).map(|slot| tables.services.get(slot)) {
         if service.word.in_use() {

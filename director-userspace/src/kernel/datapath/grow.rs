@@ -1,14 +1,14 @@
-//! Larger maps for a director that forwards.
+//! Grows the maps of a director while it forwards.
 //!
-//! Maps do not grow, so larger ones take their place: made and filled beside the old ones, then the
-//! programs are replaced, each at once through its link, by ones that use them, then pins change
-//! places. The flow table, services and everything else that does not depend on the number of
-//! backends or rings stays the same map, so known flows stay.
+//! BPF maps cannot be resized, so larger ones replace them: they are created and filled beside the
+//! old ones, then the programs are replaced, each atomically through its link, by ones that use
+//! them, then pins are moved. The flow table, services and everything else that does not depend on
+//! the number of backends or rings stay the same maps, so tracked flows stay.
 //!
-//! A process may die at any point. Until the directory `unfinished` is renamed `larger`, nothing has
-//! happened, and the next one removes it; from then on the maps in it count
-//! ([`Instance::map_pin`]), whoever uses them already, and the next start attaches all programs
-//! anew, which ends in [`finish`] as ever. Meanwhile old and new maps hold the same.
+//! A process may die at any point. Until the directory `unfinished` is renamed `larger`, nothing
+//! has changed, and the next process removes it; from then on the maps in it count
+//! ([`Instance::map_pin`]), whichever programs use them already, and the next start attaches all
+//! programs again, which ends in [`finish`] as usual. Meanwhile old and new maps hold the same.
 
 use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread};
 
@@ -25,17 +25,17 @@ use super::{
 };
 use crate::policy::plan::{Capacity, Plan, ring_of};
 
-/// Maps with a place per backend.
+/// Maps with an entry per backend.
 const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS];
-/// Maps with places for rings.
+/// Maps that hold rings.
 const BY_RING: [&str; 1] = [map::RINGS];
-/// How often a reader looks again that finds pins changing places.
-const LOOKS: usize = 8;
+/// Attempts of a reader that finds pins being moved.
+const ATTEMPTS: usize = 8;
 
 impl Datapath {
-    /// Makes the maps as large as `capacity` says, which is at least what they are, and puts the
-    /// program on `interfaces` as [`Datapath::attach`] does, with the larger maps. Forwarding goes
-    /// on, known flows stay. Meanwhile the rings of `plan` are built: it is to be carried out by
+    /// Grows the maps to `capacity`, which is at least their current one, and attaches the program
+    /// to `interfaces` as [`Datapath::attach`] does, with the larger maps. Forwarding continues,
+    /// tracked flows stay. Meanwhile the rings of `plan` are built: it must be applied by
     /// [`super::apply_built`]. On an error, what was in effect stays.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Datapath {
                 return Err(error);
             }
         };
-        // From here on, whoever opens the maps finds the larger ones.
+        // From here on, opening the maps finds the larger ones.
         rename(&unfinished, &self.instance.larger_pins())?;
         let attached = thread::scope(|scope| {
             scope.spawn(|| rings::build(&mut larger.rings, plan));
@@ -83,21 +83,21 @@ impl Datapath {
         }
         self.tables = larger;
         if let Some(before) = counted {
-            // What was counted in the smaller maps after they were copied. Packets count in the
-            // larger ones already, so it is added to what the services' former backends counted.
+            // Counts in the smaller maps after the copy. Packets already count in the larger ones,
+            // so these are added to what the services' former backends counted.
             grace::wait();
             let after = Copies::read(smaller_stats, old.backends)?;
             for (slot, stats) in after.since(&before) {
                 let service = self.tables.backends.get(slot).word.service().into();
-                let mut note = self.tables.service_notes.get(service);
-                note.retired.add(&stats);
-                self.tables.service_notes.set(service, note);
+                let mut meta = self.tables.service_meta.get(service);
+                meta.retired.add(&stats);
+                self.tables.service_meta.set(service, meta);
             }
         }
         Ok(())
     }
 
-    /// Makes the larger maps, those by backend and those by ring side by side.
+    /// Creates the larger maps, those by backend and those by ring in parallel.
     fn make(
         &self,
         Capacity { backends, rings, .. }: Capacity,
@@ -122,7 +122,7 @@ impl Datapath {
         })
     }
 
-    /// Where a map is pinned, if those called `names` are being made.
+    /// Where a map is pinned while those in `names` are being created.
     fn pin(&self, name: &str, names: &[&str]) -> PathBuf {
         if names.contains(&name) {
             self.instance.unfinished_pins().join(name)
@@ -131,7 +131,7 @@ impl Datapath {
         }
     }
 
-    /// Copies what the maps hold; the counters that were copied, if their map is among them.
+    /// Copies the maps' contents; returns the copied counters, if their map is among them.
     fn fill(
         &self,
         larger: &mut Tables,
@@ -159,7 +159,7 @@ impl Datapath {
         let slots = smaller.capacity().backends;
         for slot in 0..slots {
             larger.backends.set(slot, smaller.backends.get(slot));
-            larger.backend_notes.set(slot, smaller.backend_notes.get(slot));
+            larger.backend_meta.set(slot, smaller.backend_meta.get(slot));
         }
         let counted = Copies::read(load::pinned(&self.instance, map::BACKEND_STATS)?, slots)?;
         let pin = self.instance.unfinished_pins().join(map::BACKEND_STATS);
@@ -169,7 +169,7 @@ impl Datapath {
         Ok(Some(counted))
     }
 
-    /// Has programs use the smaller maps again.
+    /// Makes programs use the smaller maps again.
     fn shrink_back(&self, interfaces: &[Attached], attachments: &Attachments) {
         if rename(&self.instance.larger_pins(), &self.instance.unfinished_pins()).is_err() {
             return;
@@ -182,7 +182,7 @@ impl Datapath {
     }
 }
 
-/// Removes maps that nobody got as far as using.
+/// Removes larger maps that no program uses yet.
 pub(super) fn discard_unfinished(instance: &Instance) -> Result<(), DatapathError> {
     let path = instance.unfinished_pins();
     match fs::remove_dir_all(&path) {
@@ -193,8 +193,8 @@ pub(super) fn discard_unfinished(instance: &Instance) -> Result<(), DatapathErro
     }
 }
 
-/// Puts the pins of larger maps, if there are any, where the smaller ones' were. Stopped in between,
-/// it is gone on with by the next call.
+/// Moves the pins of larger maps, if there are any, to where the smaller ones' were. If
+/// interrupted, the next call continues.
 pub(super) fn finish(instance: &Instance) -> Result<(), DatapathError> {
     let path = instance.larger_pins();
     let entries = match fs::read_dir(&path) {
@@ -214,8 +214,8 @@ fn rename(from: &PathBuf, to: &PathBuf) -> Result<(), DatapathError> {
     fs::rename(from, to).map_err(|error| DatapathError::File { path: to.clone(), error })
 }
 
-/// Opens maps by their pins, and again if pins changed places meanwhile: maps of two sizes are not
-/// for one reader.
+/// Opens maps by their pins, and again if pins were moved meanwhile: a reader never mixes maps of
+/// two sizes.
 pub(super) fn consistently<T>(
     instance: &Instance,
     open: impl Fn() -> Result<T, DatapathError>,
@@ -224,7 +224,7 @@ pub(super) fn consistently<T>(
         let inode = |name: &&str| fs::metadata(instance.map_pin(name)).map(|pin| pin.ino()).ok();
         BY_BACKEND.iter().chain(&BY_RING).map(inode).collect::<Vec<_>>()
     };
-    for _ in 1..LOOKS {
+    for _ in 1..ATTEMPTS {
         let before = pins();
         let opened = open();
         if pins() == before {

@@ -1,10 +1,11 @@
-//! Where an instance of Director keeps its things.
+//! The paths of an instance of Director.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use director_common::abi::map;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
@@ -19,7 +20,7 @@ use super::{
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
-/// The instance that is meant when none is named.
+/// The instance that is used when none is named.
 pub(super) const DEFAULT: &str = "default";
 
 /// One of possibly several directors on a host.
@@ -43,7 +44,7 @@ impl Instance {
     pub fn new(name: &str) -> Result<Self, String> {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > 63 || !name.chars().all(good) {
-            return Err(format!("{name:?} is no instance name: use 1 to 63 of a-z, 0-9 and -"));
+            return Err(format!("{name:?} is not an instance name: use 1 to 63 of a-z, 0-9 and -"));
         }
         Ok(Self { name: name.into() })
     }
@@ -58,19 +59,46 @@ impl Instance {
         Path::new(BPFFS).join("director").join(&self.name)
     }
 
-    /// Where the map `name` is pinned. One that was made larger counts from the moment that all of
-    /// them are there, which is before its pin has taken the old one's place: see `grow`.
+    /// Where the map `name` is pinned. A larger one counts from the moment that all of them exist,
+    /// which is before its pin has replaced the old one's: see `grow`.
+    /// Maps of an earlier version have other names until they are adopted.
     pub(super) fn map_pin(&self, name: &str) -> PathBuf {
         let larger = self.larger_pins().join(name);
-        if larger.exists() { larger } else { self.pins().join("maps").join(name) }
+        if larger.exists() {
+            return larger;
+        }
+        let pin = self.pins().join("maps").join(name);
+        match map::FORMER.iter().find(|(_, now)| *now == name) {
+            Some((former, _)) if !pin.exists() => {
+                let former = self.pins().join("maps").join(former);
+                if former.exists() { former } else { pin }
+            }
+            _ => pin,
+        }
     }
 
-    /// Where larger maps are pinned that are about to take the place of those in `maps`.
+    /// Renames the pins of adopted maps to this version's names. If interrupted, the next call
+    /// continues.
+    pub(super) fn rename_pins(&self) -> Result<(), DatapathError> {
+        let maps = self.pins().join("maps");
+        for (former, now) in map::FORMER {
+            let (from, to) = (maps.join(former), maps.join(now));
+            if !from.exists() {
+                continue;
+            }
+            // A map that grew while it was adopted has its new name already.
+            let renamed = if to.exists() { fs::remove_file(&from) } else { fs::rename(&from, &to) };
+            renamed.map_err(|error| DatapathError::File { path: to, error })?;
+        }
+        Ok(())
+    }
+
+    /// Where larger maps are pinned before they replace those in `maps`.
     pub(super) fn larger_pins(&self) -> PathBuf {
         self.pins().join("larger")
     }
 
-    /// Where larger maps are pinned while they are made.
+    /// Where larger maps are pinned while they are created.
     pub(super) fn unfinished_pins(&self) -> PathBuf {
         self.pins().join("unfinished")
     }
@@ -80,17 +108,17 @@ impl Instance {
         self.pins().join("links")
     }
 
-    /// Where it keeps what does not outlive a boot.
+    /// Its directory for what does not survive a reboot.
     pub fn run_dir(&self) -> PathBuf {
         Path::new("/run/director").join(&self.name)
     }
 
-    /// Takes the instance for this process: two at once would overwrite each other's maps. Freed
+    /// Locks the instance for this process: two at once would overwrite each other's maps. Released
     /// when dropped, and by the kernel when the process ends.
     ///
     /// # Errors
     ///
-    /// [`DatapathError::Busy`] if another process has it.
+    /// [`DatapathError::Busy`] if another process holds it.
     pub fn lock(&self) -> Result<Lock, DatapathError> {
         let path = self.run_dir().join("lock");
         Lock::take(&path).map_err(|why| match why {
@@ -101,9 +129,9 @@ impl Instance {
         })
     }
 
-    /// Gives the instance back, and leaves nothing of it in /run. For one that has nothing pinned.
-    pub fn leave(&self, lock: Lock) {
-        // What cannot be removed is a lock that nobody holds, or a note of VIPs.
+    /// Releases the instance and removes its files in /run. For one that has nothing pinned.
+    pub fn release(&self, lock: Lock) {
+        // What cannot be removed is a lock that is not held, or the record of assigned VIPs.
         let directory = self.run_dir();
         let _ = fs::remove_file(directory.join("lock"));
         let _ = fs::remove_file(directory.join("trace"));
@@ -115,11 +143,11 @@ impl Instance {
     }
 }
 
-/// Mounts the BPF file system where it belongs, unless it is there.
+/// Mounts the BPF file system, unless it is mounted.
 ///
 /// # Errors
 ///
-/// What mount(2) says, with the command that does it by hand.
+/// The error of mount(2), with the command that mounts it.
 pub fn mount_bpffs() -> Result<(), DatapathError> {
     let is_bpffs = statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == FsType(BPF_FS_MAGIC));
     if is_bpffs {
@@ -128,7 +156,7 @@ pub fn mount_bpffs() -> Result<(), DatapathError> {
     let none: Option<&str> = None;
     mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).map_err(|errno| {
         DatapathError::Privilege(format!(
-            "{BPFFS} is no BPF file system, and mounting it failed: {errno}. As root: \
+            "{BPFFS} is not a BPF file system, and mounting it failed: {errno}. As root: \
              `mount -t bpf bpf {BPFFS}`"
         ))
     })

@@ -18,12 +18,12 @@ use nix::time::{ClockId, clock_getres};
 use super::{DatapathError, Instance, object};
 use crate::policy::{config::model::Config, plan::Capacity};
 
-/// Places of the flow table for each flow that it is made for, as a binary logarithm. With four,
-/// 0.4 % of that many flows find their set full (Poisson, sets of four) and seven in eight are found
-/// at the first look; with two, 4 % and three in four; with one, 20 % find no place.
+/// Entries of the flow table for each flow that it is sized for, as a binary logarithm. With four,
+/// 0.4 % of that many flows find their set full (Poisson, sets of four) and seven in eight are in
+/// their preferred way; with two, 4 % and three in four; with one, 20 % find no entry.
 pub(super) const SPARE_BITS: u32 = 2;
 
-/// Maps that are not for the program that explains.
+/// Maps that the explaining program does not share.
 const NOT_EXPLAINED: [&str; 7] = [
     map::SLOW_PATH,
     map::FLOW_KEYS,
@@ -34,7 +34,7 @@ const NOT_EXPLAINED: [&str; 7] = [
     map::TRACE_RING,
 ];
 
-/// How large the maps are made.
+/// The sizes of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Binary logarithm of the flow table's sets of four.
@@ -46,12 +46,12 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The largest that maps are made.
+    /// The largest sizes of maps.
     pub const LARGEST: Capacity =
         Capacity { services: MAX_SERVICES, backends: 1 << 20, rings: 2 * MAX_SERVICES };
 
     /// What the configuration needs and an eighth more; at least a few thousand backends and a few
-    /// dozen rings. Maps are made larger when that will not do.
+    /// dozen rings. Maps are grown when that does not suffice.
     pub fn for_config(config: &Config) -> Self {
         let services = config.services.len() as u32;
         let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
@@ -71,7 +71,7 @@ impl Sizes {
     }
 }
 
-/// What a copy of the program is made for.
+/// The load-time constants of a copy of the program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constants {
     pub(super) hash_key: HashKey,
@@ -81,12 +81,11 @@ pub(super) struct Constants {
     pub(super) own_mac: u64,
     pub(super) simulate: bool,
     pub(super) explain: bool,
-    /// Whether flows' clients are written down.
+    /// Whether clients are tracked.
     pub(super) clients: bool,
 }
 
-/// Loads maps (those that are where `pins` says, else they are pinned there) and programs; the verifier has not seen the
-/// programs yet.
+/// Loads maps (reused from `pins`, else pinned there) and programs, which are not verified yet.
 pub(super) fn load(
     sizes: Sizes,
     constants: &Constants,
@@ -95,7 +94,7 @@ pub(super) fn load(
     load_object(object::DIRECTOR, sizes, constants, pins)
 }
 
-/// The same of another build of the programs.
+/// As [`load`], with another build of the programs.
 pub(super) fn load_object(
     object: &[u8],
     sizes: Sizes,
@@ -106,8 +105,8 @@ pub(super) fn load_object(
         [constants.simulate, constants.explain, constants.clients].map(u32::from);
     let (jiffy_ns, first_jiffy) = timer();
     let mut loader = EbpfLoader::new();
-    // The program looks at nothing of the kernel's whose place would have to be found out; reading
-    // the kernel's types for that takes longer than all else.
+    // The program reads no kernel structure that would need relocation; reading the kernel's types
+    // for that takes longer than everything else.
     loader
         .btf(None)
         .override_global(constant::HASH_KEY, &constants.hash_key.words, true)
@@ -127,7 +126,7 @@ pub(super) fn load_object(
         .map_max_entries(map::BACKEND_STATS, sizes.backends)
         .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
     if let Some(pin) = pins {
-        // An explanation reads what others use, and calls programs of its own.
+        // The explaining program reads the live maps, and calls programs of its own.
         let own = |name: &str| constants.explain && NOT_EXPLAINED.contains(&name);
         for name in map::PINNED.into_iter().filter(|name| !own(name)) {
             loader.map_pin_path(name, pin(name));
@@ -136,8 +135,8 @@ pub(super) fn load_object(
     Ok(loader.load(object)?)
 }
 
-/// How the kernel counts time: nanoseconds between two ticks of its timer, and the count it started
-/// with (since 2.5, minus five minutes as a 32-bit number, so that overflows show early).
+/// Jiffies: nanoseconds between two ticks of the kernel's timer, and the initial count (since 2.5,
+/// minus five minutes as a 32-bit number, so that overflows show early).
 fn timer() -> (u64, u64) {
     // The clock exists on every Linux.
     let jiffy_ns = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
@@ -146,7 +145,7 @@ fn timer() -> (u64, u64) {
     (jiffy_ns, u64::from((300 * hertz as u32).wrapping_neg()))
 }
 
-/// Has the verifier look at a program of the object.
+/// Verifies a program of the object.
 pub(super) fn verify<'a>(
     ebpf: &'a mut Ebpf,
     program: &'static str,
@@ -166,16 +165,15 @@ pub(super) fn program_of<'a>(
     found.map_err(|error| DatapathError::Program { program, error })
 }
 
-/// Has the verifier look at the program that forwards, and at the one that it calls, which is put
-/// where it looks for it: from then on it is used by whatever program has the same interface slot.
+/// Verifies the forwarding program and the slow path, and puts the latter into its program array:
+/// from then on, every program with the same interface slot calls it.
 pub(super) fn verify_both(ebpf: &mut Ebpf, interface_slot: u32) -> Result<&mut Xdp, DatapathError> {
     verify(ebpf, object::PROGRAM)?;
     verify_called(ebpf, object::SLOW_PATH, map::SLOW_PATH, interface_slot)?;
     program_of(ebpf, object::PROGRAM)
 }
 
-/// Has the verifier look at the program that takes over for packets which somebody looks at, and puts
-/// it where it is looked for, as [`verify_both`] does.
+/// Verifies the tracing program and puts it into its program array, as [`verify_both`] does.
 pub(super) fn verify_traced(ebpf: &mut Ebpf, interface_slot: u32) -> Result<(), DatapathError> {
     verify_called(ebpf, object::TRACED, map::TRACED, interface_slot)
 }
@@ -189,18 +187,18 @@ fn verify_called(
     verify(ebpf, program)?;
     let called = descriptor(ebpf, program)?;
     let failed = |error| DatapathError::Map { name, error };
-    calls(ebpf, name)?.set(interface_slot, &called, 0).map_err(failed)
+    program_array(ebpf, name)?.set(interface_slot, &called, 0).map_err(failed)
 }
 
-/// Has packets of the interface in this slot not be traced any more.
-pub(super) fn forget_traced(ebpf: &mut Ebpf, interface_slot: u32) -> Result<(), DatapathError> {
+/// Stops tracing packets of the interface in this slot.
+pub(super) fn clear_traced(ebpf: &mut Ebpf, interface_slot: u32) -> Result<(), DatapathError> {
     // There may be none.
-    let _ = calls(ebpf, map::TRACED)?.clear_index(&interface_slot);
+    let _ = program_array(ebpf, map::TRACED)?.clear_index(&interface_slot);
     Ok(())
 }
 
-/// The map of programs called `name`.
-fn calls<'a>(
+/// The program array called `name`.
+fn program_array<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<ProgramArray<&'a mut MapData>, DatapathError> {
@@ -226,7 +224,7 @@ pub(super) fn pinned(instance: &Instance, name: &'static str) -> Result<MapData,
 }
 
 /// The map `name` of a loaded object.
-pub(super) fn taken(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
     use aya::maps::Map;
     let not_found = || aya::maps::MapError::InvalidName { name: name.into() };
     let failed = |error| DatapathError::Map { name, error };

@@ -1,4 +1,4 @@
-//! One process at a time.
+//! A lock that one process holds at a time.
 
 use std::{
     fs::{self, File, Metadata},
@@ -12,7 +12,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-/// Something that this process has taken. Freed when dropped, and by the kernel when the process ends.
+/// A lock of this process. Released when dropped, and by the kernel when the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
@@ -21,9 +21,9 @@ pub struct Lock {
 /// Why it was not taken.
 #[derive(Debug)]
 pub(super) enum NotTaken {
-    /// A process has it: which, as far as it is known.
+    /// A process holds it: its pid, if known.
     Held { holder: String },
-    /// The file cannot be had.
+    /// The file cannot be opened or locked.
     Failed(io::Error),
 }
 
@@ -34,8 +34,8 @@ impl From<io::Error> for NotTaken {
 }
 
 impl Lock {
-    /// Takes what the file at `path` stands for, and writes there who has it. Makes the file and its
-    /// directory if need be.
+    /// Locks the file at `path` and writes this process's pid into it. Creates the file and its
+    /// directory if needed.
     pub(super) fn take(path: &Path) -> Result<Self, NotTaken> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -43,7 +43,7 @@ impl Lock {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Its last holder took the file away between our opening and locking it.
+            // Its last holder removed the file between our open and lock.
             Ok(lock) if !is_at(&lock, path) => {
                 drop(lock);
                 Self::take(path)

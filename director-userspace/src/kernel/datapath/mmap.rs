@@ -1,7 +1,7 @@
-//! Arrays shared with packets: a map's memory, mapped into this process.
+//! Arrays shared with the programs: a map's memory, mapped into this process.
 //!
 //! Userspace writes here without a system call, one aligned 64-bit word at a time wherever packets
-//! may be looking (`bpf_map_update_elem` copies bytes, and packets see them half copied).
+//! may be reading (`bpf_map_update_elem` copies bytes, and packets see partial copies).
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use std::{
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A type that userspace and packets share byte for byte.
+/// A type that userspace and the programs share byte for byte.
 ///
 /// # Safety
 ///
@@ -65,7 +65,7 @@ impl<T: Shared> MappedArray<T> {
     ///
     /// # Errors
     ///
-    /// What mmap(2) answers; the kernel refuses maps without the flag or with fewer values.
+    /// The error of mmap(2); the kernel refuses maps without the flag or with fewer values.
     pub(super) fn new(map: impl AsFd, len: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 64) };
         let bytes =
@@ -93,14 +93,13 @@ impl<T: Shared> MappedArray<T> {
         unsafe { self.place(index).read_volatile() }
     }
 
-    /// Writes a value that no packet is looking at.
+    /// Writes a value that no packet is reading.
     pub(super) fn set(&self, index: u32, value: T) {
         // SAFETY: within the mapping.
         unsafe { self.place(index).write_volatile(value) };
     }
 
-    /// One aligned word of a value, `offset` bytes into it: replaced whole, after everything that
-    /// was written before.
+    /// One aligned word of a value, `offset` bytes into it: stored whole, after all earlier writes.
     pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset < size_of::<T>());
         // SAFETY: within the value, aligned (a value's size is a multiple of eight and the mapping
@@ -114,7 +113,7 @@ impl<T: Shared> MappedArray<T> {
     }
 
     /// `count` values from each of `firsts`, which ascend, for filling in bulk where no packet is
-    /// looking.
+    /// reading.
     ///
     /// # Panics
     ///

@@ -1,14 +1,16 @@
 //! The BPF side of a director: programs, maps, links. Nothing else opens its maps.
 //!
-//! - [`Instance`] says where things are pinned, [`Datapath`] opens or creates them;
-//! - [`Tables`] are the maps; [`observe`] reads them into [`crate::policy::plan::Observed`], [`apply`]
-//!   carries out a [`crate::policy::plan::Plan`];
-//! - `grow` makes them larger while packets pass; [`Scrub`] finds what somebody else wrote into them;
-//! - [`Attachments`] puts the program on interfaces and takes it off;
-//! - [`Explainer`] asks the program what would become of a packet, [`Trace`] what becomes of those that
-//!   come, [`Conns`] reads known flows;
-//! - [`Simulation`] runs the same program over frames, [`Standalone`] lends it to whoever measures
-//!   it; both with maps of their own.
+//! - [`Instance`] has the paths of pins, [`Datapath`] opens or creates the maps;
+//! - [`Tables`] are the maps; [`observe`] reads them into [`crate::policy::plan::Observed`],
+//!   [`apply`] applies a [`crate::policy::plan::Plan`];
+//! - `grow` makes them larger while packets pass; [`Scrub`] finds and repairs writes by other
+//!   processes;
+//! - [`Attachments`] has the interfaces' slots; `attach` attaches the program to them and detaches
+//!   it;
+//! - [`Explainer`] predicts the verdict of a packet, [`Trace`] reports the verdicts of live
+//!   packets, [`Conns`] reads tracked flows;
+//! - [`Simulation`] runs the same program over frames, [`Standalone`] loads it for benchmarks; both
+//!   with maps of their own.
 
 mod apply;
 mod attach;

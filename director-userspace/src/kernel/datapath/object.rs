@@ -7,9 +7,9 @@ pub(super) static DIRECTOR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR
 
 /// The program that forwards.
 pub(super) const PROGRAM: &str = "director";
-/// The one that it calls for what is not plain.
+/// The program that it calls for the slow path.
 pub(super) const SLOW_PATH: &str = "slow_path";
-/// The one that takes its place for packets that somebody looks at.
+/// The program that replaces it for traced packets.
 pub(super) const TRACED: &str = "traced";
-/// The program for interfaces that packets only leave by.
+/// The program for interfaces that only send.
 pub(super) const EGRESS_PROGRAM: &str = "egress";

@@ -1,4 +1,4 @@
-//! What the maps hold, for `plan::diff` and for those who look.
+//! Reads the maps' contents, for `plan::diff` and for commands that show them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -14,7 +14,10 @@ use director_common::{
 };
 
 use super::Tables;
-use crate::policy::plan::{Observed, ObservedBackend, ObservedService, ring_of};
+use crate::policy::{
+    plan::{Observed, ObservedBackend, ObservedService, ring_of},
+    scheduler::Scheduler,
+};
 
 /// Reads services and backends.
 pub fn observe(tables: &Tables) -> Observed {
@@ -32,7 +35,7 @@ pub fn observe(tables: &Tables) -> Observed {
             (slot, observed_service(tables, slot, &service, shown == Some(slot)))
         })
         .collect();
-    let leads_astray = |key: &ServiceKey, slot: u32| {
+    let is_stray = |key: &ServiceKey, slot: u32| {
         services.get(&slot).is_none_or(|service| {
             if key.family & PRESENCE == 0 {
                 service.key != *key
@@ -44,7 +47,7 @@ pub fn observe(tables: &Tables) -> Observed {
     let mut presence = BTreeMap::new();
     let mut stray_keys = Vec::new();
     for (key, slot) in keys.values() {
-        if leads_astray(key, *slot) {
+        if is_stray(key, *slot) {
             stray_keys.push(*key);
         } else if key.family & PRESENCE != 0 {
             presence.insert((*key).into(), *slot);
@@ -63,7 +66,7 @@ pub fn observe(tables: &Tables) -> Observed {
 }
 
 /// Reads the services with these keys and their backends, in maps that only this process has
-/// changed since they were known to be in order: every service counts as shown.
+/// changed since they were known to be consistent: every service counts as shown.
 pub fn observe_some(tables: &Tables, keys: &HashSet<ServiceKey>) -> Observed {
     let mut services = BTreeMap::new();
     let mut rings_of_others = BTreeSet::new();
@@ -111,20 +114,20 @@ fn observed_backend(tables: &Tables, slot: u32, word: BackendWord) -> ObservedBa
     let fields = word.unpack();
     let backend = tables.backends.get(slot);
     let family = if fields.is_v6 { Family::V6 } else { Family::V4 };
-    let note = tables.backend_notes.get(slot);
+    let meta = tables.backend_meta.get(slot);
     ObservedBackend {
         service: u32::from(fields.service),
         reference: BackendRef::new(slot, fields.generation),
         state: fields.state,
         address: backend.address.to_ip(family),
-        weight: note.weight as u16,
+        weight: meta.weight as u16,
         forward: fields.forward,
         fixed_next_hop: fields.fixed_next_hop,
         next_hop: backend.next_hop,
         source: backend.sources[usize::from(fields.source)].to_ip(family),
         source_place: fields.source,
         mtu: fields.mtu,
-        drain_deadline_ns: note.drain_deadline_ns,
+        drain_deadline_ns: meta.drain_deadline_ns,
     }
 }
 
@@ -134,19 +137,20 @@ fn observed_service(
     service: &Service,
     is_shown: bool,
 ) -> ObservedService {
-    let note = tables.service_notes.get(slot);
-    let end = note.name.iter().position(|byte| *byte == 0).unwrap_or(note.name.len());
+    let meta = tables.service_meta.get(slot);
+    let end = meta.name.iter().position(|byte| *byte == 0).unwrap_or(meta.name.len());
     ObservedService {
         key: service.key,
-        name: String::from_utf8_lossy(&note.name[..end]).into_owned(),
+        name: String::from_utf8_lossy(&meta.name[..end]).into_owned(),
         word: service.word,
+        scheduler: Scheduler::from_number(meta.scheduler),
         drain_timeout_s: service.drain_timeout_s,
         ring_fingerprint: service.ring_fingerprint,
         is_shown,
     }
 }
 
-/// A key in an order: that of its parts.
+/// A key's parts, by which keys are ordered.
 fn bytes_of(key: &ServiceKey) -> (Address, [u8; 2], u8, u8) {
     (key.address, key.port, key.protocol, key.family)
 }

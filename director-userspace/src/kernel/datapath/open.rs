@@ -1,4 +1,4 @@
-//! Opening an instance's maps, or making them.
+//! Opens an instance's maps, or creates them.
 
 use std::{fs, io, path::Path};
 
@@ -31,19 +31,19 @@ pub struct Datapath {
     pub instance: Instance,
     /// Its maps.
     pub tables: Tables,
-    /// Whether they were there already: made by an earlier process.
+    /// Whether an earlier process created them.
     pub adopted: bool,
-    /// Whether flows' clients are written down.
+    /// Whether clients are tracked.
     pub(super) clients: bool,
 }
 
 impl Datapath {
-    /// Opens the pinned maps; nothing is made.
+    /// Opens the pinned maps; creates none.
     ///
     /// # Errors
     ///
-    /// [`DatapathError::NotAttached`] if there are none, [`DatapathError::Abi`] if they are another
-    /// version's.
+    /// [`DatapathError::NotAttached`] if there are none, [`DatapathError::Abi`] if another version
+    /// created them.
     pub fn open(instance: &Instance) -> Result<Self, DatapathError> {
         match pinned_version(instance)? {
             None | Some(0) => return Err(DatapathError::NotAttached(instance.name().into())),
@@ -55,22 +55,22 @@ impl Datapath {
         }
         let tables =
             grow::consistently(instance, || Tables::open(|name| load::pinned(instance, name)))?;
-        let clients = super::conns::are_recorded(instance)?;
+        let clients = super::conns::are_tracked(instance)?;
         Ok(Self { instance: instance.clone(), tables, adopted: true, clients })
     }
 
-    /// Opens the pinned maps, or makes and pins them in the sizes that `config` needs.
+    /// Opens the pinned maps, or creates and pins them in the sizes that `config` needs.
     ///
     /// # Errors
     ///
-    /// As [`Datapath::open`], and whatever making maps runs into.
+    /// As [`Datapath::open`], and any error of creating maps.
     pub fn open_or_create(instance: &Instance, config: &Config) -> Result<Self, DatapathError> {
         mount_bpffs()?;
         let hash_key = HashKey::expand(config.hash_key.0);
         let complete = !matches!(pinned_version(instance)?, None | Some(0));
         if !complete {
             if instance.pins().exists() {
-                // A process died while it made them; no program uses them.
+                // A process died while creating them; no program uses them.
                 super::attach::remove_pins(instance)?;
             }
             Self::create(instance, config, hash_key)?;
@@ -81,17 +81,22 @@ impl Datapath {
         Ok(opened)
     }
 
-    /// Makes adopted maps this version's: an older director refuses them from now on, since it would
-    /// misread what is about to be written.
-    pub fn adopt(&self) {
+    /// Marks adopted maps as this version's: an older director then refuses them, since it would
+    /// misread what this one writes.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be renamed; the next call tries again.
+    pub fn adopt(&self) -> Result<(), DatapathError> {
         let meta = self.tables.meta();
         if meta.abi_version != ABI_VERSION {
             self.tables.meta.set(0, Meta { abi_version: ABI_VERSION, ..meta });
         }
+        self.instance.rename_pins()
     }
 
-    /// Takes over the hash key, which is in effect once the programs are attached again. The key
-    /// there was, if it was another.
+    /// Writes the hash key, which takes effect once the programs are attached again. Returns the
+    /// previous key if it differs.
     pub fn set_hash_key(&self, config: &Config) -> Option<HashKey> {
         let hash_key = HashKey::expand(config.hash_key.0);
         let meta = self.tables.meta();
@@ -103,14 +108,14 @@ impl Datapath {
     }
 
     /// Undoes [`Datapath::set_hash_key`], given what it returned.
-    pub fn put_back(&self, hash_key: Option<HashKey>) {
+    pub fn restore_hash_key(&self, hash_key: Option<HashKey>) {
         if let Some(hash_key) = hash_key {
             self.tables.meta.set(0, Meta { hash_key, ..self.tables.meta() });
         }
     }
 
-    /// Has programs that are attached from now on write flows' clients down, or not, as `config` says.
-    /// Whether that is a change: then those that are attached are to be replaced.
+    /// Makes programs that are attached from now on track clients, or not, as `config` says.
+    /// Returns whether this is a change: the attached programs must then be replaced.
     ///
     /// # Errors
     ///
@@ -119,8 +124,8 @@ impl Datapath {
         if self.clients == config.flows.clients {
             return Ok(false);
         }
-        // Made anew in its other size when the first program is loaded; the records of the old one
-        // go with its last user.
+        // Created in its other size when the first program is loaded; the old map is freed with its
+        // last user.
         let path = self.instance.map_pin(map::FLOW_KEYS);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -132,12 +137,12 @@ impl Datapath {
         Ok(true)
     }
 
-    /// Takes over the flow timeouts.
+    /// Writes the flow timeouts.
     pub fn set_timeouts(&self, config: &Config) {
         set_timeouts(&self.tables, &config.flows);
     }
 
-    /// How long flows are remembered, in seconds: TCP, TCP before and after that, UDP.
+    /// Flow timeouts in seconds: established TCP, TCP opening or closing, UDP.
     pub fn timeouts_s(&self) -> [u64; 3] {
         let tunables = self.tables.tunables.get(0);
         [tunables.tcp_ticks, tunables.tcp_closing_ticks, tunables.udp_ticks]
@@ -177,29 +182,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Says that next hops are kept fresh as of now; the program trusts that for a second and a
-    /// half.
+    /// Writes the heartbeat: next hops are fresh as of now. The program trusts it for a second and
+    /// a half.
     pub fn heartbeat(&self) {
         let at = std::mem::offset_of!(Tunables, heartbeat_ns);
         self.tables.tunables.publish(0, at, clock_ns());
     }
 
-    /// Says that nobody keeps next hops fresh any more.
+    /// Clears the heartbeat: next hops are no longer kept fresh.
     pub fn stop_heartbeat(&self) {
         self.tables.tunables.publish(0, std::mem::offset_of!(Tunables, heartbeat_ns), 0);
     }
 
-    /// When the daemon last said that it lives, nanoseconds ago; `None` if it never did, or ended.
+    /// The heartbeat's age in nanoseconds; `None` if it was never written, or was cleared.
     pub fn heartbeat_age_ns(&self) -> Option<u64> {
         match self.tables.tunables.get(0).heartbeat_ns {
             0 => None,
-            beat => Some(clock_ns().saturating_sub(beat)),
+            written => Some(clock_ns().saturating_sub(written)),
         }
     }
 }
 
-/// The version of the pinned maps; 0 if their creator did not get as far as noting it, which it does
-/// last. Looks at nothing but the first field of META, which every version has.
+/// The version of the pinned maps; 0 if their creator ended before writing it, which it does last.
+/// Reads only the first field of META, which every version has.
 fn pinned_version(instance: &Instance) -> Result<Option<u32>, DatapathError> {
     if !instance.map_pin(map::META).exists() {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! Pins that somebody removed, put back.
+//! Restores pins that another process removed.
 //!
-//! A map or link without a pin lives as long as somebody has it open. The daemon has, so what was
-//! removed under it is not lost: packets are forwarded as before, and the pin is made again.
+//! A map or link without a pin lives while a process has it open. The daemon does, so nothing is
+//! lost with a pin: packets are forwarded as before, and the pin is created again.
 
 use std::{
     ffi::CString,
@@ -48,11 +48,11 @@ impl Pins {
         Ok(Self(held))
     }
 
-    /// Makes again what is not there; the paths of those.
+    /// Creates missing pins again; returns their paths.
     ///
     /// # Errors
     ///
-    /// If that fails; those before are there.
+    /// If that fails; pins restored before that stay.
     pub fn restore(&self) -> Result<Vec<PathBuf>, DatapathError> {
         let mut made = Vec::new();
         for (path, fd) in self.0.iter().filter(|(path, _)| !path.exists()) {

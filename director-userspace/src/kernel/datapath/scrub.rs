@@ -1,7 +1,8 @@
-//! What no plan tells of, held against what it should be: somebody else may have written into it.
+//! Compares what no plan covers with what it should be: another process may have written to it.
 //!
-//! A plan compares services, backends and keys. Here are the contents of rings, the filter of VIPs,
-//! interfaces and flow timeouts: a wrong bit in one of them misleads packets just the same.
+//! A plan compares services, backends and keys. This module compares the contents of rings, the
+//! filter of VIPs, interfaces and flow timeouts: a wrong bit in one of them misdirects packets just
+//! the same.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -15,17 +16,17 @@ use director_common::{
 use super::{Attached, Datapath, Tables, attach::write_interface, filter, open::set_timeouts};
 use crate::policy::{config::model::Flows, plan::ring_of};
 
-/// Most rings that are read at a time: 256 KiB each.
+/// Most rings that are read per call: 256 KiB each.
 const RINGS_AT_ONCE: usize = 64;
 
-/// What was there when it was looked at last.
+/// What the last calls read.
 #[derive(Debug, Default)]
 pub struct Scrub {
     /// By service slot.
     rings: HashMap<u32, Seen>,
-    /// The service slot that is looked at next.
+    /// The service slot that is read next.
     next: u32,
-    /// Interfaces' slots, by index: programs know their own.
+    /// Interfaces' slots, by index: programs are loaded with their own.
     slots: HashMap<u32, u32>,
 }
 
@@ -38,9 +39,9 @@ struct Seen {
 }
 
 impl Datapath {
-    /// Puts right what is not as it was, or as it follows from `interfaces` and `flows`; says what
-    /// that was. A ring whose contents changed counts as never built: the next plan builds it anew.
-    /// Looks at some rings only, and at others the next time.
+    /// Repairs what differs from the last call, or from `interfaces` and `flows`; returns what
+    /// differed. A ring whose contents changed counts as never built: the next plan builds it
+    /// again. Each call reads some rings only, in turn.
     pub fn scrub(
         &mut self,
         scrub: &mut Scrub,
@@ -80,7 +81,7 @@ impl Scrub {
             }
             read += 1;
             if (ring + 1) * RING_CHUNKS > tables.rings.len() {
-                // No ring is there; the next plan says so too.
+                // There is no such ring; the next plan finds that too.
                 continue;
             }
             let now = Seen { ring, fingerprint, contents: contents(tables, ring) };
@@ -90,7 +91,7 @@ impl Scrub {
                 self.rings.remove(&slot);
                 let at = std::mem::offset_of!(Service, ring_fingerprint);
                 tables.services.publish(slot, at, 0);
-                let name = tables.service_notes.get(slot).name;
+                let name = tables.service_meta.get(slot).name;
                 let name = String::from_utf8_lossy(&name);
                 found.push(format!("ring of {}", name.trim_end_matches('\0')));
             }
@@ -119,18 +120,19 @@ impl Scrub {
                 found.push(format!("interface {}", interface.name));
             }
             let index = interface.ifindex;
-            // One that is gone cannot be a way out; that is news of its own.
+            // A removed interface cannot be an egress port; its removal is an event of its own.
             if tables.tx_ports.get(index, 0).is_err()
                 && tables.tx_ports.insert(index, index, None, 0).is_ok()
             {
-                found.push(format!("{} as a way out", interface.name));
+                found.push(format!("{} as an egress port", interface.name));
             }
         }
         found
     }
 }
 
-/// Lets packets for every service through to the look-up; whether some were not.
+/// Lets packets for every service through to the lookup; returns what was repaired if some were
+/// not.
 fn admit_all(tables: &Tables) -> Option<String> {
     let services = (0..tables.services.len()).map(|slot| tables.services.get(slot));
     let mut was_complete = true;
@@ -140,7 +142,7 @@ fn admit_all(tables: &Tables) -> Option<String> {
     (!was_complete).then(|| "filter of VIPs".to_owned())
 }
 
-/// A number that is another when a ring's contents are.
+/// A hash of a ring's contents.
 fn contents(tables: &Tables, ring: u32) -> u64 {
     let first = ring * RING_CHUNKS;
     let mut sum = 0u64;

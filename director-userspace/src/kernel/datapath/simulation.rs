@@ -1,4 +1,4 @@
-//! The real program over frames that go nowhere: maps of its own, nothing pinned, no interface.
+//! The real program run over frames: maps of its own, nothing pinned, no interface.
 
 use aya::Ebpf;
 use director_common::{
@@ -24,13 +24,13 @@ use crate::policy::{
 /// What the program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What became of it.
+    /// Its verdict.
     pub verdict: Verdict,
     /// Slot of its service.
     pub service: Option<u32>,
     /// Slot of the backend it was sent to.
     pub backend: Option<u32>,
-    /// Whether its flow was known.
+    /// Whether its flow was tracked.
     pub connection: Connection,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
@@ -43,7 +43,7 @@ pub struct Simulation {
     pub tables: Tables,
     decision: MappedArray<[u64; 2]>,
     frames: u64,
-    /// Bytes of metadata in front of frames, which take of their headroom.
+    /// Bytes of metadata in front of frames, which reduce their headroom.
     metadata: u32,
 }
 
@@ -52,8 +52,7 @@ unsafe impl super::mmap::Shared for [u64; 2] {}
 const _: () = assert!(size_of::<Decision>() == 16);
 
 impl Simulation {
-    /// Loads the program and fills its maps with what `desired` says. Interface slot 1 is the one
-    /// that frames come from.
+    /// Loads the program and fills its maps from `desired`. Frames come from interface slot 1.
     ///
     /// # Errors
     ///
@@ -61,7 +60,7 @@ impl Simulation {
     pub fn new(config: &Config, desired: &Desired) -> Result<Self, DatapathError> {
         let Standalone { mut ebpf, tables } =
             Standalone::load(Programs::own(), config, desired, None)?;
-        let decision = load::taken(&mut ebpf, map::DECISION)?;
+        let decision = load::take_map(&mut ebpf, map::DECISION)?;
         let decision = MappedArray::new(super::tables::Fd(&decision), 1)
             .map_err(|error| DatapathError::Mmap { name: map::DECISION, error })?;
         for slot in 1..=15 {
@@ -72,7 +71,7 @@ impl Simulation {
         Ok(Self { ebpf, tables, decision, frames: 0, metadata: 0 })
     }
 
-    /// Brings the maps to what `desired` says, as a running director would.
+    /// Brings the maps to `desired`, as a running director would.
     ///
     /// # Errors
     ///
@@ -82,8 +81,8 @@ impl Simulation {
         super::apply(&mut self.tables, &plan)
     }
 
-    /// Takes so many bytes, a multiple of four, of the 216 that the program finds in front of a
-    /// frame, as a driver would that leaves less. Linux before 6.8 takes no more than 32.
+    /// Takes this many bytes, a multiple of four, of the 216 in front of a frame, as a driver with
+    /// less headroom does. Linux before 6.8 accepts at most 32.
     pub fn take_headroom(&mut self, bytes: u8) {
         self.metadata = u32::from(bytes);
     }
@@ -96,7 +95,7 @@ impl Simulation {
     pub fn run(&mut self, frame: &[u8], now_ns: u64) -> Result<Outcome, DatapathError> {
         self.frames += 1;
         if frame.len() < MIN_FRAME {
-            // No driver hands up less than an Ethernet header; the program says the same.
+            // No driver passes up less than an Ethernet header; the program returns the same.
             return Ok(Outcome {
                 verdict: Verdict::Pass(PassReason::Truncated),
                 service: None,
@@ -113,7 +112,7 @@ impl Simulation {
 }
 
 impl Outcome {
-    /// What a program that records has noted, and the frame as it left it.
+    /// The decision that the program recorded, and the frame as it left it.
     pub(super) fn of(words: [u64; 2], frame: Vec<u8>) -> Self {
         let decision = decision(words);
         let verdict =
@@ -128,7 +127,7 @@ impl Outcome {
     }
 }
 
-/// The words of a [`Decision`], taken apart.
+/// Splits the words of a [`Decision`].
 fn decision(words: [u64; 2]) -> Decision {
     let [a, b] = words;
     Decision {

@@ -26,7 +26,7 @@ const INTERFACE_SLOT: u32 = 1;
 #[derive(Clone, Copy)]
 pub(super) struct Programs<'a> {
     object: &'a [u8],
-    /// Also the one for packets that somebody looks at.
+    /// Whether the tracing program is loaded too.
     traced: bool,
 }
 
@@ -45,8 +45,8 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    /// Loads the program as a director would attach it, and fills its maps with what `desired`
-    /// says. Frames come from interface slot 1, which has these values.
+    /// Loads the program as a director would attach it, and fills its maps from `desired`. Frames
+    /// come from interface slot 1, which has these values.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Standalone {
         Self::of(Programs::own(), config, desired, interface)
     }
 
-    /// The same of another build of the programs, an object file as the build makes it.
+    /// As [`Standalone::new`], with another build of the programs: an object file.
     ///
     /// # Errors
     ///
@@ -73,8 +73,8 @@ impl Standalone {
         Self::of(Programs { object, ..Programs::own() }, config, desired, interface)
     }
 
-    /// The same as [`Standalone::new`], looking at one packet in `every` from now on and for good; and
-    /// the ring that it tells.
+    /// As [`Standalone::new`], permanently tracing one packet in `every`; also returns the ring
+    /// that it reports to.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl Standalone {
         let mut traced =
             Self::of(Programs { traced: true, ..Programs::own() }, config, desired, interface)?;
         let failed = |error| DatapathError::Map { name: map::TRACE_RING, error };
-        let ring = Map::RingBuf(load::taken(&mut traced.ebpf, map::TRACE_RING)?);
+        let ring = Map::RingBuf(load::take_map(&mut traced.ebpf, map::TRACE_RING)?);
         let ring = RingBuf::try_from(ring).map_err(failed)?;
         let tunables = &traced.tables.tunables;
         tunables.publish(0, offset_of!(Tunables, trace_every), every.max(1));
@@ -107,7 +107,7 @@ impl Standalone {
         Ok(standalone)
     }
 
-    /// The same, of an interface with this MAC, or for a simulation.
+    /// Loads the programs for an interface with this MAC, or (`None`) for a simulation.
     pub(super) fn load(
         programs: Programs<'_>,
         config: &Config,
@@ -131,9 +131,9 @@ impl Standalone {
         if programs.traced {
             load::verify_traced(&mut ebpf, INTERFACE_SLOT)?;
         }
-        let mut tables = Tables::open(|name| load::taken(&mut ebpf, name))?;
+        let mut tables = Tables::open(|name| load::take_map(&mut ebpf, name))?;
         open::set_timeouts(&tables, &config.flows);
-        // Next hops are as fresh as they will ever be.
+        // The heartbeat never becomes stale.
         let at = offset_of!(Tunables, heartbeat_ns);
         tables.tunables.publish(0, at, u64::MAX / 2);
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
@@ -141,7 +141,7 @@ impl Standalone {
         Ok(Self { ebpf, tables })
     }
 
-    /// Brings the maps to what `desired` says, as a running director would.
+    /// Brings the maps to `desired`, as a running director would.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Standalone {
         test_run::test_run(&mut self.ebpf, frame, 0, 1)
     }
 
-    /// The loaded program, for whoever calls it.
+    /// The loaded program's descriptor.
     ///
     /// # Errors
     ///

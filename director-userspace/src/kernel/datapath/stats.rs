@@ -39,13 +39,13 @@ pub struct ServiceCounters {
 /// All counters at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets by what became of them; every verdict is there.
+    /// Packets by verdict; every verdict is present.
     pub verdicts: Vec<(Verdict, u64)>,
     /// By service slot.
     pub services: BTreeMap<u32, ServiceCounters>,
 }
 
-/// Reads all counters, those of services and backends as far as they were `observed`.
+/// Reads all counters; of services and backends, those that were `observed`.
 ///
 /// # Errors
 ///
@@ -64,7 +64,7 @@ pub fn counters(tables: &Tables, observed: &Observed) -> Result<Counters, Datapa
             stats.dropped += copy.0.dropped;
             stats.untracked += copy.0.untracked;
         }
-        let total = tables.service_notes.get(*slot).retired;
+        let total = tables.service_meta.get(*slot).retired;
         services.insert(
             *slot,
             ServiceCounters {

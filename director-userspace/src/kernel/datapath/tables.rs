@@ -39,11 +39,11 @@ pub struct Tables {
     pub(super) meta: MappedArray<Meta>,
     pub(super) flows: MappedArray<FlowSet>,
     pub(super) backends: MappedArray<Backend>,
-    pub(super) backend_notes: MappedArray<BackendMeta>,
+    pub(super) backend_meta: MappedArray<BackendMeta>,
     pub(super) keys: HashMap<MapData, AsPod<ServiceKey>, u32>,
     pub(super) services: MappedArray<Service>,
     pub(super) vip_filter: MappedArray<u64>,
-    pub(super) service_notes: MappedArray<ServiceMeta>,
+    pub(super) service_meta: MappedArray<ServiceMeta>,
     pub(super) rings: MappedArray<RingChunk>,
     pub(super) interfaces: MappedArray<Interface>,
     pub(super) tx_ports: DevMapHash<MapData>,
@@ -54,7 +54,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens every map, `get` being how to find one by name.
+    /// Opens every map; `get` finds one by name.
     pub(super) fn open(
         mut get: impl FnMut(&'static str) -> Result<MapData, DatapathError>,
     ) -> Result<Self, DatapathError> {
@@ -76,11 +76,11 @@ impl Tables {
             meta: mapped!(map::META, Meta),
             flows: mapped!(map::FLOWS, FlowSet),
             backends: mapped!(map::BACKENDS, Backend),
-            backend_notes: mapped!(map::BACKEND_META, BackendMeta),
+            backend_meta: mapped!(map::BACKEND_META, BackendMeta),
             keys: typed!(map::SERVICE_KEYS, HashMap, HashMap),
             services: mapped!(map::SERVICES, Service),
             vip_filter: mapped!(map::VIP_FILTER, u64),
-            service_notes: mapped!(map::SERVICE_META, ServiceMeta),
+            service_meta: mapped!(map::SERVICE_META, ServiceMeta),
             rings: mapped!(map::RINGS, RingChunk),
             interfaces: mapped!(map::INTERFACES, Interface),
             tx_ports: typed!(map::TX_PORTS, DevMapHash, DevMapHash),
@@ -98,7 +98,7 @@ impl Tables {
             backends: self
                 .backends
                 .len()
-                .min(self.backend_notes.len())
+                .min(self.backend_meta.len())
                 .min(self.backend_stats.len()),
             rings: self.rings.len() / RING_CHUNKS,
         }
@@ -112,29 +112,29 @@ impl Tables {
         if slots == 0 { Vec::new() } else { chunks.flatten().take(slots).collect() }
     }
 
-    /// Whether some backend's drain is over at `now_ns`. Looks at shared memory only: the daemon
-    /// asks twice a second.
+    /// Whether some backend's drain is over at `now_ns`. Reads shared memory only: the daemon calls
+    /// this twice a second.
     pub fn drain_is_over(&self, now_ns: u64) -> bool {
         (1..self.backends.len()).any(|slot| {
             self.backends.get(slot).word.unpack().state == BackendState::Draining
-                && self.backend_notes.get(slot).drain_deadline_ns <= now_ns
+                && self.backend_meta.get(slot).drain_deadline_ns <= now_ns
         })
     }
 
-    /// Flows that the flow table is made for.
+    /// Flows that the flow table is sized for.
     pub fn flow_capacity(&self) -> u64 {
         let places = u64::from(self.flows.len()) * director_common::flow_table::SET_WAYS as u64;
         places >> super::load::SPARE_BITS
     }
 
-    /// What the maps' creator noted.
+    /// What the maps' creator wrote.
     pub fn meta(&self) -> Meta {
         self.meta.get(0)
     }
 }
 
 /// Number of values of a map, whose values must be of `value_size` bytes: aya reuses pins without
-/// looking (0.14).
+/// checking (0.14).
 fn entries(data: &MapData, name: &'static str, value_size: usize) -> Result<u32, DatapathError> {
     let info = data.info().map_err(|error| DatapathError::Map { name, error })?;
     if info.value_size() as usize != value_size {

@@ -1,4 +1,5 @@
-//! Somebody looks at packets: the lease in TUNABLES that has programs tell, and the ring they tell by.
+//! Tracing of packets: the lease in TUNABLES that makes programs report, and the ring they report
+//! to.
 
 use std::{
     fs,
@@ -32,34 +33,34 @@ use director_common::{
 // SAFETY: repr(C), no implicit padding, valid for all bytes.
 unsafe impl Pod for AsPod<TraceTurn> {}
 
-/// What was looked at since a trace began.
+/// Counts since a trace began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceCounts {
-    /// Packets that were looked at.
+    /// Packets that were inspected.
     pub looked_at: u64,
     /// Records that the ring had no room for.
     pub lost: u64,
 }
 
-/// A trace: packets are told of until it is dropped, or for two seconds after it was renewed last.
+/// A trace: packets are reported until it is dropped, or until two seconds after its last renewal.
 pub struct Trace {
     instance: Instance,
     tunables: MappedArray<Tunables>,
     ring: RingBuf<MapData>,
     turns: PerCpuArray<MapData, AsPod<TraceTurn>>,
     before: TraceCounts,
-    /// The pin of TUNABLES, which says whether this is still the director that is traced.
+    /// The inode of TUNABLES' pin: another one means that the traced director is gone.
     pin: u64,
     _lock: Lock,
 }
 
 impl Trace {
-    /// Has the instance's programs tell of packets that `filter` wants, looking at one in `every`.
+    /// Makes the instance's programs report packets that match `filter`, inspecting one in `every`.
     ///
     /// # Errors
     ///
-    /// [`DatapathError::Traced`] if somebody else does, [`DatapathError::CannotTrace`] if the programs
-    /// that are attached are of a director that could not; as [`Datapath::open`].
+    /// [`DatapathError::Traced`] if another process traces, [`DatapathError::CannotTrace`] if the
+    /// attached programs are from a director that cannot be traced; as [`Datapath::open`].
     pub fn start(
         datapath: &Datapath,
         every: u64,
@@ -80,7 +81,8 @@ impl Trace {
         let turns = PerCpuArray::try_from(turns).map_err(failed(map::TRACE_TURNS))?;
         let none = TraceCounts::default();
         let mut trace = Self { instance, tunables, ring, turns, before: none, pin, _lock: lock };
-        // Whoever was killed has left a lease and a filter: nobody reads the filter once that ended.
+        // A killed process leaves a lease and a filter; programs do not read the filter once the
+        // lease has ended.
         trace.stop();
         super::grace::wait();
         filters.set(0, filter);
@@ -93,7 +95,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Has each CPU begin with another packet, as it goes on.
+    /// Makes each CPU start at a random packet, as the program continues at random distances.
     fn begin_turns(&mut self, every: u64) -> Result<(), DatapathError> {
         let failed = |error| DatapathError::Map { name: map::TRACE_TURNS, error };
         let mut turns = Vec::new();
@@ -105,7 +107,7 @@ impl Trace {
         self.turns.set(0, turns, 0).map_err(failed)
     }
 
-    /// Says that somebody still looks; at least once in two seconds.
+    /// Renews the lease; must be called at least once in two seconds.
     ///
     /// # Errors
     ///
@@ -120,12 +122,12 @@ impl Trace {
         Ok(())
     }
 
-    /// Has programs tell no more. What they told can still be read.
+    /// Makes programs stop reporting. Their records can still be read.
     pub fn stop(&self) {
         self.tunables.publish(0, offset_of!(Tunables, trace_until_ns), 0);
     }
 
-    /// The next record, given to `read`; whether there was one.
+    /// Passes the next record to `read`; returns whether there was one.
     pub fn next(&mut self, read: impl FnOnce(&[u8])) -> bool {
         match self.ring.next() {
             Some(record) => {
@@ -136,7 +138,7 @@ impl Trace {
         }
     }
 
-    /// What was looked at so far.
+    /// The counts so far.
     ///
     /// # Errors
     ///
@@ -168,7 +170,7 @@ impl Drop for Trace {
 }
 
 impl Datapath {
-    /// How long packets are still looked at if nobody says anything more, nanoseconds; `None`: they
+    /// How long packets are still traced without another renewal, in nanoseconds; `None` if they
     /// are not.
     pub fn traced_for_ns(&self) -> Option<u64> {
         let until = self.tables.tunables.get(0).trace_until_ns;
@@ -201,7 +203,7 @@ struct Lookup {
 /// `BPF_MAP_LOOKUP_ELEM` of linux/bpf.h.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 
-/// Interface slots that have the program which packets are traced by.
+/// Interface slots that have the tracing program.
 fn traceable(instance: &Instance) -> Result<Vec<u32>, DatapathError> {
     let programs = load::pinned(instance, map::TRACED)?;
     let is_there = |slot: &u32| {
@@ -218,9 +220,9 @@ fn traceable(instance: &Instance) -> Result<Vec<u32>, DatapathError> {
     Ok((1..MAX_INTERFACES).filter(is_there).collect())
 }
 
-/// Loads the program that packets are traced by for each interface that has none, or for all of them.
-/// Whoever attaches programs anew takes these away, since maps may have been replaced; and if that
-/// happens meanwhile, pins say so.
+/// Loads the tracing program for each interface that has none, or (`again`) for all. Attaching
+/// programs again removes these, since maps may have been replaced; if that happens meanwhile, the
+/// pins show it.
 fn make_traceable(instance: &Instance, again: bool) -> Result<(), DatapathError> {
     let there = if again { Vec::new() } else { traceable(instance)? };
     let datapath = Datapath::open(instance)?;
@@ -237,7 +239,7 @@ fn make_traceable(instance: &Instance, again: bool) -> Result<(), DatapathError>
     Ok(())
 }
 
-/// Takes the right to trace the instance, which one process has at a time.
+/// Takes the lock for tracing the instance, which one process holds at a time.
 fn lock(instance: &Instance) -> Result<Lock, DatapathError> {
     let path = instance.run_dir().join("trace");
     Lock::take(&path).map_err(|why| match why {

@@ -1,4 +1,4 @@
-//! The interfaces of the configuration, as this host has them.
+//! The configured interfaces, as found on this host.
 
 use director_common::interface::INTERFACE_MACS;
 
@@ -15,7 +15,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Each interface that is not there, or cannot be worked on; none at all configured.
+/// Each interface that does not exist or cannot be used; if none is configured.
 pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attached>, HostErrors> {
     if config.interfaces.is_empty() {
         return Err(HostErrors(vec![HostError::NoInterfaces]));
@@ -24,7 +24,7 @@ pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attach
     if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
 }
 
-/// Finds those configured interfaces that there are, and what is wrong with the others.
+/// Finds the configured interfaces that exist, and what is wrong with the others.
 ///
 /// # Errors
 ///
@@ -59,8 +59,8 @@ pub async fn present_interfaces(
     Ok((found, errors))
 }
 
-/// The MACs whose frames the interface takes: its own, and those of devices on top of it that have
-/// one of their own (VRRP's macvlans, VLAN devices).
+/// The MACs whose frames the interface accepts: its own, and those of devices on top of it that
+/// have one of their own (VRRP's macvlans, VLAN devices).
 fn macs(link: &Link, links: &[Link]) -> Vec<[u8; 6]> {
     let mut macs = vec![link.mac];
     let on_top = links.iter().filter(|other| other.parent == Some(link.index));

@@ -1,4 +1,4 @@
-//! Which kernel this is, and whether it will do.
+//! The kernel's version, and whether it suffices.
 
 use nix::sys::utsname::uname;
 
@@ -20,8 +20,8 @@ pub fn parse(release: &str) -> Option<(u32, u32)> {
     }
 }
 
-/// Why a kernel of this release will not do, for people; `None` if it will, or if its release says
-/// nothing.
+/// Why a kernel of this release does not suffice, as a message; `None` if it does, or if the
+/// release has no version.
 pub fn too_old(release: &str) -> Option<String> {
     let version = parse(release)?;
     let (major, minor) = NEEDED;
@@ -48,8 +48,8 @@ mod tests {
 
     #[test]
     fn old_kernels_are_named() {
-        let said = too_old("5.10.0-8-amd64").unwrap_or_default();
-        assert!(said.contains("5.10.0-8-amd64") && said.contains("5.12"), "{said}");
+        let message = too_old("5.10.0-8-amd64").unwrap_or_default();
+        assert!(message.contains("5.10.0-8-amd64") && message.contains("5.12"), "{message}");
         assert_eq!(too_old("5.12.0"), None);
         assert_eq!(too_old("6.1.0"), None);
         assert_eq!(too_old("odd"), None);

@@ -1,5 +1,5 @@
-//! The configuration against this host: do its interfaces exist, and what are the ways to its
-//! backends? Between `config`, which knows no host, and `plan`, which knows no kernel.
+//! Resolves the configuration on this host: its interfaces, and the paths to its backends. Between
+//! `config`, which does not depend on a host, and `plan`, which does not depend on a kernel.
 
 mod interfaces;
 pub mod kernel;
@@ -19,7 +19,7 @@ pub use vips::{assign_vips, withdraw_vips};
 
 use crate::kernel::net::NetError;
 
-/// Why a configuration cannot be carried out on this host.
+/// Why a configuration cannot be applied on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No interface to attach to.
@@ -41,9 +41,9 @@ pub enum HostError {
         /// The name configured.
         name: String,
     },
-    /// Direct routing to somewhere behind a router.
+    /// Direct routing to a backend behind a router.
     #[error(
-        "service {service}: backend {backend} is reached by way of {gateway}, but `forward: direct` \
+        "service {service}: backend {backend} is reached via {gateway}, but `forward: direct` \
          only reaches backends on the same link: a router would send the packet back to the VIP. \
          Use `forward: tunnel`"
     )]
@@ -66,7 +66,7 @@ pub enum HostError {
         /// The backend's address.
         backend: IpAddr,
     },
-    /// A way out that is not Director's to use.
+    /// An egress interface that is not configured.
     #[error(
         "service {service}: backend {backend} is reached by {interface}, which is not under \
          `interfaces`: add `{{name: {interface}, role: egress}}`"
@@ -79,12 +79,12 @@ pub enum HostError {
         /// The interface that the route names.
         interface: String,
     },
-    /// The kernel's answer.
+    /// The kernel's error.
     #[error(transparent)]
     Net(#[from] NetError),
 }
 
-/// Everything that keeps a configuration from being carried out on this host.
+/// All reasons why a configuration cannot be applied on this host.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", lines(.0))]
 pub struct HostErrors(pub Vec<HostError>);

@@ -1,4 +1,4 @@
-//! Neighbours that the kernel keeps fresh for us.
+//! Neighbours that the kernel keeps fresh for the daemon.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,14 +10,14 @@ use crate::{
     policy::plan::Observed,
 };
 
-/// Leaves to age what was kept fresh for the backends in `observed`.
+/// Stops keeping neighbours fresh for the backends in `observed`: they age as usual.
 ///
 /// # Errors
 ///
 /// If the neighbours cannot be listed.
 pub async fn release_neighbours(netlink: &Netlink, observed: &Observed) -> Result<(), NetError> {
     let mut next_hops: BTreeSet<IpAddr> = BTreeSet::new();
-    // What cannot be listed is asked for one by one.
+    // What cannot be listed is looked up one by one.
     let route_classes = netlink.route_classes().await.unwrap_or_default();
     let mut gateways: HashMap<RouteClass, Option<IpAddr>> = HashMap::new();
     for backend in observed.backends.values() {

@@ -1,4 +1,4 @@
-//! How the kernel would send to backends: asked for all at once.
+//! The next hops of backends, as the kernel resolves them: all at once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,18 +13,18 @@ use crate::kernel::net::{
 };
 use crate::policy::by_address::ByAddress;
 
-/// Questions to the kernel under way at once.
-const AT_ONCE: usize = 64;
-/// From so many on, looking through the tables is quicker than asking about each.
-const MANY: usize = 64;
+/// Requests to the kernel in flight at once.
+const MAX_IN_FLIGHT: usize = 64;
+/// From this many addresses on, dumping the tables is faster than a request for each.
+const MIN_FOR_DUMP: usize = 64;
 
-/// What the kernel knows of the way to each of some addresses.
+/// The next hops of some addresses.
 #[derive(Debug, Default)]
 pub struct NextHopCache(ByAddress<Result<NextHop, NetError>>);
 
 impl NextHopCache {
-    /// Asks the kernel about `addresses`; neighbours that are not known are asked for and waited
-    /// for at most `wait` in all: the wait for a silent one is everybody's.
+    /// Resolves `addresses` by the kernel, unknown neighbours in parallel; `wait` limits the wait
+    /// for all of them together.
     pub async fn find(
         netlink: &Netlink,
         addresses: impl Iterator<Item = IpAddr>,
@@ -35,34 +35,40 @@ impl NextHopCache {
         addresses.dedup();
         let began = Instant::now();
         let mut hops = Self::default();
-        if addresses.len() >= MANY {
-            // Whatever cannot be listed is asked for one by one.
-            if let Ok(classes) = Groups::new(netlink, wait).await {
+        if addresses.len() >= MIN_FOR_DUMP {
+            // What cannot be listed is resolved one by one.
+            if let Ok(classes) = ClassLookup::new(netlink, wait).await {
                 addresses = hops.find_in(classes, addresses).await;
             }
         }
-        let mut asked = JoinSet::new();
+        let mut requests = JoinSet::new();
         let mut left = addresses.into_iter();
         loop {
-            while asked.len() < AT_ONCE
+            while requests.len() < MAX_IN_FLIGHT
                 && let Some(address) = left.next()
             {
                 let netlink = netlink.clone();
                 let wait = wait.saturating_sub(began.elapsed());
-                asked
+                requests
                     .spawn(async move { (address, netlink.resolve_next_hop(address, wait).await) });
             }
-            match asked.join_next().await {
+            match requests.join_next().await {
                 Some(Ok((address, hop))) => hops.0.insert(address, hop),
-                // A task neither panics nor is cancelled here; were it so, its backend has no way.
+                // A task neither panics nor is cancelled here; otherwise its backend would have no
+                // next hop.
                 Some(Err(_)) => continue,
                 None => return hops,
             };
         }
     }
 
-    /// Fills in what `classes` can tell; the addresses that have to be asked about.
-    async fn find_in(&mut self, mut classes: Groups<'_>, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    /// Adds the next hops that `classes` has; returns the addresses that must be resolved one by
+    /// one.
+    async fn find_in(
+        &mut self,
+        mut classes: ClassLookup<'_>,
+        addresses: Vec<IpAddr>,
+    ) -> Vec<IpAddr> {
         let mut left = Vec::new();
         self.0.reserve(addresses.len());
         for address in addresses {
@@ -74,19 +80,19 @@ impl NextHopCache {
         left
     }
 
-    /// What is known of one; `None` if it was not asked about.
+    /// The next hop of one, or why there is none; `None` if it was not requested.
     pub fn get(&self, address: IpAddr) -> Option<&Result<NextHop, NetError>> {
         self.0.get(&address)
     }
 
-    /// Whether the way to an address is known as far as its neighbour's MAC.
-    pub fn leads_to(&self, address: IpAddr) -> bool {
+    /// Whether the next hop of an address is known, including its MAC.
+    pub fn is_resolved(&self, address: IpAddr) -> bool {
         matches!(self.0.get(&address), Some(Ok(hop)) if hop.mac.is_some())
     }
 }
 
-/// Routes by classes of addresses, and the neighbours that the kernel has in its table.
-struct Groups<'a> {
+/// Routes by class of addresses, and the kernel's table of neighbours.
+struct ClassLookup<'a> {
     netlink: &'a Netlink,
     route_classes: RouteClasses,
     routes: HashMap<RouteClass, Option<(Route, Link)>>,
@@ -96,7 +102,7 @@ struct Groups<'a> {
     began: Instant,
 }
 
-impl<'a> Groups<'a> {
+impl<'a> ClassLookup<'a> {
     async fn new(netlink: &'a Netlink, wait: Duration) -> Result<Self, NetError> {
         let route_classes = netlink.route_classes().await?;
         let neighbours = netlink.neighbours().await?;
@@ -114,7 +120,7 @@ impl<'a> Groups<'a> {
         })
     }
 
-    /// The next hop; `None`: to be asked about by itself.
+    /// The next hop; `None` if it must be resolved by itself.
     async fn next_hop(&mut self, address: IpAddr) -> Option<NextHop> {
         let class = self.route_classes.class(address)?;
         let (route, link) = match self.routes.entry(class) {
@@ -123,7 +129,7 @@ impl<'a> Groups<'a> {
         }
         .as_ref()?;
         let mac = match route.gateway {
-            // Those on the link that are not known are asked for side by side.
+            // Unknown neighbours on the link are resolved in parallel, by the caller.
             None => Some(self.neighbours.get(&(link.index, address)).copied().flatten()?),
             Some(gateway) => match self.gateways.entry((link.index, gateway)) {
                 Entry::Occupied(known) => *known.get(),
@@ -138,7 +144,7 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// The route that an address and its like take, if it is one to another host on Ethernet.
+/// The route of an address's class, if it leads to another host on Ethernet.
 async fn route_to(netlink: &Netlink, address: IpAddr) -> Option<(Route, Link)> {
     let route = netlink.route_to(address).await.ok()?;
     let link = netlink.link_by_index(route.link_index).await.ok()?;

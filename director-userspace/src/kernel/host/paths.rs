@@ -19,31 +19,32 @@ use crate::{
     },
 };
 
-/// What is known of the routes to all backends.
+/// The routes to all backends.
 #[derive(Debug, Default)]
 pub struct HostRoutes {
     /// By backend address.
     pub paths: Paths,
-    /// Who frames are sent to, by the interface that the route names: to be kept fresh.
+    /// Neighbours that frames are sent to, by the route's interface: they must be kept fresh.
     pub neighbours: BTreeSet<(u32, IpAddr)>,
-    /// What is odd but no reason to stop, for people: a backend without a route or with a silent
-    /// neighbour. That may pass.
+    /// Problems that do not prevent a start: a backend without a route, or with a neighbour that
+    /// does not answer. They may be temporary.
     pub warnings: Vec<String>,
-    /// Every backend that this host cannot send to in the path_to that is configured. They have no path.
+    /// Every backend that this host cannot send to with the configured forward mode. They have no
+    /// path.
     pub errors: Vec<HostError>,
 }
 
-/// A backend that the configuration no longer names, and whose known flows are still served.
+/// A backend that the configuration no longer names, and whose tracked flows are still served.
 #[derive(Clone, Copy, Debug)]
 pub struct Draining {
     /// Its address.
     pub address: IpAddr,
-    /// How packets travel to it; `None` if that is not known.
+    /// Its forward mode; `None` if unknown.
     pub forward: Option<ForwardMode>,
 }
 
-/// Finds the path to every backend of `services`, which are some of `config`'s or all of them, and to
-/// those of `draining`, which it no longer names. `hops` says how the kernel would send to them.
+/// Finds the path to every backend of `services`, which are some of `config`'s or all of them, and
+/// to those of `draining`, which it no longer names. `hops` has their next hops.
 pub async fn routes(
     netlink: &Netlink,
     config: &Config,
@@ -66,14 +67,14 @@ pub async fn routes(
                     routes.errors.push(HostError::OwnAddress { service: name(), backend: address });
                     continue;
                 }
-                // Where it is sent is fixed; only the interface has to be guessed.
+                // The MAC is fixed; only the interface has to be guessed.
                 Err(_) if backend.mac.is_some() => {
                     let first = interfaces.iter().find_map(|i| attachments.slot(i.ifindex));
                     let next_hop = NextHop::new([0; 6], 0, first.unwrap_or(0) as u8);
                     let source = sources.fixed(address);
                     if source.is_none() && service.forward.encapsulates() {
                         routes.warnings.push(format!(
-                            "service {}: backend {address}: no route tells the tunnel's source: \
+                            "service {}: backend {address}: no route gives the tunnel's source: \
                              set `tunnel: {{source: ADDRESS}}`; packets for it are dropped until then",
                             name()
                         ));
@@ -110,23 +111,23 @@ pub async fn routes(
                 if hop.mac.is_none() {
                     let egress = egress.map_or("?", |interface| &interface.name);
                     routes.warnings.push(format!(
-                        "service {}: nobody answers for {} on {egress}, the next hop of backend \
-                         {address}; packets for it are dropped until somebody does",
+                        "service {}: no answer from {} on {egress}, the next hop of backend \
+                         {address}; packets for it are dropped until it answers",
                         name(),
                         hop.neighbour
                     ));
                 }
             }
-            let path_to = path(&sources, hop, slot, address);
-            if path_to.source.is_none() && service.forward.encapsulates() {
+            let path = path_of(&sources, hop, slot, address);
+            if path.source.is_none() && service.forward.encapsulates() {
                 routes.warnings.push(format!(
                     "service {}: backend {address}: no address of this host can be the tunnel's \
-                     source, for the only ones are VIPs: give it another, or set `tunnel: {{source: \
-                     ADDRESS}}`; until then backends take no packets from it",
+                     source, since all are VIPs: add another, or set `tunnel: {{source: \
+                     ADDRESS}}`; until then backends accept no packets from it",
                     name()
                 ));
             }
-            routes.paths.insert(address, path_to);
+            routes.paths.insert(address, path);
         }
     }
     for backend in draining {
@@ -134,8 +135,8 @@ pub async fn routes(
             && let Some(slot) = attachments.slot(hop.link_index)
             && (hop.on_link || !backend.forward.is_some_and(ForwardMode::needs_link))
         {
-            let path_to = path(&sources, hop, slot, backend.address);
-            routes.paths.entry(backend.address).or_insert(path_to);
+            let path = path_of(&sources, hop, slot, backend.address);
+            routes.paths.entry(backend.address).or_insert(path);
             routes.neighbours.insert((hop.route_link_index, hop.neighbour));
         }
     }
@@ -144,8 +145,8 @@ pub async fn routes(
     routes
 }
 
-fn path(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
-    // Zero while it is not known: a backend with a fixed one needs the path_to out all the same.
+fn path_of(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr) -> Path {
+    // Zero while unknown: a backend with a fixed one needs the egress interface all the same.
     let mac = hop.mac.unwrap_or_default();
     let next_hop = NextHop::new(mac, hop.vlan.unwrap_or(0), slot as u8);
     let source = sources.of(address, hop);
@@ -164,7 +165,7 @@ impl<'a> Sources<'a> {
         Self {
             config,
             vips: config.services.iter().map(|service| service.frontend.address).collect(),
-            // Looked at only where the kernel would take a VIP.
+            // Used only where the kernel would choose a VIP.
             addresses: netlink.addresses().await.unwrap_or_default(),
         }
     }
@@ -178,8 +179,8 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The configured source, else the kernel's choice by route: but never a VIP, which backends do
-    /// not take tunnels from. (A /128 beats the host's own /64 by RFC 6724 rule 8.)
+    /// The configured source, else the kernel's choice by route: but never a VIP, from which
+    /// backends do not accept tunnels. (A /128 beats the host's own /64 by RFC 6724 rule 8.)
     fn of(&self, backend: IpAddr, hop: &net::NextHop) -> Option<IpAddr> {
         if self.config.tunnel.source != TunnelSource::Auto {
             return self.fixed(backend);

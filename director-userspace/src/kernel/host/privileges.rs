@@ -1,4 +1,4 @@
-//! What this process may do.
+//! This process's privileges.
 
 use std::{fs, io};
 
@@ -14,14 +14,14 @@ pub fn effective() -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("/proc/thread-self/status has no CapEff line"))
 }
 
-/// A thing a command needs to be allowed, by any of these capabilities.
+/// What a command needs, and the capabilities of which any one grants it.
 const NEEDS: [(&str, &[u32]); 3] = [
     ("CAP_BPF (or CAP_SYS_ADMIN), to load BPF programs", &[39, 21]),
     ("CAP_PERFMON (or CAP_SYS_ADMIN), for the program's pointer arithmetic", &[38, 21]),
     ("CAP_NET_ADMIN, to attach programs and read neighbours", &[12]),
 ];
 
-/// What `effective` lacks to load and attach, for people; `None` if nothing.
+/// What `effective` lacks to load and attach, as a message; `None` if nothing.
 pub fn missing(effective: u64) -> Option<String> {
     let lacking: Vec<&str> = NEEDS
         .iter()
@@ -45,7 +45,7 @@ mod tests {
         assert!(all.contains("CAP_BPF") && all.contains("CAP_NET_ADMIN") && all.contains("root"));
         let only_net = missing(1 << 39 | 1 << 38).unwrap_or_default();
         assert!(only_net.contains("CAP_NET_ADMIN") && !only_net.contains("CAP_BPF"));
-        // Before 5.8 CAP_SYS_ADMIN was all there was.
+        // Before 5.8 there was only CAP_SYS_ADMIN.
         assert_eq!(missing(1 << 21 | 1 << 12), None);
     }
 }

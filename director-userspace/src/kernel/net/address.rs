@@ -27,13 +27,13 @@ pub struct Address {
     pub prefix_len: u8,
     /// How far it may be used as a source.
     pub scope: AddressScope,
-    /// Still being checked for duplicates (IPv6), or found to be one: it answers nobody yet.
+    /// Still being checked for duplicates (IPv6), or found to be one: not in use yet.
     pub tentative: bool,
     /// Not the first of its subnet (IPv4).
     pub secondary: bool,
 }
 
-/// How far from this host an address means anything.
+/// How far from this host an address is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressScope {
     /// Everywhere.

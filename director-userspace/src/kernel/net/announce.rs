@@ -1,7 +1,7 @@
-//! Saying on a link that an address is here, and asking whose it is.
+//! Announces an address on a link, and finds the owner of an address.
 //!
-//! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861), as raw frames: the kernel announces
-//! only addresses that it assigns itself, and asks only where its routes point.
+//! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861), as raw frames: the kernel announces only
+//! addresses that it assigns itself, and resolves only where its routes point.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -23,18 +23,18 @@ const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// An ARP request is repeated after this long without an answer.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+const REPEAT_AFTER: Duration = Duration::from_millis(200);
 
-/// Somebody on the link who claims an address.
+/// A host on the link that claims an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressOwner {
-    /// Their MAC address, as the answer gives it.
+    /// Its MAC address, as the answer gives it.
     pub mac: [u8; 6],
 }
 
 impl Netlink {
-    /// Tells everybody on a link that an address is now at this interface: a gratuitous ARP, or
-    /// an unsolicited neighbour advertisement that overrides what they know.
+    /// Announces on a link that an address is now at this interface: a gratuitous ARP, or an
+    /// unsolicited neighbour advertisement that overrides cached entries.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_RAW is needed, and the interface must be up).
@@ -53,10 +53,11 @@ impl Netlink {
         })
     }
 
-    /// Asks on a link who has an address, and waits for the first answer. This host's own
-    /// addresses do not answer: a host doesn't hear itself. None if nobody answers in time.
+    /// Sends a request for an address on a link, and waits for the first answer. This host's own
+    /// addresses do not answer: a host does not receive its own frames. None if there is no answer
+    /// in time.
     ///
-    /// Takes a thread while it waits.
+    /// Blocks a thread while it waits.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_RAW is needed, and the interface must be up).
@@ -75,7 +76,7 @@ impl Netlink {
             (IpAddr::V6(v6), IpAddr::V6(_)) => v6.is_unicast_link_local(),
             _ => false,
         });
-        let (ethertype, question) = match (address, source) {
+        let (ethertype, request) = match (address, source) {
             (IpAddr::V4(target), Some(IpAddr::V4(source))) => {
                 (ARP, arp_request(mac, source, target))
             }
@@ -87,23 +88,23 @@ impl Netlink {
             (IpAddr::V6(target), _) => (IPV6, solicitation(mac, Ipv6Addr::UNSPECIFIED, target)),
         };
         let this = self.clone();
-        let asked = tokio::task::spawn_blocking(move || {
+        let task = tokio::task::spawn_blocking(move || {
             this.inside(|| {
                 PacketSocket::open(link_index, ethertype)
-                    .and_then(|socket| ask(&socket, &question, address, mac, wait))
+                    .and_then(|socket| request_owner(&socket, &request, address, mac, wait))
                     .map_err(|e| {
-                        failed(format!("ask who has {address} on interface {link_index}"), e)
+                        failed(format!("find the owner of {address} on interface {link_index}"), e)
                     })
             })
         });
-        asked.await.map_err(|e| failed("wait for an answer", std::io::Error::other(e)))?
+        task.await.map_err(|e| failed("wait for an answer", std::io::Error::other(e)))?
     }
 }
 
-/// Repeats the question until somebody answers or the time is over.
-fn ask(
+/// Repeats the request until there is an answer or the time is over.
+fn request_owner(
     socket: &PacketSocket,
-    question: &[u8],
+    request: &[u8],
     address: IpAddr,
     own_mac: [u8; 6],
     wait: Duration,
@@ -111,10 +112,10 @@ fn ask(
     let deadline = Instant::now() + wait;
     let mut buffer = [0; 2048];
     loop {
-        socket.send(question)?;
-        let ask_again = deadline.min(Instant::now() + ASK_AGAIN);
-        while let Some(frame) = socket.receive(&mut buffer, ask_again)? {
-            match answer(frame, address) {
+        socket.send(request)?;
+        let repeat_at = deadline.min(Instant::now() + REPEAT_AFTER);
+        while let Some(frame) = socket.receive(&mut buffer, repeat_at)? {
+            match claimed_mac(frame, address) {
                 Some(mac) if mac != own_mac => return Ok(Some(AddressOwner { mac })),
                 _ => {}
             }
@@ -126,7 +127,7 @@ fn ask(
 }
 
 /// The MAC address that a frame claims for an address, if it does.
-fn answer(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
+fn claimed_mac(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
     let (ethernet, body) = frame.split_at_checked(ETHERNET_LEN)?;
     let ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     match (ethertype, address) {
@@ -144,7 +145,7 @@ fn answer(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
             if !is_advertisement || target != v6.octets() {
                 return None;
             }
-            // The option may be left out of an answer to one asker; its sender is the owner then.
+            // The option may be left out of a unicast answer; its sender is the owner then.
             match nd.get(24..32) {
                 Some([2, 1, mac @ ..]) => mac.try_into().ok(),
                 _ => ethernet[6..12].try_into().ok(),
@@ -175,8 +176,8 @@ fn arp_request(mac: [u8; 6], source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
 
 fn solicitation(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let t = target.octets();
-    // The solicited-node class of the target: RFC 4291 section 2.7.1.
-    let class = Ipv6Addr::new(
+    // The solicited-node group of the target: RFC 4291 section 2.7.1.
+    let group = Ipv6Addr::new(
         0xff02,
         0,
         0,
@@ -188,7 +189,7 @@ fn solicitation(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     );
     // RFC 4861 section 4.3: no source option when the source is unspecified.
     let option = (!source.is_unspecified()).then_some((1, mac));
-    neighbour_discovery(mac, source, class, SOLICITATION, [0; 4], target, option)
+    neighbour_discovery(mac, source, group, SOLICITATION, [0; 4], target, option)
 }
 
 fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
@@ -200,13 +201,13 @@ fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
 fn neighbour_discovery(
     mac: [u8; 6],
     source: Ipv6Addr,
-    class: Ipv6Addr,
+    group: Ipv6Addr,
     kind: u8,
     flags: [u8; 4],
     target: Ipv6Addr,
     option: Option<(u8, [u8; 6])>,
 ) -> Vec<u8> {
-    let g = class.octets();
+    let g = group.octets();
     let mut message = vec![kind, 0, 0, 0];
     message.extend(flags);
     message.extend(target.octets());
@@ -214,10 +215,10 @@ fn neighbour_discovery(
         message.extend([option, 1]);
         message.extend(mac);
     }
-    let sum = icmpv6_checksum(source, class, &message);
+    let sum = icmpv6_checksum(source, group, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
 
-    // A class's MAC address: RFC 2464 section 7.
+    // A group's MAC address: RFC 2464 section 7.
     let mut frame = ethernet([0x33, 0x33, g[12], g[13], g[14], g[15]], mac, IPV6);
     frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, 255]);
     frame.extend(source.octets());
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gratuitous_arp_names_itself_twice() {
+    fn sender_and_target_of_a_gratuitous_arp_are_equal() {
         let vip = Ipv4Addr::new(192, 0, 2, 10);
         let frame = arp_request(MAC, vip, vip);
         assert_eq!(frame.len(), 42);
@@ -269,12 +270,12 @@ mod tests {
     }
 
     #[test]
-    fn an_advertisement_s_checksum_comes_out_right() {
+    fn the_checksum_of_an_advertisement_is_correct() {
         let vip: Ipv6Addr = "2001:db8::10".parse().expect("address");
         let frame = advertisement(MAC, vip);
         assert_eq!(frame[..6], [0x33, 0x33, 0, 0, 0, 1]);
         let message = &frame[ETHERNET_LEN + IPV6_LEN..];
-        // Summed with its own checksum in place, a right message gives zero.
+        // Summed with its own checksum in place, a correct message gives zero.
         let all_nodes: Ipv6Addr = "ff02::1".parse().expect("address");
         assert_eq!(icmpv6_checksum(vip, all_nodes, message), 0);
         assert_eq!(usize::from(frame[ETHERNET_LEN + 5]), message.len());
@@ -285,7 +286,7 @@ mod tests {
         let target: Ipv6Addr = "2001:db8::12:3456".parse().expect("address");
         let frame = solicitation(MAC, Ipv6Addr::UNSPECIFIED, target);
         assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
-        // Without a source address there is no option to say one's MAC address in.
+        // Without a source address there is no option with the MAC address.
         assert_eq!(frame.len(), ETHERNET_LEN + IPV6_LEN + 24);
     }
 
@@ -301,14 +302,14 @@ mod tests {
             ("arp reply", arp_reply(OTHER, vip), IpAddr::from(vip), Some(OTHER)),
             ("for another address", arp_reply(OTHER, [10, 0, 0, 9].into()), vip.into(), None),
             ("arp request", arp_request(OTHER, vip, vip), vip.into(), None),
-            ("cut short", arp_reply(OTHER, vip)[..30].to_vec(), vip.into(), None),
+            ("truncated", arp_reply(OTHER, vip)[..30].to_vec(), vip.into(), None),
             ("advertisement", advertisement(OTHER, vip6), vip6.into(), Some(OTHER)),
             ("without its option", bare, vip6.into(), Some(OTHER)),
             ("through a router", routed, vip6.into(), None),
             ("nothing", vec![], vip6.into(), None),
         ];
         for (name, frame, address, expected) in table {
-            assert_eq!(answer(&frame, address), expected, "{name}");
+            assert_eq!(claimed_mac(&frame, address), expected, "{name}");
         }
     }
 }

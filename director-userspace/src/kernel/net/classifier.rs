@@ -1,4 +1,4 @@
-//! tc: BPF programs where packets come in and where they leave, by way of a clsact qdisc.
+//! tc: BPF programs on ingress and egress, by a clsact qdisc.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -23,9 +23,9 @@ const INGRESS: &str = "ingress";
 /// A side of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
-    /// Where packets come in, after XDP.
+    /// Received packets, after XDP.
     Ingress,
-    /// Where they leave, before they are queued.
+    /// Sent packets, before they are queued.
     Egress,
 }
 
@@ -33,7 +33,7 @@ impl Side {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 
-    /// As `tc` calls it.
+    /// Its name in `tc`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
@@ -63,14 +63,14 @@ pub struct Filter {
     pub program: Option<u32>,
 }
 
-/// What takes the place where clsact would be.
+/// What an interface has in the place of clsact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clsact {
     /// It was there.
     Present,
-    /// It was made just now.
+    /// It was created just now.
     Made,
-    /// A qdisc `ingress` is there, beside which there can be none.
+    /// A qdisc `ingress` is there, which excludes clsact.
     Taken,
 }
 
@@ -97,7 +97,7 @@ impl Netlink {
         Ok(answer.into_iter().filter_map(index_of).collect())
     }
 
-    /// Gives an interface a clsact qdisc, unless it has one.
+    /// Adds a clsact qdisc to an interface, unless it has one.
     ///
     /// # Errors
     /// [`NetError::System`].
@@ -114,17 +114,17 @@ impl Netlink {
         }
     }
 
-    /// Takes the clsact qdisc off an interface, with all filters.
+    /// Removes the clsact qdisc from an interface, with all filters.
     ///
     /// # Errors
     /// [`NetError::System`].
     pub async fn remove_clsact(&self, index: u32) -> Result<(), NetError> {
         self.change(RouteNetlinkMessage::DelQueueDiscipline(clsact(index)), 0)
             .await
-            .map_err(|e| failed(format!("take the clsact qdisc off interface {index}"), e))
+            .map_err(|e| failed(format!("remove the clsact qdisc from interface {index}"), e))
     }
 
-    /// The filters on a side of an interface, in the order in which packets meet them.
+    /// The filters on a side of an interface, in the order in which they run.
     ///
     /// # Errors
     /// [`NetError::System`]; also if there is no clsact qdisc.
@@ -142,8 +142,8 @@ impl Netlink {
         Ok(filters.collect())
     }
 
-    /// Puts a program on a side of an interface, in direct-action mode. What has this priority and
-    /// handle is replaced, without a packet in between that meets neither.
+    /// Attaches a program to a side of an interface, in direct-action mode. A filter with this
+    /// priority and handle is replaced atomically: every packet passes one of the two.
     ///
     /// # Errors
     /// [`NetError::System`]; "Invalid argument" means that filters of another kind have this
@@ -166,12 +166,12 @@ impl Netlink {
         self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE).await.map_err(
             |e| {
                 let side = side.as_str();
-                failed(format!("put a tc program on the {side} side of interface {index}"), e)
+                failed(format!("attach a tc program to the {side} side of interface {index}"), e)
             },
         )
     }
 
-    /// Takes a BPF filter off a side of an interface.
+    /// Removes a BPF filter from a side of an interface.
     ///
     /// # Errors
     /// [`NetError::System`]; "No such file or directory" means that it is not there.
@@ -184,7 +184,7 @@ impl Netlink {
         let message = filter_message(index, side, filter);
         self.change(RouteNetlinkMessage::DelTrafficFilter(message), 0).await.map_err(|e| {
             let side = side.as_str();
-            failed(format!("take a tc program off the {side} side of interface {index}"), e)
+            failed(format!("remove a tc program from the {side} side of interface {index}"), e)
         })
     }
 }
@@ -213,7 +213,7 @@ fn kind(message: &TcMessage) -> Option<&str> {
     })
 }
 
-/// None for the list that BPF filters of one priority are in, which is listed like one of them.
+/// None for the container of BPF filters of one priority, which is listed like one of them.
 fn as_filter(message: &TcMessage) -> Option<Filter> {
     let handle: u32 = message.header.handle.into();
     if handle == 0 && kind(message) == Some(TcFilterBpf::KIND) {

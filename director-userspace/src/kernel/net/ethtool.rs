@@ -1,6 +1,6 @@
 //! What `ethtool` shows and sets: the driver, its queues and its offloads.
 //!
-//! By the SIOCETHTOOL ioctl, which every kernel and driver knows. Its requests are arrays of
+//! By the SIOCETHTOOL ioctl, which every kernel and driver supports. Its requests are arrays of
 //! native-endian 32-bit words; the numbers are those of linux/ethtool.h.
 
 use std::{
@@ -35,7 +35,7 @@ pub struct Driver {
     pub bus: String,
 }
 
-/// How many queues a device uses, and could.
+/// How many queues a device uses, and how many it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
     /// Receive queues in use, combined ones included.
@@ -77,7 +77,7 @@ impl Netlink {
         }
     }
 
-    /// The queues of an interface. None if its driver doesn't tell.
+    /// The queues of an interface. None if its driver does not report them.
     ///
     /// # Errors
     /// [`NetError::NoSuchInterface`], [`NetError::System`].
@@ -98,7 +98,7 @@ impl Netlink {
         }
     }
 
-    /// All offloads of an interface. Empty if its driver doesn't tell.
+    /// All offloads of an interface. Empty if its driver does not report them.
     ///
     /// # Errors
     /// [`NetError::NoSuchInterface`], [`NetError::System`].
@@ -146,7 +146,7 @@ impl Netlink {
         self.ethtool(interface, &mut count)?;
         let count = count[4] as usize;
         if count * NAME_WORDS + 3 > MAX_WORDS {
-            return Err(io::Error::other(format!("{count} features cannot be right")));
+            return Err(io::Error::other(format!("implausible number of features: {count}")));
         }
         let mut names = vec![0u32; 3 + count * NAME_WORDS];
         names[..3].copy_from_slice(&[GET_STRINGS, FEATURE_NAMES, count as u32]);
@@ -175,7 +175,7 @@ impl Netlink {
     }
 }
 
-/// What an errno means where a driver may simply not know the question.
+/// What an errno means where a driver may not support the request.
 fn unsupported(error: io::Error, interface: &str, what: &str) -> Result<(), NetError> {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP | libc::EINVAL) => Ok(()),

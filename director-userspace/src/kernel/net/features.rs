@@ -1,8 +1,7 @@
-//! Which kinds of XDP a driver does, from the generic netlink family "netdev" (kernel 6.3).
+//! Which kinds of XDP a driver supports, from the generic netlink family "netdev" (kernel 6.3).
 //!
-//! One request and one answer of three attributes, so they are read by hand here rather than by
-//! one more crate. Numbers are native-endian; their meaning is that of linux/netdev.h and
-//! linux/genetlink.h.
+//! One request and one answer of three attributes, so they are parsed here rather than by one more
+//! crate. Numbers are native-endian; their meaning is that of linux/netdev.h and linux/genetlink.h.
 
 use std::io;
 
@@ -22,7 +21,7 @@ const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 /// A netlink header and a generic netlink header.
 const HEADERS: usize = 16 + 4;
 
-/// What a driver does for XDP natively. None of them: only generic XDP works.
+/// What a driver supports of native XDP. Without any, only generic XDP works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpFeatures(u64);
 
@@ -54,8 +53,8 @@ impl XdpFeatures {
 }
 
 impl Netlink {
-    /// What an interface's driver says it does for XDP. None if this kernel (before 6.3) can't
-    /// say.
+    /// What an interface's driver reports that it supports of XDP. None if this kernel (before 6.3)
+    /// does not report it.
     ///
     /// # Errors
     /// [`NetError::NoSuchIndex`], [`NetError::System`].
@@ -73,7 +72,7 @@ impl Netlink {
 
 fn read_features(socket: &mut Socket, link_index: u32) -> io::Result<Option<XdpFeatures>> {
     let name = attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
-    let family = match ask(socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name) {
+    let family = match query(socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name) {
         Ok(answer) => find(&answer, CTRL_ATTR_FAMILY_ID).and_then(|v| v.get(..2)?.try_into().ok()),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
         Err(e) => return Err(e),
@@ -82,19 +81,19 @@ fn read_features(socket: &mut Socket, link_index: u32) -> io::Result<Option<XdpF
         return Ok(None);
     };
     let index = attribute(NETDEV_A_DEV_IFINDEX, &link_index.to_ne_bytes());
-    let answer = ask(socket, family, NETDEV_CMD_DEV_GET, &index)?;
+    let answer = query(socket, family, NETDEV_CMD_DEV_GET, &index)?;
     let features =
         find(&answer, NETDEV_A_DEV_XDP_FEATURES).and_then(|v| v.get(..8)?.try_into().ok());
     Ok(features.map(u64::from_ne_bytes).map(XdpFeatures::from_bits))
 }
 
 /// Sends one request and returns the attributes of its answer.
-fn ask(socket: &mut Socket, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
+fn query(socket: &mut Socket, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
     let mut request = Vec::with_capacity(HEADERS + attributes.len());
     request.extend(((HEADERS + attributes.len()) as u32).to_ne_bytes());
     request.extend(family.to_ne_bytes());
     request.extend(NLM_F_REQUEST.to_ne_bytes());
-    request.extend([0; 8]); // sequence and port: the kernel fills in, and we ask once at a time
+    request.extend([0; 8]); // sequence and port: the kernel fills them in; one request at a time
     request.extend([command, 1, 0, 0]);
     request.extend(attributes);
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
@@ -104,7 +103,7 @@ fn ask(socket: &mut Socket, family: u16, command: u8, attributes: &[u8]) -> io::
 
 /// The attributes of an answer, or the error that it carries.
 fn payload(mut answer: Vec<u8>) -> io::Result<Vec<u8>> {
-    let short = || io::Error::other("the kernel's answer is cut short");
+    let short = || io::Error::other("the kernel's answer is truncated");
     let kind = answer.get(4..6).ok_or_else(short)?;
     if kind == NLMSG_ERROR.to_ne_bytes() {
         let code = answer.get(16..20).and_then(|v| v.try_into().ok()).ok_or_else(short)?;
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_an_error() {
+    fn an_error_message_becomes_its_errno() {
         let mut answer = vec![0; 36];
         answer[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
         answer[16..20].copy_from_slice(&(-libc::ENODEV).to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Interfaces: what there is, and the ones a lab makes.
+//! Interfaces: listing them, and creating those of a lab.
 
 use std::os::fd::AsRawFd as _;
 
@@ -73,7 +73,7 @@ pub enum XdpMode {
     Several,
 }
 
-/// One end of a veth pair that is to be made.
+/// One end of a veth pair to be created.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkEnd<'a> {
     /// Its name.
@@ -129,7 +129,7 @@ impl Netlink {
         }
     }
 
-    /// Makes a pair of veth devices, each where it belongs. Both are down.
+    /// Creates a pair of veth devices, each in its namespace. Both are down.
     ///
     /// # Errors
     /// [`NetError::System`]; "File exists" means that a name is taken.
@@ -152,7 +152,7 @@ impl Netlink {
         self.new_link(message, format!("create the veth pair {} and {}", a.name, b.name)).await
     }
 
-    /// Makes a bridge. It is down.
+    /// Creates a bridge. It is down.
     ///
     /// # Errors
     /// [`NetError::System`]; "File exists" means that the name is taken.
@@ -160,7 +160,7 @@ impl Netlink {
         self.new_link(LinkBridge::new(name).build(), format!("create the bridge {name}")).await
     }
 
-    /// Makes a macvlan in bridge mode on another interface. It is down.
+    /// Creates a macvlan in bridge mode on another interface. It is down.
     ///
     /// # Errors
     /// [`NetError::System`]; "File exists" means that the name is taken.
@@ -296,7 +296,8 @@ pub(super) fn link_of(message: LinkMessage) -> Link {
             _ => {}
         }
     }
-    // The index belongs to another namespace's numbering and would name a stranger here.
+    // The index belongs to another namespace's numbering and would name an unrelated interface
+    // here.
     if parent_elsewhere {
         link.parent = None;
     }
@@ -326,7 +327,7 @@ fn xdp_of(attributes: &[LinkXdp]) -> Option<XdpAttached> {
         LinkXdp::Attached(AttachedMode::Multiple) => Some(XdpMode::Several),
         _ => None,
     })?;
-    // With several programs the kernel gives no IFLA_XDP_PROG_ID; the driver's is met first.
+    // With several programs the kernel gives no IFLA_XDP_PROG_ID; the driver's comes first.
     let prog_id = attributes
         .iter()
         .find_map(|a| if let LinkXdp::ProgId(id) = a { Some(*id) } else { None })
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_in_another_namespace_is_nobody_here() {
+    fn a_parent_in_another_namespace_is_none() {
         let here = link_of(message(vec![LinkAttribute::Link(3)]));
         let there = link_of(message(vec![LinkAttribute::LinkNetNsId(0), LinkAttribute::Link(3)]));
         assert_eq!((here.parent, there.parent), (Some(3), None));
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_hardware_address_is_none() {
+    fn an_invalid_hardware_address_is_none() {
         let link = link_of(message(vec![LinkAttribute::Address(vec![1, 2, 3, 4])]));
         assert_eq!(link.mac, [0; 6]);
     }

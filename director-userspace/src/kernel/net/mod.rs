@@ -1,4 +1,4 @@
-//! What the kernel knows about interfaces, addresses, routes and neighbours, and how to change it.
+//! Reads and changes the kernel's interfaces, addresses, routes and neighbours.
 //!
 //! By netlink only: /sys/class/net shows the namespace that mounted it, not the one that the
 //! caller is in. A [`Netlink`] belongs to the network namespace that the calling thread was in
@@ -6,12 +6,12 @@
 //!
 //! - [`netns`]: namespaces themselves
 //! - `link`, `address`, `route`, `neighbour`: what `ip` shows and sets
-//! - `route_classes`: which destinations are routed route_classes
+//! - `route_classes`: which destinations share a route
 //! - `next_hop`: which interface and MAC address a packet to X leaves by
 //! - `watch`: what changes
-//! - `announce`: gratuitous ARP and neighbour advertisements, and asking who has an address
+//! - `announce`: gratuitous ARP and neighbour advertisements, and finding the owner of an address
 //! - `ethtool`, `features`, `sysctl`: drivers, native XDP, kernel settings
-//! - `xdp`: programs that stay with their device; `classifier`: the same of tc
+//! - `xdp`: programs that stay with their device; `classifier`: the same for tc
 
 mod address;
 mod announce;
@@ -65,16 +65,16 @@ pub use self::{
     watch::Change,
 };
 
-/// How often a dump that the kernel calls inconsistent is asked for again.
+/// Attempts at a dump that the kernel marks as inconsistent.
 const DUMP_ATTEMPTS: usize = 8;
-/// How long to leave a socket to finish another list.
+/// How long to wait for a socket to finish another dump.
 const BUSY_WAIT: Duration = Duration::from_millis(2);
 
 /// A connection to the kernel's network configuration, in one network namespace. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
-    /// A netlink socket runs one dump at a time and answers EBUSY to another.
+    /// A netlink socket runs one dump at a time and returns EBUSY for another.
     dumping: Arc<tokio::sync::Mutex<()>>,
     /// For the generic netlink families; one request at a time.
     generic: Arc<Mutex<Socket>>,
@@ -124,12 +124,12 @@ impl Netlink {
         })
     }
 
-    /// The network namespace that this connection looks at.
+    /// The network namespace of this connection.
     pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 
-    /// Asks for one object. An error of the kernel comes back as it is.
+    /// Requests one object. An error of the kernel is returned as it is.
     async fn get(&self, message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
         Ok(self.request(message, NLM_F_REQUEST).await?.0.into_iter().next())
     }
@@ -146,7 +146,7 @@ impl Netlink {
                         break;
                     }
                 }
-                // The list of somebody who no longer waits for it is still being read.
+                // The dump of a caller that no longer waits for it is still being read.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                     outcome = Err(e);
                     sleep(BUSY_WAIT).await;
@@ -157,7 +157,7 @@ impl Netlink {
         outcome
     }
 
-    /// Changes something and waits for the kernel's word that it is done.
+    /// Changes something and waits for the kernel's acknowledgement.
     async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.request(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(drop)
     }
@@ -181,7 +181,7 @@ impl Netlink {
                 _ => {}
             }
         }
-        // A dump of nothing may end without a word to us; an ACK and a single object may not.
+        // An empty dump may end without a message; an ACK and a single object may not.
         if !answered && flags & NLM_F_DUMP != NLM_F_DUMP && flags & NLM_F_ACK == 0 {
             return Err(closed());
         }

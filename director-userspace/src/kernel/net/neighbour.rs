@@ -19,9 +19,10 @@ use tokio::time::sleep;
 
 use super::{NetError, Netlink, failed};
 
-/// Between two looks at a neighbour that is being resolved. A LAN answers in well under this.
+/// Time between two lookups of a neighbour that is being resolved. A LAN answers in well under
+/// this.
 const POLL: Duration = Duration::from_millis(5);
-/// After this long without an answer, look less often.
+/// After this long without an answer, poll less often.
 const POLL_SLOWLY_AFTER: Duration = Duration::from_millis(100);
 
 /// An entry of the kernel's neighbour table.
@@ -33,32 +34,32 @@ pub struct Neighbour {
     pub ip: IpAddr,
     /// Its MAC address, once known.
     pub mac: Option<[u8; 6]>,
-    /// How sure the kernel is.
+    /// Its reachability state.
     pub state: NeighbourState,
     /// Kept fresh by the kernel, used or not.
     pub managed: bool,
 }
 
-/// How sure the kernel is of a neighbour, as `ip neighbour` shows it.
+/// The kernel's reachability state (NUD) of a neighbour, as `ip neighbour` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NeighbourState {
-    /// Asked, not answered yet.
+    /// Solicited, not answered yet.
     Incomplete,
-    /// Confirmed lately.
+    /// Confirmed recently.
     Reachable,
-    /// Known; not confirmed lately.
+    /// Known; not confirmed recently.
     Stale,
-    /// Known and in use; about to be asked.
+    /// Known and in use; about to be probed.
     Delay,
-    /// Known and being asked.
+    /// Known and being probed.
     Probe,
     /// Did not answer.
     Failed,
     /// On a device that needs no resolution.
     NoArp,
-    /// Set by hand.
+    /// Set by an administrator.
     Permanent,
-    /// Nothing has happened to it yet.
+    /// No state yet.
     None,
 }
 
@@ -73,15 +74,15 @@ impl Neighbour {
     }
 }
 
-/// What became of a request to keep a neighbour fresh.
+/// The result of a request to keep a neighbour fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Managed {
-    /// The kernel keeps it fresh from now on, without anybody's help.
+    /// The kernel keeps it fresh from now on.
     ByKernel,
-    /// This kernel (before 5.16) can't: it asked once, and whoever needs the neighbour must call
-    /// again well within its reachable time (30 s).
-    AskedOnce,
-    /// Set by hand and never changes; left alone.
+    /// This kernel (before 5.16) can't: it probed once, and the caller must repeat the call well
+    /// within the neighbour's reachable time (30 s).
+    ProbedOnce,
+    /// Set by an administrator and never changes; left alone.
     Permanent,
 }
 
@@ -104,7 +105,7 @@ impl Netlink {
             .collect())
     }
 
-    /// What the kernel knows of one neighbour.
+    /// The kernel's entry of one neighbour.
     ///
     /// # Errors
     /// [`NetError::System`].
@@ -122,8 +123,7 @@ impl Netlink {
         }
     }
 
-    /// Asks the kernel to resolve a neighbour and to keep it fresh (NTF_EXT_MANAGED, kernel
-    /// 5.16).
+    /// Makes the kernel resolve a neighbour and keep it fresh (NTF_EXT_MANAGED, kernel 5.16).
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_ADMIN is needed).
@@ -133,21 +133,21 @@ impl Netlink {
         }
         // An older kernel ignores the extended flag; NTF_USE beside it keeps that harmless, where
         // an update without either would throw away the MAC address.
-        self.poke(link_index, ip, NeighbourExtFlags::Managed).await?;
+        self.trigger_resolution(link_index, ip, NeighbourExtFlags::Managed).await?;
         match self.neighbour(link_index, ip).await? {
             Some(neighbour) if neighbour.managed => Ok(Managed::ByKernel),
-            _ => Ok(Managed::AskedOnce),
+            _ => Ok(Managed::ProbedOnce),
         }
     }
 
-    /// Leaves a neighbour to age as usual.
+    /// Stops keeping a neighbour fresh: it ages as usual.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_ADMIN is needed).
     pub async fn unmanage_neighbour(&self, link_index: u32, ip: IpAddr) -> Result<(), NetError> {
         match self.neighbour(link_index, ip).await? {
             Some(neighbour) if neighbour.managed => {
-                self.poke(link_index, ip, NeighbourExtFlags::empty()).await
+                self.trigger_resolution(link_index, ip, NeighbourExtFlags::empty()).await
             }
             _ => Ok(()),
         }
@@ -170,12 +170,12 @@ impl Netlink {
             if let Some(mac) = known.and_then(|neighbour| neighbour.usable_mac()) {
                 return Ok(Some(mac));
             }
-            // Incomplete: it is being asked already. Failed: it was asked and is asked again.
+            // Incomplete: it is being solicited already. Failed: it is solicited again.
             if !known.is_some_and(|n| n.state == NeighbourState::Incomplete) {
                 let managed = known.is_some_and(|n| n.managed);
                 let flags =
                     if managed { NeighbourExtFlags::Managed } else { NeighbourExtFlags::empty() };
-                self.poke(link_index, ip, flags).await?;
+                self.trigger_resolution(link_index, ip, flags).await?;
             }
             let waited = started.elapsed();
             if waited >= wait {
@@ -186,7 +186,7 @@ impl Netlink {
         }
     }
 
-    /// Sets a neighbour's MAC address by hand.
+    /// Sets a neighbour's MAC address permanently.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_ADMIN is needed).
@@ -207,16 +207,16 @@ impl Netlink {
         .map_err(|e| failed(format!("set the MAC address of neighbour {ip}"), e))
     }
 
-    /// Forgets a neighbour. False if it was not known.
+    /// Removes a neighbour. False if it was not known.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_NET_ADMIN is needed).
-    pub async fn forget_neighbour(&self, link_index: u32, ip: IpAddr) -> Result<bool, NetError> {
+    pub async fn remove_neighbour(&self, link_index: u32, ip: IpAddr) -> Result<bool, NetError> {
         let message = neighbour_message(link_index, ip);
         match self.change(RouteNetlinkMessage::DelNeighbour(message), 0).await {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(e) => Err(failed(format!("forget neighbour {ip}"), e)),
+            Err(e) => Err(failed(format!("remove neighbour {ip}"), e)),
         }
     }
 
@@ -225,8 +225,8 @@ impl Netlink {
         Ok(known.is_some_and(|n| n.state == NeighbourState::Permanent))
     }
 
-    /// Makes the kernel look at a neighbour as if a packet were waiting for it.
-    async fn poke(
+    /// Makes the kernel resolve a neighbour as if a packet were waiting for it.
+    async fn trigger_resolution(
         &self,
         link_index: u32,
         ip: IpAddr,
@@ -239,7 +239,7 @@ impl Netlink {
         }
         self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)
             .await
-            .map_err(|e| failed(format!("have neighbour {ip} resolved"), e))
+            .map_err(|e| failed(format!("resolve neighbour {ip}"), e))
     }
 }
 
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_s_entry_is_no_neighbour() {
+    fn a_bridge_s_entry_is_not_a_neighbour() {
         let mut message = NeighbourMessage::default();
         message.attributes = vec![NeighbourAttribute::LinkLayerAddress(vec![2; 6])];
         assert_eq!(neighbour_of(&message), None);

@@ -25,7 +25,7 @@ use nix::{
 
 use super::{NetError, failed};
 
-/// Where named namespaces are kept, for us as for `ip netns`.
+/// Where named namespaces are kept, as by `ip netns`.
 pub const NETNS_DIR: &str = "/run/netns";
 
 /// An open network namespace. It lives at least as long as this value, even when its name is
@@ -68,7 +68,7 @@ impl NetNs {
         Ok(Self { file, label: "the current namespace".to_owned() })
     }
 
-    /// Makes a new namespace and gives it a name that `ip netns` knows too. Its loopback is down.
+    /// Creates a namespace with a name that `ip netns` lists too. Its loopback is down.
     ///
     /// # Errors
     /// [`NetError::NamespaceExists`] if the name is taken, [`NetError::BadNamespaceName`], or
@@ -110,8 +110,8 @@ impl NetNs {
         Self::open(name)
     }
 
-    /// Takes a namespace's name away. The namespace itself ends with its last process, open file
-    /// and virtual device.
+    /// Removes a namespace's name. The namespace itself ends with its last process, open file and
+    /// virtual device.
     ///
     /// # Errors
     /// [`NetError::NoSuchNamespace`], [`NetError::BadNamespaceName`], or [`NetError::System`].
@@ -160,7 +160,7 @@ impl NetNs {
     }
 
     /// Moves the calling thread into this namespace for good. Sockets it opened before stay where
-    /// they were. Prefer [`NetNs::run`], which comes back.
+    /// they were. Prefer [`NetNs::run`], which leaves the thread where it is.
     ///
     /// # Errors
     /// [`NetError::System`] (CAP_SYS_ADMIN is needed).

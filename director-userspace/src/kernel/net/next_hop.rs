@@ -1,10 +1,10 @@
-//! Where a packet to an address leaves, and to whose MAC address.
+//! The interface and MAC address that a packet to an address is sent to.
 
 use std::{net::IpAddr, time::Duration};
 
 use super::{Link, NetError, Netlink, Route, RouteKind};
 
-/// The way out of this host to one destination.
+/// The next hop to one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHop {
     /// The interface that frames leave by: below a VLAN device, the device that it sits on.
@@ -13,7 +13,7 @@ pub struct NextHop {
     pub route_link_index: u32,
     /// The tag that frames leave with, if the route goes by a VLAN device.
     pub vlan: Option<u16>,
-    /// Who the frames are for: the gateway, or the destination itself.
+    /// The neighbour that frames are sent to: the gateway, or the destination itself.
     pub neighbour: IpAddr,
     /// Whether the destination itself is the neighbour.
     pub on_link: bool,
@@ -28,12 +28,12 @@ pub struct NextHop {
 }
 
 impl Netlink {
-    /// Finds the way to a destination and, if its MAC address is unknown, has the kernel resolve
-    /// it and waits for that (with zero: does not wait).
+    /// Finds the next hop to a destination and, if its MAC address is unknown, makes the kernel
+    /// resolve it and waits for that (with zero: does not wait).
     ///
     /// # Errors
     /// [`NetError::NoRoute`]; [`NetError::OwnAddress`] if the destination is this host;
-    /// [`NetError::System`]. A neighbour that doesn't answer is no error, it has no MAC.
+    /// [`NetError::System`]. A neighbour that does not answer is not an error: it has no MAC.
     pub async fn resolve_next_hop(
         &self,
         destination: IpAddr,
@@ -46,7 +46,7 @@ impl Netlink {
             RouteKind::Broadcast | RouteKind::Multicast => {
                 return Err(NetError::NoRoute {
                     destination,
-                    reason: "it is no single host's address".to_owned(),
+                    reason: "it is not a unicast address".to_owned(),
                 });
             }
         }
@@ -62,7 +62,7 @@ impl Netlink {
 }
 
 impl NextHop {
-    /// The way by `route` and its interface, `mac` being the neighbour's.
+    /// The next hop by `route` and its interface, `mac` being the neighbour's.
     pub fn new(route: &Route, link: &Link, destination: IpAddr, mac: Option<[u8; 6]>) -> Self {
         Self {
             link_index: link.vlan_id.and(link.parent).unwrap_or(link.index),

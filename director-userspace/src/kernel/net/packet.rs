@@ -1,4 +1,4 @@
-//! Raw frames on one interface, for the few questions that netlink can't ask.
+//! Raw frames on one interface, for the few requests that netlink does not support.
 
 use std::{
     io,

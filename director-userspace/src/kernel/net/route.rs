@@ -1,4 +1,4 @@
-//! Routes: asking the kernel for one, adding and removing them.
+//! Routes: looking one up, adding and removing them.
 
 use std::{
     io,
@@ -35,17 +35,16 @@ pub struct Route {
     pub kind: RouteKind,
 }
 
-/// The kinds of route that lead somewhere. Those that refuse are errors of
-/// [`Netlink::route_to`].
+/// The kinds of route that forward. Those that reject are errors of [`Netlink::route_to`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteKind {
     /// To another host.
     Unicast,
     /// To this host.
     Local,
-    /// To everybody on a link.
+    /// To all hosts on a link.
     Broadcast,
-    /// To a class.
+    /// To a multicast group.
     Multicast,
     /// To the nearest of several.
     Anycast,
@@ -62,18 +61,18 @@ pub struct NewRoute {
     pub gateway: Option<IpAddr>,
     /// The interface to leave by.
     pub link_index: u32,
-    /// Take the gateway to be on the link, whatever the addresses say.
+    /// Treats the gateway as on the link, whatever its address.
     pub onlink: bool,
     /// Preferred source address.
     pub source: Option<IpAddr>,
 }
 
 impl Netlink {
-    /// Asks how the kernel would send a packet to an address.
+    /// Looks up how the kernel would send a packet to an address.
     ///
     /// # Errors
-    /// [`NetError::NoRoute`] if there is no route or it says unreachable, prohibit or blackhole;
-    /// [`NetError::System`].
+    /// [`NetError::NoRoute`] if there is no route or its type is unreachable, prohibit or
+    /// blackhole; [`NetError::System`].
     pub async fn route_to(&self, destination: IpAddr) -> Result<Route, NetError> {
         let refused = |reason: &str| NetError::NoRoute { destination, reason: reason.to_owned() };
         match self.get(RouteNetlinkMessage::GetRoute(query(destination))).await {
@@ -161,18 +160,18 @@ fn query(destination: IpAddr) -> RouteMessage {
     }
 }
 
-/// What an errno means as the answer to a route lookup: IPv4 tells the routes that refuse so.
+/// What an errno means as the answer to a route lookup: IPv4 reports rejecting routes by errno.
 fn refusal(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error()? {
         libc::ENETUNREACH => Some("the routing table has none"),
-        libc::EHOSTUNREACH => Some("an `unreachable` route refuses it"),
-        libc::EACCES => Some("a `prohibit` route refuses it"),
-        libc::EINVAL => Some("a `blackhole` route swallows it"),
+        libc::EHOSTUNREACH => Some("an `unreachable` route rejects it"),
+        libc::EACCES => Some("a `prohibit` route rejects it"),
+        libc::EINVAL => Some("a `blackhole` route drops it"),
         _ => None,
     }
 }
 
-/// Reads one answer; the error is what a route that refuses says.
+/// Reads one answer; the error is the reason of a rejecting route.
 fn route_of(message: &RouteMessage) -> Result<Route, String> {
     let kind = match message.header.kind {
         RouteType::Unicast => RouteKind::Unicast,
@@ -181,9 +180,9 @@ fn route_of(message: &RouteMessage) -> Result<Route, String> {
         RouteType::Multicast => RouteKind::Multicast,
         RouteType::Anycast => RouteKind::Anycast,
         RouteType::Unreachable => return Err("the routing table has none".to_owned()),
-        RouteType::Prohibit => return Err("a `prohibit` route refuses it".to_owned()),
-        RouteType::BlackHole => return Err("a `blackhole` route swallows it".to_owned()),
-        other => return Err(format!("a route of an unknown kind ({}) takes it", u8::from(other))),
+        RouteType::Prohibit => return Err("a `prohibit` route rejects it".to_owned()),
+        RouteType::BlackHole => return Err("a `blackhole` route drops it".to_owned()),
+        other => return Err(format!("its route is of an unknown kind ({})", u8::from(other))),
     };
     let mut route = Route { link_index: 0, gateway: None, source: None, mtu: None, kind };
     for attribute in &message.attributes {
@@ -218,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_that_refuse_say_how() {
+    fn rejecting_routes_give_the_reason() {
         for (kind, word) in [
             (RouteType::Unreachable, "none"),
             (RouteType::Prohibit, "prohibit"),
@@ -226,7 +225,7 @@ mod tests {
         ] {
             let mut message = RouteMessage::default();
             message.header.kind = kind;
-            let reason = route_of(&message).expect_err("refuses");
+            let reason = route_of(&message).expect_err("rejects");
             assert!(reason.contains(word), "{reason}");
         }
     }
@@ -238,7 +237,7 @@ mod tests {
         message.header.kind = RouteType::Unicast;
         message.attributes =
             vec![RouteAttribute::Oif(3), RouteAttribute::Via(RouteVia::Inet6(router))];
-        let route = route_of(&message).expect("leads somewhere");
+        let route = route_of(&message).expect("forwards");
         assert_eq!((route.link_index, route.gateway), (3, Some(router.into())));
     }
 
@@ -248,6 +247,6 @@ mod tests {
         message.header.kind = RouteType::Unicast;
         message.attributes =
             vec![RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)])];
-        assert_eq!(route_of(&message).expect("leads somewhere").mtu, Some(1400));
+        assert_eq!(route_of(&message).expect("forwards").mtu, Some(1400));
     }
 }

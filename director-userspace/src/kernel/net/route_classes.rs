@@ -1,4 +1,4 @@
-//! Which IPv4 destinations the kernel routes route_classes, so that one question answers for many.
+//! Which IPv4 destinations share a route, so that one lookup serves many.
 
 use std::{
     collections::HashSet,
@@ -17,15 +17,15 @@ use crate::policy::by_address::AddressHasher;
 
 /// Destinations of one class take the same route, gateway and source address.
 ///
-/// Prefixes are nested or apart, so the longest one around an address, of all routing tables and
-/// rules together, says which others are around it too: addresses that share it look the same to
-/// every lookup. Left out, to be asked about one by one: destinations with a path MTU or redirect of
+/// Prefixes are nested or disjoint, so the longest one around an address, of all routing tables and
+/// rules together, determines which others are around it: addresses that share it are equal to
+/// every lookup. Left out, to be looked up one by one: destinations with a path MTU or redirect of
 /// their own, everything where some route has several next hops (the kernel picks by destination),
 /// and IPv6 (the source address depends on the destination).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteClasses {
     prefixes: HashSet<RouteClass, BuildHasherDefault<AddressHasher>>,
-    /// Lengths of prefixes there are, the longest first.
+    /// Lengths of the prefixes, the longest first.
     lengths: Vec<u8>,
     exceptions: HashSet<u32>,
     /// Whether some route has several next hops.
@@ -36,7 +36,7 @@ pub struct RouteClasses {
 pub type RouteClass = (u32, u8);
 
 impl RouteClasses {
-    /// The class of a destination; `None`: it has to be asked about by itself.
+    /// The class of a destination; `None` if it must be looked up by itself.
     pub fn class(&self, destination: IpAddr) -> Option<RouteClass> {
         let IpAddr::V4(address) = destination else { return None };
         let address = address.to_bits();
@@ -74,7 +74,7 @@ fn masked(address: u32, length: u8) -> u32 {
 }
 
 impl Netlink {
-    /// Which destinations are routed route_classes at the moment: a few requests, however many there are.
+    /// The present route classes: a few requests for any number of destinations.
     ///
     /// # Errors
     /// [`NetError::System`].
@@ -89,7 +89,7 @@ impl Netlink {
             let answer = self.dump(RouteNetlinkMessage::GetRoute(message)).await;
             for message in answer.map_err(|e| failed("list the routes", e))? {
                 let RouteNetlinkMessage::NewRoute(message) = message else { continue };
-                // An old kernel lists both, whatever it is asked for.
+                // An old kernel lists both, whatever is requested.
                 if !message.header.flags.contains(RouteFlags::Cloned) {
                     route_classes.add_route(&message);
                     continue;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_of_all_tables_tells_groups_apart() {
+    fn the_longest_prefix_of_all_tables_determines_the_class() {
         let mut route_classes = RouteClasses::default();
         for (prefix, length) in [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 2, 3], 32)] {
             route_classes.add(Some(prefix.into()), length);

@@ -16,8 +16,8 @@ impl Netlink {
         self.inside(|| read_sysctl(path))
     }
 
-    /// Reads many settings in this connection's namespace; leaves out those that this kernel has
-    /// not, or that can't be read.
+    /// Reads many settings in this connection's namespace; leaves out those that this kernel does
+    /// not have, or that can't be read.
     ///
     /// # Errors
     /// [`NetError::System`] if the namespace can't be entered.

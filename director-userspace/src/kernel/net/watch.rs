@@ -1,4 +1,4 @@
-//! What changes in the kernel's network configuration, as it changes.
+//! Notifications of changes in the kernel's network configuration.
 
 use std::{future::poll_fn, io};
 
@@ -41,8 +41,8 @@ pub enum Change {
         /// It is gone.
         removed: bool,
     },
-    /// Some route was added, changed or removed. Which of them serves a destination is a matter
-    /// of rules and metrics: ask [`Netlink::route_to`] again.
+    /// Some route was added, changed or removed. Which of them serves a destination depends on
+    /// rules and metrics: call [`Netlink::route_to`] again.
     Route,
     /// A neighbour is new or different, or (`removed`) gone.
     Neighbour {
@@ -91,14 +91,14 @@ fn subscribe() -> io::Result<TokioSocket> {
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    let mask = groups.into_iter().fold(0, |mask, class| mask | 1 << (class as u32 - 1));
+    let mask = groups.into_iter().fold(0, |mask, group| mask | 1 << (group as u32 - 1));
     let socket_mut = socket.socket_mut();
     socket_mut.set_rx_buf_sz(RECEIVE_BUFFER)?;
     socket_mut.bind(&SocketAddr::new(0, mask))?;
     Ok(socket)
 }
 
-/// Reads until the socket fails or nobody listens any more.
+/// Reads until the socket fails or the receiver is dropped.
 async fn forward(socket: &TokioSocket, sender: &mpsc::Sender<Change>) {
     let mut datagram = BytesMut::with_capacity(DATAGRAM);
     loop {
@@ -132,7 +132,7 @@ fn discard_queued(socket: &TokioSocket, datagram: &mut BytesMut) {
     }
 }
 
-/// The changes in one datagram, in order. What can't be read is a reason to read everything anew.
+/// The changes in one datagram, in order. An unreadable message becomes a [`Change::Resync`].
 fn changes_of(datagram: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut rest = datagram;

@@ -1,5 +1,5 @@
-//! XDP programs attached the old way: they stay with the device, without a link to pin, until they
-//! are taken off or the device goes.
+//! XDP programs attached by netlink: they stay with the device, without a link to pin, until they
+//! are detached or the device is removed.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 

@@ -1,8 +1,8 @@
 //! The programs on interfaces.
 //!
-//! A filter carries the instance's name, so that a director finds what an earlier process of it
-//! left, and touches nobody else's. A clsact qdisc is taken away only if this instance made it and
-//! nothing is left in it; which those are is noted in a file.
+//! A filter carries the instance's name, so that a director finds what its earlier process left,
+//! and changes no other filters. A clsact qdisc is removed only if this instance created it and it
+//! is empty; a file records which those are.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -12,7 +12,7 @@ use crate::kernel::{
     net::{Clsact, Filter, NetError, Netlink, Side},
 };
 
-/// Priorities to try: filters in front might end a packet's way.
+/// Priorities to try: filters in front might consume a packet.
 const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
 /// The file in the instance's run directory: indices of interfaces, one a line.
 const MADE: &str = "clsact";
@@ -25,8 +25,8 @@ pub(super) struct Interfaces<'a> {
 }
 
 impl Interfaces<'_> {
-    /// Puts the programs on both sides of an interface, or in the place of what an earlier process
-    /// of this instance put there. What is right already stays; whether anything was not.
+    /// Attaches the programs to both sides of an interface, or replaces what an earlier process of
+    /// this instance attached. What is correct already stays; returns whether anything was not.
     pub(super) async fn attach(
         &self,
         interface: &Attached,
@@ -37,18 +37,18 @@ impl Interfaces<'_> {
         let mut changed = false;
         match self.netlink.ensure_clsact(index).await? {
             Clsact::Present => {}
-            Clsact::Made => self.note_made(|made| _ = made.insert(index))?,
+            Clsact::Made => self.record_made(|made| _ = made.insert(index))?,
             Clsact::Taken => {
                 return Err(PathProbeError::IngressQdisc { interface: interface.name.clone() });
             }
         }
-        // Answers first: nobody asks before the mark is known.
+        // Ingress first: no probe is sent before its mark is known.
         for side in Side::ALL {
             let (fd, id) = programs.of(side);
             let there = self.netlink.filters(index, side).await?;
             let mut ours = there.iter().filter(|filter| self.is_ours(filter));
             let place = ours.next().map(|filter| (filter.priority, filter.handle));
-            // More than one, if a first attempt was cut short.
+            // More than one, if a first attempt was interrupted.
             for stray in ours {
                 self.netlink.remove_classifier(index, side, stray).await?;
             }
@@ -56,7 +56,9 @@ impl Interfaces<'_> {
                 continue;
             }
             let handle = u32::from(range);
-            if let Some(other) = there.iter().find(|filter| self.is_anothers(filter, handle)) {
+            if let Some(other) =
+                there.iter().find(|filter| self.is_of_another_instance(filter, handle))
+            {
                 return Err(PathProbeError::RangeTaken {
                     interface: interface.name.clone(),
                     owner: other.name.clone().unwrap_or_default(),
@@ -98,8 +100,8 @@ impl Interfaces<'_> {
         Ok(())
     }
 
-    /// Takes the programs off every interface but those of `keep`, with what was made for them.
-    /// Returns the interfaces that they were on.
+    /// Removes the programs from every interface but those of `keep`, with what was created for
+    /// them. Returns the interfaces that they were on.
     pub(super) async fn detach(&self, keep: &BTreeSet<u32>) -> Result<Vec<u32>, PathProbeError> {
         let mut were_on = Vec::new();
         let made = self.made();
@@ -110,12 +112,12 @@ impl Interfaces<'_> {
             match self.detach_one(index, made.contains(&index)).await {
                 Ok(true) => were_on.push(index),
                 Ok(false) => {}
-                // The interface went meanwhile.
+                // The interface was removed meanwhile.
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        self.note_made(|made| made.retain(|index| keep.contains(index)))?;
+        self.record_made(|made| made.retain(|index| keep.contains(index)))?;
         Ok(were_on)
     }
 
@@ -146,8 +148,8 @@ impl Interfaces<'_> {
         filter.name.as_ref().is_some_and(|name| *name == self.filter_name())
     }
 
-    /// Whether another instance uses this range here: one whose claim we do not see.
-    fn is_anothers(&self, filter: &Filter, handle: u32) -> bool {
+    /// Whether another instance uses this range here: one whose claim is not visible.
+    fn is_of_another_instance(&self, filter: &Filter, handle: u32) -> bool {
         let name = filter.name.as_deref().unwrap_or_default();
         let is_path_probes = name.strip_prefix(FILTER_NAME).is_some_and(|n| n.starts_with(':'));
         filter.handle == handle && is_path_probes && !self.is_ours(filter)
@@ -162,7 +164,7 @@ impl Interfaces<'_> {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    fn note_made(&self, change: impl FnOnce(&mut BTreeSet<u32>)) -> Result<(), PathProbeError> {
+    fn record_made(&self, change: impl FnOnce(&mut BTreeSet<u32>)) -> Result<(), PathProbeError> {
         let before = self.made();
         let mut made = before.clone();
         change(&mut made);
@@ -181,7 +183,7 @@ impl Interfaces<'_> {
     }
 }
 
-/// What our filters are called, before the instance's name.
+/// The name of our filters, before the instance's name.
 const FILTER_NAME: &str = "director-path";
 
 fn is_gone(error: &NetError) -> bool {

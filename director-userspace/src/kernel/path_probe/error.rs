@@ -1,4 +1,4 @@
-//! Why checks cannot go the way of the traffic.
+//! Why health checks through the data path are not possible.
 
 use std::{error::Error, io, net::IpAddr, path::PathBuf};
 
@@ -9,8 +9,8 @@ use crate::kernel::net::NetError;
 pub enum PathProbeError {
     /// More probes than marks.
     #[error(
-        "{wanted} pairs of a VIP and a backend are to be checked with `via: path`, and at most {most} \
-         can be: check some services with `via: direct`"
+        "{wanted} pairs of a VIP and a backend have checks with `via: path`, and at most {most} \
+         can: check some services with `via: direct`"
     )]
     TooMany {
         /// How many are wanted.
@@ -29,10 +29,10 @@ pub enum PathProbeError {
         /// The backend.
         backend: IpAddr,
     },
-    /// No address that answers could come to.
+    /// No address for replies.
     #[error(
-        "cannot check {backend} by way of {vip}: it would answer to an {family} address of this \
-         host, and there is none beside VIPs: give it one, or check with `via: direct`"
+        "cannot check {backend} through {vip}: replies need an {family} address of this host, and \
+         it has only VIPs: add one, or check with `via: direct`"
     )]
     NoAddress {
         /// The VIP.
@@ -42,8 +42,8 @@ pub enum PathProbeError {
         /// `IPv4` or `IPv6`.
         family: &'static str,
     },
-    /// Addresses that cannot be what they are for.
-    #[error("cannot check {backend} by way of {vip}: {what}")]
+    /// Addresses that do not fit.
+    #[error("cannot check {backend} through {vip}: {what}")]
     Mismatch {
         /// The VIP.
         vip: IpAddr,
@@ -54,18 +54,18 @@ pub enum PathProbeError {
     },
     /// No marks left.
     #[error(
-        "as many directors as can be check by `via: path` on this host already: `director detach \
-         --instance NAME` for one that is no longer in use frees its marks (noted in {})",
+        "all mark ranges for `via: path` on this host are taken: `director detach --instance NAME` \
+         for an instance that is no longer in use frees its range (claims are in {})",
         .directory.display()
     )]
     NoRange {
         /// Where the claims are.
         directory: PathBuf,
     },
-    /// Somebody uses our marks.
+    /// Another director uses this instance's marks.
     #[error(
         "{interface} carries the path probes of another director ({owner}) with the same marks: the \
-         two have different /run directories. Let one of them check with `via: direct`"
+         two have different /run directories. Check with `via: direct` on one of them"
     )]
     RangeTaken {
         /// The interface.
@@ -75,8 +75,8 @@ pub enum PathProbeError {
     },
     /// No place for the programs.
     #[error(
-        "{interface} has an `ingress` qdisc, which leaves no place for a program where packets leave: \
-         replace it by `clsact` (`tc qdisc del dev {interface} ingress; tc qdisc add dev {interface} \
+        "{interface} has an `ingress` qdisc, which has no place for an egress program: replace it \
+         by `clsact` (`tc qdisc del dev {interface} ingress; tc qdisc add dev {interface} \
          clsact`, then its filters again), or check with `via: direct`"
     )]
     IngressQdisc {
@@ -88,15 +88,15 @@ pub enum PathProbeError {
     Bpf {
         /// What was tried, to stand after "cannot".
         doing: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
-    /// A note that could not be kept.
+    /// A file that could not be read or written.
     #[error("{}: {error}", .path.display())]
     File {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The network configuration.
@@ -104,14 +104,14 @@ pub enum PathProbeError {
     Net(#[from] NetError),
 }
 
-/// A [`PathProbeError::Bpf`] of an error and its causes, less what they repeat.
+/// A [`PathProbeError::Bpf`] of an error and its causes, without repetitions.
 pub(super) fn refused(doing: &str, error: &dyn Error) -> PathProbeError {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !reason.contains(&said) {
-            reason = format!("{reason}: {said}");
+        let message = error.to_string();
+        if !reason.contains(&message) {
+            reason = format!("{reason}: {message}");
         }
         cause = error.source();
     }

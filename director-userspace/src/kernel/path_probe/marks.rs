@@ -1,8 +1,8 @@
-//! Who has which mark. Pure.
+//! Which probe has which mark. Pure.
 //!
-//! A probe keeps its number as long as it is wanted, and an entry is never changed: what differs is
-//! another probe. A number that is free again is used last, so that the last packets of a socket
-//! that is gone find nothing rather than somebody else's way.
+//! A probe keeps its number as long as it is wanted, and an entry is never changed: a probe that
+//! differs is another probe. A number that is free again is used last, so that the last packets of
+//! a closed socket match nothing rather than another probe's path.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,27 +24,27 @@ pub(super) struct Marks {
 /// What has to be written for a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Probes that got a number, in the order in which they were asked for.
+    /// Probes that got a number, in the order in which they were requested.
     pub(super) added: Vec<(u32, PathProbe)>,
     /// Numbers that are free now, ascending.
     pub(super) removed: Vec<u32>,
 }
 
 impl Marks {
-    /// Numbers from anywhere on: those that an earlier process gave out are not likely to be the
-    /// first again.
-    pub(super) fn starting_anywhere() -> Self {
+    /// Numbers from a random one on: those that an earlier process assigned are not likely to be
+    /// the first again.
+    pub(super) fn starting_at_random() -> Self {
         let random = RandomState::new().build_hasher().finish();
         Self { last: (random % u64::from(MAX_PROBES)) as u32, ..Self::default() }
     }
 
-    /// Takes all numbers back.
+    /// Releases all numbers.
     pub(super) fn clear(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
     }
 
-    /// Gives every one of `probes` a number and takes those of all others back. On an error, nothing
-    /// has changed.
+    /// Assigns a number to every one of `probes` and releases those of all others. On an error,
+    /// nothing has changed.
     pub(super) fn change(&mut self, probes: &[PathProbe]) -> Result<Changes, PathProbeError> {
         let wanted: HashSet<&PathProbe> = probes.iter().collect();
         let most = MAX_PROBES as usize;
@@ -76,7 +76,7 @@ impl Marks {
         &self.numbers
     }
 
-    /// The next number after the last one given that nobody has. There is one: see `change`.
+    /// The next free number after the last assigned one. There is one: see `change`.
     fn free_number(&mut self) -> u32 {
         loop {
             self.last = self.last % MAX_PROBES + 1;
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_one_twice_is_one() {
+    fn a_duplicate_probe_gets_one_number() {
         let mut marks = Marks::default();
         assert_eq!(marks.change(&probes([1, 1])).expect("fits").added.len(), 1);
     }
 
     #[test]
-    fn all_numbers_can_be_had_and_not_one_more() {
+    fn all_numbers_can_be_assigned_and_not_one_more() {
         let mut marks = Marks::default();
         marks.change(&probes(1..=5)).expect("fits");
         let all = marks.change(&probes(1..=MAX_PROBES)).expect("fits");

@@ -1,17 +1,16 @@
-//! Health checks that go the way the traffic goes: to the VIP, along the tunnel or direct route of
-//! one backend.
+//! Health checks through the data path: to the VIP, along the tunnel or direct route of one
+//! backend.
 //!
-//! The prober opens an ordinary socket to the *backend's own address* and marks it ([`mark`]). A
-//! program where packets leave (`director-ebpf/src/path_probe.rs`) makes of a marked packet what the
-//! data plane would make of a client's: the destination becomes the VIP, and the packet goes into
-//! the tunnel. The backend answers straight from the VIP, and a second program where packets come in
-//! puts the backend's address back, so that the socket sees whom it asked. See
-//! `docs/decisions/0013-path-probes.md`.
+//! The prober opens an ordinary socket to the *backend's own address* and marks it ([`mark`]). An
+//! egress program (`director-ebpf/src/path_probe.rs`) rewrites a marked packet as the data plane
+//! would rewrite a client's: the destination becomes the VIP, and the packet goes into the tunnel.
+//! The backend replies directly from the VIP, and an ingress program restores the backend's
+//! address, so that the socket sees its peer. See `docs/decisions/0013-path-probes.md`.
 //!
-//! - [`PathProbe`] is one way: a VIP, a backend, and how packets get there;
-//! - [`PathProbes`] brings programs and maps to a set of them, and says which mark is whose;
-//! - `marks`: who has which mark; pure. `range`: which marks are this instance's;
-//! - `program`: what is loaded; `attach`: where it is.
+//! - [`PathProbe`] is one path: a VIP, a backend, and the forward mode;
+//! - [`PathProbes`] brings programs and maps to a set of them, and returns their marks;
+//! - `marks`: which probe has which mark; pure. `range`: which marks are this instance's;
+//! - `program`: the loaded programs; `attach`: their interfaces.
 
 mod attach;
 mod error;
@@ -32,14 +31,14 @@ use crate::kernel::{
     net::Netlink,
 };
 
-/// What an instance has in the kernel for its path probes.
+/// An instance's programs and marks of path probes.
 #[derive(Debug)]
 pub struct PathProbes {
     netlink: Netlink,
     instance: Instance,
     marks: Marks,
     loaded: Option<Loaded>,
-    /// Whether what an earlier process left is gone.
+    /// Whether what an earlier process left is removed.
     is_clean: bool,
 }
 
@@ -50,7 +49,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Puts the programs on interfaces; returns the names of those where they were not.
+    /// Attaches the programs to interfaces; returns the names of those where they were missing.
     async fn attach(
         &self,
         here: Interfaces<'_>,
@@ -61,7 +60,7 @@ impl Loaded {
             match here.attach(interface, self.range, &self.programs).await {
                 Ok(false) => {}
                 Ok(true) => changed.push(interface.name.clone()),
-                // Pulled out since it was listed: whoever sees that calls again.
+                // Removed since it was listed: that event leads to another call.
                 Err(PathProbeError::Net(error)) if error.errno() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(error),
             }
@@ -71,23 +70,23 @@ impl Loaded {
 }
 
 impl PathProbes {
-    /// For the interfaces of the namespace that `netlink` looks at. Nothing is loaded yet.
+    /// For the interfaces of `netlink`'s namespace. Nothing is loaded yet.
     pub fn new(netlink: Netlink, instance: &Instance) -> Self {
-        let marks = Marks::starting_anywhere();
+        let marks = Marks::starting_at_random();
         Self { netlink, instance: instance.clone(), marks, loaded: None, is_clean: false }
     }
 
-    /// Brings programs and entries to this; returns each probe's mark, which it keeps as long as it
-    /// is among `probes`. One that [`PathProbe::check`] refuses gets none, and whoever has no mark
-    /// must not probe: without one, packets go straight to the backend.
+    /// Brings programs and entries to `probes`; returns each probe's mark, which it keeps as long
+    /// as it is among `probes`. One that [`PathProbe::check`] refuses gets none and must not be
+    /// used: without a mark, packets go directly to the backend.
     ///
-    /// To be called whenever the probes or the interfaces change. With no probe, nothing is loaded,
-    /// and what was there is taken off.
+    /// Must be called whenever the probes or the interfaces change. With no probe, nothing is
+    /// loaded, and what was there is removed.
     ///
     /// # Errors
     ///
-    /// [`PathProbeError`], each naming what it is about. Then no mark is to be used, also none of
-    /// before; the next call starts afresh.
+    /// [`PathProbeError`], each naming what it is about. Then no mark may be used, including
+    /// earlier ones; the next call starts afresh.
     pub async fn set(
         &mut self,
         interfaces: &[Attached],
@@ -100,7 +99,7 @@ impl PathProbes {
         }
         let result = self.bring_to(interfaces, &probes).await;
         if result.is_err() {
-            self.forget();
+            self.reset();
         }
         result
     }
@@ -112,7 +111,7 @@ impl PathProbes {
     ) -> Result<HashMap<PathProbe, u32>, PathProbeError> {
         let changes = self.marks.change(probes)?;
         let all = self.marks.numbers();
-        // Again each time: it is given back when programs are taken off by command.
+        // Claimed each time: `director detach` releases it.
         let range = range::claim(&self.instance)?;
         let usable = |l: &Loaded| l.range == range && l.programs.suffice(all.len());
         let loaded = match self.loaded.take().filter(usable) {
@@ -139,12 +138,12 @@ impl PathProbes {
         Ok(marks)
     }
 
-    /// Puts the programs back where somebody else took them off, for until then packets go straight
-    /// to backends; returns the interfaces' names. To be called now and then.
+    /// Attaches the programs again where another process removed them, since until then packets go
+    /// directly to backends; returns the interfaces' names. Must be called periodically.
     ///
     /// # Errors
     ///
-    /// [`PathProbeError`]; what [`PathProbes::set`] says of one holds.
+    /// [`PathProbeError`], as of [`PathProbes::set`].
     pub async fn restore(
         &mut self,
         interfaces: &[Attached],
@@ -155,14 +154,14 @@ impl PathProbes {
             None => return Ok(Vec::new()),
         };
         if result.is_err() {
-            self.forget();
+            self.reset();
         }
         result
     }
 
-    /// Packets that were sent on a probe's way since it has its mark. If this stays as it is while
-    /// the probe is used, the packets went another way, and its outcome says nothing: somebody took
-    /// the program off, or put one in front that ends a packet's way.
+    /// Packets sent on a probe's path since it has its mark. If this does not rise while the probe
+    /// is used, the packets took another path, and its outcome is meaningless: another process
+    /// removed the program, or put one in front that consumes packets.
     ///
     /// # Errors
     ///
@@ -175,9 +174,9 @@ impl PathProbes {
         }
     }
 
-    /// Takes off what is there, once.
+    /// Removes what is there, once.
     async fn clear(&mut self) -> Result<(), PathProbeError> {
-        self.forget();
+        self.reset();
         if !self.is_clean {
             remove(&self.netlink, &self.instance, &[]).await?;
             self.is_clean = true;
@@ -185,17 +184,17 @@ impl PathProbes {
         Ok(())
     }
 
-    /// Lets go of the programs. Those on interfaces stay there, and what has a mark of theirs goes
-    /// where it went; the numbers that were given come last when new ones are needed.
-    fn forget(&mut self) {
+    /// Drops the programs. Those on interfaces stay there, and packets with their marks take the
+    /// same path as before; the numbers that were assigned are reused last.
+    fn reset(&mut self) {
         self.loaded = None;
         self.marks.clear();
     }
 }
 
-/// Takes the programs of an instance off interfaces: off those named, or off all, and then with
-/// everything that was noted of them. For `director detach`; it also finds what a process left that
-/// was killed. Returns the indices of the interfaces they were on.
+/// Removes the programs of an instance from interfaces: from those named, or from all, and then
+/// with all records of them. For `director detach`; it also finds what a killed process left.
+/// Returns the indices of the interfaces they were on.
 ///
 /// # Errors
 ///

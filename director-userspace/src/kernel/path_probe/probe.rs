@@ -1,4 +1,4 @@
-//! One way that probes go.
+//! The path of a probe.
 
 use std::{
     io,
@@ -15,29 +15,29 @@ use crate::policy::config::model::{ForwardMode, MacAddr};
 /// tunnel. A segment that fills the link to the backend would not fit its tunnel.
 pub const MAX_SEGMENT: u16 = 1280 - 40 - 40 - 20;
 
-/// The way of a service's packets to one backend. A check of any port and of TCP or UDP goes this
-/// way with a socket that is connected to `backend` and carries the probe's mark.
+/// The path of a service's packets to one backend. A check of any port and of TCP or UDP takes this
+/// path with a socket that is connected to `backend` and carries the probe's mark.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathProbe {
     /// The service's address.
     pub vip: IpAddr,
     /// The backend's own address, which the socket is connected to.
     pub backend: IpAddr,
-    /// How packets travel.
+    /// The forward mode.
     pub forward: ForwardMode,
     /// Source of the outer header, of the backend's family: what the data plane uses. Needed for
     /// [`ForwardMode::Tunnel`] only.
     pub source: Option<IpAddr>,
-    /// Address of this host that the backend's answers are to come to: of the VIP's family, and no
-    /// VIP. Needed where VIP and backend are of different families; otherwise `None` leaves the
-    /// choice to the kernel, or to whoever binds the socket.
+    /// Address of this host for the backend's replies: of the VIP's family, and not a VIP. Needed
+    /// where VIP and backend are of different families; otherwise `None` leaves the choice to the
+    /// kernel, or to the code that binds the socket.
     pub from: Option<IpAddr>,
     /// The next hop's MAC address, if the configuration fixes it.
     pub mac: Option<MacAddr>,
 }
 
 impl PathProbe {
-    /// Whether packets can go this way as far as its addresses say.
+    /// Checks that the addresses allow this path.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl PathProbe {
     }
 }
 
-/// Makes a socket's packets go the way of the probe with this mark. To be called before it is
-/// connected, by whoever has CAP_NET_ADMIN.
+/// Makes a socket's packets take the path of the probe with this mark. Must be called before it is
+/// connected, with CAP_NET_ADMIN.
 ///
 /// # Errors
 ///
@@ -91,7 +91,7 @@ pub fn mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => match io::Error::last_os_error() {
-            // A socket of UDP, which has no segments.
+            // A UDP socket, which has no segments.
             error if is_not_tcp(&error) => Ok(()),
             error => Err(error),
         },
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_that_cannot_be_gone_is_refused_and_says_why() {
+    fn an_impossible_path_is_refused_with_the_reason() {
         let ip = |text: &str| text.parse::<IpAddr>().expect(text);
         let probe = |vip, backend, forward, source: &str, from: &str| PathProbe {
             vip: ip(vip),
@@ -126,9 +126,9 @@ mod tests {
             probe("192.0.2.1", "2001:db8::1", tunnel, "2001:db8::2", "10.0.0.2"),
             probe("2001:db8::a", "10.0.0.1", tunnel, "10.0.0.2", "2001:db8::2"),
         ] {
-            good.check().expect("can be gone");
+            good.check().expect("possible");
         }
-        for (bad, says) in [
+        for (bad, reason) in [
             (probe("192.0.2.1", "10.0.0.1", tunnel, "", ""), "source is not known"),
             (
                 probe("192.0.2.1", "10.0.0.1", tunnel, "2001:db8::2", ""),
@@ -141,8 +141,8 @@ mod tests {
             (probe("192.0.2.1", "2001:db8::1", direct, "", "10.0.0.2"), "both of one"),
             (probe("192.0.2.1", "10.0.0.1", direct, "", "2001:db8::2"), "not of the VIP's"),
         ] {
-            let error = bad.check().expect_err("cannot be gone").to_string();
-            assert!(error.contains(says), "{error}");
+            let error = bad.check().expect_err("impossible").to_string();
+            assert!(error.contains(reason), "{error}");
         }
     }
 

@@ -19,12 +19,12 @@ use crate::kernel::net::Side;
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/path_probe.o"));
 
-/// Exchanges that are remembered: so many for each probe, and bounds for all.
+/// Exchanges that are tracked: the number per probe, and bounds for all.
 const EXCHANGES_PER_PROBE: usize = 16;
 const EXCHANGES_AT_LEAST: usize = 4096;
 const EXCHANGES_AT_MOST: usize = 1 << 18;
 
-/// A [`Probe`] as aya wants it.
+/// A [`Probe`] for aya.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Entry(Probe);
@@ -34,7 +34,7 @@ unsafe impl Pod for Entry {}
 
 /// Loaded programs, with the maps that userspace writes.
 pub(super) struct Programs {
-    /// Holds what is not taken out of it.
+    /// Holds the rest of the object.
     _ebpf: Ebpf,
     fds: [ProgramFd; 2],
     ids: [u32; 2],
@@ -61,7 +61,7 @@ impl Programs {
     pub(super) fn load(range: u16, probes: usize) -> Result<Self, PathProbeError> {
         let exchanges = exchanges(probes * 4);
         let mut ebpf = EbpfLoader::new()
-            // Nothing of the kernel's own is looked at; reading its types would take longest.
+            // The programs read no kernel structure; reading the kernel's types would take longest.
             .btf(None)
             .override_global(MARK_RANGE, &u32::from(range), true)
             .map_max_entries(EXCHANGES, exchanges as u32)
@@ -92,7 +92,7 @@ impl Programs {
         })
     }
 
-    /// Whether there is room for the exchanges of so many probes.
+    /// Whether there is room for the exchanges of `probes` probes.
     pub(super) fn suffice(&self, probes: usize) -> bool {
         exchanges(probes) <= self.exchanges
     }
@@ -107,7 +107,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// [`PathProbeError::Bpf`] if one cannot be written: then it is not known what they hold.
+    /// [`PathProbeError::Bpf`] if one cannot be written: their contents are then unknown.
     pub(super) fn write<'a>(
         &mut self,
         added: impl IntoIterator<Item = (u32, &'a PathProbe)>,
@@ -123,7 +123,7 @@ impl Programs {
             };
             old.iter().zip(&filter).enumerate().filter_map(word).collect::<Vec<_>>()
         };
-        // Answers are looked for before there can be any, and until there can be none.
+        // Replies are matched from before the first can arrive until after the last.
         for (at, word) in words(&self.filter, true) {
             self.vips.set(at, word, 0).map_err(failed)?;
             self.filter[at as usize] = word;
@@ -142,13 +142,13 @@ impl Programs {
         Ok(())
     }
 
-    /// Packets that were sent on a probe's way.
+    /// Packets that were sent on a probe's path.
     pub(super) fn sent(&self, number: u32) -> Result<u64, PathProbeError> {
         self.sent.get(&number, 0).map_err(|error| refused("read the maps of path probes", &error))
     }
 }
 
-/// How many exchanges to remember.
+/// How many exchanges to track.
 fn exchanges(probes: usize) -> usize {
     let wanted = (probes * EXCHANGES_PER_PROBE).next_power_of_two();
     wanted.clamp(EXCHANGES_AT_LEAST, EXCHANGES_AT_MOST)
@@ -189,7 +189,7 @@ fn entry(probe: &PathProbe) -> Probe {
     }
 }
 
-/// Has the verifier look at a program.
+/// Verifies a program.
 fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(ProgramFd, u32), PathProbeError> {
     let failed = |error: aya::programs::ProgramError| {
         refused("load the programs for path probes (CAP_BPF, CAP_NET_ADMIN)", &error)
@@ -213,7 +213,7 @@ mod tests {
     use crate::policy::config::model::{ForwardMode, MacAddr};
 
     #[test]
-    fn an_entry_says_what_the_probe_does() {
+    fn an_entry_encodes_its_probe() {
         let probe = PathProbe {
             vip: "192.0.2.1".parse().expect("an address"),
             backend: "2001:db8::1".parse().expect("an address"),

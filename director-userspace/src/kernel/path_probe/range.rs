@@ -1,7 +1,7 @@
-//! Which marks of the host are this instance's: a range of them per instance, claimed by a file.
+//! The instance's share of the host's marks: a range per instance, claimed by a file.
 //!
-//! The claim stays until the programs are taken off, also over a crash: programs that were left on
-//! interfaces must not take another instance's marks for theirs.
+//! The claim stays until the programs are removed, also over a crash: programs that were left on
+//! interfaces must not match another instance's marks.
 
 use std::{
     fs::{self, File},
@@ -14,17 +14,17 @@ use director_common::probe::{FIRST_RANGE, MAX_RANGES};
 use super::PathProbeError;
 use crate::kernel::datapath::Instance;
 
-/// Beside the instances' directories; no instance can be called like this.
+/// Beside the instances' directories; no instance can have this name.
 const CLAIMS: &str = ".path-marks";
 
-/// Claims a range for the instance: the one that it has, or one that nobody has.
+/// Claims a range for the instance: the one that it has, or a free one.
 ///
 /// # Errors
 ///
 /// [`PathProbeError::NoRange`] if all are taken, or [`PathProbeError::File`].
 pub(super) fn claim(instance: &Instance) -> Result<u16, PathProbeError> {
     let Some(directory) = directory(instance) else { return Ok(FIRST_RANGE) };
-    // Its absence tells that an instance is gone.
+    // Its absence means that an instance is gone.
     for path in [&directory, &instance.run_dir()] {
         fs::create_dir_all(path).map_err(file(path))?;
     }
@@ -33,7 +33,7 @@ pub(super) fn claim(instance: &Instance) -> Result<u16, PathProbeError> {
     })
 }
 
-/// Gives the instance's range back.
+/// Releases the instance's range.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ fn file_name(range: u16) -> String {
     format!("{range:04x}")
 }
 
-/// Who claimed it. Nobody's is one that its owner has not written yet.
+/// The instance that claimed it; none if it has not written its name yet.
 fn owner(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().filter(|owner| !owner.is_empty())
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_get_different_ones() {
+    fn concurrent_claims_get_different_ranges() {
         let claims = Claims::new("race");
         let ranges: Vec<u16> = std::thread::scope(|scope| {
             let claims = &claims;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_range_of_an_instance_that_is_gone_can_be_had() {
+    fn the_range_of_an_instance_that_is_gone_is_reused() {
         let claims = Claims::new("gone");
         for n in 0..MAX_RANGES {
             claims.claim(&format!("i{n}")).expect("free");

@@ -11,7 +11,7 @@ async fn script(text: &str, input: &[u8], timeout: Duration) -> Result<Outcome, 
     run(&job).await
 }
 
-/// Only root can become somebody else; `cargo xtask test` runs as root.
+/// Only root can become another user; `cargo xtask test` runs as root.
 fn is_root() -> bool {
     let root = geteuid().is_root();
     if !root {
@@ -27,26 +27,26 @@ fn stdout(outcome: &Outcome) -> String {
 }
 
 #[tokio::test]
-async fn a_program_is_nobody_and_may_do_nothing() {
+async fn a_program_runs_as_nobody_without_privileges() {
     if !is_root() {
         return;
     }
     let text = "id -u; pwd; grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNewPrivs|Groups)' /proc/self/status; \
                 ls /proc/self/fd | tr '\\n' ' '; ps -o sid= -p $$ 2>/dev/null | tr -d ' '; env";
     let outcome = script(text, b"", LONG).await.expect("runs");
-    let said = stdout(&outcome);
+    let output = stdout(&outcome);
     let user = User::find(DEFAULT_USER).await.expect("nobody");
-    let mut lines = said.lines();
-    assert_eq!(lines.next(), Some(user.uid.to_string().as_str()), "{said}");
-    assert_eq!(lines.next(), Some("/"), "{said}");
+    let mut lines = output.lines();
+    assert_eq!(lines.next(), Some(user.uid.to_string().as_str()), "{output}");
+    assert_eq!(lines.next(), Some("/"), "{output}");
     for capabilities in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert!(said.contains(&format!("{capabilities}:\t0000000000000000")), "{said}");
+        assert!(output.contains(&format!("{capabilities}:\t0000000000000000")), "{output}");
     }
-    assert!(said.contains("NoNewPrivs:\t1"), "{said}");
+    assert!(output.contains("NoNewPrivs:\t1"), "{output}");
     // `ls` has the three, and the directory that it reads.
-    assert!(said.contains("\n0 1 2 3 "), "{said}");
-    assert!(said.contains("DIRECTOR_ADDRESS=192.0.2.1"), "{said}");
-    assert!(!said.contains("CARGO"), "the environment is not the daemon's: {said}");
+    assert!(output.contains("\n0 1 2 3 "), "{output}");
+    assert!(output.contains("DIRECTOR_ADDRESS=192.0.2.1"), "{output}");
+    assert!(!output.contains("CARGO"), "the environment is not the daemon's: {output}");
     let root = script("cat /etc/shadow", b"", LONG).await.expect("runs");
     assert!(!root.status.success() && root.describe().contains("denied"), "{}", root.describe());
 }
@@ -60,7 +60,7 @@ async fn input_output_and_status_come_through() {
     assert_eq!(stdout(&outcome), "{\"a\": 1}");
     assert_eq!(outcome.status.code(), Some(3));
     assert_eq!(outcome.describe(), "status 3: oh");
-    // One that reads nothing of a long input is not waited for.
+    // A program that reads nothing of a long input is not waited for.
     let outcome = script("exit 0", &vec![b'x'; 1 << 20], LONG).await.expect("runs");
     assert!(outcome.status.success());
     let outcome = script("kill -9 $$", b"", LONG).await.expect("runs");
@@ -75,22 +75,22 @@ async fn output_is_bounded_and_its_end_is_not_waited_for() {
     let outcome = script("head -c 100000 /dev/zero", b"", LONG).await.expect("runs");
     assert_eq!(outcome.stdout.len(), KEPT_BYTES);
     assert!(outcome.status.success());
-    // Garbage for ever.
+    // Endless output.
     let began = Instant::now();
-    let error = script("yes", b"", Duration::from_millis(300)).await.expect_err("for ever");
+    let error = script("yes", b"", Duration::from_millis(300)).await.expect_err("endless");
     assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-/// Whether a process is there, and not a zombie that awaits its new parent.
-fn lives(pid: &str) -> bool {
+/// Whether a process exists, and is not a zombie that awaits its new parent.
+fn is_running(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn gone(pid: &str) -> bool {
     let began = Instant::now();
-    while lives(pid) {
+    while is_running(pid) {
         if began.elapsed() > Duration::from_secs(5) {
             return false;
         }
@@ -100,7 +100,7 @@ fn gone(pid: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_whole_group_is_killed_when_time_is_up() {
+async fn the_whole_group_is_killed_on_timeout() {
     if !is_root() {
         return;
     }
@@ -112,25 +112,25 @@ async fn the_whole_group_is_killed_when_time_is_up() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let pid = std::fs::read_to_string(&file).expect("written");
     std::fs::remove_file(&file).expect("there");
-    assert!(gone(&pid), "{pid} lives");
+    assert!(gone(&pid), "{pid} is running");
 }
 
 #[tokio::test]
-async fn what_a_program_leaves_behind_is_killed_and_holds_nobody_up() {
+async fn remaining_processes_are_killed_and_cause_no_delay() {
     if !is_root() {
         return;
     }
     let began = Instant::now();
     let outcome = script("sleep 60 & echo $!", b"", LONG).await.expect("runs");
-    assert!(gone(&stdout(&outcome)), "it lives");
-    // Not in the group any more: it lives on, and holds the pipe.
+    assert!(gone(&stdout(&outcome)), "it is running");
+    // Not in the group any more: it keeps running, and holds the pipe.
     let outcome = script("setsid sleep 3 & echo $!; sleep 0.3", b"", LONG).await.expect("runs");
     assert!(!stdout(&outcome).is_empty());
     assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn one_that_is_not_awaited_any_more_is_killed() {
+async fn a_program_whose_future_is_dropped_is_killed() {
     if !is_root() {
         return;
     }
@@ -140,11 +140,11 @@ async fn one_that_is_not_awaited_any_more_is_killed() {
     assert!(dropped.is_err());
     let pid = std::fs::read_to_string(&file).expect("written");
     std::fs::remove_file(&file).expect("there");
-    assert!(gone(&pid), "{pid} lives");
+    assert!(gone(&pid), "{pid} is running");
 }
 
 #[tokio::test]
-async fn what_cannot_be_run_says_why() {
+async fn an_error_gives_the_reason() {
     if !is_root() {
         return;
     }
@@ -163,7 +163,7 @@ async fn what_cannot_be_run_says_why() {
 }
 
 #[tokio::test]
-async fn root_and_strangers_are_refused() {
+async fn root_and_unknown_users_are_refused() {
     assert!(matches!(User::find("root").await, Err(UserError::Root { .. })));
     let error = User::find("no-such-user-here").await.expect_err("unknown").to_string();
     assert!(error.contains("useradd --system no-such-user-here"), "{error}");

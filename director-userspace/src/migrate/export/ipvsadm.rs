@@ -3,19 +3,19 @@
 use std::{fmt::Write as _, net::SocketAddr};
 
 use super::VirtualService;
-use crate::policy::config::model::{ForwardMode, Protocol};
+use crate::policy::{
+    config::model::{ForwardMode, Protocol},
+    scheduler::Lvs,
+};
 
-/// Rules, and what they do not say.
+/// Rules, and what they do not express.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
     /// One rule a line.
     pub text: String,
-    /// What is otherwise with IPVS, for people.
+    /// What differs with IPVS, for people.
     pub notes: Vec<String>,
 }
-
-/// The scheduler that is nearest to Director's: consistent hashing over addresses and ports.
-const SCHEDULER: &str = "-s mh -b mh-port";
 
 /// Writes services as rules.
 pub fn ipvsadm(services: &[VirtualService]) -> Exported {
@@ -28,13 +28,15 @@ pub fn ipvsadm(services: &[VirtualService]) -> Exported {
             Protocol::Udp => "-u",
         };
         let name = format!("{flag} {}", service.address);
-        // The kernel takes port 0 only with persistence.
+        // The kernel accepts port 0 only with persistence.
         let is_any = service.address.port() == 0;
         has_any_port |= is_any;
         let persistent = if is_any { " -p 300" } else { "" };
-        put(&mut text, &format!("-A {name} {SCHEDULER}{persistent}"));
+        let Lvs { name: scheduler, flags } = service.scheduler.description().nearest_lvs;
+        let flags = if flags.is_empty() { String::new() } else { format!(" -b {flags}") };
+        put(&mut text, &format!("-A {name} -s {scheduler}{flags}{persistent}"));
         for server in &service.servers {
-            // Ports are nobody's to change without NAT.
+            // Without NAT, ports are not rewritten.
             let address = SocketAddr::new(server.address, service.address.port());
             let how = match server.forward {
                 ForwardMode::Direct => format!("-g -w {}", server.weight),
@@ -45,14 +47,14 @@ pub fn ipvsadm(services: &[VirtualService]) -> Exported {
     }
     if has_any_port {
         notes.push(
-            "services of any port have -p 300 here: IPVS wants persistence where there is no port"
+            "services of any port have -p 300 here: IPVS needs persistence where there is no port"
                 .to_owned(),
         );
     }
     if !services.is_empty() {
         notes.push(
             "mh with mh-port is not Director's maglev: flows go to other servers than with \
-             Director, shares are alike"
+             Director, shares are the same"
                 .to_owned(),
         );
     }

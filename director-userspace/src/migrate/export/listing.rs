@@ -1,19 +1,22 @@
-//! The listing of `ipvsadm -L -n`, column by column, for scripts and fingers that know it.
+//! The listing of `ipvsadm -L -n`, column by column, for scripts and people that rely on it.
 //!
-//! The formats are those of ipvsadm 1.31; the test in a virtual machine holds them against it.
+//! The formats are those of ipvsadm 1.31; the test in a virtual machine compares them with it.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
 use super::VirtualService;
-use crate::policy::config::model::{ForwardMode, Protocol};
+use crate::policy::{
+    config::model::{ForwardMode, Protocol},
+    scheduler::Lvs,
+};
 
-/// The version of IPVS whose listing this is the like of.
+/// The version of IPVS whose listing this imitates.
 const VERSION: &str = "1.2.1";
 
-/// What was counted of a service or a server; what leaves it never comes by here.
+/// Counters of a service or a server; replies bypass the director and are not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Flows; a second in a rate.
+    /// Flows; per second in a rate.
     pub conns: u64,
     /// Packets towards servers.
     pub packets: u64,
@@ -24,18 +27,18 @@ pub struct Counted {
 /// A service of the listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// What it is.
+    /// The service.
     pub service: VirtualService,
-    /// What was counted.
+    /// Its counters.
     pub counted: Counted,
-    /// Of each server of the service, in its order.
+    /// Its servers, in the order of the service.
     pub servers: Vec<ListedServer>,
 }
 
-/// What is known of a server beside its rule.
+/// The numbers of a server, besides its rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListedServer {
-    /// What was counted.
+    /// Its counters.
     pub counted: Counted,
     /// TCP flows that are being opened, or are open.
     pub active: u64,
@@ -48,9 +51,9 @@ pub struct ListedServer {
 pub enum Columns {
     /// Forward, weight and connections.
     Plain,
-    /// Counters since the beginning.
+    /// Counters since the start.
     Stats,
-    /// Counters of a second.
+    /// Counters per second.
     Rate,
     /// Limits, which Director has none of.
     Thresholds,
@@ -63,20 +66,20 @@ pub enum Columns {
 pub struct ListedConn {
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Seconds until it is forgotten.
+    /// Seconds until it expires.
     pub expires_s: u64,
-    /// IPVS's word for how far it has come.
+    /// IPVS's name for its state.
     pub state: &'static str,
-    /// Who opened it, if that is known.
+    /// The client's address, if it is known.
     pub client: Option<SocketAddr>,
-    /// Where to.
+    /// The service's address.
     pub service: SocketAddr,
-    /// Who has it.
+    /// The address of its server.
     pub server: SocketAddr,
 }
 
-/// The listing of services. `size` is what the flow table is made for; `exact` has large numbers in
-/// full.
+/// The listing of services. `size` is the capacity of the flow table; `exact` prints large numbers
+/// in full.
 pub fn services(size: u64, services: &[Listed], columns: Columns, exact: bool) -> String {
     let mut out = format!("IP Virtual Server version {VERSION} (size={size})\n");
     let title = "Prot LocalAddress:Port";
@@ -111,7 +114,11 @@ fn service(out: &mut String, listed: &Listed, columns: Columns, exact: bool) {
     let name = format!("{:<4} {}", protocol(service.protocol), service.address);
     let line = match columns {
         Columns::Stats | Columns::Rate => format!("{name:<33}{}", counted(listed.counted, exact)),
-        _ => format!("{name} mh (mh-port)"),
+        _ => {
+            let Lvs { name: scheduler, flags } = service.scheduler.description().nearest_lvs;
+            let flags = if flags.is_empty() { String::new() } else { format!(" ({flags})") };
+            format!("{name} {scheduler}{flags}")
+        }
     };
     put(out, &line);
     for (server, known) in service.servers.iter().zip(&listed.servers) {
@@ -136,7 +143,7 @@ fn service(out: &mut String, listed: &Listed, columns: Columns, exact: bool) {
     }
 }
 
-/// The list of connections. What is not known of one is a dash.
+/// The list of connections. An unknown field is a dash.
 pub fn connections<'a>(conns: impl IntoIterator<Item = &'a ListedConn>) -> String {
     let mut out = "IPVS connection entries\n".to_owned();
     put(
@@ -165,12 +172,12 @@ fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-/// Conns, InPkts, OutPkts, InBytes, OutBytes: replies do not come by a director that does no NAT.
+/// Conns, InPkts, OutPkts, InBytes, OutBytes: replies bypass a director without NAT.
 fn counted(counted: Counted, exact: bool) -> String {
     [counted.conns, counted.packets, 0, counted.bytes, 0].map(|n| number(n, exact)).concat()
 }
 
-/// Nine places; above a hundred million in thousands, millions and so on.
+/// Nine columns; above a hundred million in thousands, millions and so on.
 fn number(n: u64, exact: bool) -> String {
     if exact {
         let digits = n.to_string();
@@ -204,6 +211,7 @@ mod tests {
         vec![
             Listed {
                 service: VirtualService {
+                    scheduler: crate::policy::scheduler::Scheduler::Maglev,
                     protocol: Protocol::Tcp,
                     address: "192.0.2.10:80".parse().expect("an address"),
                     servers: vec![
@@ -223,6 +231,7 @@ mod tests {
             },
             Listed {
                 service: VirtualService {
+                    scheduler: crate::policy::scheduler::Scheduler::Maglev,
                     protocol: Protocol::Udp,
                     address: "[2001:db8::1]:53".parse().expect("an address"),
                     servers: vec![server("2001:db8:1:2:3:4:5:6", 0, ForwardMode::Tunnel)],

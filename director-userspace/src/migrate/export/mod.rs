@@ -1,6 +1,6 @@
-//! What LVS would be told to balance alike: `ipvsadm -S -n`, for `ipvsadm -R`.
+//! The equivalent rules of LVS, as `ipvsadm -S -n` prints and `ipvsadm -R` reads them.
 //!
-//! Two sources, one form: a configuration, or the maps of a running director.
+//! From either of two sources: a configuration, or the maps of a running director.
 
 mod ipvsadm;
 pub mod listing;
@@ -13,20 +13,23 @@ pub use self::ipvsadm::{Exported, ipvsadm};
 use crate::policy::{
     config::model::{Config, ForwardMode, Port, Protocol, Service},
     plan::{Observed, ObservedService},
+    scheduler::Scheduler,
 };
 
-/// A service as IPVS knows it.
+/// A service in the terms of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualService {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The VIP; port 0 for any.
     pub address: SocketAddr,
+    /// How new flows are placed.
+    pub scheduler: Scheduler,
     /// In the source's order.
     pub servers: Vec<RealServer>,
 }
 
-/// A real server as IPVS knows it.
+/// A real server in the terms of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealServer {
     /// Its address.
@@ -55,6 +58,7 @@ fn of_service(service: &Service) -> VirtualService {
     VirtualService {
         protocol: service.frontend.protocol,
         address: SocketAddr::new(service.frontend.address, port),
+        scheduler: service.scheduler,
         servers: servers.collect(),
     }
 }
@@ -70,7 +74,7 @@ pub fn of_running(observed: &Observed) -> Vec<VirtualService> {
 
 /// A running director's service, and the slots of its servers. Backends that were removed and still
 /// drain are left out; those that are down get no new connections. `None` for a service of a protocol
-/// that this version does not know, which another program wrote.
+/// unknown to this version, which another program wrote.
 pub fn of_slot(
     observed: &Observed,
     slot: u32,
@@ -90,7 +94,8 @@ pub fn of_slot(
     });
     let servers = servers.collect();
     let slots = kept.iter().map(|(slot, ..)| *slot).collect();
-    Some((VirtualService { protocol, address, servers }, slots))
+    let scheduler = service.scheduler.unwrap_or(Scheduler::DEFAULT);
+    Some((VirtualService { protocol, address, scheduler, servers }, slots))
 }
 
 /// Protocol, address and port of a service in the maps; port 0 for any. `None` as for [`of_slot`].

@@ -12,9 +12,12 @@ use super::{
     table::{Identity, LvsService, LvsTable, Method, Persistence, Place, Protocol, Timeouts},
     write,
 };
-use crate::policy::config::{
-    self,
-    model::{HealthCheck, MAX_BACKENDS_IN_ALL, MAX_SERVICES},
+use crate::policy::{
+    config::{
+        self,
+        model::{HealthCheck, MAX_BACKENDS_IN_ALL, MAX_SERVICES},
+    },
+    scheduler::{Scheduler, lvs},
 };
 
 /// What goes into the output.
@@ -31,6 +34,7 @@ pub(super) struct Entry {
     pub(super) identity: Identity,
     pub(super) name: String,
     pub(super) forward: &'static str,
+    pub(super) scheduler: Scheduler,
     pub(super) backends: Vec<(IpAddr, u32)>,
     pub(super) checks: Vec<HealthCheck>,
     pub(super) quorum: u32,
@@ -209,7 +213,7 @@ fn entry(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Entr
     }
     let forward = forward(service, notes);
     affinity(service, options, notes);
-    scheduler(service, options, notes);
+    let scheduler = scheduler(service, options, notes);
     if service.ops {
         notes.change(
             "ops",
@@ -253,6 +257,7 @@ fn entry(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Entr
         hysteresis,
         keeps,
         sorry: servers::sorry(service, &backends, notes),
+        scheduler,
         backends,
         persistence: service.persistence.clone().filter(|_| !options.lossy),
         left_out: Vec::new(),
@@ -274,7 +279,7 @@ fn forward(service: &LvsService, notes: &mut Notes<'_>) -> &'static str {
         [Method::Nat] => {
             let why = "NAT is not there yet: Director does not rewrite addresses or ports";
             let instead = "leave it with IPVS, or move its servers to direct routing or tunnels \
-                           (docs/moving.md)";
+                           (docs/migrating.md)";
             notes.leave_out("nat", why, instead);
             "nat"
         }
@@ -321,40 +326,40 @@ fn affinity(service: &LvsService, options: &Options, notes: &mut Notes<'_>) {
     }
 }
 
-fn scheduler(service: &LvsService, options: &Options, notes: &mut Notes<'_>) {
-    let has = |flag: &str| service.scheduler_flags.iter().any(|own| own == flag);
+/// The scheduler that takes the place of LVS's.
+fn scheduler(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Scheduler {
     let name = service.scheduler.as_str();
-    let spread = "nothing, unless something counts on the order; shares by weight stay";
-    // What clients or servers would notice.
-    let matters = match name {
-        "mh" if has("mh-port") => return,
-        "mh" | "sh" if !has("sh-port") => {
-            Some("keeps the connections of a client's address on one server")
-        }
-        "dh" | "lblc" | "lblcr" => Some("keeps an address's connections on one server"),
-        "fo" => Some("uses one server and holds the others in reserve"),
-        "ovf" => Some("uses the next server only when one is full"),
-        _ => None,
-    };
-    if let Some(what) = matters {
-        let why = format!(
-            "the scheduler {name} {what}; maglev spreads every connection over all of them"
-        );
-        if options.lossy {
-            notes.change("scheduler", &why, spread);
-        } else {
-            let instead = "leave it with IPVS; --lossy carries it over with maglev";
-            notes.leave_out("scheduler", &why, instead);
-        }
-        return;
+    if let Some(same) = Scheduler::of_lvs(name, &service.scheduler_flags) {
+        return same;
     }
-    let known = ["rr", "wrr", "lc", "wlc", "sed", "nq", "twos", "sh"].contains(&name);
-    let why = if known {
-        format!("the scheduler {name} becomes maglev: new flows spread otherwise")
-    } else {
-        format!("the scheduler {name:?} is not one of the kernel's: maglev takes its place")
+    let default = Scheduler::DEFAULT;
+    let spread = "nothing, unless clients or servers depend on the order; shares by weight stay";
+    let Some(known) = lvs::find(name) else {
+        let why =
+            format!("the scheduler {name:?} is not one of the kernel's: {default} replaces it");
+        notes.change("scheduler", &why, spread);
+        return default;
     };
-    notes.change("scheduler", &why, spread);
+    let ends = known.affinity_ends_with;
+    let is_lifted = !ends.is_empty() && service.scheduler_flags.iter().any(|flag| flag == ends);
+    match known.affinity.filter(|_| !is_lifted) {
+        None => {
+            let why = format!("the scheduler {name} becomes {default}: new flows spread otherwise");
+            notes.change("scheduler", &why, spread);
+        }
+        Some(what) => {
+            let why = format!(
+                "the scheduler {name} {what}; {default} spreads every connection over all of them"
+            );
+            if options.lossy {
+                notes.change("scheduler", &why, spread);
+            } else {
+                let instead = format!("leave it with IPVS; --lossy carries it over with {default}");
+                notes.leave_out("scheduler", &why, &instead);
+            }
+        }
+    }
+    default
 }
 
 /// A name that no other service has.

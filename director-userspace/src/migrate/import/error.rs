@@ -48,7 +48,7 @@ impl fmt::Display for ImportError {
     }
 }
 
-/// Everything that is wrong with what was to be imported; at least one error.
+/// All errors of an import; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportErrors {
     /// In the order of the lines, at most [`MAX_REPORTED`].

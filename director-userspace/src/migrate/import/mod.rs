@@ -1,8 +1,8 @@
-//! A configuration out of what an LVS is told, and a list of what could not be taken over.
+//! A configuration from one of LVS or keepalived, and a list of what could not be carried over.
 //!
 //! ```text
 //! ipvsadm -S      \
-//! ipvsadm -Ln      > read: LvsTable -> carry: what Director can do alike -> write: YAML
+//! ipvsadm -Ln      > read: LvsTable -> carry: what Director can do too -> write: YAML
 //! keepalived.conf /                          \ Report: what it cannot, and what to do instead
 //! ```
 //!
@@ -34,16 +34,16 @@ pub use self::{
 };
 use crate::policy::config;
 
-/// What the user decides.
+/// The user's choices.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Interfaces to attach to, for the output's `interfaces:`: as [`interface_name`] has them, at
-    /// most 15, none twice.
+    /// Interfaces to attach to, for the output's `interfaces:`: as [`interface_name`] accepts them,
+    /// at most 15, none twice.
     pub interfaces: Vec<String>,
     /// Also carry over services whose clients will notice: those with persistence, or a scheduler
     /// that keeps a client on one server.
     pub lossy: bool,
-    /// keepalived's `-i`: lines that begin with `@ID` count where this is the ID.
+    /// keepalived's `-i`: lines that begin with `@ID` apply if this is the ID.
     pub config_id: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub struct Imported {
     pub report: Report,
 }
 
-/// Reads what `ipvsadm -S` or `ipvsadm -L` prints, which errors call `source_name`.
+/// Reads what `ipvsadm -S` or `ipvsadm -L` prints; errors name it `source_name`.
 ///
 /// # Errors
 /// Every line that is neither, up to [`MAX_REPORTED`].
@@ -74,7 +74,7 @@ pub fn ipvsadm(
 /// Reads a keepalived configuration and the files that it includes.
 ///
 /// # Errors
-/// What keeps it from being read: files that are not there, unbalanced braces, loops of includes.
+/// Why it cannot be read: missing files, unbalanced braces, loops of includes.
 pub fn keepalived_file(path: &Path, options: &Options) -> Result<Imported, ImportErrors> {
     let source_name = path.display().to_string();
     let table = keepalived::read_file(path, options)?;
@@ -94,10 +94,10 @@ pub fn keepalived(
     finish("keepalived", source_name, table, options)
 }
 
-/// A name that an interface can have. What is wrong is said for people.
+/// Checks that an interface can have this name. An error is a text for people.
 ///
 /// # Errors
-/// Such as the configuration has for an interface's name.
+/// Those of the configuration for an interface's name.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let yaml = format!("interfaces: [{{name: {}}}]\nservices: []", write::quoted(text));
     match config::parse("import", &yaml) {
@@ -120,8 +120,8 @@ fn finish(
     match config::parse("the import", &yaml) {
         Ok(_) => Ok(Imported { yaml, report }),
         Err(errors) => {
-            let message = format!("what comes out is no configuration: {errors}");
-            let hint = "this is a fault of Director's: please report it with the source";
+            let message = format!("the result is not a valid configuration: {errors}");
+            let hint = "this is a bug of Director: please report it with the source";
             Err(ImportError::of_file(source_name, message, hint).into())
         }
     }

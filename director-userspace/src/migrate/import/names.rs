@@ -1,13 +1,13 @@
-//! Names of hosts and ports, by the files of this host: `ipvsadm -S` without `-n` prints them.
+//! Names of hosts and ports, from the files of this host: `ipvsadm -S` without `-n` prints them.
 
 use std::{collections::HashMap, fs, net::IpAddr};
 
 use super::table::Protocol;
 
-/// Longest of the two files that is looked at, in bytes.
+/// Longest file that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// What names stand for. No name server is asked: that would take its time for every name.
+/// What names stand for. No name server is queried: that would take time for every name.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     hosts: HashMap<String, Vec<IpAddr>>,
@@ -25,7 +25,7 @@ impl Names {
         Self::new(&read("/etc/hosts"), &read("/etc/services"))
     }
 
-    /// Those of texts of the form of /etc/hosts and /etc/services.
+    /// Those of texts in the format of /etc/hosts and /etc/services.
     pub fn new(hosts: &str, services: &str) -> Self {
         let mut names = Self::default();
         for line in hosts.lines() {
@@ -60,7 +60,7 @@ impl Names {
     /// The port of this name.
     pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let find = |protocol| self.ports.get(&(name.to_owned(), protocol)).copied();
-        // Lists without sctp are the rule; the numbers are the same.
+        // Most lists have no sctp; the numbers are the same.
         find(protocol.word()).or_else(|| find("tcp"))
     }
 }

@@ -15,7 +15,7 @@ const NAMED: usize = 6;
 pub enum Effect {
     /// The service is only a comment in the output.
     LeftOut,
-    /// The service is carried over, and something of it is done otherwise.
+    /// The service is carried over, and something of it is done differently.
     Changed,
     /// The service is carried over, and something of it is not done.
     NotCarried,
@@ -34,7 +34,7 @@ impl Effect {
 /// Something that was not carried over as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// Where the source says it.
+    /// Where it is in the source.
     #[serde(flatten)]
     pub place: Place,
     /// What it is about: a service, or a block of the file.
@@ -49,7 +49,7 @@ pub struct Note {
     pub instead: String,
 }
 
-/// Everything that a person should know beside the configuration.
+/// Everything that a person should know besides the configuration.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// What was imported.
@@ -64,15 +64,15 @@ pub struct Report {
     pub warnings: Vec<&'static str>,
 }
 
-/// What nobody finds out from the YAML.
+/// What the YAML does not show.
 const WARNINGS: [&str; 3] = [
-    "firewall rules do not see what Director takes: XDP comes before iptables, nftables and \
-     conntrack, so INPUT and PREROUTING rules for these addresses (who may come, rate limits, \
+    "firewall rules do not see packets that Director takes: XDP runs before iptables, nftables \
+     and conntrack, so INPUT and PREROUTING rules for these addresses (access, rate limits, \
      marks, NAT) no longer apply; move them in front of this host, or to the servers",
-    "connections that are open while a service moves are placed anew: those that land on another \
-     server are reset, so choose a quiet moment (docs/moving.md)",
-    "somebody must go on owning the virtual addresses: keepalived's vrrp_instance, a routing \
-     daemon, the host itself, or assign_vips",
+    "connections that are open while a service migrates are rescheduled: those that land on \
+     another server are reset, so choose a quiet moment (docs/migrating.md)",
+    "the virtual addresses still need an owner: keepalived's vrrp_instance, a routing daemon, the \
+     host itself, or assign_vips",
 ];
 
 impl Report {
@@ -92,7 +92,7 @@ impl Report {
     }
 }
 
-/// For people: alike notes together.
+/// For people: equal notes together.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let left = self.services - self.carried;
@@ -101,14 +101,14 @@ impl fmt::Display for Report {
             write!(f, ", {left} left out")?;
         }
         writeln!(f)?;
-        let mut alike: BTreeMap<(Effect, usize), Vec<&Note>> = BTreeMap::new();
+        let mut groups: BTreeMap<(Effect, usize), Vec<&Note>> = BTreeMap::new();
         let mut first: BTreeMap<(Effect, &str, &str, &str), usize> = BTreeMap::new();
         for (number, note) in self.notes.iter().enumerate() {
             let key = (note.effect, note.what, note.why.as_str(), note.instead.as_str());
             let first = *first.entry(key).or_insert(number);
-            alike.entry((note.effect, first)).or_default().push(note);
+            groups.entry((note.effect, first)).or_default().push(note);
         }
-        for ((effect, _), notes) in &alike {
+        for ((effect, _), notes) in &groups {
             let note = notes[0];
             writeln!(f, "{}: {}: {}", effect.label(), note.what, note.why)?;
             for note in notes.iter().take(NAMED) {

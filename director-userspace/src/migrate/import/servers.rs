@@ -1,4 +1,4 @@
-//! A service's servers as backends: weights, ports, and who answers when all are gone.
+//! A service's servers as backends: weights, ports, and the sorry backend.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,19 +9,21 @@ use super::{
     carry::Notes,
     table::{Identity, LvsService, Place},
 };
+use crate::policy::scheduler::lvs::{self, Weights};
 
 /// Director's largest weight.
 const MAX_WEIGHT: u32 = u16::MAX as u32;
 
-/// Addresses with weights that come to the same.
+/// Addresses with equivalent weights.
 pub(super) fn backends(service: &LvsService, notes: &mut Notes<'_>) -> Vec<(IpAddr, u32)> {
     let mut at: HashMap<IpAddr, usize> = HashMap::new();
     let mut backends: Vec<(IpAddr, u64)> = Vec::new();
-    let is_blind = ["rr", "lc", "dh"].contains(&service.scheduler.as_str());
-    let (mut is_merged, mut was_blind) = (false, false);
+    let ignores_weights =
+        lvs::find(&service.scheduler).is_some_and(|s| s.weights == Weights::Ignored);
+    let (mut is_merged, mut has_new_weights) = (false, false);
     for server in &service.servers {
-        let weight = if is_blind { server.weight.min(1) } else { server.weight };
-        was_blind |= weight != server.weight;
+        let weight = if ignores_weights { server.weight.min(1) } else { server.weight };
+        has_new_weights |= weight != server.weight;
         match at.get(&server.address) {
             Some(&index) => {
                 backends[index].1 += u64::from(weight);
@@ -34,22 +36,22 @@ pub(super) fn backends(service: &LvsService, notes: &mut Notes<'_>) -> Vec<(IpAd
         }
     }
     if is_merged {
-        let why = "a server is there with several ports, and without NAT all of them are one: \
+        let why = "a server is listed with several ports, which are one backend without NAT: \
                    their weights are added up";
         notes.change("same-server", why, "nothing: IPVS did not rewrite the port either");
     }
-    if was_blind {
+    if has_new_weights {
         let why = format!("{} ignores weights, so all that are not 0 become 1", service.scheduler);
-        notes.change("weights", &why, "write the weights that were meant");
+        notes.change("weights", &why, "write the intended weights");
     }
     let largest = backends.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
     let is_scaled = largest > u64::from(MAX_WEIGHT);
     if is_scaled {
-        let why = "weights above 65535 are scaled down, all of them alike";
-        notes.change("weights", why, "nothing: shares stay");
+        let why = "weights above 65535 are scaled down, all by the same factor";
+        notes.change("weights", why, "nothing: shares stay the same");
     }
-    if (is_scaled || was_blind) && service.health.quorum > 1 {
-        let why = "the quorum counts weights, and these are other ones now";
+    if (is_scaled || has_new_weights) && service.health.quorum > 1 {
+        let why = "the quorum counts weights, and these have changed";
         notes.change("quorum", why, "write the sum of weights that must be up");
     }
     let scaled = |weight: u64| {
@@ -62,7 +64,7 @@ pub(super) fn backends(service: &LvsService, notes: &mut Notes<'_>) -> Vec<(IpAd
     backends.into_iter().map(|(address, weight)| (address, fit(weight))).collect()
 }
 
-/// Without NAT nobody rewrites ports, whatever the servers' lines say.
+/// Notes servers' ports that differ from the service's: without NAT, ports are not rewritten.
 pub(super) fn ports(service: &LvsService, notes: &mut Notes<'_>) {
     let Identity::Address { port, .. } = service.identity else { return };
     let mut others: BTreeMap<u16, &Place> = BTreeMap::new();
@@ -88,15 +90,15 @@ pub(super) fn sorry(
         Identity::Mark { .. } => sorry.port,
     };
     let why = if sorry.method != method {
-        "the sorry server is reached in another way than the servers"
+        "the sorry server is reached by another method than the servers"
     } else if sorry.port != 0 && sorry.port != port {
-        "the sorry server has another port, and nobody would rewrite it"
+        "the sorry server has another port, and ports are not rewritten"
     } else if backends.iter().any(|(address, _)| *address == sorry.address) {
         "the sorry server is one of the servers"
     } else {
         return Some(sorry.address);
     };
-    let instead = "name a server that is reached like the others, on the same port";
+    let instead = "name a server that is reached by the same method, on the same port";
     notes.drop_at(&sorry.place, "sorry", why, instead);
     None
 }

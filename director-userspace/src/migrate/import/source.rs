@@ -10,7 +10,7 @@ use super::error::ImportError;
 
 /// Longest file, in bytes; also all files of one keepalived configuration together.
 pub const MAX_BYTES: usize = 64 << 20;
-/// Longest line, in bytes: the kernel takes no longer command either.
+/// Longest line, in bytes: the kernel takes no longer command-line argument either.
 pub const MAX_LINE: usize = 128 << 10;
 /// Most files that one keepalived configuration may include.
 pub const MAX_INCLUDED: usize = 1024;

@@ -1,4 +1,4 @@
-//! What an LVS is told, whoever tells it.
+//! A configuration of LVS, whatever its source.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::report::Note;
 use crate::policy::config::model::HealthCheck;
 
-/// Where something is said.
+/// A place in a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Place {
     /// The file, as the user named it, or as another includes it.
@@ -28,11 +28,11 @@ pub(super) struct LvsTable {
     pub(super) services: Vec<LvsService>,
     /// TCP, TCP after FIN, UDP.
     pub(super) timeouts: Timeouts,
-    /// What was not even tried.
+    /// What was left out while reading.
     pub(super) notes: Vec<Note>,
 }
 
-/// How long LVS remembers; what was not said is missing.
+/// LVS's timeouts of connections; those that the source does not set are missing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Timeouts {
     pub(super) tcp: Option<Duration>,
@@ -89,7 +89,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// What a client's connections have in common for LVS.
+/// LVS's persistence: a client's connections stay on one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Persistence {
     pub(super) timeout: Duration,
@@ -102,7 +102,7 @@ pub(super) struct Persistence {
 pub(super) struct LvsService {
     pub(super) place: Place,
     pub(super) identity: Identity,
-    /// What the source calls it, if it does.
+    /// Its name in the source, if it has one.
     pub(super) name: Option<String>,
     pub(super) scheduler: String,
     pub(super) scheduler_flags: Vec<String>,
@@ -135,7 +135,7 @@ impl LvsService {
 /// What keepalived adds to a service.
 #[derive(Debug, Clone)]
 pub(super) struct LvsHealth {
-    /// Σ of weights that must be up.
+    /// Sum of the weights that must be up.
     pub(super) quorum: u32,
     pub(super) hysteresis: u32,
     pub(super) sorry: Option<Sorry>,
@@ -147,7 +147,7 @@ impl Default for LvsHealth {
     }
 }
 
-/// Who answers while nobody else can.
+/// The server that gets connections while no other can.
 #[derive(Debug, Clone)]
 pub(super) struct Sorry {
     pub(super) place: Place,
@@ -169,7 +169,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    /// As people name it.
+    /// Its usual name.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Nat => "NAT (masquerading)",
@@ -181,7 +181,7 @@ impl Method {
         }
     }
 
-    /// Director's word, whether or not this version does it.
+    /// Director's word, whether or not this version supports it.
     pub(super) fn forward(self) -> &'static str {
         match self {
             Self::Nat => "nat",
@@ -206,7 +206,7 @@ pub(super) struct LvsServer {
     pub(super) lower: u32,
     /// Keeps its connections when a check fails.
     pub(super) inhibit: bool,
-    /// What is asked of it, with where that is said.
+    /// Its checks, and where they are in the source.
     pub(super) checks: Vec<(Place, HealthCheck)>,
 }
 

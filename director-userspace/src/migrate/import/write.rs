@@ -8,9 +8,12 @@ use super::{
     carry::{Carried, Entry},
     table::Identity,
 };
-use crate::policy::config::{
-    model::{HealthCheck, MAX_INTERFACES, Probe, Start},
-    units::format_duration,
+use crate::policy::{
+    config::{
+        model::{HealthCheck, MAX_INTERFACES, Probe, Start},
+        units::format_duration,
+    },
+    scheduler::Scheduler,
 };
 
 /// The whole file.
@@ -22,10 +25,10 @@ pub(super) fn document(
 ) -> String {
     let mut out = String::new();
     line(&mut out, &format!("# Made by director import {kind} from {}", one_line(source_name)));
-    line(&mut out, "# Look through it, and through what the command said was not carried over.");
+    line(&mut out, "# Review it, and what the command reported as not carried over.");
     out.push('\n');
     if options.interfaces.is_empty() {
-        line(&mut out, "# Where packets arrive; `director attach` wants at least one.");
+        line(&mut out, "# Where packets arrive; `director attach` needs at least one.");
         line(&mut out, "# interfaces:");
         line(&mut out, "#   - name: eth0");
     } else {
@@ -66,7 +69,7 @@ pub(super) fn document(
             line(&mut out, &format!("  #   {}", one_line(why)));
         }
         for text in text.lines() {
-            // Behind the comment's sign, so that an editor's uncommenting gives the lines back.
+            // After the comment sign, so that uncommenting in an editor restores the lines.
             let (indent, rest) = text.split_at(2.min(text.len()));
             line(&mut out, &format!("{indent}# {rest}"));
         }
@@ -101,6 +104,9 @@ fn service(entry: &Entry) -> String {
         }
     }
     line(&mut out, &format!("    forward: {}", entry.forward));
+    if entry.scheduler != Scheduler::DEFAULT {
+        line(&mut out, &format!("    scheduler: {}", entry.scheduler));
+    }
     if let Some(persistence) = &entry.persistence {
         let netmask = persistence.prefix.map(|n| format!(", netmask: {n}")).unwrap_or_default();
         let timeout = format_duration(persistence.timeout);
@@ -204,7 +210,7 @@ fn line(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-/// An address as YAML takes it.
+/// An address as a YAML scalar.
 fn shown(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
@@ -212,7 +218,7 @@ fn shown(address: IpAddr) -> String {
     }
 }
 
-/// A text as YAML takes it: JSON's strings are YAML's, but for what YAML does not print.
+/// A text as a YAML scalar: JSON's strings are YAML's, except for characters YAML does not allow.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::new();
     for c in serde_json::to_string(text).unwrap_or_default().chars() {
@@ -225,12 +231,12 @@ pub(super) fn quoted(text: &str) -> String {
     out
 }
 
-/// A text that ends no comment.
+/// A text without line breaks, for a comment.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
 }
 
-/// What YAML takes for the end of a line, or does not take.
+/// Whether YAML treats it as the end of a line, or does not allow it.
 fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration file, and how it is said.
+//! Errors and warnings of a configuration file, and how they are printed.
 
 use std::{error::Error, fmt};
 
@@ -22,7 +22,7 @@ words! {
         NotUtf8 = "not-utf8",
         /// The text is no YAML.
         Syntax = "syntax",
-        /// Too many values, too deep, or aliases that multiply beyond measure.
+        /// Too many values, too deep nesting, or aliases that expand too far.
         TooComplex = "too-complex",
         /// There is nothing in the file.
         Empty = "empty",
@@ -50,15 +50,15 @@ words! {
         UnsupportedValue = "unsupported-value",
         /// A malformed IP address.
         BadAddress = "bad-address",
-        /// An IP address that no packet can be sent to, or that means another.
+        /// An IP address that no packet can be sent to, or that stands for another one.
         UnusableAddress = "unusable-address",
-        /// A port that is none.
+        /// Something that is no port.
         BadPort = "bad-port",
-        /// A weight that is none.
+        /// Something that is no weight.
         BadWeight = "bad-weight",
         /// A malformed service name.
         BadName = "bad-name",
-        /// A MAC address that is malformed, or no host's.
+        /// A MAC address that is malformed, or that no host can have.
         BadMac = "bad-mac",
         /// A malformed duration.
         BadDuration = "bad-duration",
@@ -72,7 +72,7 @@ words! {
         NotPowerOfTwo = "not-power-of-two",
         /// A malformed hash key.
         BadHashKey = "bad-hash-key",
-        /// A name the kernel gives to no interface.
+        /// A name that no interface can have.
         BadInterfaceName = "bad-interface-name",
         /// An interface twice.
         DuplicateInterface = "duplicate-interface",
@@ -95,7 +95,7 @@ words! {
         /// More backends in a service than [`MAX_BACKENDS`](super::model::MAX_BACKENDS), or in all than
         /// [`MAX_BACKENDS_IN_ALL`](super::model::MAX_BACKENDS_IN_ALL).
         TooManyBackends = "too-many-backends",
-        /// A backend of an address family that the way of forwarding cannot carry.
+        /// A backend of an address family that the forwarding mode cannot carry.
         FamilyMix = "family-mix",
         /// A backend that is itself a VIP: packets would come back.
         BackendIsVip = "backend-is-vip",
@@ -117,7 +117,7 @@ words! {
         BadPath = "bad-path",
         /// Something that is neither a status code of HTTP nor a range of them.
         BadStatus = "bad-status",
-        /// A header's name or value that cannot be sent, or is not the file's to set.
+        /// A header's name or value that cannot be sent, or that the file must not set.
         BadHeader = "bad-header",
         /// Something that is no host name, or no `host:port`.
         BadHost = "bad-host",
@@ -125,7 +125,7 @@ words! {
         BadDnsName = "bad-dns-name",
         /// A command that does not start with an absolute path.
         BadCommand = "bad-command",
-        /// A user or group that cannot be, or root where that is refused.
+        /// A user or group that cannot exist, or root where that is refused.
         BadAccount = "bad-account",
         /// Something that is no URL, or none for a webhook.
         BadUrl = "bad-url",
@@ -135,15 +135,15 @@ words! {
         BadSocket = "bad-socket",
         /// Two things served at one address and port.
         DuplicateListener = "duplicate-listener",
-        /// A check that needs a port, in a service that has any.
+        /// A check that needs a port, in a service whose port is `any`.
         NoPort = "no-port",
-        /// A check that cannot go the way the service's packets go.
+        /// A check that cannot go through the data path.
         PathCheck = "path-check",
     }
 }
 
 words! {
-    /// What is odd, but allowed.
+    /// What is unusual, but allowed.
     WarningKind {
         /// `services: []`.
         NoServices = "no-services",
@@ -151,7 +151,7 @@ words! {
         NoBackends = "no-backends",
         /// A service whose backends all have weight 0.
         AllWeightsZero = "all-weights-zero",
-        /// A service in which some backends have a weight written down, and some don't.
+        /// A service in which some backends have an explicit weight, and some don't.
         SomeWeights = "some-weights",
         /// A quorum that all backends together do not reach.
         QuorumTooHigh = "quorum-too-high",
@@ -170,21 +170,21 @@ pub struct Position {
 }
 
 impl Position {
-    /// Of a line that counts from 1 and a column that counts from 0, as the YAML parser has it.
+    /// From a line that counts from 1 and a column that counts from 0, as in the YAML parser.
     pub(super) fn new(line: usize, column: usize) -> Self {
         let cut = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { line: cut(line), column: cut(column.saturating_add(1)) }
     }
 }
 
-/// Something to say about a file: an error or a warning.
+/// A diagnostic of a file: an error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic<K> {
     /// The file, as the user named it.
     pub file: String,
     /// What it is.
     pub kind: K,
-    /// Where it is; nothing if it is about the whole file.
+    /// Where it is; `None` if it is about the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
     /// Where it is in the document: `services[0].backends[2].weight`. Empty for the document itself.
@@ -200,7 +200,7 @@ pub struct Diagnostic<K> {
 
 /// An error in a configuration file.
 pub type ConfigError = Diagnostic<ConfigErrorKind>;
-/// Something odd in a configuration file.
+/// A warning about a configuration file.
 pub type Warning = Diagnostic<WarningKind>;
 
 impl<K> Diagnostic<K> {
@@ -219,7 +219,7 @@ impl<K> Diagnostic<K> {
     }
 }
 
-/// Also those that turn the direction of writing.
+/// Control characters, including those that change the text direction.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -4,8 +4,8 @@
 //! text -> raw (tree with positions) -> lower (checks) -> model (valid by construction)
 //! ```
 //!
-//! Pure but for [`load`], which reads one file: no clock, no other system call, no log. What is true
-//! of this host (does the interface exist, is a backend on the link) is checked by others.
+//! Pure but for [`load`], which reads one file: no clock, no other system call, no log. Facts about
+//! this host (whether an interface exists, whether a backend is on-link) are checked elsewhere.
 
 mod error;
 mod lower;
@@ -35,12 +35,12 @@ pub use self::{
 /// Longest file, in bytes.
 pub const MAX_BYTES: usize = 64 << 20;
 
-/// A configuration that is right, and what is odd about it.
+/// A valid configuration, and warnings about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Worth telling the user, in file order.
+    /// Warnings for the user, in file order.
     pub warnings: Vec<Warning>,
 }
 
@@ -99,7 +99,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Checks the text of a file, which errors call `source_name`.
+/// Checks the text of a file; errors name it `source_name`.
 ///
 /// # Errors
 /// Everything that is wrong with the text; a single error if it is no YAML.
@@ -135,7 +135,7 @@ fn raw_hint(error: &raw::RawError, text: &str) -> &'static str {
             let line = text.lines().nth(error.at.line.saturating_sub(1) as usize).unwrap_or("");
             // `2001:db8::` before a comma, a brace or the end of the line reads as a key.
             if line.contains("::") {
-                "an IPv6 address wants quotes here: \"2001:db8::1\""
+                "an IPv6 address needs quotes here: \"2001:db8::1\""
             } else if line.starts_with('\t') {
                 "indent with spaces: YAML takes no tabs"
             } else {

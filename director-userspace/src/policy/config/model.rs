@@ -27,6 +27,7 @@ pub use self::{
     },
 };
 use super::{units, words::words};
+pub use crate::policy::scheduler::Scheduler;
 
 /// Most interfaces a configuration may name.
 pub const MAX_INTERFACES: usize = 15;
@@ -253,10 +254,19 @@ pub struct Backend {
     /// The next hop's MAC address, if it is not to be found out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
-    /// Whether its known flows are to go elsewhere. Never said by a file: see
-    /// [`conditions`](crate::policy::health_policy).
+    /// Whether it may get packets. Not a key of the file: see [`crate::policy::health_policy`].
     #[serde(skip)]
-    pub is_down: bool,
+    pub availability: Availability,
+}
+
+/// Whether a backend may get packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Availability {
+    /// Flows stay where they are; new ones follow its weight.
+    #[default]
+    Available,
+    /// It gets no packets: its flows are rescheduled.
+    Down,
 }
 
 /// A unicast Ethernet address, not all zeroes.
@@ -355,14 +365,6 @@ words! {
     Encapsulation {
         /// An IP header, in all four family pairs.
         Ipip = "ipip",
-    }
-}
-
-words! {
-    /// How a new flow gets its backend.
-    Scheduler {
-        /// Consistent hashing of the whole 5-tuple, exact weights.
-        Maglev = "maglev",
     }
 }
 

@@ -1,10 +1,10 @@
-//! The plain part of YAML, read directly: what machines write, and most people.
+//! The plain subset of YAML, read directly: what programs and most people write.
 //!
 //! Keys and values of letters, digits and a few signs, strings in double quotes without escapes,
-//! lists and mappings by indentation, or within one line. Everything else, right or wrong, is left
-//! to the parser ([`raw`](super::raw)), which takes ten times as long: a file of a hundred thousand
-//! backends is read in a few dozen milliseconds instead of most of a second. What is read here comes
-//! out as the parser would have it, places included.
+//! lists and mappings by indentation, or within one line. Everything else, valid or not, is left to
+//! the parser ([`raw`](super::raw)), which takes ten times as long: a file of a hundred thousand
+//! backends is read in a few dozen milliseconds instead of most of a second. The result is the same
+//! as the parser's, positions included.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use super::{
     raw::{Key, MAX_DEPTH, MAX_NODES, NULLS, Node, Value},
 };
 
-/// YAML has keys end within 1,024 characters.
+/// YAML limits keys to 1,024 characters.
 const LONGEST_KEY: usize = 1000;
 
-/// Reads a document; `None`: it is not plain.
+/// Reads a document; `None` if it is not plain.
 pub(super) fn parse(text: &str) -> Option<Node<'_>> {
     if !text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)) {
         return None;
@@ -38,7 +38,7 @@ struct Line<'s> {
 }
 
 impl<'s> Line<'s> {
-    /// A line that has more to it than spaces and a comment.
+    /// A line with more than spaces and a comment.
     fn of((number, line): (usize, &'s str)) -> Option<Self> {
         let rest = line.trim_start_matches(' ');
         let indent = line.len() - rest.len();
@@ -84,8 +84,8 @@ impl<'s> Line<'s> {
         })
     }
 
-    /// Whether nothing but a comment is left. One starts after a space.
-    fn is_over(&self) -> bool {
+    /// Whether nothing but a comment is left. A comment starts after a space.
+    fn is_at_end(&self) -> bool {
         let end = self.after(0);
         end.rest.is_empty() || (end.rest.starts_with('#') && end.indent > self.indent)
     }
@@ -108,7 +108,7 @@ impl<'s> Reader<'s> {
         (self.n_nodes < MAX_NODES).then_some(())
     }
 
-    /// The value that starts with the line, which is indented so far, `depth` levels down.
+    /// The value that starts at the current line, indented by `indent`, `depth` levels down.
     fn node(&mut self, depth: usize, indent: usize) -> Option<Node<'s>> {
         let line = self.line()?;
         if depth >= MAX_DEPTH {
@@ -156,10 +156,10 @@ impl<'s> Reader<'s> {
             self.at += 1;
             let value = if value.rest.is_empty() {
                 let next = self.line()?;
-                // A list may stand right below its key.
+                // A list may have the same indentation as its key.
                 let is_inside = next.indent > indent || (next.indent == indent && next.is_item());
                 let mut value = is_inside.then(|| self.node(depth + 1, next.indent))??;
-                // To the parser, a list right below its key starts with its first item.
+                // The parser places such a list at its first item.
                 if let (Value::Seq(items), true) = (&value.value, next.indent == indent) {
                     value.at = items.first()?.at;
                 }
@@ -173,18 +173,18 @@ impl<'s> Reader<'s> {
         Some(Node { at, value: Value::Map(entries), tagged: false })
     }
 
-    /// A list or mapping indented so far ends here: what follows is not indented further.
+    /// A list or mapping with this indentation ends here: what follows is not indented further.
     fn ends(&self, indent: usize) -> Option<()> {
         self.line().is_none_or(|line| line.indent <= indent).then_some(())
     }
 
-    /// The value that the rest of a line is.
+    /// The rest of a line, as a value.
     fn rest_of(&mut self, depth: usize, line: Line<'s>) -> Option<Node<'s>> {
         let (node, after) = self.inline(depth, line)?;
-        after.is_over().then_some(node)
+        after.is_at_end().then_some(node)
     }
 
-    /// A value within a line, and what follows it at once.
+    /// A value within a line, and what follows it directly.
     fn inline(&mut self, depth: usize, line: Line<'s>) -> Option<(Node<'s>, Line<'s>)> {
         let at = line.position();
         let cut = |length: usize| Line {
@@ -268,19 +268,19 @@ mod tests {
 
     use super::{super::raw, *};
 
-    /// What is read here is what the parser reads.
+    /// The result is the parser's.
     #[track_caller]
     fn same(text: &str) -> bool {
         let Some(plain) = parse(text) else { return false };
         match raw::parse_all(text) {
             Ok(Some(node)) => assert_eq!(format!("{plain:?}"), format!("{node:?}"), "{text}"),
-            other => panic!("{text}\nthe parser says {other:?}"),
+            other => panic!("{text}\nthe parser returns {other:?}"),
         }
         true
     }
 
     #[test]
-    fn what_machines_write_is_plain() {
+    fn machine_written_yaml_is_plain() {
         for text in [
             crate::setup::lab::DEFAULT_CONFIG,
             "a: 1\n",
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_left_to_the_parser() {
+    fn other_yaml_is_left_to_the_parser() {
         for text in [
             "",
             "a",
@@ -347,7 +347,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
-        fn whatever_is_plain_is_the_same(
+        fn plain_yaml_reads_as_with_the_parser(
             pieces in prop::collection::vec(prop::sample::select(vec![
                 "a", "b-c", "name", "1", "0x1", "10.0.0.1", "null", "true", "10%", "a@b", "%", "@", "\"q: r\"", "\"\"", ": ", ":",
                 "- ", "-", "{", "}", "[", "]", ", ", ",", "\n", "\n", "\n  ", "\n  ", "\n    ", "\n  - ",

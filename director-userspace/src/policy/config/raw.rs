@@ -1,4 +1,4 @@
-//! YAML text to a tree of nodes that know their place; the next step is [`lower`](super::lower).
+//! YAML text to a tree of nodes with their positions; the next step is [`lower`](super::lower).
 //!
 //! The tree keeps every key, also a repeated one, and every scalar as it was written, so that the
 //! next step can report all that is wrong with a file instead of the first type that does not fit.
@@ -14,14 +14,15 @@ use super::{
     plain,
 };
 
-/// Most nodes (scalars, lists, mappings) a file may have, counted after aliases are expanded. A long
-/// scalar counts as several, since an alias may copy it. The largest sensible configuration is far below it; a document bomb is far above.
+/// Most nodes (scalars, lists, mappings) a file may have, counted after aliases are expanded. A
+/// long scalar counts as several, since an alias may copy it. The largest sensible configuration is
+/// far below it; a document bomb is far above.
 pub(super) const MAX_NODES: usize = 4_000_000;
 /// Bytes of a scalar that count as one more node: about what a node takes.
 pub(super) const BYTES_PER_NODE: usize = 64;
 /// Deepest nesting of lists and mappings; a configuration needs 6.
 pub(super) const MAX_DEPTH: usize = 32;
-/// Plain scalars that mean nothing.
+/// Plain scalars that mean null.
 pub(super) const NULLS: [&str; 5] = ["", "~", "null", "Null", "NULL"];
 
 /// A value and where it starts.
@@ -29,7 +30,7 @@ pub(super) const NULLS: [&str; 5] = ["", "~", "null", "Null", "NULL"];
 pub(super) struct Node<'s> {
     pub(super) at: Position,
     pub(super) value: Value<'s>,
-    /// Has a tag (`!!str`, `!secret`), which the configuration has no use for.
+    /// Has a tag (`!!str`, `!secret`), which the configuration does not use.
     pub(super) tagged: bool,
 }
 
@@ -51,7 +52,7 @@ pub(super) struct Key<'s> {
     pub(super) text: Option<Cow<'s, str>>,
 }
 
-/// Why there is no tree. Ends the parsing: what follows could not be trusted.
+/// Why there is no tree. Ends the parsing: the rest would be unreliable.
 #[derive(Debug)]
 pub(super) struct RawError {
     pub(super) kind: Kind,
@@ -83,7 +84,7 @@ pub(super) fn parse_all(text: &str) -> Result<Option<Node<'_>>, RawError> {
     Ok(builder.root.filter(|root| !matches!(root.value, Value::Null)))
 }
 
-/// A list or mapping whose end has not come yet.
+/// A list or mapping that has not ended yet.
 struct Open<'s> {
     at: Position,
     tagged: bool,
@@ -136,9 +137,9 @@ impl<'s> Builder<'s> {
             Event::SequenceEnd | Event::MappingEnd => self.end()?,
             Event::Alias(anchor) => {
                 let Some(n_nodes) = self.anchors.get(&anchor).map(|(_, n_nodes)| *n_nodes) else {
-                    return fail(Kind::TooComplex, "an alias inside what it stands for");
+                    return fail(Kind::TooComplex, "an alias inside its own anchor");
                 };
-                // Counted before the copy: a bomb must not go off first.
+                // Counted before the copy, so that a document bomb is refused before it expands.
                 self.count(at, n_nodes)?;
                 let node = self.anchors[&anchor].0.clone();
                 self.add(node, n_nodes);
@@ -173,7 +174,7 @@ impl<'s> Builder<'s> {
         self.complete(Node { at: open.at, value, tagged: open.tagged }, open.anchor, open.n_nodes)
     }
 
-    /// A node all of whose insides are counted.
+    /// Completes a node whose contents are counted.
     fn complete(&mut self, node: Node<'s>, anchor: usize, n_nodes: usize) -> Result<(), RawError> {
         if anchor != 0 {
             self.count(node.at, n_nodes)?;
@@ -192,7 +193,7 @@ impl<'s> Builder<'s> {
         Ok(())
     }
 
-    /// Hands a complete node to the list or mapping around it.
+    /// Adds a complete node to the list or mapping around it.
     fn add(&mut self, node: Node<'s>, n_nodes: usize) {
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);

@@ -10,7 +10,7 @@ use super::{
     raw::Node,
 };
 
-/// The way from the document to a node. Lives on the stack: it becomes text only for an error.
+/// The path from the document to a node. It is on the stack, and becomes text only for an error.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Path<'a> {
     Root,
@@ -38,7 +38,7 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// A node and the way to it.
+/// A node and its path.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item<'a> {
     pub(super) node: &'a Node<'a>,
@@ -54,15 +54,15 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
-/// Collects what there is to say about one file.
+/// Collects the errors and warnings of one file.
 pub(super) struct Report<'a> {
     source_name: &'a str,
     text: &'a str,
     errors: Vec<ConfigError>,
     warnings: Vec<Warning>,
     omitted: usize,
-    /// What was said: a node of `defaults` is read once per service, and an alias's once per use.
-    said: HashSet<(Kind, Position, String)>,
+    /// What was reported: a node of `defaults` is read once per service, an alias's once per use.
+    reported: HashSet<(Kind, Position, String)>,
 }
 
 impl<'a> Report<'a> {
@@ -73,7 +73,7 @@ impl<'a> Report<'a> {
             errors: Vec::new(),
             warnings: Vec::new(),
             omitted: 0,
-            said: HashSet::new(),
+            reported: HashSet::new(),
         }
     }
 
@@ -102,13 +102,13 @@ impl<'a> Report<'a> {
             return None;
         }
         let path = path.to_string();
-        if self.said.insert((kind, at, path.clone())) {
+        if self.reported.insert((kind, at, path.clone())) {
             self.errors.push(self.diagnostic(kind, at, path, message.into(), hint.into()));
         }
         None
     }
 
-    /// Whether more errors will only be counted, so that finding good words for them is in vain.
+    /// Whether further errors are only counted, so that their texts are not needed.
     pub(super) fn is_full(&self) -> bool {
         self.errors.len() >= MAX_REPORTED
     }
@@ -150,7 +150,7 @@ impl<'a> Report<'a> {
             let from = *lines.get(line.checked_sub(1)?)?;
             let to = lines.get(line).copied().unwrap_or(self.text.len());
             let line = self.text[from..to].trim_end();
-            // Nobody reads a longer one, and a thousand errors may be on it.
+            // A longer line is unreadable, and may have a thousand errors.
             (line.len() <= 4096).then(|| line.to_owned())
         };
         for error in &mut self.errors {
@@ -170,7 +170,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Byte offsets of the lines, which end as YAML has it: in LF, CR or both.
+/// Byte offsets of the lines, which end as in YAML: in LF, CR or both.
 fn line_starts(text: &str, unused: bool) -> Vec<usize> {
     if unused {
         return Vec::new();

@@ -242,13 +242,7 @@ fn service_keys() -> Vec<(&'static str, Value)> {
         ("port", described("1 to 65535, or any: what no other service names.", port)),
         (
             "scheduler",
-            usually(
-                Scheduler::Maglev.as_str(),
-                described(
-                    "How a new flow gets its backend.",
-                    words(Scheduler::ALL, Scheduler::as_str),
-                ),
-            ),
+            usually(Scheduler::DEFAULT.as_str(), described(&schedulers(), scheduler_words())),
         ),
         (
             "forward",
@@ -308,6 +302,22 @@ fn backend_keys() -> Vec<(&'static str, Value)> {
         ("address", described("Where packets go.", reference("address"))),
         ("mac", described(mac, reference("mac"))),
     ]
+}
+
+/// What each scheduler does.
+fn schedulers() -> String {
+    let one = |scheduler: &Scheduler| format!("{scheduler}: {}", scheduler.description().help);
+    let all: Vec<String> = Scheduler::ALL.iter().map(one).collect();
+    format!("How a new flow gets its backend. {}.", all.join("; "))
+}
+
+/// Every word for a scheduler.
+fn scheduler_words() -> Value {
+    let words = Scheduler::ALL.iter().flat_map(|scheduler| {
+        let described = scheduler.description();
+        std::iter::once(described.name).chain(described.aliases.iter().copied())
+    });
+    json!({"enum": words.collect::<Vec<_>>()})
 }
 
 #[cfg(test)]

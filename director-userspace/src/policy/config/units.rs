@@ -27,7 +27,7 @@ pub enum UnitError {
     UnknownUnit(String),
     /// No number where one must be.
     NotANumber,
-    /// Units must fall: `5m2h`, or the same twice.
+    /// Units not in descending order: `5m2h`, or one of them twice.
     Order,
     /// More than fits.
     TooLarge,
@@ -106,7 +106,7 @@ fn number_and_unit(text: &str) -> Result<(u64, &str, &str), UnitError> {
     Ok((digits.parse().map_err(|_| UnitError::TooLarge)?, unit, rest))
 }
 
-/// The way [`parse_duration`] reads it: `2h5m`, and `0s` for nothing.
+/// As [`parse_duration`] reads it: `2h5m`, and `0s` for nothing.
 pub fn format_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let mut text = String::new();
@@ -119,7 +119,7 @@ pub fn format_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
-/// The way [`parse_size`] reads it, in the largest unit that divides it: `1Mi`.
+/// As [`parse_size`] reads it, in the largest unit that divides it: `1Mi`.
 pub fn format_size(size: u64) -> String {
     let divides = |&&(_, factor): &&(&str, u64)| size >= factor && size.is_multiple_of(factor);
     let (unit, factor) = SIZE_UNITS.iter().rev().find(divides).unwrap_or(&SIZE_UNITS[0]);

@@ -7,6 +7,23 @@ pub(super) trait Word: Copy + 'static {
 
     /// The word.
     fn word(self) -> &'static str;
+
+    /// Further words for it.
+    fn aliases(self) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+impl Word for crate::policy::scheduler::Scheduler {
+    const WORDS: &[Self] = Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+
+    fn aliases(self) -> &'static [&'static str] {
+        self.description().aliases
+    }
 }
 
 /// Defines a [`Word`] with the usual traits; it displays and serializes as its word.
@@ -52,8 +69,8 @@ macro_rules! words {
     };
 }
 
-/// Enums of the map layout are words of the file, too.
-macro_rules! words_of_the_layout {
+/// Implements [`Word`] for enums of the map layout.
+macro_rules! layout_words {
     ($($name:ty),+) => {$(
         impl Word for $name {
             const WORDS: &[Self] = Self::ALL;
@@ -65,7 +82,7 @@ macro_rules! words_of_the_layout {
     )+};
 }
 
-words_of_the_layout!(
+layout_words!(
     director_common::backend::ForwardMode,
     director_common::flow::Protocol,
     director_common::service::WhenEmpty

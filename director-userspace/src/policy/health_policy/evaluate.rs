@@ -1,17 +1,17 @@
-//! How a service is to be, given what is known about its backends.
+//! The service in effect, from the configured one and the facts about its backends.
 
 use super::{
     BackendEvaluation, BackendMemory, Change, Evaluation, Facts, Memory, Now, Override,
     ServiceState,
 };
-use crate::policy::config::model::{Backend, OnDown, Service};
+use crate::policy::config::model::{Availability, Backend, OnDown, Service};
 
-/// Weights in effect are this much finer than the file's where shares of them count.
-const FINER: u32 = 100;
-/// A slow start begins at this share, percent, and takes steps of it.
+/// Largest factor by which weights in effect are scaled up, so that they can have shares.
+const MAX_SCALE: u32 = 100;
+/// A slow start begins at this share, in percent, and grows in steps of it.
 const STEP: u64 = 10;
 
-/// Says how `service` is to be. `facts` tells what is known about a backend.
+/// Evaluates `service`. `facts` returns the facts about a backend.
 pub fn evaluate(
     service: &Service,
     memory: &mut Memory,
@@ -37,7 +37,7 @@ pub fn evaluate(
         .zip(&facts)
         .map(|(backend, facts)| share(service, backend, facts, memory, now))
         .collect();
-    let finer = fineness(service, &facts, &shares);
+    let scale = weight_scale(service, &facts, &shares);
     let mut again_ns = None;
     let mut effective = service.clone();
     for (at, state) in backends.iter_mut().enumerate() {
@@ -48,16 +48,20 @@ pub fn evaluate(
         state.weight = if drains { 0.0 } else { f64::from(weight) * shares[at] as f64 / 100.0 };
         let is_up = usable(state);
         backend.weight =
-            if drains || is_lost || !is_up { 0 } else { fine(weight, finer, shares[at]) };
-        let is_given_up = !is_up && service.health.on_down == OnDown::Reschedule;
-        backend.is_down = is_given_up || state.is_over;
+            if drains || is_lost || !is_up { 0 } else { scaled(weight, scale, shares[at]) };
+        let is_rescheduled = !is_up && service.health.on_down == OnDown::Reschedule;
+        backend.availability = if is_rescheduled || state.is_over {
+            Availability::Down
+        } else {
+            Availability::Available
+        };
         let memory = memory.backends.get_mut(&state.address);
         let deadline = facts[at].admin_override.drain.as_ref().and_then(|drain| drain.deadline_ns);
         let next = [deadline, memory.and_then(|memory| next_step(service, memory, now))];
         again_ns = next.into_iter().flatten().filter(|ns| *ns > now.ns).chain(again_ns).min();
     }
     if let Some(sorry) = &service.sorry {
-        // Also while it is not needed: flows that it got end there.
+        // Also while it is not needed: the flows that it got stay there.
         effective.backends.push(Backend { weight: u16::from(is_lost), ..sorry.clone() });
     }
     let is_checked = backends.iter().any(|backend| backend.up.is_some());
@@ -72,7 +76,7 @@ pub fn evaluate(
     Evaluation { service: effective, state, backends, changes, again_ns }
 }
 
-/// What is said about one backend, and whether that is news.
+/// The evaluation of one backend; adds a state change to `changes`.
 fn state(
     backend: &Backend,
     facts: &Facts,
@@ -83,7 +87,7 @@ fn state(
     let by_agent = facts.load.as_ref().map(|load| load.down.as_deref());
     let (up, reason) = match (&facts.checked, by_agent) {
         (Some(checked), _) if !checked.up => (Some(false), checked.reason.clone()),
-        (_, Some(Some(why))) => (Some(false), format!("its agent says {why}")),
+        (_, Some(Some(why))) => (Some(false), format!("its agent reports {why}")),
         (None, None) => (None, String::new()),
         _ => (Some(true), String::new()),
     };
@@ -98,7 +102,7 @@ fn state(
         },
     };
     memory.backends.insert(backend.address, after);
-    // One that was never heard of is no news.
+    // The first state of a backend is not a change.
     if before.is_some_and(|before| before.up != is_up) {
         let reason = reason.clone();
         changes.push(Change::Backend { address: backend.address, up: is_up, reason });
@@ -116,8 +120,8 @@ fn state(
     }
 }
 
-/// Whether so many are down that the checker is the likelier fault. Those that get nothing anyway
-/// do not count.
+/// Whether so many are down that the checker is more likely at fault. Those that get no flows
+/// anyway do not count.
 fn panics(
     service: &Service,
     backends: &[BackendEvaluation],
@@ -137,7 +141,7 @@ fn panics(
     panics
 }
 
-/// Whether too little is up. A lost quorum comes back later than it went (hysteresis).
+/// Whether the quorum is lost. It comes back at a higher weight than it is lost at (hysteresis).
 fn loses_quorum(
     service: &Service,
     backends: &[BackendEvaluation],
@@ -158,17 +162,18 @@ fn loses_quorum(
     };
     let is_lost = is_lost || weight == 0;
     if std::mem::replace(&mut memory.lost_quorum, is_lost) != is_lost {
-        changes.push(Change::Quorum { is_there: !is_lost, weight });
+        let needed = health.quorum;
+        changes.push(Change::Quorum { is_there: !is_lost, weight, needed });
     }
     is_lost
 }
 
-/// A backend's weight by the file or by hand.
+/// A backend's weight by the admin override, or else by the file.
 fn own_weight(configured: u16, admin_override: &Override) -> u16 {
     admin_override.weight.unwrap_or(configured)
 }
 
-/// Percent of its weight that a backend is to have, by its load and its slow start.
+/// Percent of its weight that a backend gets, by its load and its slow start.
 fn share(service: &Service, backend: &Backend, facts: &Facts, memory: &Memory, now: Now) -> u64 {
     let by_load = facts.load.as_ref().map_or(100, |load| u64::from(load.share));
     let rose_ns = memory.backends.get(&backend.address).and_then(|memory| memory.rose_ns);
@@ -183,7 +188,7 @@ fn share(service: &Service, backend: &Backend, facts: &Facts, memory: &Memory, n
     by_load * by_age / 100
 }
 
-/// When a backend's slow start is a step further, if it is not over; forgets it if it is.
+/// When a backend's slow start takes its next step; ends the slow start if it took the last one.
 fn next_step(service: &Service, memory: &mut BackendMemory, now: Now) -> Option<u64> {
     let rose_ns = memory.rose_ns?;
     let step_ns = service.health.slow_start.as_nanos() as u64 / (100 / STEP);
@@ -195,9 +200,9 @@ fn next_step(service: &Service, memory: &mut BackendMemory, now: Now) -> Option<
     Some(rose_ns + (past + 1) * step_ns)
 }
 
-/// By how much weights in effect are finer than the file's: shares of a weight of 1 have to be
-/// weights too. 1 where there are no shares, so that what is shown is what the file says.
-fn fineness(service: &Service, facts: &[Facts], shares: &[u64]) -> u32 {
+/// The factor by which weights in effect are scaled up: shares of a weight of 1 have to be weights
+/// too. 1 where there are no shares, so that the weights shown are the file's.
+fn weight_scale(service: &Service, facts: &[Facts], shares: &[u64]) -> u32 {
     let has_shares = service.health.agent.is_some() || shares.iter().any(|share| *share != 100);
     if !has_shares {
         return 1;
@@ -208,14 +213,14 @@ fn fineness(service: &Service, facts: &[Facts], shares: &[u64]) -> u32 {
         .zip(facts)
         .map(|(backend, facts)| u32::from(own_weight(backend.weight, &facts.admin_override)))
         .max();
-    (u32::from(u16::MAX) / largest.unwrap_or(1).max(1)).clamp(1, FINER)
+    (u32::from(u16::MAX) / largest.unwrap_or(1).max(1)).clamp(1, MAX_SCALE)
 }
 
-/// A weight in effect: what has any share keeps some.
-fn fine(weight: u16, finer: u32, share: u64) -> u16 {
-    let fine = u64::from(weight) * u64::from(finer) * share;
-    let rounded = (fine + 50) / 100;
-    let least = u64::from(fine > 0);
+/// A weight in effect: one whose share is not 0 is not 0.
+fn scaled(weight: u16, scale: u32, share: u64) -> u16 {
+    let hundredfold = u64::from(weight) * u64::from(scale) * share;
+    let rounded = (hundredfold + 50) / 100;
+    let least = u64::from(hundredfold > 0);
     u16::try_from(rounded.max(least)).unwrap_or(u16::MAX)
 }
 

@@ -4,12 +4,12 @@ use super::*;
 use crate::policy::{
     config::{
         self,
-        model::{Health, Percent},
+        model::{Availability, Health, Percent},
     },
     health_policy::{Checked, Drain, Load},
 };
 
-/// A service with these weights, and this to be known about its health.
+/// A service with these weights and health settings.
 fn service(weights: &[u16], health: Health) -> Service {
     let backends: Vec<_> = (1..)
         .zip(weights)
@@ -27,7 +27,8 @@ fn service(weights: &[u16], health: Health) -> Service {
 
 fn sorry(service: &mut Service) {
     let address = "10.0.0.99".parse().expect("an address");
-    service.sorry = Some(Backend { address, weight: 1, mac: None, is_down: false });
+    service.sorry =
+        Some(Backend { address, weight: 1, mac: None, availability: Availability::Available });
 }
 
 fn checked(up: bool) -> Facts {
@@ -35,27 +36,29 @@ fn checked(up: bool) -> Facts {
     Facts { checked: Some(Checked { up, reason: reason.into() }), ..Facts::default() }
 }
 
-/// Judges with backends up (`u`), down (`d`) or unchecked (`-`), by their place in the file.
+/// Evaluates with backends up (`u`), down (`d`) or unchecked (`-`), by their position in the file.
 fn evaluated(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> Evaluation {
     let states: Vec<char> = states.chars().collect();
-    let place = |backend: &Backend| {
+    let position = |backend: &Backend| {
         service.backends.iter().position(|b| b.address == backend.address).expect("its own")
     };
-    evaluate(service, memory, Now { ns, unix: ns }, |backend| match states[place(backend)] {
+    evaluate(service, memory, Now { ns, unix: ns }, |backend| match states[position(backend)] {
         'u' => checked(true),
         'd' => checked(false),
         _ => Facts::default(),
     })
 }
 
-/// Weights in effect, with `!` behind those that are down.
+/// Weights in effect, with `!` after those that are down.
 fn weights(evaluation: &Evaluation) -> String {
-    let one = |b: &Backend| format!("{}{}", b.weight, if b.is_down { "!" } else { "" });
+    let one = |b: &Backend| {
+        format!("{}{}", b.weight, if b.availability == Availability::Down { "!" } else { "" })
+    };
     evaluation.service.backends.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn what_is_not_checked_is_as_the_file_says() {
+fn unchecked_backends_keep_the_files_weights() {
     let service = service(&[1, 0, 5], Health::default());
     let evaluation = evaluated(&service, &mut Memory::default(), 1, "---");
     assert_eq!(evaluation.service, service);
@@ -64,7 +67,7 @@ fn what_is_not_checked_is_as_the_file_says() {
 }
 
 #[test]
-fn one_that_is_down_gets_nothing_and_is_told_once() {
+fn a_backend_that_is_down_gets_no_flows_and_is_reported_once() {
     let service = service(&[1, 2, 3], Health::default());
     let mut memory = Memory::default();
     assert_eq!(evaluated(&service, &mut memory, 1, "uuu").changes, []);
@@ -83,7 +86,7 @@ fn one_that_is_down_gets_nothing_and_is_told_once() {
 }
 
 #[test]
-fn flows_stay_where_that_is_wanted() {
+fn on_down_keep_keeps_flows() {
     let health = Health { on_down: OnDown::Keep, ..Health::default() };
     let service = service(&[1, 2], health);
     assert_eq!(weights(&evaluated(&service, &mut Memory::default(), 1, "ud")), "1 0");
@@ -95,28 +98,31 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
     let mut service = service(&[1, 1, 1, 1, 1], health);
     sorry(&mut service);
     let mut memory = Memory::default();
-    let mut see = |states: &str| {
+    let mut outcome = |states: &str| {
         let evaluation = evaluated(&service, &mut memory, 1, states);
         let quorum: Vec<_> = evaluation
             .changes
             .iter()
             .filter_map(|change| match change {
-                Change::Quorum { is_there, weight } => Some((*is_there, *weight)),
+                Change::Quorum { is_there, weight, needed } => Some((*is_there, *weight, *needed)),
                 _ => None,
             })
             .collect();
         (weights(&evaluation), evaluation.state, quorum)
     };
-    assert_eq!(see("uuuud"), ("1 1 1 1 0! 0".into(), ServiceState::Degraded, vec![]));
-    assert_eq!(see("uuudd").1, ServiceState::Degraded, "3 is not below 4 - 1");
+    assert_eq!(outcome("uuuud"), ("1 1 1 1 0! 0".into(), ServiceState::Degraded, vec![]));
+    assert_eq!(outcome("uuudd").1, ServiceState::Degraded, "3 is not below 4 - 1");
     // Those that are up keep their flows.
-    assert_eq!(see("uuddd"), ("0 0 0! 0! 0! 1".into(), ServiceState::Sorry, vec![(false, 2)]));
-    assert_eq!(see("uuuud").1, ServiceState::Sorry, "4 is below 4 + 1");
-    assert_eq!(see("uuuuu"), ("1 1 1 1 1 0".into(), ServiceState::Up, vec![(true, 5)]));
+    assert_eq!(
+        outcome("uuddd"),
+        ("0 0 0! 0! 0! 1".into(), ServiceState::Sorry, vec![(false, 2, 4)])
+    );
+    assert_eq!(outcome("uuuud").1, ServiceState::Sorry, "4 is below 4 + 1");
+    assert_eq!(outcome("uuuuu"), ("1 1 1 1 1 0".into(), ServiceState::Up, vec![(true, 5, 4)]));
 }
 
 #[test]
-fn without_anybody_the_service_is_down() {
+fn a_service_without_backends_up_is_down() {
     let service = service(&[1, 1], Health::default());
     let evaluation = evaluated(&service, &mut Memory::default(), 1, "dd");
     assert_eq!((weights(&evaluation).as_str(), evaluation.state), ("0! 0!", ServiceState::Down));
@@ -125,7 +131,7 @@ fn without_anybody_the_service_is_down() {
 #[test]
 fn when_too_many_are_down_at_once_all_are_kept() {
     let health = Health { panic: Percent(50), ..Health::default() };
-    // The last one gets nothing anyway.
+    // The last one has no weight anyway.
     let service = service(&[1, 1, 1, 1, 0], health);
     let mut memory = Memory::default();
     let half = evaluated(&service, &mut memory, 1, "dduuu");
@@ -133,14 +139,14 @@ fn when_too_many_are_down_at_once_all_are_kept() {
     let more = evaluated(&service, &mut memory, 2, "ddduu");
     assert_eq!((weights(&more).as_str(), more.state), ("1 1 1 1 0", ServiceState::Panic));
     assert!(more.changes.contains(&Change::Panic { panics: true, down: 3, of: 4 }));
-    assert_eq!(more.backends[0].up, Some(false), "what is known is shown");
+    assert_eq!(more.backends[0].up, Some(false), "the check result is still shown");
     let fewer = evaluated(&service, &mut memory, 3, "uuduu");
     assert_eq!(weights(&fewer), "1 1 0! 1 0");
     assert!(fewer.changes.contains(&Change::Panic { panics: false, down: 1, of: 4 }));
 }
 
 #[test]
-fn a_drain_by_hand_keeps_flows_until_its_deadline() {
+fn an_admin_drain_keeps_flows_until_its_deadline() {
     let service = service(&[1, 1], Health::default());
     let mut memory = Memory::default();
     let mut at = |ns| {
@@ -163,7 +169,7 @@ fn a_drain_by_hand_keeps_flows_until_its_deadline() {
 }
 
 #[test]
-fn weights_by_hand_go_before_the_files() {
+fn admin_weights_override_the_files() {
     let service = service(&[1, 1], Health::default());
     let evaluation = evaluate(&service, &mut Memory::default(), Now::default(), |_| Facts {
         admin_override: Override { weight: Some(9), ..Override::default() },
@@ -173,7 +179,7 @@ fn weights_by_hand_go_before_the_files() {
     assert_eq!(evaluation.backends[0].configured_weight, 1);
 }
 
-/// The agent of the first backend says this.
+/// Evaluates with this report of the first backend's agent.
 fn with_load(service: &Service, load: &Load) -> Evaluation {
     evaluate(service, &mut Memory::default(), Now::default(), |backend| Facts {
         load: (backend.address == service.backends[0].address).then(|| load.clone()),
@@ -187,10 +193,10 @@ fn a_loaded_backend_gets_its_share_of_its_weight() {
     let three = service(&[1, 1, 1], Health::default());
     assert_eq!(weights(&with_load(&three, &load(25))), "25 100 100");
     assert_eq!(with_load(&three, &load(25)).backends[0].weight, 0.25);
-    // As fine as a weight can be.
+    // Scaled as far as a weight can be.
     let heavy = service(&[40_000, 65_535], Health::default());
     assert_eq!(weights(&with_load(&heavy, &load(50))), "20000 65535");
-    // What has any share keeps some.
+    // A share that is not 0 gives a weight that is not 0.
     let light = service(&[1, 65_535], Health::default());
     assert_eq!(weights(&with_load(&light, &load(1))), "1 65535");
     let drains = Load { share: 50, drains: true, down: None };
@@ -198,11 +204,11 @@ fn a_loaded_backend_gets_its_share_of_its_weight() {
     let down = Load { share: 100, drains: false, down: Some("down".into()) };
     let evaluation = with_load(&three, &down);
     assert_eq!(weights(&evaluation), "0! 1 1");
-    assert_eq!(evaluation.backends[0].reason, "its agent says down");
+    assert_eq!(evaluation.backends[0].reason, "its agent reports down");
 }
 
 #[test]
-fn one_that_comes_back_starts_slowly() {
+fn a_backend_that_comes_back_starts_slowly() {
     let health = Health { slow_start: Duration::from_nanos(1000), ..Health::default() };
     let service = service(&[2, 2], health);
     let mut memory = Memory::default();

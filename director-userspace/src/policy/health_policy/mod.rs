@@ -1,9 +1,9 @@
-//! What stands between the file and the maps: health, load, and what was said by hand.
+//! What stands between the file and the maps: health, load, and admin overrides.
 //!
-//! [`evaluate`] takes a service as the file has it and everything known about its backends, and says
-//! how the service is to be in effect. It is pure: time comes in as a number, and what has to be
-//! remembered from one evaluation to the next is in a [`Memory`]. The outcome is a service again, so
-//! that it enters at `plan::diff` like any other change.
+//! [`evaluate`] takes a service of the file and the facts about its backends, and returns the
+//! service in effect. It is pure: time is an argument, and the state that is kept from one
+//! evaluation to the next is in a [`Memory`]. The result is a service again, so that it enters
+//! `plan::diff` like any other change.
 
 mod evaluate;
 mod overrides;
@@ -19,38 +19,38 @@ pub use self::{
 };
 use crate::policy::config::model::Service;
 
-/// What is known about one backend of one service.
+/// The facts about one backend of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The outcome of its checks; `None` if it has none.
     pub checked: Option<Checked>,
-    /// What its agent says, if it has one that was heard.
+    /// What its agent reports, if it has one that has reported.
     pub load: Option<Load>,
-    /// What was said by hand.
+    /// What an administrator set.
     pub admin_override: Override,
 }
 
 /// The outcome of a backend's checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// Whether all say that it is up.
+    /// Whether all of them pass.
     pub up: bool,
     /// Why not.
     pub reason: String,
 }
 
-/// What an agent says.
+/// What an agent reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
     /// Percent of the weight.
     pub share: u8,
     /// Takes no new flows.
     pub drains: bool,
-    /// Is not to be used, and why.
+    /// Must not be used, and why.
     pub down: Option<String>,
 }
 
-/// What a service's evaluation depends on beside the facts of the moment.
+/// What a service's evaluation depends on besides the current facts.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Whether the quorum was lost.
@@ -61,43 +61,43 @@ pub struct Memory {
     pub backends: HashMap<IpAddr, BackendMemory>,
 }
 
-/// What is remembered of a backend.
+/// The state that is kept of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendMemory {
     /// Whether it was up.
     pub up: bool,
     /// Since when, seconds since 1970.
     pub since: u64,
-    /// When it came up after having been down, CLOCK_MONOTONIC nanoseconds; `None` if it was up from
-    /// the start, or its slow start is over.
+    /// When it came up after having been down, CLOCK_MONOTONIC nanoseconds; `None` if it was up
+    /// from the start, or its slow start is over.
     pub rose_ns: Option<u64>,
 }
 
-/// Two clocks, as of one moment.
+/// Two clocks at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Now {
-    /// CLOCK_MONOTONIC, nanoseconds: what decides.
+    /// CLOCK_MONOTONIC, nanoseconds: for decisions.
     pub ns: u64,
-    /// Seconds since 1970: what is shown.
+    /// Seconds since 1970: for display.
     pub unix: u64,
 }
 
-/// How a service is to be.
+/// The result of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
-    /// As the maps are to have it: weights in effect, and who is down.
+    /// The service in effect: with the weights in effect, and which backends are down.
     pub service: Service,
-    /// What is to be told about it.
+    /// Its state, for reports.
     pub state: ServiceState,
     /// Its backends, in the order of the file; `sorry` is not among them.
     pub backends: Vec<BackendEvaluation>,
-    /// What is other than it was: for alarms.
+    /// What changed, for alarms.
     pub changes: Vec<Change>,
-    /// When it is to be evaluated again though nothing happens, CLOCK_MONOTONIC nanoseconds.
+    /// When to evaluate it again even if nothing changes, CLOCK_MONOTONIC nanoseconds.
     pub again_ns: Option<u64>,
 }
 
-/// What its backends' health makes of a service.
+/// A service's state, by its backends' health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
@@ -120,7 +120,7 @@ impl ServiceState {
     pub const ALL: [Self; 6] =
         [Self::Up, Self::Degraded, Self::Down, Self::Panic, Self::Sorry, Self::Unchecked];
 
-    /// As it is printed, and as JSON has it.
+    /// As it is printed, and as it is in JSON.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -133,22 +133,22 @@ impl ServiceState {
     }
 }
 
-/// How a backend stands.
+/// The evaluation of a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendEvaluation {
     /// Its address.
     pub address: IpAddr,
-    /// What the file gives it.
+    /// Its weight in the file.
     pub configured_weight: u16,
-    /// What that became by hand and by load, before health: in the file's measure.
+    /// That weight after the admin override and load, before health, on the file's scale.
     pub weight: f64,
-    /// Whether its checks and its agent say that it is up; `None` if nobody says anything.
+    /// Whether its checks and its agent report it up; `None` if neither reports anything.
     pub up: Option<bool>,
     /// Why it is not.
     pub reason: String,
-    /// Since when it is as it is, seconds since 1970; 0 if that is not known.
+    /// Since when it has this state, seconds since 1970; 0 if unknown.
     pub since: u64,
-    /// What was said by hand.
+    /// What an administrator set.
     pub admin_override: Override,
     /// Whether its drain's deadline has passed.
     pub is_over: bool,
@@ -175,14 +175,16 @@ pub enum Change {
     },
     /// The quorum was lost or regained.
     Quorum {
-        /// Whether it is there now.
+        /// Whether it is reached now.
         is_there: bool,
         /// The sum of the weights of those that are up.
         weight: u32,
+        /// The configured quorum.
+        needed: u32,
     },
-    /// So many are down that all are kept, or no longer.
+    /// So many are down that all are kept, or no longer so many.
     Panic {
-        /// Whether it is so now.
+        /// Whether all are kept now.
         panics: bool,
         /// How many are down.
         down: usize,

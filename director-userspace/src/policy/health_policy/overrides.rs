@@ -1,4 +1,4 @@
-//! What was said by hand about backends: drains and weights. It outlives reloads and restarts.
+//! Admin overrides of backends: drains and weights. They outlive reloads and restarts.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What was said by hand about one backend of one service.
+/// The admin override of one backend of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// It takes no new flows.
@@ -19,30 +19,30 @@ pub struct Override {
     /// Its weight, whatever the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
-    /// When that was said, seconds since 1970.
+    /// When it was set, seconds since 1970.
     #[serde(default)]
     pub since: u64,
 }
 
 impl Override {
-    /// Whether nothing is said.
+    /// Whether nothing is overridden.
     pub fn is_empty(&self) -> bool {
         self.drain.is_none() && self.weight.is_none()
     }
 }
 
-/// A drain by hand.
+/// A drain by an administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     /// When it began, seconds since 1970.
     pub since: u64,
-    /// When what is left is scheduled anew: CLOCK_MONOTONIC, nanoseconds, of the boot in which it was
-    /// said. After another boot there is nothing left of it.
+    /// When the remaining flows are rescheduled: CLOCK_MONOTONIC, nanoseconds, of the boot in which
+    /// it was set. After another boot no flows remain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ns: Option<u64>,
 }
 
-/// All of them, by service (its front: `tcp 192.0.2.10:443`) and backend.
+/// All admin overrides, by service (its front: `tcp 192.0.2.10:443`) and backend.
 #[derive(Debug)]
 pub struct Overrides {
     path: PathBuf,
@@ -59,15 +59,15 @@ struct Stored {
     overrides: BTreeMap<String, BTreeMap<IpAddr, Override>>,
 }
 
-/// Of [`Stored`].
+/// The version of [`Stored`].
 const VERSION: u32 = 1;
 
 impl Overrides {
-    /// Reads what an earlier process left at `path`, if it left anything.
+    /// Reads the file that an earlier process left at `path`, if there is one.
     ///
     /// # Errors
     ///
-    /// If the file is there and cannot be read or understood.
+    /// If the file is there and cannot be read or parsed.
     pub fn load(path: &Path) -> io::Result<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim().to_owned();
@@ -79,37 +79,37 @@ impl Overrides {
         };
         let stored: Stored = serde_json::from_slice(&text)?;
         if stored.version != VERSION {
-            let message = format!("is of version {}, not {VERSION}", stored.version);
+            let message = format!("has version {}, not {VERSION}", stored.version);
             return Err(io::Error::new(ErrorKind::InvalidData, message));
         }
         overrides.all = stored.overrides;
         if stored.boot != overrides.boot {
             let drains = overrides.all.values_mut().flat_map(BTreeMap::values_mut);
-            // The clock has begun anew; what was to be given up by then is gone.
+            // The clock restarted; the flows that were to be rescheduled are gone.
             drains.filter_map(|one| one.drain.as_mut()).for_each(|drain| drain.deadline_ns = None);
         }
         Ok(overrides)
     }
 
-    /// What was said about a backend.
+    /// The override of a backend.
     pub fn of(&self, front: &str, backend: IpAddr) -> Override {
         self.all.get(front).and_then(|one| one.get(&backend)).cloned().unwrap_or_default()
     }
 
-    /// What was said about backends of a service, if anything.
+    /// The overrides of a service's backends, if there are any.
     pub fn of_service(&self, front: &str) -> Option<&BTreeMap<IpAddr, Override>> {
         self.all.get(front)
     }
 
-    /// Every backend about which something was said.
+    /// Every backend with an override.
     pub fn iter(&self) -> impl Iterator<Item = (&str, IpAddr, &Override)> {
         self.all.iter().flat_map(|(front, backends)| {
-            backends.iter().map(|(address, said)| (front.as_str(), *address, said))
+            backends.iter().map(|(address, one)| (front.as_str(), *address, one))
         })
     }
 
-    /// Says something about backends, and keeps it: first on disk, so that nothing is in effect that
-    /// a restart would forget.
+    /// Sets overrides and stores them: first on disk, so that nothing is in effect that a restart
+    /// would lose.
     ///
     /// # Errors
     ///
@@ -119,12 +119,12 @@ impl Overrides {
         changes: impl IntoIterator<Item = (String, IpAddr, Override)>,
     ) -> io::Result<()> {
         let mut all = self.all.clone();
-        for (front, backend, said) in changes {
+        for (front, backend, one) in changes {
             let backends = all.entry(front.clone()).or_default();
-            if said.is_empty() {
+            if one.is_empty() {
                 backends.remove(&backend);
             } else {
-                backends.insert(backend, said);
+                backends.insert(backend, one);
             }
             if backends.is_empty() {
                 all.remove(&front);
@@ -137,11 +137,11 @@ impl Overrides {
     }
 }
 
-/// Replaces a file by one with this content, which is on the disk before it takes the place.
+/// Replaces a file atomically; the new content is on disk before the rename.
 ///
 /// # Errors
 ///
-/// What the system says; then the file is as it was.
+/// The system's error; the file is unchanged then.
 pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
@@ -172,19 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_there_after_a_restart() {
+    fn overrides_survive_a_restart() {
         let path = path("restart").join("state.json");
         let address: IpAddr = "10.0.0.11".parse().expect("an address");
         let front = "tcp 192.0.2.10:80";
-        let said = Override {
+        let weight_and_drain = Override {
             drain: Some(Drain { since: 1, deadline_ns: Some(2) }),
             weight: Some(7),
             since: 1,
         };
         let mut overrides = Overrides::load(&path).expect("nothing there yet");
-        overrides.set([(front.to_owned(), address, said.clone())]).expect("written");
+        overrides.set([(front.to_owned(), address, weight_and_drain.clone())]).expect("written");
         let again = Overrides::load(&path).expect("read");
-        assert_eq!(again.of(front, address), said);
+        assert_eq!(again.of(front, address), weight_and_drain);
         assert_eq!(again.iter().count(), 1);
         let mut other_boot = fs::read_to_string(&path).expect("there");
         other_boot = other_boot.replace(&again.boot, "another");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_that_cannot_be_kept() {
+    fn an_override_that_cannot_be_stored_is_not_set() {
         let directory = path("unwritable");
         fs::write(&directory, "a file").expect("written");
         let mut overrides = Overrides {
@@ -206,14 +206,14 @@ mod tests {
             all: BTreeMap::new(),
         };
         let address: IpAddr = "10.0.0.11".parse().expect("an address");
-        let said = Override { weight: Some(1), ..Override::default() };
-        assert!(overrides.set([("a".to_owned(), address, said)]).is_err());
+        let weight = Override { weight: Some(1), ..Override::default() };
+        assert!(overrides.set([("a".to_owned(), address, weight)]).is_err());
         assert_eq!(overrides.of("a", address), Override::default());
         fs::remove_file(directory).expect("removed");
     }
 
     #[test]
-    fn a_broken_file_is_told() {
+    fn a_broken_file_is_an_error() {
         let path = path("broken");
         fs::write(&path, "{").expect("written");
         assert!(Overrides::load(&path).is_err());

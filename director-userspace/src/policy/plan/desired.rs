@@ -8,7 +8,9 @@ use director_common::{
     service::{ServiceKey, WhenEmpty},
 };
 
-use crate::policy::config::model::{self, Config, ForwardMode, Frontend, Port};
+use crate::policy::config::model::{
+    self, Availability, Config, ForwardMode, Frontend, Port, Scheduler,
+};
 
 /// The way to a backend, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub struct BackendSpec {
     /// The way to it.
     pub path: Path,
     /// Whether it gets no packets at all: known flows go elsewhere.
-    pub is_down: bool,
+    pub availability: Availability,
 }
 
 /// A service as it should be.
@@ -54,6 +56,8 @@ pub struct DesiredService {
     pub key: ServiceKey,
     /// Its name, at most 63 bytes.
     pub name: String,
+    /// How a new flow gets its backend.
+    pub scheduler: Scheduler,
     /// What a new flow gets when no backend is usable.
     pub when_empty: WhenEmpty,
     /// How long known flows of a removed backend are still served.
@@ -101,12 +105,13 @@ fn service(service: &model::Service, paths: &Paths) -> DesiredService {
             forward: service.forward,
             fixed_next_hop: backend.mac.is_some(),
             path: Path { next_hop, ..path },
-            is_down: backend.is_down,
+            availability: backend.availability,
         }
     };
     DesiredService {
         key: key_of(&service.frontend),
         name: service.name.to_string(),
+        scheduler: service.scheduler,
         when_empty: service.when_empty,
         drain_timeout: service.drain_timeout,
         backends: service.backends.iter().map(backend).collect(),

@@ -1,4 +1,4 @@
-//! From what is to what should be.
+//! The steps from the observed to the desired state.
 
 use std::{
     cmp::Reverse,
@@ -15,12 +15,13 @@ use super::{
     BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths,
     Plan, Presence, observed::PresenceKey, ring_fingerprint,
 };
+use crate::policy::config::model::Availability;
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A map is full.
-    #[error("no room for {what}: the maps have {capacity} places for them")]
+    #[error("no room for {what}: the maps hold at most {capacity}")]
     Full {
         /// "services", "backends" or "rings".
         what: &'static str,
@@ -30,11 +31,11 @@ pub enum PlanError {
 }
 
 /// The steps from `observed` to `desired`; `now_ns` is CLOCK_MONOTONIC. What is not in `desired`
-/// goes: services at once, backends after their service's drain timeout.
+/// is removed: services at once, backends after their service's drain timeout.
 ///
 /// # Errors
 ///
-/// [`PlanError::Full`]; then nothing is to be done.
+/// [`PlanError::Full`]; nothing must be applied then.
 pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan, PlanError> {
     let mut backends: HashMap<u32, Vec<&ObservedBackend>> = HashMap::new();
     for backend in observed.backends.values() {
@@ -59,11 +60,11 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
 }
 
 /// As [`diff`], for maps that can be made larger, up to `most`: the plan, and the capacity that it
-/// takes, which is `observed`'s own if that will do.
+/// needs, which is `observed`'s own if that suffices.
 ///
 /// # Errors
 ///
-/// [`PlanError::Full`] if not even `most` will do.
+/// [`PlanError::Full`] if not even `most` suffices.
 pub fn diff_growing(
     observed: &Observed,
     desired: &Desired,
@@ -72,7 +73,7 @@ pub fn diff_growing(
 ) -> Result<(Plan, Capacity), PlanError> {
     let mut capacity = observed.capacity;
     let mut result = diff(observed, desired, now_ns);
-    // What there is beside what is to be is always enough; a good part of it is free afterwards.
+    // Room for the present and the desired entries always suffices; much of it is free afterwards.
     let larger = |there: usize, wanted: usize, most: u32| {
         let need = u64::try_from(there + wanted).unwrap_or(u64::MAX);
         u32::try_from(need + need / 8 + 64).unwrap_or(u32::MAX).min(most)
@@ -101,8 +102,8 @@ fn free(capacity: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
     (0..capacity).rev().filter(|slot| !taken(*slot)).collect()
 }
 
-/// Free backend slots, the one that was used least often deferred: a generation comes back only when all
-/// slots have been through all of them.
+/// Free backend slots, the least used last, which is taken first: a generation comes back only
+/// after all slots have used all generations.
 fn free_backends(observed: &Observed) -> Vec<u32> {
     let taken = |slot| slot == 0 || observed.is_taken(slot);
     let mut slots = free(observed.capacity.backends, taken);
@@ -124,11 +125,11 @@ struct Differ<'a> {
     backends: HashMap<u32, Vec<&'a ObservedBackend>>,
     now_ns: u64,
     free_services: Vec<u32>,
-    /// Found out when the first one is needed: most changes need none.
+    /// Computed when the first one is needed: most changes need none.
     free_backends: Option<Vec<u32>>,
     free_rings: Vec<u32>,
     plan: Plan,
-    /// Steps for the end.
+    /// Steps at the end of the plan.
     deferred: Vec<Op>,
 }
 
@@ -145,19 +146,19 @@ impl Differ<'_> {
             .filter_map(|service| Some((*by_key.get(&service.key)?, service)))
             .collect();
 
-        // All of a kind together: packets on their way are waited for between the kinds.
-        let gone = self.observed.services.keys().filter(|slot| !wanted.contains_key(slot));
-        let gone: Vec<u32> = gone.copied().collect();
-        for slot in &gone {
+        // All steps of a kind together: a grace period separates the kinds.
+        let removed = self.observed.services.keys().filter(|slot| !wanted.contains_key(slot));
+        let removed: Vec<u32> = removed.copied().collect();
+        for slot in &removed {
             self.hide_service(*slot, &wanted);
         }
-        for slot in &gone {
+        for slot in &removed {
             for backend in self.backends.remove(slot).unwrap_or_default() {
                 self.plan.ops.push(free_backend(backend));
             }
         }
-        self.plan.ops.extend(gone.iter().map(|slot| Op::RemoveService { slot: *slot }));
-        // A backend whose service is not there: a process died between two steps.
+        self.plan.ops.extend(removed.iter().map(|slot| Op::RemoveService { slot: *slot }));
+        // A backend without a service: a process died between two steps.
         for backend in self.observed.backends.values() {
             if !self.observed.services.contains_key(&backend.service) {
                 self.plan.ops.push(free_backend(backend));
@@ -177,8 +178,8 @@ impl Differ<'_> {
         let service = &self.observed.services[&slot];
         let shared = PresenceKey::from(service.key);
         let presence = if self.observed.presence.get(&shared) == Some(&slot) {
-            let heir = wanted.iter().find(|(_, other)| PresenceKey::from(other.key) == shared);
-            heir.map_or(Presence::Remove, |(slot, _)| Presence::Move(*slot))
+            let successor = wanted.iter().find(|(_, other)| PresenceKey::from(other.key) == shared);
+            successor.map_or(Presence::Remove, |(slot, _)| Presence::Move(*slot))
         } else {
             Presence::Keep
         };
@@ -199,6 +200,7 @@ impl Differ<'_> {
             key: service.key,
             name: service.name.clone(),
             drain_timeout_s: service.drain_timeout.as_secs(),
+            scheduler: service.scheduler,
             when_empty: service.when_empty,
         });
         let mut members = Vec::new();
@@ -218,8 +220,12 @@ impl Differ<'_> {
     ) -> Result<(), PlanError> {
         let observed = &self.observed.services[&slot];
         let drain_timeout_s = service.drain_timeout.as_secs();
-        if observed.name != service.name || observed.drain_timeout_s != drain_timeout_s {
-            self.plan.ops.push(Op::NoteService {
+        let is_same = observed.name == service.name
+            && observed.scheduler == Some(service.scheduler)
+            && observed.drain_timeout_s == drain_timeout_s;
+        if !is_same {
+            self.plan.ops.push(Op::SetServiceMeta {
+                scheduler: service.scheduler,
                 slot,
                 key: service.key,
                 name: service.name.clone(),
@@ -227,7 +233,7 @@ impl Differ<'_> {
             });
         }
         let present = self.backends.remove(&slot).unwrap_or_default();
-        // As a rule, they are in the order in which they came.
+        // Usually both lists are in the same order.
         let mut by_address: Option<HashMap<IpAddr, &ObservedBackend>> = None;
         let mut kept = 0;
         let mut members = Vec::with_capacity(service.backends.len());
@@ -245,12 +251,19 @@ impl Differ<'_> {
                 None => self.add_backend(slot, spec)?,
             });
         }
-        let takers: Vec<Member> = members.iter().filter(|m| m.weight > 0).copied().collect();
-        if observed.ring_fingerprint != ring_fingerprint(&takers, service.when_empty) {
+        let ring_members: Vec<Member> = members.iter().filter(|m| m.weight > 0).copied().collect();
+        if observed.ring_fingerprint
+            != ring_fingerprint(service.scheduler, &ring_members, service.when_empty)
+        {
             self.set_ring(slot, service, &members)?;
         }
-        // Only when no ring names them any more.
-        for (spec, member) in service.backends.iter().zip(&members).filter(|(s, _)| s.is_down) {
+        // Only after no ring names them any more.
+        for (spec, member) in service
+            .backends
+            .iter()
+            .zip(&members)
+            .filter(|(spec, _)| spec.availability == Availability::Down)
+        {
             let reference = member.reference;
             let present = self.observed.backends.get(&reference.slot());
             if present.is_some_and(|present| present.state != BackendState::Down) {
@@ -275,7 +288,7 @@ impl Differ<'_> {
         let timeout_ns = u64::try_from(service.drain_timeout.as_nanos()).unwrap_or(u64::MAX);
         let expired =
             backend.state == BackendState::Draining && backend.drain_deadline_ns <= self.now_ns;
-        // One that is down has no flows.
+        // A backend that is down has no flows.
         if expired || timeout_ns == 0 || backend.state == BackendState::Down {
             self.deferred.push(free_backend(backend));
             return;
@@ -318,16 +331,17 @@ impl Differ<'_> {
         let reference = present.reference;
         let source = spec.path.source.unwrap_or(present.source);
         let new_source = source != present.source;
-        // A way that is not known at the moment is no reason to forget the last one.
+        // While the path is unknown, the last known next hop stays.
         let next_hop =
             if spec.path.next_hop.is_resolved() { spec.path.next_hop } else { present.next_hop };
         let mtu = if spec.path.mtu == 0 { present.mtu } else { spec.path.mtu };
         let mut changes = Vec::new();
         if present.state == BackendState::Draining {
-            changes.push("drains no longer".to_owned());
+            changes.push("no longer drains".to_owned());
         }
-        let stays_down = present.state == BackendState::Down && spec.is_down;
-        if present.state == BackendState::Down && !spec.is_down {
+        let is_down = spec.availability == Availability::Down;
+        let stays_down = present.state == BackendState::Down && is_down;
+        if present.state == BackendState::Down && !is_down {
             changes.push("takes packets again".to_owned());
         }
         if present.weight != spec.weight {
@@ -383,6 +397,7 @@ impl Differ<'_> {
             key: service.key,
             name: service.name.clone(),
             ring,
+            scheduler: service.scheduler,
             members,
             when_empty: service.when_empty,
         });
@@ -392,6 +407,9 @@ impl Differ<'_> {
 
 /// A backend's place in the ring; one that is down has none.
 fn member(reference: BackendRef, spec: &BackendSpec) -> Member {
-    let weight = if spec.is_down { 0 } else { spec.weight };
+    let weight = match spec.availability {
+        Availability::Available => spec.weight,
+        Availability::Down => 0,
+    };
     Member { reference, address: spec.address, weight }
 }

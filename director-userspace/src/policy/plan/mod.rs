@@ -1,9 +1,9 @@
-//! The second half of the config's path: what is, what should be, and the steps between.
+//! The second half of the configuration's path: from the desired and the observed state to steps.
 //!
-//! `desired` says what the maps should hold, `observed` what they do hold, [`diff`] makes the
-//! [`Plan`], which is data: `director plan` prints it, `datapath::apply` carries it out. All of this
-//! is pure. Whatever changes the balancer (a file, health, a drain) changes the desired state and
-//! comes through here, so there is one way to write a map.
+//! `desired` is what the maps should hold, `observed` what they do hold; [`diff`] makes the
+//! [`Plan`], which is data: `director plan` prints it, `datapath::apply` applies it. All of this is
+//! pure. Every change of the balancer (a file, health, a drain) changes the desired state and goes
+//! through here, so only one code path writes the maps.
 
 mod desired;
 mod diff;

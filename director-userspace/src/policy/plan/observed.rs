@@ -10,7 +10,9 @@ use director_common::{
     service::{RING_CHUNKS, ServiceKey, ServiceWord},
 };
 
-/// What fits the maps.
+use crate::policy::scheduler::Scheduler;
+
+/// How many entries the maps can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Service slots.
@@ -28,13 +30,15 @@ pub struct ObservedService {
     pub key: ServiceKey,
     /// Its name.
     pub name: String,
-    /// Its ring and manners.
+    /// Its ring and policy.
     pub word: ServiceWord,
+    /// How new flows are placed; `None` for a number unknown to this version.
+    pub scheduler: Option<Scheduler>,
     /// Seconds that removed backends drain.
     pub drain_timeout_s: u64,
     /// What its ring was built from: see [`super::ring_fingerprint`].
     pub ring_fingerprint: u64,
-    /// Whether packets find it: its key leads here.
+    /// Whether lookups find it: its key leads here.
     pub is_shown: bool,
 }
 
@@ -55,36 +59,36 @@ pub struct ObservedBackend {
     pub forward: Option<ForwardMode>,
     /// Whether the configuration fixes the next hop.
     pub fixed_next_hop: bool,
-    /// Where packets leave, and to whom.
+    /// Egress interface and MAC address of the next hop.
     pub next_hop: NextHop,
     /// Source of the outer header; unspecified if it has none.
     pub source: IpAddr,
-    /// Which of the two places for a source holds it.
+    /// Which of the two slots for a source holds it.
     pub source_place: u8,
-    /// Bytes of IP packet that fit; 0: not known.
+    /// Bytes of IP packet that fit; 0: unknown.
     pub mtu: u16,
-    /// When its flows are given up, if it drains: CLOCK_MONOTONIC, nanoseconds.
+    /// When its flows are rescheduled, if it drains: CLOCK_MONOTONIC, nanoseconds.
     pub drain_deadline_ns: u64,
 }
 
 /// Everything the maps hold, by slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// What fits.
+    /// The capacity of the maps.
     pub capacity: Capacity,
     /// Services in use.
     pub services: BTreeMap<u32, ObservedService>,
     /// Backends in use.
     pub backends: BTreeMap<u32, ObservedBackend>,
-    /// Every backend slot's word, free ones' too: they keep the generation.
+    /// Every backend slot's word, also of free slots: they keep the generation.
     pub words: Vec<BackendWord>,
     /// Presence keys, and the service slots they name: see
     /// [`director_common::service::PRESENCE`].
     pub presence: BTreeMap<PresenceKey, u32>,
-    /// Keys that lead to no service of theirs: left by a process that died.
+    /// Keys that lead to no service with that key: left by a process that died.
     pub stray_keys: Vec<ServiceKey>,
-    /// Rings of services that were not looked at: a change that concerns a few services of many
-    /// leaves the others out.
+    /// Rings of services that were not read: a change to a few of many services leaves the others
+    /// out.
     pub rings_of_others: BTreeSet<u32>,
 }
 
@@ -93,7 +97,7 @@ pub fn ring_of(word: ServiceWord) -> Option<u32> {
     (word.slots() > 0).then(|| word.first_chunk() / RING_CHUNKS)
 }
 
-/// A [`ServiceKey`] that orders.
+/// A [`ServiceKey`] with an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PresenceKey {
     /// See [`ServiceKey`].
@@ -124,7 +128,7 @@ impl From<PresenceKey> for ServiceKey {
 }
 
 impl Observed {
-    /// Maps of this capacity that hold nothing.
+    /// Empty maps of this capacity.
     pub fn empty(capacity: Capacity) -> Self {
         Self {
             capacity,
@@ -137,7 +141,7 @@ impl Observed {
         }
     }
 
-    /// The same maps, were they made larger.
+    /// The same maps, enlarged to `capacity`.
     pub fn grown(&self, capacity: Capacity) -> Self {
         let mut grown = Self { capacity, ..self.clone() };
         grown.words.resize(capacity.backends as usize, BackendWord::default());

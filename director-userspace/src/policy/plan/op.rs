@@ -14,17 +14,8 @@ use director_common::{
 };
 
 use super::BackendSpec;
-
-/// A backend that a ring is built over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// How the ring names it.
-    pub reference: BackendRef,
-    /// What its places on the ring derive from.
-    pub address: IpAddr,
-    /// Its share.
-    pub weight: u16,
-}
+pub use crate::policy::scheduler::Member;
+use crate::policy::scheduler::Scheduler;
 
 /// What becomes of the entry that services of one address and protocol share, when one goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +43,13 @@ pub enum Op {
         name: String,
         /// Seconds that removed backends drain.
         drain_timeout_s: u64,
+        /// How new flows are placed.
+        scheduler: Scheduler,
         /// What new flows get until there is a ring.
         when_empty: WhenEmpty,
     },
     /// Changes what only userspace reads of a service.
-    NoteService {
+    SetServiceMeta {
         /// Its slot.
         slot: u32,
         /// What identifies it.
@@ -65,6 +58,8 @@ pub enum Op {
         name: String,
         /// Seconds that removed backends drain.
         drain_timeout_s: u64,
+        /// How new flows are placed.
+        scheduler: Scheduler,
     },
     /// Fills a backend's slot; no ring names it yet.
     AddBackend {
@@ -100,7 +95,9 @@ pub enum Op {
         name: String,
         /// A free ring; `None` when nobody is to get new flows.
         ring: Option<u32>,
-        /// Who gets new flows.
+        /// What places new flows.
+        scheduler: Scheduler,
+        /// The backends that get new flows.
         members: Vec<Member>,
         /// What new flows get if there are no members.
         when_empty: WhenEmpty,
@@ -192,14 +189,14 @@ impl Plan {
 
 /// What a ring is built from, as one number that is never 0: two rings with the same fingerprint
 /// are the same.
-pub fn ring_fingerprint(members: &[Member], when_empty: WhenEmpty) -> u64 {
+pub fn ring_fingerprint(scheduler: Scheduler, members: &[Member], when_empty: WhenEmpty) -> u64 {
     let mut sorted: Vec<_> = members.to_vec();
     sorted.sort_by_key(|member| member.address);
     // FNV-1a over 64-bit words.
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut mix =
         |word: u64| hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
-    mix(when_empty as u64);
+    mix(u64::from(scheduler as u8) << 8 | when_empty as u64);
     for member in sorted {
         let address = director_common::address::Address::from(member.address);
         mix(address.first);
@@ -253,8 +250,9 @@ impl fmt::Display for Op {
         match self {
             Self::RemoveStrayKey(key) => write!(f, "- stray entry {}", Front(*key)),
             Self::AddService { key, name, .. } => write!(f, "+ service {name} ({})", Front(*key)),
-            Self::NoteService { key, name, drain_timeout_s, .. } => {
-                write!(f, "~ service {name} ({}): drain_timeout {drain_timeout_s}s", Front(*key))
+            Self::SetServiceMeta { key, name, drain_timeout_s, scheduler, .. } => {
+                write!(f, "~ service {name} ({}): drain_timeout {drain_timeout_s}s", Front(*key))?;
+                if *scheduler == Scheduler::DEFAULT { Ok(()) } else { write!(f, ", {scheduler}") }
             }
             Self::AddBackend { spec, .. } => {
                 write!(f, "+   backend {} weight {}", spec.address, spec.weight)

@@ -1,4 +1,4 @@
-//! Asking the daemon.
+//! The client of the API.
 
 use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
@@ -12,30 +12,30 @@ use tokio::net::UnixStream;
 use super::{socket_of, types::Problem};
 use crate::kernel::datapath::Instance;
 
-/// How long an answer may take: longer than the daemon gives itself.
+/// Timeout of a request: longer than the daemon's own.
 const TIMEOUT: Duration = Duration::from_secs(100);
-/// Longest answer, bytes.
-const LARGEST: usize = 256 << 20;
+/// Longest response, bytes.
+const MAX_RESPONSE: usize = 256 << 20;
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No daemon listens.
     #[error("no daemon answers at {path}: is `director run` running?")]
     NoDaemon {
         /// The socket.
         path: PathBuf,
     },
-    /// This user may not ask.
+    /// This user may not use the socket.
     #[error("{path}: permission denied: be root or in the socket's group (api.group)")]
     Denied {
         /// The socket.
         path: PathBuf,
     },
-    /// The daemon says no.
+    /// The daemon refused the request.
     #[error("{}", .0.error)]
     Refused(Problem),
-    /// What came is no answer.
+    /// There is no response, or an invalid one.
     #[error("the daemon at {path}: {message}")]
     Broken {
         /// The socket.
@@ -46,26 +46,26 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether a configuration was refused for what it says.
+    /// Whether a configuration was refused as invalid.
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem.kind == "invalid")
     }
 }
 
-/// One daemon.
+/// A client of one daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
 }
 
 impl Client {
-    /// The daemon of an instance, or the one at `socket`. Nothing is sent yet.
+    /// A client of an instance's daemon, or of the one at `socket`. Nothing is sent yet.
     pub fn new(instance: &Instance, socket: Option<PathBuf>) -> Self {
         Self { path: socket.unwrap_or_else(|| socket_of(instance)) }
     }
 
-    /// Whether somebody listens.
-    pub async fn is_there(&self) -> bool {
+    /// Whether a daemon listens.
+    pub async fn is_reachable(&self) -> bool {
         UnixStream::connect(&self.path).await.is_ok()
     }
 
@@ -154,7 +154,7 @@ impl Client {
             .map_err(|error| self.broken(error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+        let body = Limited::new(answer.into_body(), MAX_RESPONSE).collect().await;
         connection.abort();
         let body = body.map_err(|error| self.broken(error))?.to_bytes();
         if status == StatusCode::OK {

@@ -16,21 +16,21 @@ use crate::{
 pub(super) fn count(instance: &Instance, of: &ConnectionsOf) -> Result<Connections, DatapathError> {
     let opened = Datapath::open(instance)?;
     let observed = datapath::observe(&opened.tables);
-    let wanted: Option<IpAddr> = of.backend.as_deref().and_then(|text| text.parse().ok());
-    let found = census(&opened.tables);
+    let address: Option<IpAddr> = of.backend.as_deref().and_then(|text| text.parse().ok());
+    let connections = census(&opened.tables);
     let mut backends = Vec::new();
     for (slot, backend) in &observed.backends {
         let Some(service) = observed.services.get(&backend.service) else { continue };
-        let is_wanted = of.service.as_ref().is_none_or(|name| *name == service.name)
-            && (of.backend.is_none() || wanted == Some(backend.address));
-        if is_wanted {
+        let is_selected = of.service.as_ref().is_none_or(|name| *name == service.name)
+            && (of.backend.is_none() || address == Some(backend.address));
+        if is_selected {
             backends.push(BackendConnections {
                 backend: Backend {
                     service: service.name.clone(),
                     frontend: front(service.key),
                     address: backend.address.to_string(),
                 },
-                established: found.of(*slot),
+                established: connections.of(*slot),
             });
         }
     }

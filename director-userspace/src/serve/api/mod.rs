@@ -1,9 +1,9 @@
 //! The daemon's API: HTTP and JSON over a Unix socket. The command line is one of its clients.
 //!
-//! - [`types`]: what is asked and answered; the OpenAPI document is made from them;
-//! - [`server`]: sockets, limits, and who asks;
-//! - `routes`: one handler per path; each hands a [`Command`] to the daemon's loop and waits;
-//! - [`client`]: the other side.
+//! - [`types`]: requests and responses; the OpenAPI document is generated from them;
+//! - [`server`]: the socket, limits, and clients' credentials;
+//! - `routes`: one handler per path; each passes a [`Command`] to the daemon's loop and waits;
+//! - [`client`]: the client.
 
 pub mod client;
 mod connections;
@@ -22,40 +22,40 @@ use self::types::{
 };
 use crate::{kernel::datapath::Instance, serve::view::Status};
 
-/// What errors call the text of a request.
+/// The name of a request's text in errors.
 pub const TEXT: &str = "the configuration";
 
-/// What the daemon is asked to do.
+/// A command for the daemon.
 #[derive(Debug)]
 pub enum Command {
-    /// How everything is.
+    /// Report the status.
     Status(Reply<Status>),
-    /// The text of the configuration that is in effect.
+    /// Report the text of the configuration in effect.
     Config(Reply<String>),
-    /// What putting this text into effect would change.
+    /// Report what applying this text would change.
     Plan(String, Reply<Planned>),
-    /// Put this text into effect, and into the file.
+    /// Apply this text, and write it to the file.
     Apply(String, ApplyOptions, Reply<Applied>),
-    /// What was in effect before.
+    /// List the configurations that were applied.
     History(Reply<History>),
-    /// Put a former configuration into effect.
+    /// Apply a former configuration.
     Rollback(RollbackRequest, Reply<Applied>),
     /// Take backends out of service, gracefully.
     Drain(DrainRequest, Reply<Acted>),
-    /// Undo that.
+    /// Bring drained backends back into service.
     Undrain(BackendRequest, Reply<Acted>),
-    /// Set a weight by hand, or no longer.
+    /// Override a weight, or clear the override.
     Weight(WeightRequest, Reply<Acted>),
     /// Read the file again.
     Reload(Reply<Applied>),
     /// End forwarding.
     Detach(DetachRequest, Reply<Detached>),
-    /// Begin it again.
+    /// Begin forwarding again.
     Attach(Reply<Applied>),
 }
 
 impl Command {
-    /// Whether nobody waits for it any more.
+    /// Whether its client no longer waits for it.
     pub fn is_abandoned(&self) -> bool {
         match self {
             Self::Status(reply) => reply.is_closed(),
@@ -72,45 +72,45 @@ impl Command {
     }
 }
 
-/// Where an answer goes. Whoever waited for it may be gone.
+/// The channel of a result. Its receiver may be gone.
 pub type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 
-/// A command, and who gave it.
+/// A command, and the peer that sent it.
 #[derive(Debug)]
 pub struct Request {
-    /// What is to be done.
+    /// The command.
     pub command: Command,
     /// The peer: `uid 0, pid 4711`.
     pub by: String,
-    /// Whether it is root, who might as well edit the file.
+    /// Whether the peer is root, which could edit the file as well.
     pub is_root: bool,
 }
 
-/// Why something was not done.
+/// Why a command was refused or failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The configuration is wrong; every error, as `director check` prints them.
+    /// The configuration is invalid; every error, as `director check` prints them.
     #[error("{0}")]
     Invalid(String),
-    /// What was asked for makes no sense: no such service, no such backend.
+    /// The request names a service, backend or revision that does not exist.
     #[error("{0}")]
     Unknown(String),
-    /// Somebody else was faster.
+    /// Another change came first.
     #[error("{0}")]
     Conflict(String),
-    /// Not this peer's to do.
+    /// The peer may not do this.
     #[error("{0}")]
     Denied(String),
-    /// Allowed only if it is insisted on.
+    /// Allowed only with `force`.
     #[error("{0}")]
     NeedsForce(String),
-    /// It was tried and failed; what was in effect stays.
+    /// It failed; the state in effect stays.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Where an instance's daemon listens, unless its configuration says otherwise; then this is a
-/// symbolic link to there.
+/// The default socket of an instance's daemon; if its configuration has another, a symbolic link to
+/// that.
 pub fn socket_of(instance: &Instance) -> PathBuf {
     if *instance == Instance::default() {
         Path::new("/run/director/director.sock").to_path_buf()
@@ -122,6 +122,6 @@ pub fn socket_of(instance: &Instance) -> PathBuf {
 /// The API's description, OpenAPI 3.1, as JSON.
 pub fn openapi() -> String {
     let document = routes::Document::openapi();
-    // A document of strings and lists.
+    // Strings and lists always serialize.
     document.to_pretty_json().unwrap_or_default()
 }

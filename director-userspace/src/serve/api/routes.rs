@@ -1,16 +1,20 @@
 //! One handler per path.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, Query, State, rejection::JsonRejection},
     http::{StatusCode, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
     routing::{get, post},
 };
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tracing::warn;
 
 use super::{
     Command, Refused, Reply, Request, connections,
@@ -22,41 +26,42 @@ use super::{
 };
 use crate::{kernel::datapath::Instance, policy::config::MAX_BYTES, serve::view::Status};
 
-/// Longest body that is no configuration.
-const SMALL: usize = 64 << 10;
-/// A configuration that is longer than this says so, and of such there are so many at a time.
-const MIDDLING: usize = 1 << 20;
-static LARGE: Semaphore = Semaphore::const_new(16);
-/// How long a body may take.
-const BODY: Duration = Duration::from_secs(10);
-/// How long the daemon's loop may take for a command.
+/// Longest body other than a configuration.
+const MAX_SMALL_BODY: usize = 64 << 10;
+/// A longer configuration needs a `Content-Length`, and only so many are received at once.
+const LARGE_BODY: usize = 1 << 20;
+static LARGE_BODIES: Semaphore = Semaphore::const_new(16);
+/// Timeout of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a command in the daemon's loop.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What handlers need.
+/// The state of the handlers.
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) daemon: mpsc::Sender<Request>,
     pub(super) instance: Instance,
-    /// Held while a configuration is applied: a second one is told, and not queued.
+    /// Held while a configuration is applied: a second one is refused, not queued.
     pub(super) applying: Arc<Mutex<()>>,
 }
 
-/// Made into the OpenAPI document.
+/// The OpenAPI document.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Director", description = "The API of `director run`, on its Unix socket."),
     paths(
-        conditions, config, plan, apply, history, rollback, drain, undrain, weight, reload, detach,
+        status, config, plan, apply, history, rollback, drain, undrain, weight, reload, detach,
         attach, openapi
     )
 )]
 pub(super) struct Document;
 
-/// Every path.
+/// All paths.
 pub(super) fn router(api: Api) -> Router {
     let texts = Router::new().route("/v1/plan", post(plan)).route("/v1/apply", post(apply));
     let rest = Router::new()
-        .route("/v1/conditions", get(conditions))
+        .route("/v1/status", get(status))
+        .route(FORMER_STATUS, get(former_status))
         .route("/v1/connections", get(count_connections))
         .route("/v1/config", get(config))
         .route("/v1/history", get(history))
@@ -68,27 +73,27 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v1/detach", post(detach))
         .route("/v1/attach", post(attach))
         .route("/v1/openapi.json", get(openapi));
-    let nothing = async || {
-        let error = "there is nothing at this path: see /v1/openapi.json";
+    let not_found = async || {
+        let error = "no such path: see /v1/openapi.json";
         problem(StatusCode::NOT_FOUND, "bad_request", error)
     };
-    let router = texts.merge(rest).fallback(nothing).with_state(api);
-    // What gets through is short enough.
-    router.layer(DefaultBodyLimit::disable()).layer(axum::middleware::from_fn(bounded))
+    let router = texts.merge(rest).fallback(not_found).with_state(api);
+    // `limit_body` limits the length instead.
+    router.layer(DefaultBodyLimit::disable()).layer(axum::middleware::from_fn(limit_body))
 }
 
-/// Reads the whole body, in bounded time and memory, before anybody waits for it: a client that sends
-/// half of it keeps its place for seconds only.
-async fn bounded(request: axum::extract::Request, next: Next) -> Response {
+/// Reads the whole body, in bounded time and memory, before a handler runs: a client that sends
+/// half of it occupies a connection for seconds only.
+async fn limit_body(request: axum::extract::Request, next: Next) -> Response {
     let is_text = matches!(request.uri().path(), "/v1/plan" | "/v1/apply");
     let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
     let limit = match (is_text, has_length) {
         (true, true) => MAX_BYTES,
-        (true, false) => MIDDLING,
-        (false, _) => SMALL,
+        (true, false) => LARGE_BODY,
+        (false, _) => MAX_SMALL_BODY,
     };
     let too_long = || {
-        let error = format!("longer than {limit} bytes, which is more than this takes");
+        let error = format!("the body is longer than {limit} bytes, the limit of this path");
         problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &error)
     };
     let length = request.headers().get(header::CONTENT_LENGTH);
@@ -96,17 +101,18 @@ async fn bounded(request: axum::extract::Request, next: Next) -> Response {
     if length.is_some_and(|length| length > limit as u64) {
         return too_long();
     }
-    let place = length.is_some_and(|length| length > MIDDLING as u64).then(|| LARGE.try_acquire());
-    if let Some(Err(_)) = place {
-        let error = "too many large configurations are on their way: try again in some seconds";
+    let is_large = length.is_some_and(|length| length > LARGE_BODY as u64);
+    let permit = is_large.then(|| LARGE_BODIES.try_acquire());
+    if let Some(Err(_)) = permit {
+        let error = "too many large configurations are being received: try again in a few seconds";
         return problem(StatusCode::SERVICE_UNAVAILABLE, "failed", error);
     }
     let (parts, body) = request.into_parts();
-    match tokio::time::timeout(BODY, axum::body::to_bytes(body, limit)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(whole)) => next.run(axum::extract::Request::from_parts(parts, whole.into())).await,
         Ok(Err(_)) => too_long(),
         Err(_) => {
-            let error = format!("the body did not come within {} s", BODY.as_secs());
+            let error = format!("the body was not received within {} s", BODY_TIMEOUT.as_secs());
             problem(StatusCode::REQUEST_TIMEOUT, "bad_request", &error)
         }
     }
@@ -130,7 +136,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// JSON that says what is wrong with it as JSON; no body is an empty object.
+/// A JSON body; its errors are reported as JSON.
 struct Body<T>(T);
 
 impl<T, S> axum::extract::FromRequest<S> for Body<T>
@@ -154,38 +160,53 @@ where
 }
 
 impl Api {
-    /// Has the daemon's loop do something.
-    async fn ask<T>(&self, peer: &Peer, command: impl FnOnce(Reply<T>) -> Command) -> Answer<T> {
+    /// Runs a command in the daemon's loop.
+    async fn run<T>(&self, peer: &Peer, command: impl FnOnce(Reply<T>) -> Command) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
         let request =
             Request { command: command(reply), by: peer.to_string(), is_root: peer.is_root() };
-        let busy = || {
+        let timed_out = || {
             let seconds = TIMEOUT.as_secs();
             Refused::Failed(format!(
-                "the daemon was not done with it within {seconds} s. What had not begun will not be \
-                 done; what had begun goes on: `director status` tells"
+                "the daemon did not finish this within {seconds} s. If it had not begun, it is not \
+                 done; if it had begun, it continues: see `director status`"
             ))
         };
-        let gone = || Refused::Failed("the daemon is stopping".into());
+        let stopping = || Refused::Failed("the daemon is stopping".into());
         tokio::time::timeout(TIMEOUT, async {
-            self.daemon.send(request).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
+            self.daemon.send(request).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| stopping())?
         })
         .await
-        .map_err(|_| busy())?
+        .map_err(|_| timed_out())?
         .map(Json)
     }
 }
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// How everything is: services, backends, checks, and what was said by hand.
-#[utoipa::path(get, path = "/v1/conditions", responses((status = 200, body = Status)))]
-async fn conditions(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Status> {
-    api.ask(&peer, Command::Status).await
+/// The former path of `/v1/status`; served for one version.
+const FORMER_STATUS: &str = "/v1/conditions";
+
+/// The status of services, backends and checks, with admin overrides.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+async fn status(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Status> {
+    api.run(&peer, Command::Status).await
 }
 
-/// Connections that the flow table knows, by backend.
+/// As `status`, and warns once that the path is deprecated.
+async fn former_status(
+    api: State<Api>,
+    peer: Extension<Peer>,
+) -> (AppendHeaders<[(&'static str, &'static str); 1]>, Answer<Status>) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        warn!("{FORMER_STATUS} is deprecated and gone with the next version: use /v1/status");
+    });
+    (AppendHeaders([("deprecation", "true")]), status(api, peer).await)
+}
+
+/// Established connections in the flow table, by backend.
 #[utoipa::path(
     get, path = "/v1/connections", params(ConnectionsOf),
     responses((status = 200, body = Connections), (status = 500, body = Problem))
@@ -195,7 +216,7 @@ async fn count_connections(
     Query(of): Query<ConnectionsOf>,
 ) -> Answer<Connections> {
     let instance = api.instance.clone();
-    // Tens of milliseconds with a large table, which nobody else is to wait for.
+    // Takes tens of milliseconds with a large table: other requests must not wait for it.
     let counted = tokio::task::spawn_blocking(move || connections::count(&instance, &of)).await;
     match counted {
         Ok(counted) => counted.map(Json).map_err(|error| Refused::Failed(error.to_string())),
@@ -212,11 +233,11 @@ async fn config(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Response, Refused> {
-    let Json(text) = api.ask(&peer, Command::Config).await?;
+    let Json(text) = api.run(&peer, Command::Config).await?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
 }
 
-/// What putting a configuration into effect would change.
+/// What applying a configuration would change.
 #[utoipa::path(
     post, path = "/v1/plan", request_body(content = String, content_type = "application/yaml"),
     responses((status = 200, body = Planned), (status = 422, body = Problem))
@@ -226,10 +247,10 @@ async fn plan(
     Extension(peer): Extension<Peer>,
     text: String,
 ) -> Answer<Planned> {
-    api.ask(&peer, |reply| Command::Plan(text, reply)).await
+    api.run(&peer, |reply| Command::Plan(text, reply)).await
 }
 
-/// Puts a configuration into effect and then into the daemon's file: all of it or nothing.
+/// Applies a configuration and then writes it to the daemon's file, as a whole or not at all.
 #[utoipa::path(
     post, path = "/v1/apply", params(ApplyOptions),
     request_body(content = String, content_type = "application/yaml"),
@@ -244,14 +265,14 @@ async fn apply(
     Query(options): Query<ApplyOptions>,
     text: String,
 ) -> Answer<Applied> {
-    let _applying = api.applying.try_lock().map_err(|_| under_way())?;
-    api.ask(&peer, |reply| Command::Apply(text, options, reply)).await
+    let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
+    api.run(&peer, |reply| Command::Apply(text, options, reply)).await
 }
 
-fn under_way() -> Refused {
+fn already_applying() -> Refused {
     Refused::Conflict(
-        "another configuration is being applied at this moment: look at it (`director plan`), and \
-         apply again"
+        "another configuration is being applied: see what yours would change afterwards (`director \
+         plan`), and apply it again"
             .into(),
     )
 }
@@ -259,10 +280,10 @@ fn under_way() -> Refused {
 /// Configurations that were applied.
 #[utoipa::path(get, path = "/v1/history", responses((status = 200, body = History)))]
 async fn history(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<History> {
-    api.ask(&peer, Command::History).await
+    api.run(&peer, Command::History).await
 }
 
-/// Puts a former configuration into effect, and into the daemon's file.
+/// Applies a former configuration, and writes it to the daemon's file.
 #[utoipa::path(
     post, path = "/v1/rollback", request_body = RollbackRequest,
     responses((status = 200, body = Applied), (status = 404, body = Problem),
@@ -273,11 +294,11 @@ async fn rollback(
     Extension(peer): Extension<Peer>,
     Body(request): Body<RollbackRequest>,
 ) -> Answer<Applied> {
-    let _applying = api.applying.try_lock().map_err(|_| under_way())?;
-    api.ask(&peer, |reply| Command::Rollback(request, reply)).await
+    let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
+    api.run(&peer, |reply| Command::Rollback(request, reply)).await
 }
 
-/// Takes a backend out of service: no new flows, known ones stay. Holds until it is undone.
+/// Takes a backend out of service: no new flows, known ones stay. Lasts until `undrain`.
 #[utoipa::path(
     post, path = "/v1/drain", request_body = DrainRequest,
     responses((status = 200, body = Acted), (status = 404, body = Problem))
@@ -287,10 +308,10 @@ async fn drain(
     Extension(peer): Extension<Peer>,
     Body(request): Body<DrainRequest>,
 ) -> Answer<Acted> {
-    api.ask(&peer, |reply| Command::Drain(request, reply)).await
+    api.run(&peer, |reply| Command::Drain(request, reply)).await
 }
 
-/// Brings a drained backend back.
+/// Brings a drained backend back into service.
 #[utoipa::path(
     post, path = "/v1/undrain", request_body = BackendRequest,
     responses((status = 200, body = Acted), (status = 404, body = Problem))
@@ -300,10 +321,10 @@ async fn undrain(
     Extension(peer): Extension<Peer>,
     Body(request): Body<BackendRequest>,
 ) -> Answer<Acted> {
-    api.ask(&peer, |reply| Command::Undrain(request, reply)).await
+    api.run(&peer, |reply| Command::Undrain(request, reply)).await
 }
 
-/// Sets a weight that goes before the file's, or takes it back.
+/// Overrides the file's weight of a backend, or clears the override.
 #[utoipa::path(
     post, path = "/v1/weight", request_body = WeightRequest,
     responses((status = 200, body = Acted), (status = 404, body = Problem))
@@ -313,7 +334,7 @@ async fn weight(
     Extension(peer): Extension<Peer>,
     Body(request): Body<WeightRequest>,
 ) -> Answer<Acted> {
-    api.ask(&peer, |reply| Command::Weight(request, reply)).await
+    api.run(&peer, |reply| Command::Weight(request, reply)).await
 }
 
 /// Reads the daemon's file again, changed or not.
@@ -322,11 +343,11 @@ async fn weight(
     responses((status = 200, body = Applied), (status = 422, body = Problem))
 )]
 async fn reload(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Applied> {
-    let _applying = api.applying.try_lock().map_err(|_| under_way())?;
-    api.ask(&peer, Command::Reload).await
+    let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
+    api.run(&peer, Command::Reload).await
 }
 
-/// Ends forwarding, until it is attached again.
+/// Ends forwarding, until `attach`.
 #[utoipa::path(
     post, path = "/v1/detach", request_body = DetachRequest,
     responses((status = 200, body = Detached), (status = 500, body = Problem))
@@ -336,16 +357,16 @@ async fn detach(
     Extension(peer): Extension<Peer>,
     Body(request): Body<DetachRequest>,
 ) -> Answer<Detached> {
-    api.ask(&peer, |reply| Command::Detach(request, reply)).await
+    api.run(&peer, |reply| Command::Detach(request, reply)).await
 }
 
-/// Begins forwarding again after it was ended.
+/// Begins forwarding again after `detach`.
 #[utoipa::path(
     post, path = "/v1/attach",
     responses((status = 200, body = Applied), (status = 500, body = Problem))
 )]
 async fn attach(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Applied> {
-    api.ask(&peer, Command::Attach).await
+    api.run(&peer, Command::Attach).await
 }
 
 /// This document.

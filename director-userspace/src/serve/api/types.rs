@@ -1,33 +1,33 @@
-//! What the API takes and gives.
+//! Requests and responses of the API.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// What putting a configuration into effect would change.
+/// What applying a configuration would change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Planned {
-    /// Whether there is anything to do.
+    /// Whether it differs from what is in effect.
     pub changes: bool,
-    /// The steps in order, as people read them: `+` comes, `-` goes, `~` changes.
+    /// The steps in order, for people: `+` adds, `-` removes, `~` changes.
     pub steps: Vec<String>,
-    /// What is odd about the configuration.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
-    /// Number of the configuration that it was compared with.
+    /// Revision of the configuration that it was compared with.
     pub revision: u64,
 }
 
-/// How a configuration is to be applied.
+/// How to apply a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyOptions {
-    /// Only say what would change.
+    /// Only report what would change.
     #[serde(default)]
     pub dry_run: bool,
-    /// Also if no service is left.
+    /// Apply it even if no service is left.
     #[serde(default)]
     pub force: bool,
-    /// Only if this is still the number of the configuration in effect.
+    /// Only if this is still the revision in effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_revision: Option<u64>,
 }
@@ -35,24 +35,24 @@ pub struct ApplyOptions {
 /// What was changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Applied {
-    /// Number of the configuration that is in effect now.
+    /// Revision of the configuration that is in effect now.
     pub revision: u64,
-    /// The steps taken, or to be taken.
+    /// The steps taken, or with `dry_run` those that would be taken.
     pub steps: Vec<String>,
-    /// What is odd.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
-    /// Whether nothing was done.
+    /// Whether nothing was changed.
     pub dry_run: bool,
 }
 
-/// Which former configuration is wanted.
+/// Which former configuration to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Its number; the last one that differs from the one in effect, if missing.
+    /// Its revision; the last one that differs from the one in effect, if missing.
     #[serde(default)]
     pub to: Option<u64>,
-    /// Only say what would change.
+    /// Only report what would change.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -60,26 +60,26 @@ pub struct RollbackRequest {
 /// Configurations that were applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct History {
-    /// The newest last.
+    /// By revision, the newest last.
     pub revisions: Vec<Revision>,
 }
 
 /// A configuration that was applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Revision {
-    /// Its number.
+    /// Its revision.
     pub revision: u64,
-    /// When: seconds since 1970.
+    /// When it was applied: seconds since 1970.
     pub at: u64,
-    /// `file`, or who applied it.
+    /// `file`, or the peer that applied it.
     pub by: String,
-    /// Services in it.
+    /// Number of services.
     pub services: usize,
-    /// Backends in it.
+    /// Number of backends.
     pub backends: usize,
 }
 
-/// Which backends are meant.
+/// Which backends to select.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendRequest {
@@ -99,12 +99,12 @@ pub struct DrainRequest {
     pub service: Option<String>,
     /// The backend's address.
     pub backend: String,
-    /// Seconds after which what is left is scheduled anew; never, if missing.
+    /// Seconds after which remaining flows are rescheduled; never, if missing.
     #[serde(default)]
     pub deadline_s: Option<u64>,
 }
 
-/// Which backends get which weight.
+/// Which backends to give which weight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightRequest {
@@ -113,15 +113,15 @@ pub struct WeightRequest {
     pub service: Option<String>,
     /// The backend's address.
     pub backend: String,
-    /// Its weight; what the file says, if missing.
+    /// Its weight; the file's, if missing.
     #[serde(default)]
     pub weight: Option<u16>,
 }
 
-/// What was done to backends.
+/// What was changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Acted {
-    /// Which they were.
+    /// The backends.
     pub backends: Vec<Backend>,
     /// The steps taken.
     pub steps: Vec<String>,
@@ -140,7 +140,7 @@ pub struct Backend {
     pub address: String,
 }
 
-/// Which interfaces are to be freed.
+/// Which interfaces to detach from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
@@ -149,21 +149,21 @@ pub struct DetachRequest {
     pub interfaces: Vec<String>,
 }
 
-/// Where Director is off now.
+/// Where the program was detached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Detached {
-    /// The interfaces that it was on.
+    /// The interfaces that it was attached to.
     pub interfaces: Vec<String>,
 }
 
-/// Which backends' connections are asked for.
+/// Which backends' connections to count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectionsOf {
-    /// Only of this service.
+    /// Only backends of this service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Only of this address.
+    /// Only backends with this address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
 }
@@ -171,25 +171,25 @@ pub struct ConnectionsOf {
 /// Connections by backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Connections {
-    /// Every backend that was asked for.
+    /// Every selected backend.
     pub backends: Vec<BackendConnections>,
 }
 
 /// Connections of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackendConnections {
-    /// Which.
+    /// The backend.
     #[serde(flatten)]
     pub backend: Backend,
     /// Established flows in the flow table; an estimate if there are many.
     pub established: u64,
 }
 
-/// Why something was not done.
+/// Why a request was refused or failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `invalid`, `unknown`, `conflict`, `denied`, `needs_force`, `failed` or `bad_request`.
     pub kind: String,
-    /// For people; of a configuration all of its errors, a line or more each.
+    /// Text for people; for a configuration all of its errors, a line or more each.
     pub error: String,
 }

@@ -1,4 +1,4 @@
-//! From a snapshot to metrics.
+//! Writes a snapshot as metrics.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -28,17 +28,17 @@ pub(super) fn render(snapshot: &Snapshot, max_backend_series: usize) -> String {
 fn daemon(text: &mut Text, snapshot: &Snapshot) {
     text.family(&metric::BUILD_INFO);
     text.series(&metric::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
-    if let Some(conditions) = &snapshot.conditions {
-        text.single(&metric::START_TIME, conditions.started);
+    if let Some(status) = &snapshot.status {
+        text.single(&metric::START_TIME, status.started);
     }
     if let Some(age_ms) = snapshot.heartbeat_age_ms {
         text.single(&metric::HEARTBEAT_AGE, age_ms as f64 / 1000.0);
     }
-    if let Some(conditions) = &snapshot.conditions {
-        text.single(&metric::CONFIG_REVISION, conditions.revision);
-        text.single(&metric::CONFIG_APPLIED, conditions.applied);
-        text.single(&metric::CONFIG_REFUSED, u8::from(conditions.refused.is_some()));
-        text.single(&metric::CONFIG_WARNINGS, conditions.warnings.len());
+    if let Some(status) = &snapshot.status {
+        text.single(&metric::CONFIG_REVISION, status.revision);
+        text.single(&metric::CONFIG_APPLIED, status.applied);
+        text.single(&metric::CONFIG_REFUSED, u8::from(status.refused.is_some()));
+        text.single(&metric::CONFIG_WARNINGS, status.warnings.len());
     }
     text.family(&metric::INTERFACE_ATTACHED);
     for interface in &snapshot.interfaces {
@@ -50,7 +50,7 @@ fn packets(text: &mut Text, snapshot: &Snapshot) {
     text.family(&metric::PACKETS);
     for view in &snapshot.verdicts {
         let verdict = match view.verdict {
-            // In the frame's terms it leaves by the way it came; its sender hears no.
+            // Its label is `tx`, since the frame is sent back; but the sender gets an ICMP error.
             Verdict::Reply(_) => "reply",
             verdict => verdict.label(),
         };
@@ -63,15 +63,16 @@ fn packets(text: &mut Text, snapshot: &Snapshot) {
 
 fn services(text: &mut Text, services: &[ServiceView]) {
     type Value = fn(&ServiceView) -> Option<u64>;
-    let rows: [(Metric, Value); 10] = [
-        (metric::SERVICE_UP, |s| s.condition.map(|c| u64::from(c.quorum.held))),
-        (metric::SERVICE_PANIC, |s| s.condition.map(|c| u64::from(c.state == ServiceState::Panic))),
+    let rows: [(Metric, Value); 11] = [
+        (metric::SERVICE_UP, |s| s.status.map(|c| u64::from(c.quorum.held))),
+        (metric::SERVICE_PANIC, |s| s.status.map(|c| u64::from(c.state == ServiceState::Panic))),
         (metric::SERVICE_BACKENDS, |s| Some(s.usable().1 as u64)),
         (metric::SERVICE_BACKENDS_UP, |s| Some(s.usable().0 as u64)),
         (metric::SERVICE_FLOWS, |s| Some(s.traffic.flows)),
         (metric::SERVICE_PACKETS, |s| Some(s.traffic.packets)),
         (metric::SERVICE_BYTES, |s| Some(s.traffic.bytes)),
         (metric::SERVICE_DROPPED, |s| Some(s.dropped)),
+        (metric::SERVICE_UNTRACKED, |s| Some(s.untracked)),
         (metric::SERVICE_UNRECORDED, |s| Some(s.untracked)),
         (metric::SERVICE_ESTABLISHED, |s| Some(s.established)),
     ];
@@ -85,12 +86,12 @@ fn services(text: &mut Text, services: &[ServiceView]) {
     }
 }
 
-/// A backend, whichever of its places in the maps are in use: one that was removed and added again
-/// may still drain in its old one.
+/// A backend, with the sums over its slots in the maps: one that was removed and added again may
+/// still drain in its old slot.
 struct Merged<'a> {
     service: &'a ServiceView,
     address: String,
-    /// The one that is configured, if there is one.
+    /// The configured one, if there is one.
     backend: &'a BackendView,
     traffic: Traffic,
     established: u64,
@@ -100,7 +101,7 @@ fn merged(services: &[ServiceView]) -> Vec<Merged<'_>> {
     let mut all = Vec::new();
     for service in services {
         let mut by_address: BTreeMap<IpAddr, Merged<'_>> = BTreeMap::new();
-        // Configured ones come first.
+        // Configured backends come first.
         for backend in &service.backends {
             let merged = by_address.entry(backend.address).or_insert_with(|| Merged {
                 service,
@@ -122,10 +123,10 @@ fn merged(services: &[ServiceView]) -> Vec<Merged<'_>> {
 fn write_backends(text: &mut Text, backends: &[Merged<'_>]) {
     type Value = fn(&Merged<'_>) -> Option<u64>;
     let rows: [(Metric, Value); 8] = [
-        (metric::BACKEND_UP, |m| m.backend.condition.as_ref().map(|c| u64::from(c.works()))),
+        (metric::BACKEND_UP, |m| m.backend.status.as_ref().map(|c| u64::from(c.passes_checks()))),
         (metric::BACKEND_WEIGHT, |m| Some(m.backend.weight.into())),
         (metric::BACKEND_CONFIGURED_WEIGHT, |m| {
-            m.backend.condition.as_ref().map(|c| c.configured_weight.into())
+            m.backend.status.as_ref().map(|c| c.configured_weight.into())
         }),
         (metric::BACKEND_DRAINING, |m| Some(u64::from(m.backend.label() == "draining"))),
         (metric::BACKEND_FLOWS, |m| Some(m.traffic.flows)),

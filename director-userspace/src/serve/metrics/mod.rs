@@ -1,9 +1,9 @@
 //! `/metrics`: Prometheus's text format 0.0.4.
 //!
-//! Written here rather than by a library: what there is to tell is read from maps with every
-//! scrape, so there is nothing to register, and that format is one that every scraper reads.
+//! Written without a library: values are read from the maps with every scrape, so there is nothing
+//! to register, and every scraper reads this format.
 //!
-//! Counters come from the pinned maps: they go on over restarts of the daemon.
+//! Counters come from the pinned maps: they continue over restarts of the daemon.
 
 mod catalogue;
 mod collect;
@@ -20,10 +20,10 @@ use axum::{
 pub use self::catalogue::{ALL, Kind, Metric};
 use crate::serve::view::{Sampler, Snapshot};
 
-/// Most series that backends may have together; with more, there are those of services only.
+/// Most series of all backends together; with more, only services have series.
 pub const MAX_BACKEND_SERIES: usize = 10_000;
 
-/// What a scraper gets for a snapshot.
+/// The metrics of a snapshot, for a scraper.
 pub fn render(snapshot: &Snapshot) -> String {
     collect::render(snapshot, MAX_BACKEND_SERIES)
 }
@@ -35,7 +35,7 @@ pub fn router(source: Sampler) -> Router {
 
 async fn metrics(State(source): State<Sampler>) -> Response {
     let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    let sample = match source.one().await {
+    let sample = match source.sample().await {
         Ok(sample) => sample,
         Err(error) => {
             return (StatusCode::SERVICE_UNAVAILABLE, text, format!("{error}\n")).into_response();

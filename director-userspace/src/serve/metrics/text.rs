@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use super::catalogue::Metric;
 
-/// A page of metrics in the making.
+/// A page of metrics, while it is written.
 #[derive(Default)]
 pub(super) struct Text(String);
 
@@ -16,7 +16,7 @@ impl Text {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
     }
 
-    /// One series of `metric`, a value for each of its labels.
+    /// Writes one series of `metric`; `labels` has the value of each of its labels.
     pub(super) fn series(&mut self, metric: &Metric, labels: &[&str], value: impl Display) {
         debug_assert_eq!(labels.len(), metric.labels.len(), "{}", metric.name);
         self.0.push_str(metric.name);
@@ -40,7 +40,7 @@ impl Text {
         let _ = writeln!(self.0, " {value}");
     }
 
-    /// A metric of one series without labels.
+    /// Writes a metric of one series without labels.
     pub(super) fn single(&mut self, metric: &Metric, value: impl Display) {
         self.family(metric);
         self.series(metric, &[], value);
@@ -56,7 +56,7 @@ mod tests {
     use super::{super::catalogue::Kind, *};
 
     #[test]
-    fn values_of_labels_cannot_break_out() {
+    fn values_of_labels_are_escaped() {
         let metric = Metric { name: "m", kind: Kind::Gauge, labels: &["a", "b"], help: "h." };
         let mut text = Text::default();
         text.family(&metric);

@@ -1,31 +1,31 @@
-//! A sample as the page gets it: JSON of bounded size, in one server-sent event.
+//! Encodes a sample for the status page: JSON of bounded size, in one server-sent event.
 
 use bytes::Bytes;
 use director_common::verdict::{ReplyReason, Verdict};
 use serde::Serialize;
 
 use crate::serve::view::{
-    BackendView, Mood, Rate, Sample, ServiceHealth, ServiceView, Snapshot, Traffic,
+    BackendView, Rate, Rating, Sample, ServiceHealth, ServiceView, Snapshot, Traffic,
     status::{BackendStatus, Status},
 };
 
-/// Most services in an event, those first that are not as they should be.
+/// Most services in an event; with more, those with problems come first.
 const MAX_SERVICES: usize = 500;
-/// Most backends in an event, likewise.
+/// Most backends in an event; with more, only those with problems are included.
 const MAX_BACKENDS: usize = 2_000;
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Event<'a> {
-    Shown(Box<Shown<'a>>),
+    Overview(Box<Overview<'a>>),
     Failed { error: &'a str },
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct Overview<'a> {
     at_ms: u64,
     instance: &'a str,
-    /// Whether the daemon's heart beats for the program.
+    /// Whether the daemon's heartbeat is fresh.
     alive: bool,
     daemon: Option<Daemon<'a>>,
     interfaces: Vec<String>,
@@ -55,16 +55,16 @@ struct Daemon<'a> {
 }
 
 impl<'a> From<&'a Status> for Daemon<'a> {
-    fn from(conditions: &'a Status) -> Self {
+    fn from(status: &'a Status) -> Self {
         Self {
-            version: &conditions.version,
-            pid: conditions.pid,
-            started: conditions.started,
-            config_path: &conditions.config_path,
-            revision: conditions.revision,
-            applied: conditions.applied,
-            refused: conditions.refused.as_deref(),
-            warnings: &conditions.warnings,
+            version: &status.version,
+            pid: status.pid,
+            started: status.started,
+            config_path: &status.config_path,
+            revision: status.revision,
+            applied: status.applied,
+            refused: status.refused.as_deref(),
+            warnings: &status.warnings,
         }
     }
 }
@@ -96,7 +96,8 @@ struct Reason {
 struct Service<'a> {
     name: &'a str,
     frontend: &'a str,
-    mood: Mood,
+    #[serde(rename = "mood")]
+    rating: Rating,
     health: Option<ServiceHealth>,
     up: usize,
     configured: usize,
@@ -113,7 +114,8 @@ struct Service<'a> {
 struct Backend<'a> {
     address: String,
     label: &'static str,
-    mood: Mood,
+    #[serde(rename = "mood")]
+    rating: Rating,
     weight: u16,
     share: f64,
     drain_left_s: Option<u64>,
@@ -121,45 +123,46 @@ struct Backend<'a> {
     traffic: Traffic,
     rate: Option<Rate>,
     established: u64,
-    condition: Option<&'a BackendStatus>,
+    status: Option<&'a BackendStatus>,
 }
 
 /// The event for a sample.
 pub(super) fn encode(sample: &Sample) -> Bytes {
     let event = match &sample.snapshot {
-        Ok(snapshot) => Event::Shown(Box::new(shown(snapshot, MAX_SERVICES, MAX_BACKENDS))),
+        Ok(snapshot) => Event::Overview(Box::new(overview(snapshot, MAX_SERVICES, MAX_BACKENDS))),
         Err(error) => Event::Failed { error },
     };
-    // Plain data always serializes; JSON has no line breaks of its own.
+    // Plain data always serializes; compact JSON has no line breaks.
     let json = serde_json::to_string(&event).unwrap_or_default();
     Bytes::from(format!("data: {json}\n\n"))
 }
 
-fn shown(snapshot: &Snapshot, max_services: usize, max_backends: usize) -> Shown<'_> {
+fn overview(snapshot: &Snapshot, max_services: usize, max_backends: usize) -> Overview<'_> {
     let sum = |of: fn(&Rate) -> f64| {
         snapshot.services.iter().map(|service| service.rate.as_ref().map(of)).sum()
     };
     let total: usize = snapshot.services.iter().map(|service| service.backends.len()).sum();
-    let only_odd = total > max_backends;
-    let mut room = max_backends;
+    let only_problems = total > max_backends;
+    let mut remaining = max_backends;
     let mut services: Vec<&ServiceView> = snapshot.services.iter().collect();
     if services.len() > max_services {
-        services.sort_by_key(|service| mood(service));
+        services.sort_by_key(|service| rating(service));
         services.truncate(max_services);
     }
     let services: Vec<Service<'_>> = services
         .into_iter()
         .map(|service| {
-            let is_shown = |backend: &&BackendView| !only_odd || backend.mood() < Mood::Neutral;
+            let is_shown =
+                |backend: &&BackendView| !only_problems || backend.rating() < Rating::Neutral;
             let backends: Vec<_> =
-                service.backends.iter().filter(is_shown).take(room).map(backend).collect();
-            room -= backends.len();
+                service.backends.iter().filter(is_shown).take(remaining).map(backend).collect();
+            remaining -= backends.len();
             let (up, configured) = service.usable();
             Service {
                 name: &service.name,
                 frontend: &service.frontend,
-                mood: mood(service),
-                health: service.condition,
+                rating: rating(service),
+                health: service.status,
                 up,
                 configured,
                 traffic: service.traffic,
@@ -171,11 +174,11 @@ fn shown(snapshot: &Snapshot, max_services: usize, max_backends: usize) -> Shown
             }
         })
         .collect();
-    Shown {
+    Overview {
         at_ms: snapshot.at_ms,
         instance: &snapshot.instance,
         alive: snapshot.has_daemon(),
-        daemon: snapshot.conditions.as_deref().map(Daemon::from),
+        daemon: snapshot.status.as_deref().map(Daemon::from),
         interfaces: snapshot
             .interfaces
             .iter()
@@ -195,23 +198,23 @@ fn shown(snapshot: &Snapshot, max_services: usize, max_backends: usize) -> Shown
     }
 }
 
-fn mood(service: &ServiceView) -> Mood {
-    let worst = || service.backends.iter().map(BackendView::mood).min();
-    service.condition.map_or_else(|| worst().unwrap_or(Mood::Neutral), |health| health.mood())
+fn rating(service: &ServiceView) -> Rating {
+    let worst = || service.backends.iter().map(BackendView::rating).min();
+    service.status.map_or_else(|| worst().unwrap_or(Rating::Neutral), |health| health.rating())
 }
 
 fn backend(backend: &BackendView) -> Backend<'_> {
     Backend {
         address: backend.address.to_string(),
         label: backend.label(),
-        mood: backend.mood(),
+        rating: backend.rating(),
         weight: backend.weight,
         share: backend.share,
         drain_left_s: backend.drain_left_s,
         traffic: backend.traffic,
         rate: backend.rate,
         established: backend.established,
-        condition: backend.condition.as_ref(),
+        status: backend.status.as_ref(),
     }
 }
 
@@ -220,10 +223,10 @@ fn reasons(snapshot: &Snapshot) -> Vec<Reason> {
         let (verdict, explanation) = match view.verdict {
             Verdict::Drop(reason) => ("drop", reason.explanation()),
             Verdict::Reply(ReplyReason::NoBackend) => {
-                ("reply", "no usable backend: the client was told, by ICMP port unreachable")
+                ("reply", "no usable backend: the client gets ICMP port unreachable")
             }
             Verdict::Reply(ReplyReason::TooBig) => {
-                ("reply", "too big for the way to the backend: the sender was told what fits")
+                ("reply", "too big for the path to the backend: the sender gets its MTU by ICMP")
             }
             Verdict::Tx | Verdict::Redirect | Verdict::Pass(_) => return None,
         };
@@ -236,38 +239,38 @@ fn reasons(snapshot: &Snapshot) -> Vec<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::view::fixture::{conditions, snapshot};
+    use crate::serve::view::fixture::{snapshot, status};
 
     #[test]
     fn an_event_is_one_line_of_json_with_state_reason_and_rates() {
         let before = snapshot(1000);
         let mut now = snapshot(3000);
         now.taken = before.taken + std::time::Duration::from_secs(2);
-        let now = now.since(&before).with(Some(conditions(&["10.0.0.12"])));
-        let event = serde_json::to_value(shown(&now, 10, 10)).unwrap();
+        let now = now.since(&before).with(Some(status(&["10.0.0.12"])));
+        let event = serde_json::to_value(overview(&now, 10, 10)).unwrap();
         let web = &event["services"][1];
         assert_eq!((&web["name"], &web["mood"]), (&"web".into(), &"odd".into()));
         assert_eq!(web["health"]["state"], "degraded");
         assert_eq!(web["rate"]["packets"], 3000.0);
         let backend = &web["backends"][1];
         assert_eq!((&backend["label"], &backend["mood"]), (&"down".into(), &"bad".into()));
-        assert_eq!(backend["condition"]["reason"], "connection refused");
+        assert_eq!(backend["status"]["reason"], "connection refused");
         assert_eq!(event["dropped"]["rate"], 0.0);
         let reasons = event["reasons"].as_array().unwrap();
         assert!(reasons.iter().all(|reason| reason["explanation"].as_str().unwrap().len() > 10));
-        let text = serde_json::to_string(&shown(&now, 10, 10)).unwrap();
+        let text = serde_json::to_string(&overview(&now, 10, 10)).unwrap();
         assert!(!text.contains('\n'));
     }
 
     #[test]
-    fn of_too_many_backends_those_in_trouble_are_shown() {
-        let now = snapshot(1000).with(Some(conditions(&["10.0.0.12"])));
-        let event = shown(&now, 10, 3);
-        let shown_ones: Vec<_> =
+    fn with_too_many_backends_only_those_with_problems_are_shown() {
+        let now = snapshot(1000).with(Some(status(&["10.0.0.12"])));
+        let event = overview(&now, 10, 3);
+        let addresses: Vec<_> =
             event.services.iter().flat_map(|s| &s.backends).map(|b| b.address.as_str()).collect();
-        assert_eq!(shown_ones, ["10.0.0.12"]);
+        assert_eq!(addresses, ["10.0.0.12"]);
         assert_eq!((event.hidden_services, event.hidden_backends), (0, 3));
-        let event = shown(&now, 1, 10);
+        let event = overview(&now, 1, 10);
         assert_eq!((event.services[0].name, event.hidden_services), ("web", 1));
     }
 }

@@ -1,20 +1,20 @@
-//! Which names this host is asked by.
+//! Validates the Host header.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether a Host header names this host in a way that nobody else can have arranged: by address,
-/// as localhost, or by its own name.
-pub(super) fn is_ours(host: &str) -> bool {
-    let Some(name) = name_of(host) else { return false };
+/// Whether a Host header has a name that another site cannot point here: an IP address, localhost,
+/// or the hostname.
+pub(super) fn is_own_name(host: &str) -> bool {
+    let Some(name) = without_port(host) else { return false };
     if name.parse::<IpAddr>().is_ok() {
         return true;
     }
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || Some(name) == own_name()
+    name == "localhost" || name.ends_with(".localhost") || Some(name) == hostname()
 }
 
 /// The host without its port, and an IPv6 address without brackets.
-fn name_of(host: &str) -> Option<&str> {
+fn without_port(host: &str) -> Option<&str> {
     let is_port = |port: &str| !port.is_empty() && port.chars().all(|c| c.is_ascii_digit());
     if let Some(rest) = host.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
@@ -27,9 +27,9 @@ fn name_of(host: &str) -> Option<&str> {
     }
 }
 
-fn own_name() -> Option<String> {
+fn hostname() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?.to_ascii_lowercase();
-    // A name of digits is nobody's.
+    // A hostname in the form of an IPv4 address is not accepted.
     (!name.is_empty() && name.parse::<Ipv4Addr>().is_err()).then_some(name)
 }
 
@@ -38,8 +38,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_are_surely_ours_will_do() {
-        for ours in [
+    fn only_own_names_are_accepted() {
+        for own in [
             "127.0.0.1:9816",
             "127.0.0.1",
             "[::1]:9816",
@@ -49,7 +49,7 @@ mod tests {
             "director.localhost:1",
             "192.0.2.1:80",
         ] {
-            assert!(is_ours(ours), "{ours}");
+            assert!(is_own_name(own), "{own}");
         }
         for other in [
             "",
@@ -63,8 +63,8 @@ mod tests {
             "notlocalhost",
             "127.0.0.1:",
         ] {
-            assert!(!is_ours(other), "{other}");
+            assert!(!is_own_name(other), "{other}");
         }
-        assert!(is_ours(&own_name().unwrap()));
+        assert!(is_own_name(&hostname().unwrap()));
     }
 }

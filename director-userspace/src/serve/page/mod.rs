@@ -1,7 +1,7 @@
-//! The status page: one HTML document, kept up to date by server-sent events. It only shows.
+//! The status page: one HTML document, kept up to date by server-sent events. It is read-only.
 //!
-//! Pages of other sites cannot read it: nothing here allows another origin, and a name that was made
-//! to point at this host (DNS rebinding) is refused by its Host header.
+//! Pages of other sites cannot read it: no other origin is allowed, and a name that another site
+//! points at this host (DNS rebinding) is refused by its Host header.
 
 mod event;
 mod host;
@@ -22,11 +22,11 @@ use futures_util::stream;
 
 use crate::serve::view::Sampler;
 
-/// The document; `NONCE` in it stands for what lets its own style and script run.
+/// The document; `NONCE` in it is replaced by the nonce that permits its own style and script.
 const PAGE: &str = include_str!("index.html");
 const NONCE: &str = "{{nonce}}";
 
-/// Headers of every answer.
+/// Headers of every response.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -41,20 +41,20 @@ pub fn router(source: Sampler) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/events", get(events))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there is / and /events here\n") })
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there are only / and /events here\n") })
         .layer(from_fn(guard))
         .with_state(source)
 }
 
-/// Lets only those through who may look, and adds what every answer has.
+/// Refuses other methods and foreign names in the Host header, and adds [`HEADERS`].
 async fn guard(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let mut response = if request.method() != Method::GET && request.method() != Method::HEAD {
         let allow = [(header::ALLOW, "GET")];
-        (StatusCode::METHOD_NOT_ALLOWED, allow, "this page only shows\n").into_response()
-    } else if !host.is_some_and(host::is_ours) {
-        let why = "ask for this page by the host's IP address, its own name, or localhost: another \
-                   name may be somebody's who has made it point here\n";
+        (StatusCode::METHOD_NOT_ALLOWED, allow, "this page is read-only: use GET\n").into_response()
+    } else if !host.is_some_and(host::is_own_name) {
+        let why = "open this page by the host's IP address, its own name, or localhost: another \
+                   name may belong to a site that points it here\n";
         (StatusCode::MISDIRECTED_REQUEST, why).into_response()
     } else {
         next.run(request).await
@@ -75,24 +75,24 @@ async fn page() -> Response {
     (headers, Html(PAGE.replace(NONCE, &nonce))).into_response()
 }
 
-/// 128 bits that nobody can foresee, in hexadecimal digits: SipHash under random keys.
+/// 128 unpredictable bits, in hexadecimal digits: SipHash under random keys.
 fn nonce() -> String {
     let half = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", half(), half())
 }
 
 async fn events(State(source): State<Sampler>) -> Response {
-    let watching = match source.watch() {
-        Ok(watching) => watching,
+    let watcher = match source.watch() {
+        Ok(watcher) => watcher,
         Err(error) => {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
         }
     };
-    // Who is slow gets the newest sample when there is room for it, and none in between.
-    let samples = stream::unfold(watching, |mut watching| async move {
-        let sample = watching.next().await?;
+    // A slow client gets the newest sample when it can receive it, and none in between.
+    let samples = stream::unfold(watcher, |mut watcher| async move {
+        let sample = watcher.next().await?;
         let event = sample.encoded(event::encode);
-        Some((Ok::<Bytes, std::convert::Infallible>(event), watching))
+        Some((Ok::<Bytes, std::convert::Infallible>(event), watcher))
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream")];
     (headers, Body::from_stream(samples)).into_response()

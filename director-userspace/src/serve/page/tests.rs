@@ -10,23 +10,23 @@ use tokio::{
 use super::router;
 use crate::serve::view::{
     Sampler,
-    fixture::{conditions, snapshot},
+    fixture::{snapshot, status},
     serve,
     status::Status,
 };
 
 struct Server {
     address: std::net::SocketAddr,
-    conditions: watch::Sender<Arc<Status>>,
+    status: watch::Sender<Arc<Status>>,
 }
 
 async fn server() -> Server {
-    let (sender, receiver) = watch::channel(conditions(&[]));
+    let (sender, receiver) = watch::channel(status(&[]));
     let sampler = Sampler::new(|| Ok(snapshot(1000)), receiver);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, router(sampler)));
-    Server { address, conditions: sender }
+    Server { address, status: sender }
 }
 
 impl Server {
@@ -36,8 +36,8 @@ impl Server {
         stream
     }
 
-    /// Head and body of an answer.
-    async fn ask(&self, line: &str, host: &str) -> (String, String) {
+    /// Head and body of a response.
+    async fn request(&self, line: &str, host: &str) -> (String, String) {
         let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let mut answer = String::new();
         self.send(&request).await.read_to_string(&mut answer).await.unwrap();
@@ -46,7 +46,7 @@ impl Server {
     }
 }
 
-/// Reads until `words` are there.
+/// Reads until `words` are received.
 async fn read_until(stream: &mut TcpStream, words: &str) -> String {
     let mut all = Vec::new();
     let mut buffer = [0; 4096];
@@ -62,9 +62,9 @@ async fn read_until(stream: &mut TcpStream, words: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_page_lets_only_its_own_script_run_and_is_not_kept() {
+async fn the_page_permits_only_its_own_script_and_is_not_cached() {
     let server = server().await;
-    let (head, body) = server.ask("GET /", "127.0.0.1").await;
+    let (head, body) = server.request("GET /", "127.0.0.1").await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
     for header in [
         "cache-control: no-store",
@@ -80,13 +80,13 @@ async fn the_page_lets_only_its_own_script_run_and_is_not_kept() {
     assert_eq!(nonce.len(), 32);
     assert!(body.contains(&format!("<script nonce=\"{nonce}\">")));
     assert!(!body.contains("{{nonce}}"));
-    let (again, _) = server.ask("GET /", "127.0.0.1").await;
-    assert!(!again.contains(nonce), "each answer has its own");
+    let (again, _) = server.request("GET /", "127.0.0.1").await;
+    assert!(!again.contains(nonce), "each response has its own nonce");
 }
 
-/// Without the network the page is complete.
+/// The page is complete without a network.
 #[test]
-fn the_page_refers_to_nothing_outside() {
+fn the_page_has_no_external_references() {
     for word in ["http://", "https://", "src=", "@import", "url("] {
         let page = super::PAGE.replace("http://www.w3.org/2000/svg", "");
         assert!(!page.contains(word), "{word}");
@@ -94,7 +94,7 @@ fn the_page_refers_to_nothing_outside() {
 }
 
 #[tokio::test]
-async fn others_methods_paths_and_names_are_refused() {
+async fn other_methods_paths_and_hosts_are_refused() {
     let server = server().await;
     for (line, host, status) in [
         ("POST /", "127.0.0.1", "405"),
@@ -104,7 +104,7 @@ async fn others_methods_paths_and_names_are_refused() {
         ("GET /", "attacker.example", "421"),
         ("GET /events", "attacker.example:80", "421"),
     ] {
-        let (head, body) = server.ask(line, host).await;
+        let (head, body) = server.request(line, host).await;
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{line} {host}: {head}");
         assert!(head.contains("cache-control: no-store"), "{head}");
         assert!(body.is_empty() || body.ends_with('\n'), "{body}");
@@ -112,31 +112,31 @@ async fn others_methods_paths_and_names_are_refused() {
 }
 
 #[tokio::test]
-async fn events_follow_the_daemon_s_conditions() {
+async fn events_follow_the_daemon_s_status() {
     let server = server().await;
     let mut stream = server.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let first = read_until(&mut stream, "\n\n").await;
     assert!(first.to_lowercase().contains("content-type: text/event-stream"), "{first}");
     assert!(!first.contains("connection refused"), "{first}");
-    server.conditions.send_replace(conditions(&["10.0.0.12"]));
+    server.status.send_replace(status(&["10.0.0.12"]));
     read_until(&mut stream, "connection refused").await;
 }
 
 #[tokio::test]
-async fn seats_are_limited_and_given_back() {
+async fn watchers_are_limited_and_released() {
     let server = server().await;
     let request = "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut watching = Vec::new();
+    let mut watchers = Vec::new();
     for _ in 0..32 {
         let mut stream = server.send(request).await;
         read_until(&mut stream, "data: ").await;
-        watching.push(stream);
+        watchers.push(stream);
     }
-    let refused = read_until(&mut server.send(request).await, "too many are watching").await;
+    let refused = read_until(&mut server.send(request).await, "too many watchers").await;
     assert!(refused.contains("503"), "{refused}");
-    // The page itself still comes.
-    assert!(server.ask("GET /", "localhost").await.0.contains("200 ok"));
-    watching.clear();
+    // The page itself is still served.
+    assert!(server.request("GET /", "localhost").await.0.contains("200 ok"));
+    watchers.clear();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     loop {
         let mut stream = server.send(request).await;
@@ -144,7 +144,7 @@ async fn seats_are_limited_and_given_back() {
         if answer.contains("200 OK") {
             break;
         }
-        assert!(tokio::time::Instant::now() < deadline, "no seat is given back");
+        assert!(tokio::time::Instant::now() < deadline, "no watcher is released");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

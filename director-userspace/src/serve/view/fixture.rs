@@ -1,4 +1,4 @@
-//! Made-up snapshots for tests.
+//! Synthetic snapshots for tests.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -26,7 +26,7 @@ fn backend(slot: u32, address: &str, packets: u64) -> BackendView {
         established: packets / 20,
         rate: None,
         is_sorry: false,
-        condition: None,
+        status: None,
     }
 }
 
@@ -46,12 +46,12 @@ fn service(name: &str, frontend: &str, backends: Vec<BackendView>) -> ServiceVie
         established: sum(|b| b.established),
         rate: None,
         dropped_rate: None,
-        condition: None,
+        status: None,
         backends,
     }
 }
 
-/// Two services: `web` with three backends that got `packets` each, `dns` with one that got a tenth.
+/// Two services: `web` with three backends of `packets` each, `dns` with one of a tenth.
 pub fn snapshot(packets: u64) -> Snapshot {
     let web = (1..=3).map(|n| backend(n, &format!("10.0.0.{}", 10 + n), packets)).collect();
     let dns = vec![backend(4, "2001:db8:1::11", packets / 10)];
@@ -78,12 +78,12 @@ pub fn snapshot(packets: u64) -> Snapshot {
         established: services.iter().map(|service| service.established).sum(),
         counted: 1.0,
         services,
-        conditions: None,
+        status: None,
     }
 }
 
-/// Status of [`snapshot`]'s services: all up, but for the backends of `web` that are `down`.
-pub fn conditions(down: &[&str]) -> Arc<Status> {
+/// Status of [`snapshot`]'s services: all up, except the backends of `web` in `down`.
+pub fn status(down: &[&str]) -> Arc<Status> {
     let now = wall_clock::now();
     let of = |address: &str| {
         let is_down = down.contains(&address);

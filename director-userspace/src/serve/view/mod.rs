@@ -1,12 +1,13 @@
-//! What is shown of a running director, whoever shows it: commands, metrics, the status page.
+//! The state of a running director, as commands, metrics and the status page show it.
 //!
-//! - [`condition`]: what the daemon knows;
-//! - [`Reader`]: the maps at one time, a [`Snapshot`], with the daemon's conditions added to it;
-//! - [`Sampler`]: snapshots for those who watch, taken only while somebody does;
-//! - [`serve()`]: HTTP for those who only look;
-//! - [`text`]: tables and numbers for people; [`fixture`]: made-up snapshots, for tests.
+//! - [`status`]: the daemon's status;
+//! - [`Reader`]: reads the maps into a [`Snapshot`], to which the daemon's status is added;
+//! - [`Sampler`]: snapshots for watchers, taken only while there are any;
+//! - [`serve()`]: HTTP for read-only clients;
+//! - [`text`]: tables and numbers for people; [`fixture`]: synthetic snapshots, for tests.
 
 pub mod fixture;
+mod former_names;
 mod sampler;
 mod serve;
 mod service;
@@ -14,8 +15,8 @@ mod snapshot;
 pub mod status;
 pub mod text;
 
-pub use sampler::{Sample, Sampler, SamplerError, Watching};
+pub use sampler::{Sample, Sampler, SamplerError, Watcher};
 pub use serve::serve;
-pub use service::{BackendView, Mood, Rate, ServiceHealth, ServiceView, Traffic};
+pub use service::{BackendView, Rate, Rating, ServiceHealth, ServiceView, Traffic};
 pub use snapshot::{InterfaceView, Reader, Snapshot, VerdictView};
 pub use status::Status;

@@ -1,5 +1,5 @@
-//! Snapshots for those who watch: one task takes them, one a second while somebody watches and none
-//! otherwise, however many there are.
+//! Snapshots for watchers: one task takes them, one a second while there are watchers, however
+//! many, and none otherwise.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -16,21 +16,21 @@ use tokio::{
 use super::{Reader, Snapshot, status::Status};
 use crate::kernel::datapath::Instance;
 
-/// How often somebody who watches gets a new sample.
+/// How often watchers get a new sample.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A sample that is younger need not be taken again for who asks once.
+/// A younger sample is reused for a single request.
 const FRESH: Duration = Duration::from_millis(900);
-/// How long who asks once waits for a sample.
+/// Timeout of a single request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most who watch at once.
+/// Most watchers at once.
 const MAX_WATCHERS: usize = 32;
-/// Most who wait for a sample at once.
+/// Most queued requests.
 const QUEUE: usize = 16;
 
-/// One look at a director, which all who watch share.
+/// One snapshot of a director, which all watchers share.
 #[derive(Debug)]
 pub struct Sample {
-    /// What was seen, or why nothing was.
+    /// The snapshot, or why there is none.
     pub snapshot: Result<Snapshot, String>,
     encoded: OnceLock<Bytes>,
 }
@@ -40,7 +40,7 @@ impl Sample {
         Arc::new(Self { snapshot, encoded: OnceLock::new() })
     }
 
-    /// The sample as it is sent to each who watches; made by the first who asks.
+    /// The sample as it is sent to each watcher; encoded once, by the first caller.
     pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
         self.encoded.get_or_init(|| encode(self)).clone()
     }
@@ -49,18 +49,18 @@ impl Sample {
 /// Why there is no sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SamplerError {
-    /// Too many ask or watch.
-    #[error("too many are watching: close some of the pages that show this director")]
+    /// There are too many watchers or requests.
+    #[error("too many watchers: close some of the pages that show this director")]
     Busy,
-    /// The daemon ends, or the kernel takes its time.
-    #[error("no sample was to be had within {} s", TIMEOUT.as_secs())]
+    /// The daemon is ending, or the kernel is slow.
+    #[error("no sample within {} s", TIMEOUT.as_secs())]
     Late,
 }
 
 type Latest = Option<Arc<Sample>>;
 type Read = dyn FnMut() -> Result<Snapshot, String> + Send;
 
-/// Takes samples when they are wanted. Clones share one task, which ends with the last of them.
+/// Takes samples on demand. Clones share one task, which ends with the last of them.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     requests: mpsc::Sender<Request>,
@@ -69,22 +69,22 @@ pub struct Sampler {
 }
 
 enum Request {
-    /// Somebody has begun to watch.
+    /// There is a new watcher.
     Watch,
-    /// Somebody wants one sample.
-    One(oneshot::Sender<Arc<Sample>>),
+    /// Send one sample.
+    Sample(oneshot::Sender<Arc<Sample>>),
 }
 
-/// A seat among those who watch; free again when dropped.
+/// A watcher; counted until it is dropped.
 #[derive(Debug)]
-pub struct Watching {
+pub struct Watcher {
     latest: watch::Receiver<Latest>,
-    _seat: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Watching {
-    /// The newest sample, once there is one that this has not been given; `None` when there will be
-    /// no more. Who is slow misses those in between.
+impl Watcher {
+    /// Waits for a sample that this watcher has not got yet, and returns the newest; `None` when
+    /// there will be no more. A slow watcher misses those in between.
     pub async fn next(&mut self) -> Option<Arc<Sample>> {
         loop {
             self.latest.changed().await.ok()?;
@@ -97,23 +97,23 @@ impl Watching {
 }
 
 impl Sampler {
-    /// Samples of an instance's maps, with what the daemon knows. Wants a tokio runtime.
-    pub fn of(instance: &Instance, conditions: watch::Receiver<Arc<Status>>) -> Self {
+    /// A sampler of an instance's maps and the daemon's status. Needs a tokio runtime.
+    pub fn of(instance: &Instance, status: watch::Receiver<Arc<Status>>) -> Self {
         let mut reader = Reader::new(instance);
-        Self::new(move || reader.read().map_err(|error| error.to_string()), conditions)
+        Self::new(move || reader.read().map_err(|error| error.to_string()), status)
     }
 
-    /// Samples of what `read` says, which may block. Wants a tokio runtime.
+    /// A sampler of the results of `read`, which may block. Needs a tokio runtime.
     pub fn new(
         read: impl FnMut() -> Result<Snapshot, String> + Send + 'static,
-        conditions: watch::Receiver<Arc<Status>>,
+        status: watch::Receiver<Arc<Status>>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let (publish, latest) = watch::channel(None);
         let permits = Arc::new(Semaphore::new(MAX_WATCHERS));
         let task = Task {
             read: Arc::new(Mutex::new(read)),
-            conditions,
+            status,
             publish,
             permits: permits.clone(),
             before: None,
@@ -123,30 +123,30 @@ impl Sampler {
         Self { requests, latest, permits }
     }
 
-    /// Takes a seat among those who get every sample.
+    /// Adds a watcher, which gets every sample.
     ///
     /// # Errors
     ///
     /// [`SamplerError::Busy`] if all permits are taken.
-    pub fn watch(&self) -> Result<Watching, SamplerError> {
-        let seat = self.permits.clone().try_acquire_owned().map_err(|_| SamplerError::Busy)?;
+    pub fn watch(&self) -> Result<Watcher, SamplerError> {
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| SamplerError::Busy)?;
         let mut latest = self.latest.clone();
-        // What was seen while nobody watched is old.
+        // A sample from before is old.
         latest.mark_unchanged();
         // A full queue wakes the task as well.
         let _ = self.requests.try_send(Request::Watch);
-        Ok(Watching { latest, _seat: seat })
+        Ok(Watcher { latest, _permit: permit })
     }
 
     /// One sample, at most a second old.
     ///
     /// # Errors
     ///
-    /// If too many ask, or it takes too long.
-    pub async fn one(&self) -> Result<Arc<Sample>, SamplerError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request::One(reply)).map_err(|_| SamplerError::Busy)?;
-        match timeout(TIMEOUT, answer).await {
+    /// If there are too many requests, or it takes too long.
+    pub async fn sample(&self) -> Result<Arc<Sample>, SamplerError> {
+        let (reply, sample) = oneshot::channel();
+        self.requests.try_send(Request::Sample(reply)).map_err(|_| SamplerError::Busy)?;
+        match timeout(TIMEOUT, sample).await {
             Ok(Ok(sample)) => Ok(sample),
             Ok(Err(_)) | Err(_) => Err(SamplerError::Late),
         }
@@ -155,54 +155,54 @@ impl Sampler {
 
 struct Task {
     read: Arc<Mutex<Read>>,
-    conditions: watch::Receiver<Arc<Status>>,
+    status: watch::Receiver<Arc<Status>>,
     publish: watch::Sender<Latest>,
     permits: Arc<Semaphore>,
-    /// What rates are counted from.
+    /// The snapshot that rates are computed from.
     before: Option<Snapshot>,
-    /// The last look at the maps, without conditions.
+    /// The last snapshot and its time, without status.
     last: Option<(Instant, Result<Snapshot, String>)>,
 }
 
 impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut ends = false;
+        let mut status_ended = false;
         let mut due = Instant::now();
         loop {
             let is_watched = self.permits.available_permits() < MAX_WATCHERS;
-            let conditions_last = !ends;
             tokio::select! {
                 request = requests.recv() => match request {
                     None => return,
-                    Some(Request::Watch) => due = self.look(FRESH).await + INTERVAL,
-                    Some(Request::One(reply)) => {
-                        self.look(FRESH).await;
-                        // Who asked may have gone.
+                    Some(Request::Watch) => due = self.refresh(FRESH).await + INTERVAL,
+                    Some(Request::Sample(reply)) => {
+                        self.refresh(FRESH).await;
+                        // The receiver may be gone.
                         if let Some(sample) = self.publish.borrow().clone() {
                             let _ = reply.send(sample);
                         }
                     }
                 },
                 () = sleep_until(due), if is_watched => {
-                    due = self.look(Duration::ZERO).await + INTERVAL;
+                    due = self.refresh(Duration::ZERO).await + INTERVAL;
                 }
-                changed = self.conditions.changed(), if is_watched && conditions_last => {
-                    ends = changed.is_err();
-                    // The same maps, shown in another light.
+                changed = self.status.changed(), if is_watched && !status_ended => {
+                    status_ended = changed.is_err();
+                    // The same maps with the new status.
                     self.publish();
                 }
             }
         }
     }
 
-    /// Looks at the maps, unless that was done within `fresh`, and publishes; when that was done.
-    async fn look(&mut self, fresh: Duration) -> Instant {
+    /// Reads the maps, unless that was done within `fresh`, and publishes. Returns the time of the
+    /// read.
+    async fn refresh(&mut self, fresh: Duration) -> Instant {
         match self.last {
             Some((at, Ok(_))) if at.elapsed() < fresh => {}
             _ => {
                 let read = self.read.clone();
                 let result = spawn_blocking(move || {
-                    // A reader that panicked once may do better now.
+                    // A reader that panicked once may succeed now.
                     let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
                     read()
                 });
@@ -223,8 +223,8 @@ impl Task {
 
     fn publish(&mut self) {
         let Some((_, last)) = &self.last else { return };
-        let conditions = self.conditions.borrow_and_update().clone();
-        let sample = last.clone().map(|snapshot| snapshot.with(Some(conditions)));
+        let status = self.status.borrow_and_update().clone();
+        let sample = last.clone().map(|snapshot| snapshot.with(Some(status)));
         self.publish.send_replace(Some(Sample::new(sample)));
     }
 }
@@ -239,30 +239,30 @@ mod tests {
     fn counting() -> (Sampler, Arc<AtomicU32>, watch::Sender<Arc<Status>>) {
         let reads = Arc::new(AtomicU32::new(0));
         let counted = reads.clone();
-        let (sender, conditions) = watch::channel(Arc::new(Status::default()));
+        let (sender, status) = watch::channel(Arc::new(Status::default()));
         let read = move || {
             let packets = counted.fetch_add(1, Ordering::Relaxed) + 1;
             Ok(snapshot(u64::from(packets) * 1000))
         };
-        (Sampler::new(read, conditions), reads, sender)
+        (Sampler::new(read, status), reads, sender)
     }
 
     #[tokio::test]
-    async fn nothing_is_read_while_nobody_watches() {
-        let (sampler, reads, _conditions) = counting();
+    async fn nothing_is_read_without_watchers() {
+        let (sampler, reads, _status) = counting();
         tokio::time::sleep(INTERVAL + FRESH).await;
         assert_eq!(reads.load(Ordering::Relaxed), 0);
-        let mut watching = sampler.watch().unwrap();
-        watching.next().await.unwrap();
-        drop(watching);
+        let mut watcher = sampler.watch().unwrap();
+        watcher.next().await.unwrap();
+        drop(watcher);
         tokio::time::sleep(2 * INTERVAL + FRESH).await;
         let read = reads.load(Ordering::Relaxed);
         assert!((1..=2).contains(&read), "{read} reads");
     }
 
     #[tokio::test]
-    async fn all_who_watch_share_one_look_and_get_rates() {
-        let (sampler, reads, _conditions) = counting();
+    async fn all_watchers_share_one_read_and_get_rates() {
+        let (sampler, reads, _status) = counting();
         let mut all: Vec<_> = (0..MAX_WATCHERS).map(|_| sampler.watch().unwrap()).collect();
         assert_eq!(sampler.watch().unwrap_err(), SamplerError::Busy);
         let first = all[0].next().await.unwrap();
@@ -275,8 +275,8 @@ mod tests {
         };
         let rate = second.snapshot.as_ref().unwrap().services[0].rate.unwrap();
         assert!((50.0..110.0).contains(&rate.packets), "{rate:?}");
-        for watching in &mut all[1..] {
-            watching.next().await.unwrap();
+        for watcher in &mut all[1..] {
+            watcher.next().await.unwrap();
         }
         assert!(reads.load(Ordering::Relaxed) <= 3, "{reads:?}");
         all.pop();
@@ -284,15 +284,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_of_conditions_is_shown_at_once() {
-        let (sampler, _reads, conditions) = counting();
-        let mut watching = sampler.watch().unwrap();
-        watching.next().await.unwrap();
+    async fn a_change_of_status_is_published_at_once() {
+        let (sampler, _reads, status) = counting();
+        let mut watcher = sampler.watch().unwrap();
+        watcher.next().await.unwrap();
         let began = Instant::now();
-        conditions.send_replace(Arc::new(Status { revision: 7, ..Status::default() }));
+        status.send_replace(Arc::new(Status { revision: 7, ..Status::default() }));
         loop {
-            let sample = watching.next().await.unwrap();
-            let shown = sample.snapshot.as_ref().unwrap().conditions.clone().unwrap();
+            let sample = watcher.next().await.unwrap();
+            let shown = sample.snapshot.as_ref().unwrap().status.clone().unwrap();
             if shown.revision == 7 {
                 break;
             }
@@ -301,15 +301,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_often_gets_the_same_sample_and_no_look_that_panics_ends_it() {
-        let (sampler, reads, conditions) = counting();
+    async fn frequent_requests_share_a_sample_and_a_panicking_read_does_not_end_the_task() {
+        let (sampler, reads, status) = counting();
         for _ in 0..20 {
-            sampler.one().await.unwrap().snapshot.as_ref().unwrap();
+            sampler.sample().await.unwrap().snapshot.as_ref().unwrap();
         }
         assert!(reads.load(Ordering::Relaxed) <= 2);
-        let panicking = Sampler::new(|| panic!("no maps"), conditions.subscribe());
+        let panicking = Sampler::new(|| panic!("no maps"), status.subscribe());
         for _ in 0..2 {
-            let sample = panicking.one().await.unwrap();
+            let sample = panicking.sample().await.unwrap();
             assert_eq!(sample.snapshot.as_ref().unwrap_err(), "reading the maps failed");
         }
     }

@@ -1,5 +1,5 @@
-//! HTTP for those who only look: metrics and the status page. Whoever connects, and however slowly
-//! they talk, costs a bounded amount of memory and no other client anything.
+//! HTTP for read-only clients: metrics and the status page. A client, however slow, costs a bounded
+//! amount of memory and does not delay other clients.
 
 use std::{
     io,
@@ -24,51 +24,52 @@ use tokio::{
 };
 
 /// Most connections at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// How long a request's head may take, and a connection idle between two.
-const HEAD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-/// How long a client may take none of what it is sent.
-const STALLED: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const MAX_CONNECTIONS: usize = 64;
+/// Timeout of a request's head, and of an idle connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long a client may receive nothing of what is sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Largest request head, bytes.
 const BUFFER: usize = 16 << 10;
 
 /// Serves `router` on `listener` until dropped; then every connection ends.
 pub async fn serve(listener: TcpListener, router: Router) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         // Never closed.
-        let Ok(seat) = seats.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: others will give some back.
+            // Most likely no descriptors are left: others will be closed.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
         while connections.try_join_next().is_some() {}
         let service = TowerToHyperService::new(router.clone());
         connections.spawn(async move {
-            let _seat = seat;
+            let _permit = permit;
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
-            // What goes wrong with a client is the client's to see.
-            let _ = builder.serve_connection(TokioIo::new(Patient::new(stream)), service).await;
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+            // Errors of a connection concern its client only.
+            let _ =
+                builder.serve_connection(TokioIo::new(WriteTimeout::new(stream)), service).await;
         });
     }
 }
 
-/// A stream that fails when its peer takes nothing for [`STALLED`].
-struct Patient {
+/// A stream whose writes fail when its peer receives nothing for [`WRITE_TIMEOUT`].
+struct WriteTimeout {
     stream: TcpStream,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl WriteTimeout {
     fn new(stream: TcpStream) -> Self {
         Self { stream, stalled: None }
     }
 
-    /// The outcome of a write, unless that has been pending for too long.
-    fn judge<T>(
+    /// Returns the outcome of a write, or a timeout if it has been pending for too long.
+    fn limit<T>(
         &mut self,
         outcome: Poll<io::Result<T>>,
         context: &mut Context<'_>,
@@ -77,13 +78,13 @@ impl Patient {
             self.stalled = None;
             return outcome;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for WriteTimeout {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,24 +94,24 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(outcome, context)
+        self.limit(outcome, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(context);
-        self.judge(outcome, context)
+        self.limit(outcome, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.judge(outcome, context)
+        self.limit(outcome, context)
     }
 }
 
@@ -131,15 +132,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let flood = || async {
-            let piece = Bytes::from(vec![b'x'; 1 << 16]);
-            let endless = stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()));
+            let chunk = Bytes::from(vec![b'x'; 1 << 16]);
+            let endless = stream::repeat_with(move || Ok::<_, io::Error>(chunk.clone()));
             Body::from_stream(endless).into_response()
         };
         let router = Router::new().route("/", get(|| async { "well" })).route("/flood", get(flood));
         (address, tokio::spawn(serve(listener, router)))
     }
 
-    async fn well(address: std::net::SocketAddr) -> bool {
+    async fn is_served(address: std::net::SocketAddr) -> bool {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -151,11 +152,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_that_stall_lose_their_place() {
+    async fn stalled_clients_are_disconnected() {
         let (address, server) = server().await;
-        assert!(well(address).await);
+        assert!(is_served(address).await);
         let mut stalled = Vec::new();
-        for number in 0..CONNECTIONS {
+        for number in 0..MAX_CONNECTIONS {
             let mut stream = TcpStream::connect(address).await.unwrap();
             // Half never finish their request, half never read the answer.
             let head: &[u8] = if number % 2 == 0 {
@@ -167,8 +168,8 @@ mod tests {
             stalled.push(stream);
         }
         let began = Instant::now();
-        assert!(well(address).await);
-        assert!(began.elapsed() < 5 * STALLED, "{:?}", began.elapsed());
+        assert!(is_served(address).await);
+        assert!(began.elapsed() < 5 * WRITE_TIMEOUT, "{:?}", began.elapsed());
         server.abort();
     }
 }

@@ -1,4 +1,4 @@
-//! Services and backends as they are shown: what the maps say, and what the daemon adds to it.
+//! Services and backends as they are shown: the state in the maps, and the daemon's status.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,18 +12,24 @@ use director_common::{
 };
 use serde::Serialize;
 
-use super::status::{BackendHealth, BackendStatus, Quorum, ServiceState, ServiceStatus, Status};
+use super::{
+    former_names,
+    status::{BackendHealth, BackendStatus, Quorum, ServiceState, ServiceStatus, Status},
+};
 use crate::{
     kernel::datapath::{self, Census, Counters},
-    policy::plan::{Observed, ObservedBackend, ObservedService, front},
+    policy::{
+        plan::{Observed, ObservedBackend, ObservedService, front},
+        scheduler::Scheduler,
+    },
 };
 
-/// Packets, bytes and flows, since the maps were made.
+/// Packets, bytes and flows, since the maps were created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Packets forwarded.
     pub packets: u64,
-    /// Bytes of IP packet as they came.
+    /// Bytes of IP packets, as received.
     pub bytes: u64,
     /// Flows scheduled.
     pub flows: u64,
@@ -36,7 +42,7 @@ impl From<BackendStats> for Traffic {
 }
 
 impl Traffic {
-    /// What came since `earlier`, each second of `elapsed`.
+    /// The rate since `earlier`, which was `elapsed` ago.
     pub(super) fn rate_since(self, earlier: Self, elapsed: Duration) -> Rate {
         Rate {
             packets: per_second(self.packets, earlier.packets, elapsed),
@@ -46,7 +52,7 @@ impl Traffic {
     }
 }
 
-/// The same, each second.
+/// Traffic per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Rate {
     /// Packets forwarded a second.
@@ -57,7 +63,7 @@ pub struct Rate {
     pub flows: f64,
 }
 
-/// A counter's growth a second, to a tenth. One that is smaller than before began again.
+/// A counter's growth per second, to a tenth. A counter that is smaller than before was reset.
 pub(super) fn per_second(now: u64, before: u64, elapsed: Duration) -> f64 {
     let grown = now.checked_sub(before).unwrap_or(now);
     (grown as f64 / elapsed.as_secs_f64().max(0.001) * 10.0).round() / 10.0
@@ -66,7 +72,7 @@ pub(super) fn per_second(now: u64, before: u64, elapsed: Duration) -> f64 {
 /// A backend of a service.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackendView {
-    /// Its place in the maps.
+    /// Its slot in the maps.
     #[serde(skip)]
     pub reference: BackendRef,
     /// Its address.
@@ -75,9 +81,9 @@ pub struct BackendView {
     pub weight: u16,
     /// Share of new flows that the weight gives, percent.
     pub share: f64,
-    /// `active`, `down` or `draining`: what packets see.
+    /// `active`, `down` or `draining`, in the data plane.
     pub state: &'static str,
-    /// Seconds until a draining backend's flows are given up.
+    /// Seconds until a draining backend's flows are rescheduled.
     pub drain_left_s: Option<u64>,
     /// `tunnel` or `direct`.
     pub forward: &'static str,
@@ -86,60 +92,62 @@ pub struct BackendView {
     /// Packets, bytes and flows.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// Established flows that the flow table knows.
+    /// Established flows in the flow table.
     pub established: u64,
-    /// Its traffic a second; null if it was looked at once.
+    /// Its traffic per second; null after a single reading.
     pub rate: Option<Rate>,
     /// Whether it is the sorry backend.
     pub is_sorry: bool,
-    /// How it is; null without a daemon.
-    pub condition: Option<BackendStatus>,
+    /// Its status; null without a daemon.
+    #[serde(flatten, serialize_with = "former_names::status")]
+    pub status: Option<BackendStatus>,
 }
 
 impl BackendView {
-    /// One word for how it is.
+    /// Its state in one word.
     pub fn label(&self) -> &'static str {
-        match &self.condition {
+        match &self.status {
             _ if self.drain_left_s.is_some() => "draining",
-            Some(condition) => condition.state.label(),
+            Some(status) => status.state.label(),
             None if self.is_sorry => "sorry",
             None => self.state,
         }
     }
 
-    /// Whether it is as it should be.
-    pub fn mood(&self) -> Mood {
+    /// How it is rated.
+    pub fn rating(&self) -> Rating {
         match self.label() {
-            "up" | "active" => Mood::Good,
-            "unchecked" | "sorry" => Mood::Neutral,
-            "down" => Mood::Bad,
-            _ => Mood::Odd,
+            "up" | "active" => Rating::Good,
+            "unchecked" | "sorry" => Rating::Neutral,
+            "down" => Rating::Bad,
+            _ => Rating::Warning,
         }
     }
 }
 
-/// Whether something is as it should be.
+/// The rating of a state, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mood {
+pub enum Rating {
     /// It does not work.
     Bad,
-    /// It works in a way that is not to last.
-    Odd,
-    /// Nobody knows.
+    /// It works, in a state that should not last.
+    #[serde(rename = "odd")]
+    Warning,
+    /// Its health is unknown.
     Neutral,
-    /// It is.
+    /// It works.
     Good,
 }
 
-/// What its backends' health makes of a service.
+/// The health of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ServiceHealth {
-    /// In a word.
+    /// The state.
     pub state: ServiceState,
     /// Since when: seconds since 1970.
     pub since: u64,
-    /// How much of it must be up.
+    /// The weight that must be up.
     pub quorum: Quorum,
 }
 
@@ -150,13 +158,13 @@ impl From<&ServiceStatus> for ServiceHealth {
 }
 
 impl ServiceHealth {
-    /// Whether the service is as it should be.
-    pub fn mood(&self) -> Mood {
+    /// How the service is rated.
+    pub fn rating(&self) -> Rating {
         match self.state {
-            ServiceState::Up => Mood::Good,
-            ServiceState::Unchecked => Mood::Neutral,
-            ServiceState::Degraded | ServiceState::Sorry => Mood::Odd,
-            ServiceState::Down | ServiceState::Panic => Mood::Bad,
+            ServiceState::Up => Rating::Good,
+            ServiceState::Unchecked => Rating::Neutral,
+            ServiceState::Degraded | ServiceState::Sorry => Rating::Warning,
+            ServiceState::Down | ServiceState::Panic => Rating::Bad,
         }
     }
 }
@@ -168,23 +176,25 @@ pub struct ServiceView {
     pub name: String,
     /// Protocol, address and port.
     pub frontend: String,
-    /// How new flows are placed.
+    /// The scheduler of new flows.
     pub scheduler: &'static str,
     /// Packets, bytes and flows.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// Packets that no backend got.
+    /// Packets that reached no backend.
     pub dropped: u64,
     /// Flows that the flow table had no room for.
+    #[serde(flatten, serialize_with = "former_names::untracked")]
     pub untracked: u64,
-    /// Established flows that the flow table knows.
+    /// Established flows in the flow table.
     pub established: u64,
-    /// Its traffic a second; null if it was looked at once.
+    /// Its traffic per second; null after a single reading.
     pub rate: Option<Rate>,
-    /// `dropped` a second; null if it was looked at once.
+    /// `dropped` per second; null after a single reading.
     pub dropped_rate: Option<f64>,
-    /// How it is; null without a daemon.
-    pub condition: Option<ServiceHealth>,
+    /// Its status; null without a daemon.
+    #[serde(flatten, serialize_with = "former_names::status")]
+    pub status: Option<ServiceHealth>,
     /// Its backends, draining ones last.
     pub backends: Vec<BackendView>,
 }
@@ -193,31 +203,30 @@ impl ServiceView {
     /// Backends that may get new flows, and all that are configured.
     pub fn usable(&self) -> (usize, usize) {
         let configured = || self.backends.iter().filter(|b| b.state != "draining" && !b.is_sorry);
-        let is_usable = |backend: &&BackendView| match &backend.condition {
-            Some(condition) => {
-                matches!(condition.state, BackendHealth::Up | BackendHealth::Unchecked)
-                    || condition.state == BackendHealth::Starting && backend.weight > 0
+        let is_usable = |backend: &&BackendView| match &backend.status {
+            Some(status) => {
+                matches!(status.state, BackendHealth::Up | BackendHealth::Unchecked)
+                    || status.state == BackendHealth::Starting && backend.weight > 0
             }
             None => backend.state == "active",
         };
         (configured().filter(is_usable).count(), configured().count())
     }
 
-    /// Adds what the daemon knows.
-    pub(super) fn add(&mut self, conditions: &Status) {
-        let Some(service) = conditions.service(&self.frontend) else { return };
-        self.condition = Some(service.into());
+    /// Adds the daemon's status.
+    pub(super) fn add(&mut self, status: &Status) {
+        let Some(service) = status.service(&self.frontend) else { return };
+        self.status = Some(service.into());
         let of: HashMap<IpAddr, &BackendStatus> =
             service.backends.iter().map(|backend| (backend.address, backend)).collect();
         for backend in &mut self.backends {
-            backend.condition = of.get(&backend.address).map(|found| (*found).clone());
-            backend.is_sorry =
-                backend.condition.is_none() && service.sorry == Some(backend.address);
+            backend.status = of.get(&backend.address).map(|found| (*found).clone());
+            backend.is_sorry = backend.status.is_none() && service.sorry == Some(backend.address);
         }
     }
 }
 
-/// All services that the maps hold, by name.
+/// All services in the maps, by name.
 pub(super) fn services(
     observed: &Observed,
     counters: &Counters,
@@ -248,8 +257,8 @@ fn service_view(
     census: &Census,
 ) -> ServiceView {
     let counted = counters.services.get(&slot).cloned().unwrap_or_default();
-    let takers = || backends.iter().filter(|(_, b)| b.state == BackendState::Active);
-    let total: u64 = takers().map(|(_, backend)| u64::from(backend.weight)).sum();
+    let active = || backends.iter().filter(|(_, b)| b.state == BackendState::Active);
+    let total: u64 = active().map(|(_, backend)| u64::from(backend.weight)).sum();
     let traffic: BTreeMap<u32, BackendStats> =
         counted.backends.iter().map(|(slot, (_, counters))| (*slot, counters.stats)).collect();
     let mut backends: Vec<_> = backends
@@ -264,14 +273,14 @@ fn service_view(
     ServiceView {
         name: service.name.clone(),
         frontend: front(service.key),
-        scheduler: "maglev",
+        scheduler: service.scheduler.map_or("unknown", Scheduler::as_str),
         traffic: counted.total.into(),
         dropped: counted.dropped,
         untracked: counted.untracked,
         established: backends.iter().map(|backend| backend.established).sum(),
         rate: None,
         dropped_rate: None,
-        condition: None,
+        status: None,
         backends,
     }
 }
@@ -304,7 +313,7 @@ fn backend_view(backend: &ObservedBackend, total: u64, stats: BackendStats) -> B
         established: 0,
         rate: None,
         is_sorry: false,
-        condition: None,
+        status: None,
     }
 }
 
@@ -313,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_that_began_again_is_taken_from_zero() {
+    fn the_rate_of_a_reset_counter_is_from_zero() {
         let second = Duration::from_secs(1);
         assert_eq!(per_second(30, 10, Duration::from_secs(2)), 10.0);
         assert_eq!(per_second(7, 1000, second), 7.0);

@@ -1,4 +1,4 @@
-//! Everything that is shown, at one time.
+//! A snapshot of everything that is shown.
 
 use std::{
     collections::HashMap,
@@ -16,34 +16,34 @@ use super::{
 };
 use crate::kernel::datapath::{self, Datapath, DatapathError, Instance};
 
-/// What a director does, at one time.
+/// The state of a director at one time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// When it was taken.
     pub taken: Instant,
     /// The same, milliseconds since 1970.
     pub at_ms: u64,
-    /// Which director of this host.
+    /// The instance of this host.
     pub instance: String,
-    /// When the daemon's heart beat last, milliseconds ago; `None` if it never did, or ended.
+    /// Age of the daemon's heartbeat, milliseconds; `None` if it was never written, or cleared.
     pub heartbeat_age_ms: Option<u64>,
-    /// Interfaces that carry the program.
+    /// Interfaces that the program is attached to.
     pub interfaces: Vec<InterfaceView>,
-    /// Packets by what became of them; every verdict is there.
+    /// Packets by verdict; every verdict is present.
     pub verdicts: Vec<VerdictView>,
-    /// Flows that the flow table is made for.
+    /// Flows that the flow table is sized for.
     pub flow_capacity: u64,
-    /// Established flows that it knows.
+    /// Established flows in it.
     pub established: u64,
-    /// The share of it that was looked at to count them, 1 for all of it.
+    /// The share of it that was read to count them, 1 for all of it.
     pub counted: f64,
     /// Services, by name.
     pub services: Vec<ServiceView>,
-    /// What the daemon knows; `None` without one.
-    pub conditions: Option<Arc<Status>>,
+    /// The daemon's status; `None` without one.
+    pub status: Option<Arc<Status>>,
 }
 
-/// An interface that carries the program.
+/// An interface that the program is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceView {
     /// Its name when the program was attached.
@@ -54,14 +54,14 @@ pub struct InterfaceView {
     pub mode: &'static str,
 }
 
-/// How often a packet met this fate.
+/// How many packets had a verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VerdictView {
-    /// What became of it, and why.
+    /// The verdict, with its reason.
     pub verdict: Verdict,
-    /// Packets, since the maps were made.
+    /// Packets, since the maps were created.
     pub packets: u64,
-    /// The same a second; `None` if it was looked at once.
+    /// The same per second; `None` after a single reading.
     pub rate: Option<f64>,
 }
 
@@ -71,29 +71,29 @@ impl Snapshot {
         self.heartbeat_age_ms.is_some_and(|age| age < HEARTBEAT_STALE_NS / 1_000_000)
     }
 
-    /// Packets whose verdict is one `of` these.
+    /// Packets whose verdict matches `of`.
     pub fn packets(&self, of: fn(Verdict) -> bool) -> u64 {
         self.verdicts.iter().filter(|view| of(view.verdict)).map(|view| view.packets).sum()
     }
 
-    /// The same a second.
+    /// The same per second.
     pub fn packet_rate(&self, of: fn(Verdict) -> bool) -> Option<f64> {
         self.verdicts.iter().filter(|view| of(view.verdict)).map(|view| view.rate).sum()
     }
 
-    /// Adds what the daemon knows.
+    /// Adds the daemon's status.
     #[must_use]
-    pub fn with(mut self, conditions: Option<Arc<Status>>) -> Self {
-        if let Some(conditions) = &conditions {
+    pub fn with(mut self, status: Option<Arc<Status>>) -> Self {
+        if let Some(status) = &status {
             for service in &mut self.services {
-                service.add(conditions);
+                service.add(status);
             }
         }
-        self.conditions = conditions;
+        self.status = status;
         self
     }
 
-    /// Fills in the rates since an earlier one.
+    /// Computes the rates since an earlier snapshot.
     #[must_use]
     pub fn since(mut self, earlier: &Self) -> Self {
         let elapsed = self.taken.saturating_duration_since(earlier.taken);
@@ -106,7 +106,7 @@ impl Snapshot {
         let before: HashMap<&str, &ServiceView> =
             earlier.services.iter().map(|service| (&*service.frontend, service)).collect();
         for service in &mut self.services {
-            // One that was not there has begun since.
+            // The counters of a new service began at zero.
             let before = before.get(&*service.frontend);
             let (traffic, dropped) =
                 before.map_or_else(Default::default, |service| (service.traffic, service.dropped));
@@ -127,13 +127,13 @@ impl Snapshot {
     }
 }
 
-/// Reads an instance's maps, again and again.
+/// Reads an instance's maps, repeatedly.
 pub struct Reader {
     instance: Instance,
     open: Option<(Datapath, Pins)>,
 }
 
-/// What tells that maps were replaced by others: the pins' inodes.
+/// The pins' inodes, by which replaced maps are detected.
 type Pins = Vec<(String, u64)>;
 
 impl Reader {
@@ -142,7 +142,7 @@ impl Reader {
         Self { instance: instance.clone(), open: None }
     }
 
-    /// The maps, opened; those that are pinned now.
+    /// Opens the currently pinned maps, unless they are open already.
     ///
     /// # Errors
     ///
@@ -163,8 +163,8 @@ impl Reader {
             .ok_or_else(|| DatapathError::NotAttached(self.instance.name().into()))
     }
 
-    /// Reads everything. Takes no time worth mentioning on a small configuration, and some
-    /// milliseconds on one with thousands of backends: not for a thread that others wait for.
+    /// Reads everything. Takes negligible time for a small configuration, and some milliseconds for
+    /// thousands of backends: not for a thread that must not block.
     ///
     /// # Errors
     ///
@@ -203,14 +203,14 @@ impl Reader {
             established: services.iter().map(|service| service.established).sum(),
             counted: census.share(),
             services,
-            conditions: None,
+            status: None,
         })
     }
 
     fn pins(&self) -> Pins {
         let mut pins = Vec::new();
         for directory in ["maps", "larger"] {
-            // Nothing there: what opens the maps says so.
+            // A missing directory is reported when the maps are opened.
             let Ok(entries) = fs::read_dir(self.instance.pins().join(directory)) else { continue };
             pins.extend(entries.filter_map(Result::ok).filter_map(|entry| {
                 let name = format!("{directory}/{}", entry.file_name().to_string_lossy());

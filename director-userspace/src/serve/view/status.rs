@@ -1,7 +1,7 @@
-//! What only the daemon knows: how the backends are, and what follows from it.
+//! The daemon's status: the health of backends and services.
 //!
-//! The daemon fills these in; commands, metrics and the status page show them. The maps alone say
-//! where packets go, not why. A `since` of 0 is not known.
+//! The daemon fills these in; commands, metrics and the status page show them. The maps alone have
+//! where packets go, not why. A `since` of 0 is unknown.
 
 use std::net::IpAddr;
 
@@ -10,12 +10,12 @@ use utoipa::ToSchema;
 
 pub use crate::policy::health_policy::ServiceState;
 
-/// The condition of a running daemon and of everything that it looks after.
+/// The status of a running daemon and of everything that it manages.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// Which director of this host it is.
+    /// The instance of this host.
     pub instance: String,
-    /// The daemon's process.
+    /// The daemon's process ID.
     pub pid: u32,
     /// The daemon's version.
     pub version: String,
@@ -23,39 +23,40 @@ pub struct Status {
     pub started: u64,
     /// The configuration file.
     pub config_path: String,
-    /// Number of the configuration that is in effect; grows with every one that is applied.
+    /// Revision of the configuration in effect; grows with every one that is applied.
     pub revision: u64,
-    /// When that was applied: seconds since 1970.
+    /// When it was applied: seconds since 1970.
     pub applied: u64,
-    /// Why the file as it is now is not what is in effect; null if it is.
+    /// Why the current file is not in effect; null if it is.
     pub refused: Option<String>,
-    /// What is odd about the configuration on this host.
+    /// Warnings about the configuration on this host.
     pub warnings: Vec<String>,
     /// Its services, in the order of the file.
     pub services: Vec<ServiceStatus>,
 }
 
 impl Status {
-    /// The condition of the service that answers on `frontend`.
+    /// The status of the service with this `frontend`.
     pub fn service(&self, frontend: &str) -> Option<&ServiceStatus> {
         self.services.iter().find(|service| service.frontend == frontend)
     }
 }
 
-/// The condition of one service.
+/// The status of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
-    /// Protocol, address and port, as [`Frontend`](crate::policy::config::model::Frontend) displays them.
+    /// Protocol, address and port, as [`Frontend`](crate::policy::config::model::Frontend) displays
+    /// them.
     pub frontend: String,
-    /// What its backends' health makes of it.
+    /// Its state, by its backends' health.
     pub state: ServiceState,
     /// Since when: seconds since 1970.
     pub since: u64,
-    /// How much of it must be up.
+    /// The weight that must be up.
     pub quorum: Quorum,
-    /// Who gets new flows while no other backend can, if one is configured.
+    /// The backend that gets new flows while no other can, if one is configured.
     #[schema(value_type = Option<String>)]
     pub sorry: Option<IpAddr>,
     /// Its backends, in the order of the file; the sorry backend is not among them.
@@ -63,51 +64,51 @@ pub struct ServiceStatus {
 }
 
 impl ServiceStatus {
-    /// The condition of the backend with this address.
+    /// The status of the backend with this address.
     pub fn backend(&self, address: IpAddr) -> Option<&BackendStatus> {
         self.backends.iter().find(|backend| backend.address == address)
     }
 }
 
-/// How much of a service must be up.
+/// The weight of a service that must be up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quorum {
     /// Least sum of the configured weights of backends that are up.
     pub needed: u32,
-    /// What that sum is.
+    /// The current sum.
     pub up: u32,
-    /// Whether there is enough, hysteresis considered.
+    /// Whether that is enough, hysteresis considered.
     pub held: bool,
 }
 
-/// The condition of one backend of a service.
+/// The status of one backend of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BackendStatus {
     /// Its address.
     #[schema(value_type = String)]
     pub address: IpAddr,
-    /// The weight that the file gives it.
+    /// The weight in the file.
     pub configured_weight: u16,
     /// The weight in effect: health, agent, slow start and overrides considered.
     pub weight: u16,
-    /// How it is.
+    /// Its health.
     pub state: BackendHealth,
     /// Since when: seconds since 1970.
     pub since: u64,
-    /// Why, for people; may be empty.
+    /// The reason, for people; may be empty.
     pub reason: String,
-    /// What was set by hand.
+    /// Its admin override.
     #[serde(rename = "override")]
     pub override_: Option<Override>,
-    /// What its agent said last, such as `75%`.
+    /// The last report of its agent, such as `75%`.
     pub agent: Option<String>,
     /// Its checks, in the order of the file.
     pub checks: Vec<CheckStatus>,
 }
 
 impl BackendStatus {
-    /// Whether its checks say that it works, or nobody checks it; whoever drains it.
-    pub fn works(&self) -> bool {
+    /// Whether its checks pass, or it has none; also while it drains.
+    pub fn passes_checks(&self) -> bool {
         match self.state {
             BackendHealth::Up | BackendHealth::Unchecked => true,
             BackendHealth::Down => false,
@@ -119,25 +120,25 @@ impl BackendStatus {
     }
 }
 
-/// How a backend is.
+/// The health of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendHealth {
-    /// Its checks say that it works.
+    /// Its checks pass.
     Up,
-    /// A check says that it does not.
+    /// A check fails.
     Down,
-    /// It has not been checked often enough to tell, and is taken for what `start` says.
+    /// It has not been checked often enough; `start` determines how it is treated.
     Starting,
-    /// Nobody checks it.
+    /// It has no checks.
     Unchecked,
-    /// Drained by hand: no new flows, known ones stay.
+    /// Drained by an administrator: no new flows, known ones stay.
     Draining,
     /// No longer in the file; its known flows are served until the drain timeout.
     Removed,
 }
 
-/// What was set by hand, and holds until it is taken back.
+/// An admin override, in effect until it is cleared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Override {
     /// `director drain`.
@@ -146,16 +147,16 @@ pub struct Override {
     pub weight: Option<WeightOverride>,
 }
 
-/// A drain that somebody asked for.
+/// A drain by an administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drain {
     /// When it began: seconds since 1970.
     pub since: u64,
-    /// When the flows that are left then are rescheduled: seconds since 1970; null: never.
+    /// When remaining flows are rescheduled: seconds since 1970; null: never.
     pub deadline: Option<u64>,
 }
 
-/// A weight that somebody set.
+/// A weight set by an administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WeightOverride {
     /// The weight.
@@ -164,7 +165,7 @@ pub struct WeightOverride {
     pub since: u64,
 }
 
-/// What one check of a backend says.
+/// The status of one check of a backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CheckStatus {
     /// `tcp`, `http`, ...
@@ -172,13 +173,13 @@ pub struct CheckStatus {
     pub kind: String,
     /// `direct` or `path`.
     pub via: String,
-    /// What `rise` and `fall` make of the answers; null before that is known.
+    /// The state, after `rise` and `fall`; null while it is unknown.
     pub up: Option<bool>,
-    /// The last answer, for people; empty before the first.
+    /// The last result, for people; empty before the first.
     pub reason: String,
-    /// How long the last right answer took, milliseconds.
+    /// Duration of the last success, milliseconds.
     pub latency_ms: Option<f64>,
-    /// Since when `up` is what it is: seconds since 1970.
+    /// Since when `up` has its value: seconds since 1970.
     pub since: u64,
 }
 
@@ -187,7 +188,7 @@ impl BackendHealth {
     pub const ALL: [Self; 6] =
         [Self::Up, Self::Down, Self::Starting, Self::Unchecked, Self::Draining, Self::Removed];
 
-    /// As it is printed, and as JSON has it.
+    /// As it is printed, and as it is in JSON.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_what_json_has() {
+    fn labels_are_the_words_of_json() {
         for state in ServiceState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.label());
         }
@@ -215,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_words_that_rust_reserves() {
+    fn json_keys_may_be_reserved_words_of_rust() {
         let backend = BackendStatus {
             address: "2001:db8::1".parse().unwrap(),
             configured_weight: 10,
             weight: 0,
             state: BackendHealth::Draining,
             since: 1_700_000_000,
-            reason: "drained by hand".into(),
+            reason: "drained by an administrator".into(),
             override_: Some(Override {
                 drain: Some(Drain { since: 1_700_000_000, deadline: None }),
                 weight: None,

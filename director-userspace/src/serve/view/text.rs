@@ -2,7 +2,7 @@
 
 use crate::kernel::wall_clock;
 
-/// Columns of text, the first line being headings. Columns that are numbers are aligned right.
+/// Columns of text; the first line has the headings. Columns of numbers are aligned right.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -24,7 +24,7 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// `12`, `1.5k`, `16.7%`, `2/3`, `-`: what is compared by its length first.
+/// Whether a cell is right-aligned: `12`, `1.5k`, `16.7%`, `2/3`, `-`.
 fn is_number(cell: &str) -> bool {
     let cell = cell.trim_end_matches(['k', 'M', 'G', 'T', 'P', 'E', '%']);
     cell == "-"
@@ -39,7 +39,7 @@ pub fn count(number: u64) -> String {
     if number < 10_000 { number.to_string() } else { scaled(number as f64) }
 }
 
-/// The same of a rate, small ones to a tenth: `0.2`, `12`, `12.3k`. `-` for none.
+/// As [`count`], for a rate; small ones to a tenth: `0.2`, `12`, `12.3k`. `-` for none.
 pub fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "-".into(),
@@ -69,7 +69,8 @@ fn scaled(number: f64) -> String {
     format!("{value:.0}E")
 }
 
-/// Seconds in at most five characters, in the one or two largest units: `12s`, `3m12s`, `2h5m`, `3d4h`, `812d`.
+/// Seconds in at most five characters, in the one or two largest units: `12s`, `3m12s`, `2h5m`,
+/// `3d4h`, `812d`.
 pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -83,7 +84,7 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// How long it is since a time in seconds since 1970: see [`span`]. `-` for 0: it is not known.
+/// The time since `since`, seconds since 1970, as [`span`]. `-` for 0, which is unknown.
 pub fn ago(since: u64) -> String {
     if since == 0 { "-".into() } else { span(wall_clock::now().saturating_sub(since)) }
 }
@@ -102,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_no_numbers() {
+    fn addresses_are_not_aligned_right() {
         let rows =
             vec![vec!["10.0.0.1".into(), "1/2".into()], vec!["10.0.0.10".into(), "-".into()]];
         assert_eq!(table(&["a", "up"], &rows), "a           up\n10.0.0.1   1/2\n10.0.0.10    -");
     }
 
     #[test]
-    fn an_empty_table_is_its_headings() {
+    fn an_empty_table_has_only_headings() {
         assert_eq!(table(&["name", "packets"], &[]), "name  packets");
     }
 
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_show_that_something_moves() {
+    fn small_rates_are_not_rounded_to_zero() {
         let texts = [0.0, 0.1, 9.94, 9.96, 42.4, 9_999.6].map(|value| rate(Some(value)));
         assert_eq!(texts, ["0", "0.1", "9.9", "10", "42", "10.0k"]);
         assert_eq!(rate(None), "-");

@@ -1,4 +1,4 @@
-//! What keeps a lab from being built or used.
+//! Why a lab cannot be built or used.
 
 use std::{io, path::PathBuf};
 
@@ -13,22 +13,21 @@ pub enum LabError {
         /// The name given.
         name: String,
     },
-    /// Namespaces are root's.
+    /// Only root may make namespaces.
     #[error(
         "a lab needs CAP_SYS_ADMIN and CAP_NET_ADMIN to make network namespaces: run it as root"
     )]
     NeedsRoot,
     /// It is in use.
     #[error(
-        "the lab {name} exists already{}: `director lab down --name {name}` removes it, \
+        "the lab {name} already exists{}: `director lab down --name {name}` removes it, \
          --name builds another beside it",
         creator.map(|pid| format!(" (process {pid} is using it)")).unwrap_or_default()
     )]
     Exists {
         /// The lab.
         name: String,
-        /// The process that built it and is still running, unless the lab was left behind on
-        /// purpose.
+        /// The process that built it and is still running, unless the lab is persistent.
         creator: Option<u32>,
     },
     /// There is none.
@@ -43,7 +42,7 @@ pub enum LabError {
         /// Those that exist.
         others: Vec<String>,
     },
-    /// A node that the lab has not.
+    /// A node that the lab does not have.
     #[error("the lab has no node {name}; it has: {}", existing.join(", "))]
     NoSuchNode {
         /// The name asked for.
@@ -82,7 +81,7 @@ pub enum LabError {
         source: io::Error,
     },
     /// The file that says what a lab consists of is unreadable.
-    #[error("{}: {why}; remove the file and the namespaces of `ip netns` by hand", path.display())]
+    #[error("{}: {why}; remove the file, and its namespaces with `ip netns`", path.display())]
     BrokenRecord {
         /// The file.
         path: PathBuf,

@@ -20,7 +20,7 @@ use super::{LabError, Node};
 
 /// How long a server may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take to end when asked to.
+/// How long it may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running HTTP server. It is stopped when this is dropped.
@@ -46,7 +46,7 @@ impl HttpServer {
             move |error| LabError::system(doing, error)
         };
         fs::create_dir_all(directory.join("temp")).map_err(system("create"))?;
-        // Also at its own addresses, as a server does: health checks ask there.
+        // Also at its own addresses, as a server does: health checks connect there.
         let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
         let own = node.addresses().iter();
         let own = own.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)));
@@ -111,7 +111,7 @@ impl HttpServer {
 
 impl Drop for HttpServer {
     fn drop(&mut self) {
-        // Not reaped yet, so the number is still its own.
+        // Not reaped yet, so the PID is still its own.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {

@@ -8,9 +8,9 @@
 //!
 //! Every node is a network namespace `LAB-NODE` with an interface of its own; the switch is a
 //! bridge. The director's node has the VIPs, so that it answers ARP and neighbour discovery for
-//! them, and runs nothing by itself. Backends are real servers as [`crate::setup::realserver`] sets them
-//! up. A [`Lab`] that goes out of scope takes everything with it; [`Lab::persist`] leaves it for
-//! other processes, and [`Lab::remove`] ends it.
+//! them, and runs nothing by itself. Backends are real servers as [`crate::setup::realserver`] sets
+//! them up. A [`Lab`] that goes out of scope is removed; [`Lab::persist`] leaves it for other
+//! processes, and [`Lab::remove`] ends it.
 //!
 //! ```no_run
 //! # async fn example(config: &director_userspace::policy::config::Config) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ use crate::{
     policy::config::{self, Config},
 };
 
-/// The lab whose name nobody says.
+/// The name of a lab that is given none.
 pub const DEFAULT_NAME: &str = "lab";
 /// The configuration of a lab that is given none: two services, three backends.
 pub const DEFAULT_CONFIG: &str = include_str!("default.yaml");
@@ -57,7 +57,7 @@ pub struct Lab {
     persistent: bool,
 }
 
-/// What a lab shall be like.
+/// The options of a lab.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
@@ -68,26 +68,25 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Tells it from other labs on this host: 1 to 32 of a-z, 0-9 and `-`.
+    /// Its name, unique on this host: 1 to 32 of a-z, 0-9 and `-`.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// The configuration to build for. Without it, [`DEFAULT_CONFIG`] is.
+    /// The configuration to build for. [`DEFAULT_CONFIG`] by default.
     pub fn config(mut self, config: &Config) -> Self {
         self.config = Some(config.clone());
         self
     }
 
-    /// Says that these backend addresses are one machine. An address that is not said to be
-    /// another's has a machine of its own.
+    /// Puts these backend addresses on one machine. Every other address has a machine of its own.
     pub fn host(mut self, addresses: &[IpAddr]) -> Self {
         self.hosts.push(addresses.to_vec());
         self
     }
 
-    /// How many clients, at most [`MAX_CLIENTS`]; one, if nothing is said.
+    /// How many clients, at most [`MAX_CLIENTS`]; one by default.
     pub fn clients(mut self, clients: usize) -> Self {
         self.clients = clients;
         self
@@ -169,7 +168,7 @@ impl Lab {
         record::names()
     }
 
-    /// Leaves the lab to whoever wants it: dropping this value no longer removes it.
+    /// Leaves the lab to other processes: dropping this value no longer removes it.
     ///
     /// # Errors
     /// [`LabError::System`] if its record can't be written.
@@ -210,7 +209,7 @@ impl Lab {
             .collect()
     }
 
-    /// The name under which `director realserver --instance` knows a backend of this lab.
+    /// The instance name of a backend of this lab, for `director realserver --instance`.
     pub fn realserver_instance(&self, node: &str) -> String {
         self.record.instance(node)
     }
@@ -230,7 +229,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if !self.persistent {
-            // Whatever is left is on record still, and `director lab down` tries again.
+            // What is left is still on record, and `director lab down` tries again.
             let _ = self.record.remove_lab();
         }
     }

@@ -34,7 +34,7 @@ impl Node {
         &self.name
     }
 
-    /// Its network namespace. `ip netns` knows it as `LAB-NODE`.
+    /// Its network namespace. `ip netns` names it `LAB-NODE`.
     pub fn netns(&self) -> &NetNs {
         &self.netns
     }

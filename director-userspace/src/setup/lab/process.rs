@@ -1,4 +1,4 @@
-//! The processes of a lab: who built it, and who still runs in it.
+//! The processes of a lab: the one that built it, and those that still run in it.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use super::LabError;
 use crate::kernel::net::NetNs;
 
-/// How long processes may take to end when they are asked to.
+/// How long processes may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A process, not to be confused with a later one of the same number.
+/// A process, distinct from a later one with the same PID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) pid: u32,
@@ -49,13 +49,13 @@ fn started(pid: u32) -> Option<u64> {
     after_command.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Ends every process whose main thread lives in one of these namespaces: asks, waits, kills.
+/// Ends every process whose main thread is in one of these namespaces: SIGTERM, then SIGKILL.
 pub(super) fn end_all_in(namespaces: impl Iterator<Item = NetNs>) -> Result<(), LabError> {
-    // Held open until the end, so that no inode number is used again.
+    // Held open until the end, so that no inode number is reused.
     let namespaces: Vec<NetNs> = namespaces.collect();
     let ids: Vec<(u64, u64)> = namespaces.iter().filter_map(|netns| netns.id().ok()).collect();
     let began = Instant::now();
-    let mut asked = Vec::new();
+    let mut signalled = Vec::new();
     loop {
         let left = processes_in(&ids)?;
         if left.is_empty() {
@@ -67,12 +67,12 @@ pub(super) fn end_all_in(namespaces: impl Iterator<Item = NetNs>) -> Result<(), 
             return Err(LabError::system("end the lab's processes", why));
         }
         for pid in left {
-            // One that ended meanwhile is what we want.
+            // An error means that the process ended meanwhile.
             if waited > GRACE {
                 let _ = kill(pid, Signal::SIGKILL);
-            } else if !asked.contains(&pid) {
+            } else if !signalled.contains(&pid) {
                 let _ = kill(pid, Signal::SIGTERM);
-                asked.push(pid);
+                signalled.push(pid);
             }
         }
         thread::sleep(Duration::from_millis(5));
@@ -99,10 +99,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_known_by_its_start() {
+    fn a_process_is_identified_by_its_start() {
         let own = Identity::own().expect("proc");
         assert!(own.is_alive());
         let earlier = Identity { started: own.started.wrapping_sub(1), ..own };
-        assert!(!earlier.is_alive(), "another process of the same number");
+        assert!(!earlier.is_alive(), "another process with the same PID");
     }
 }

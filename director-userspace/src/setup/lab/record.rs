@@ -1,5 +1,5 @@
-//! What a lab consists of, on disk, so that any process can use it and whatever is left of it
-//! after a crash can be removed. Written before the first namespace is made.
+//! What a lab consists of, on disk, so that any process can use it and what is left of it after
+//! a crash can be removed. Written before the first namespace is made.
 
 use std::{
     fs, io,
@@ -22,12 +22,12 @@ const DIRECTORY: &str = "/run/director";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) name: String,
-    /// Who builds or uses it; none once it was left behind on purpose.
+    /// The process that builds or uses it; none once the lab is persistent.
     pub(super) creator: Option<process::Identity>,
     pub(super) nodes: Vec<NodeRecord>,
 }
 
-/// A node that is, or will be, there.
+/// A node that exists, or will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
     pub(super) name: String,
@@ -65,7 +65,7 @@ impl Record {
         })
     }
 
-    /// The namespace of a node, as `ip netns` knows it.
+    /// The namespace of a node, as `ip netns` names it.
     pub(super) fn namespace(&self, node: &str) -> String {
         format!("{}-{node}", self.name)
     }
@@ -81,12 +81,12 @@ impl Record {
         let path = path(&self.name);
         fs::create_dir_all(DIRECTORY)
             .map_err(|e| LabError::system(format!("create {DIRECTORY}"), e))?;
-        // Linked into place whole, so that nobody ever sees a part of it.
+        // Linked into place whole, so that no process reads a part of it.
         let new = PathBuf::from(format!("{DIRECTORY}/.{}.{}", self.name, std::process::id()));
         fs::write(&new, self.text()?)
             .map_err(|e| LabError::system(format!("write {}", new.display()), e))?;
         let claimed = self.link_into_place(&new, &path);
-        // Whatever came of it, the other name has done its work.
+        // Whatever the outcome, the other name is no longer needed.
         let _ = fs::remove_file(&new);
         claimed
     }
@@ -140,7 +140,7 @@ impl Record {
         let mut result = process::end_all_in(
             self.nodes.iter().filter_map(|node| NetNs::open(&self.namespace(&node.name)).ok()),
         );
-        let mut note = |outcome: Result<(), LabError>| {
+        let mut keep_error = |outcome: Result<(), LabError>| {
             if result.is_ok() {
                 result = outcome;
             }
@@ -148,14 +148,14 @@ impl Record {
         for node in &self.nodes {
             if node.backend {
                 let forgotten = realserver::forget(Some(&self.instance(&node.name)));
-                note(
+                keep_error(
                     forgotten
                         .map_err(|source| LabError::Backend { node: node.name.clone(), source }),
                 );
             }
             match NetNs::delete(&self.namespace(&node.name)) {
                 Ok(()) | Err(crate::kernel::net::NetError::NoSuchNamespace { .. }) => {}
-                Err(source) => note(Err(LabError::Net { node: node.name.clone(), source })),
+                Err(source) => keep_error(Err(LabError::Net { node: node.name.clone(), source })),
             }
         }
         result.and_then(|()| remove_file(&self.name))

@@ -1,4 +1,4 @@
-//! Which nodes a configuration needs, and what each of them is called and answers to. Pure.
+//! Which nodes a configuration needs, and the names and addresses of each. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use crate::{
 pub(super) const INTERFACE: &str = "eth0";
 /// Most clients: their MAC and IP addresses end in a byte.
 pub const MAX_CLIENTS: usize = 200;
-/// Port served on a VIP whose service takes any.
+/// Port served on a VIP whose service's port is `any`.
 const ANY_PORT_SERVED: u16 = 80;
 
 /// All nodes of a lab but the switch.
@@ -36,19 +36,19 @@ pub(super) struct NodePlan {
     pub(super) role: Role,
 }
 
-/// What a node is there for.
+/// The role of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Asks for VIPs.
+    /// Connects to VIPs.
     Client,
     /// Has the VIPs; runs nothing by itself.
     Director {
-        /// To be put on its first interface.
+        /// The VIPs of its first interface.
         vips: BTreeSet<IpAddr>,
     },
     /// Serves VIPs.
     Backend {
-        /// What `director realserver` makes of it; none if no service uses it.
+        /// Its settings for `director realserver`; none if no service uses it.
         settings: Option<realserver::Settings>,
         /// Where servers may listen.
         listen: Vec<SocketAddr>,
@@ -165,8 +165,8 @@ fn backend(config: &Config, addresses: &[IpAddr], from: &BTreeSet<realserver::Pr
     Role::Backend { settings, listen: listen.into_iter().collect() }
 }
 
-/// Adds an address of each family that is not among the given ones. They come from ranges kept
-/// for tests (RFC 2544; unique local), away from those that `taken` holds.
+/// Adds an address of each family that is not among the given ones. They come from ranges
+/// reserved for tests (RFC 2544; unique local), except those in `taken`.
 fn complete(
     mut addresses: Vec<IpAddr>,
     role: u16,
@@ -274,7 +274,7 @@ services:
     }
 
     #[test]
-    fn the_labs_own_addresses_make_way_for_the_configurations() {
+    fn the_labs_own_addresses_avoid_the_configurations() {
         let yaml = TWO.replace("10.0.0.1", "198.18.0.1").replace("10.0.0.2", "198.18.1.1");
         let topology = topology(&yaml, 1, &[]);
         let mut all = BTreeSet::new();

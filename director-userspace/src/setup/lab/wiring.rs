@@ -1,13 +1,13 @@
 //! Namespaces, cables and addresses, by netlink.
 //!
-//! All nodes sit on one bridge. Everything is on the link of everybody, so that a configuration's
+//! All nodes are on one bridge. Every address is on-link for every node, so that a configuration's
 //! addresses work whatever they are. What XDP on veth needs is set where it is needed:
 //!
 //! - A packet that XDP sends back out of a veth (`XDP_TX`) arrives only if the other end has NAPI,
 //!   and it has that only with a program of its own: the switch's end of the director's cable
 //!   carries one that passes everything.
-//! - XDP loses the note that a checksum is still to be computed, so whoever sends into a node with
-//!   XDP computes it: checksum and segmentation offloads are off on clients and switch ports.
+//! - XDP loses the mark that a checksum is still to be computed, so the sender into a node with XDP
+//!   computes it: checksum and segmentation offloads are off on clients and switch ports.
 //! - Tunnelled full-size packets must fit: clients have an MTU of 1500, everything else 1600.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -30,11 +30,11 @@ use crate::{
 
 /// The clients' MTU, in bytes.
 pub(super) const CLIENT_MTU: u32 = 1500;
-/// Everybody else's: an outer header or two fit around a client's largest packet.
+/// The MTU of all others: an outer header or two fit around a client's largest packet.
 pub(super) const MTU: u32 = 1600;
 
 /// Settings of a node, made before it has an interface: IPv6 addresses are ready at once, and
-/// nobody waits for a router.
+/// no node waits for a router.
 const NODE_SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "0"),
@@ -45,11 +45,11 @@ const NODE_SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv6/conf/default/accept_ra", "0"),
     ("net/ipv4/conf/all/rp_filter", "0"),
 ];
-/// The switch only forwards frames; an address of its own would only talk.
+/// The switch only forwards frames; an address of its own would only send packets.
 const SWITCH_SYSCTLS: [(&str, &str); 2] =
     [("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")];
 
-/// Makes everything the record lists. What is made before an error is the caller's to remove.
+/// Makes everything the record lists. The caller removes what was made before an error.
 pub(super) async fn build(
     record: &Record,
     topology: &Topology,
@@ -103,7 +103,7 @@ pub(super) async fn build(
     Ok(namespaces)
 }
 
-/// Gives a node its addresses and a way to everybody.
+/// Gives a node its addresses and default routes.
 async fn configure(netlink: &Netlink, node: &NodePlan) -> Result<(), crate::kernel::net::NetError> {
     let lo = netlink.link_by_name("lo").await?.index;
     netlink.set_up(lo, true).await?;
@@ -155,7 +155,7 @@ async fn set_up_backend(
     Ok(())
 }
 
-/// Whoever sends through this device computes checksums and cuts segments first.
+/// Makes senders through this device compute checksums and segment packets first.
 fn no_offloads(netlink: &Netlink, interface: &str) -> Result<(), crate::kernel::net::NetError> {
     for features in ["tx-checksum-", "tx-generic-segmentation", "tx-tcp-", "tx-udp-segmentation"] {
         netlink.set_features(interface, features, false)?;

@@ -1,4 +1,4 @@
-//! What keeps a host from becoming, or ceasing to be, a real server.
+//! Why setting a real server up or taking it down fails.
 
 use std::{fmt, io, net::IpAddr, path::PathBuf};
 
@@ -25,7 +25,7 @@ pub enum RealServerError {
     Bpf {
         /// What was tried, to stand after "cannot".
         doing: String,
-        /// What the kernel or the loader said.
+        /// The error of the kernel or the loader.
         reason: String,
     },
     /// The state file is unreadable, unwritable or not ours.
@@ -38,7 +38,7 @@ pub enum RealServerError {
         /// Why.
         source: io::Error,
     },
-    /// A step failed. The steps before it were undone, as far as `left` does not say otherwise.
+    /// A step failed. The steps before it were undone, except those in `left`.
     #[error(
         "{source}\nat this step: {step}\n{}",
         if left.is_empty() { "all steps before it were undone".to_owned() }
@@ -76,7 +76,8 @@ pub enum Refusal {
         /// "a multicast address", ...
         what: &'static str,
     },
-    /// The VIP would answer ARP, or does already, from an interface that faces the network.
+    /// The host would answer ARP for the VIP, or already does, on an interface that faces the
+    /// network.
     #[error(
         "the VIP {vip} is on {interface}, where this host answers ARP for it and takes the \
          director's place: `ip address delete {vip}/{prefix_len} dev {interface}` first"
@@ -98,10 +99,10 @@ pub enum Refusal {
         /// The address.
         vip: IpAddr,
     },
-    /// Tunnels would be accepted from nobody.
+    /// Tunnels would be accepted from no source.
     #[error(
         "no director given: name those that may send tunnels with --from ADDRESS[/LENGTH], \
-         or say --forward direct"
+         or use --forward direct"
     )]
     NoDirector,
     /// An address has bits set beyond its prefix.
@@ -115,7 +116,7 @@ pub enum Refusal {
     NoSuchInterface {
         /// The name given.
         name: String,
-        /// Those that would do.
+        /// Those that can be used.
         existing: Vec<String>,
     },
     /// The interface cannot receive tunnels.
@@ -134,11 +135,11 @@ pub enum Refusal {
         /// Those that are up.
         candidates: Vec<String>,
     },
-    /// Another XDP program is in the way.
+    /// Another XDP program is attached.
     #[error(
         "{interface} carries another XDP program, {program} (id {id}): \
          `ip link set dev {interface} xdp off` removes it if it is not needed, \
-         or terminate tunnels in another way and say --forward direct"
+         or terminate tunnels in another way and use --forward direct"
     )]
     ForeignXdp {
         /// The interface.
@@ -151,7 +152,7 @@ pub enum Refusal {
 }
 
 impl RealServerError {
-    /// Whether the request is wrong whatever the host is like: exit status 2 rather than 1.
+    /// Whether the request is wrong on any host: exit status 2 rather than 1.
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Refused(refusals) => refusals.iter().all(Refusal::is_usage),

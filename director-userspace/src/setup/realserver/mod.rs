@@ -1,16 +1,16 @@
-//! A backend host made ready for what a director sends, and taken back again.
+//! Sets a backend host up for a director's packets, and reverts that.
 //!
-//! The VIPs go on the loopback interface, ARP is told not to answer for them, and an XDP program
-//! takes the tunnels apart that come from the directors. In reading order:
+//! The VIPs go on the loopback interface, ARP is configured not to answer for them, and an XDP
+//! program decapsulates the tunnels that come from the directors. In reading order:
 //!
-//! - `settings`: what is wanted
-//! - `observe`: what is there
+//! - `settings`: the desired state
+//! - `observe`: the current state
 //! - `plan`: the difference as [`Step`]s; pure
-//! - `state`: what was changed, on disk, so that it can be taken back exactly
+//! - `state`: what was changed, on disk, so that it can be reverted exactly
 //! - `program`: the XDP program
 //!
 //! Everything happens in the network namespace of the [`Netlink`] it is given; the state file and
-//! the BPF pins are the caller's, told apart by the instance's name.
+//! the BPF pins are in the caller's mount namespace, distinguished by the instance's name.
 
 mod error;
 mod observe;
@@ -38,7 +38,7 @@ use self::{
 };
 use crate::kernel::net::{NetError, Netlink};
 
-/// How long the kernel may take to let go of a program that was detached.
+/// How long the kernel may take to release a program that was detached.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The backend role of the host, or network namespace, that a [`Netlink`] belongs to.
@@ -49,8 +49,8 @@ pub struct RealServer {
     state_file: StateFile,
 }
 
-/// Removes the pins and the state file of an instance and touches nothing else: for a network
-/// namespace that is gone or about to go.
+/// Removes the pins and the state file of an instance and changes nothing else: for a network
+/// namespace that is gone or about to be removed.
 ///
 /// # Errors
 /// [`RealServerError::Bpf`] or [`RealServerError::StateFile`] if they can't be removed.
@@ -64,14 +64,14 @@ fn forget_at(pins: &Pins, state_file: &StateFile) -> Result<(), RealServerError>
     state_file.save(&State::new(""))
 }
 
-/// Whether a plan is to be carried out by this process.
+/// Whether this process needs the privileges to apply the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Privileges {
     Needed,
     Assumed,
 }
 
-/// Where an instance keeps what it must not lose.
+/// The pins and the state file of an instance.
 fn places(instance: Option<&str>) -> Result<(Pins, StateFile), RealServerError> {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     let name = match instance {
@@ -85,7 +85,7 @@ fn places(instance: Option<&str>) -> Result<(Pins, StateFile), RealServerError> 
     Ok((pins, StateFile::new(PathBuf::from(format!("/run/director/{name}.json")))?))
 }
 
-/// What a real server is now.
+/// The current state of a real server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// Whether anything is set up here.
@@ -116,19 +116,19 @@ pub struct SysctlStatus {
     pub set: String,
     /// The value it has now; none if it is gone, with its interface.
     pub current: Option<String>,
-    /// The value it will go back to.
+    /// The value that will be restored.
     pub original: String,
 }
 
 /// The decapsulation program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DecapStatus {
-    /// Where, from whom, to which VIPs.
+    /// Its interface, the allowed sources, and the VIPs.
     #[serde(flatten)]
     pub settings: Decap,
     /// Whether it is still on its interface.
     pub attached: bool,
-    /// Packets by what became of them, since it was attached first.
+    /// Packets by outcome, since it was first attached.
     pub packets: Counts,
 }
 
@@ -142,17 +142,16 @@ impl RealServer {
         Ok(Self { netlink, pins, state_file })
     }
 
-    /// What would be done to make this host what the settings say: nothing if it is that already.
-    /// Whether this process may do it is not looked at.
+    /// The steps that bring this host to the settings: none if it is there already. Whether this
+    /// process may take them is not checked.
     ///
     /// # Errors
-    /// [`RealServerError::Refused`] with all that is in the way, or what kept us from looking.
+    /// [`RealServerError::Refused`] with all obstacles, or why the host could not be read.
     pub async fn plan_up(&self, settings: &Settings) -> Result<Vec<Step>, RealServerError> {
         self.plan(Some(settings), Privileges::Assumed).await
     }
 
-    /// What would be done to take back all that was changed. Whether this process may do it is
-    /// not looked at.
+    /// The steps that revert all changes. Whether this process may take them is not checked.
     ///
     /// # Errors
     /// As [`RealServer::plan_up`].
@@ -160,8 +159,8 @@ impl RealServer {
         self.plan(None, Privileges::Assumed).await
     }
 
-    /// Carries out a plan. If a step fails, it and the steps before it are undone. After a crash,
-    /// a new plan takes up where this one stopped.
+    /// Applies a plan. If a step fails, it and the steps before it are undone. After a crash, a new
+    /// plan continues where this one stopped.
     ///
     /// # Errors
     /// [`RealServerError::Step`], or [`RealServerError::StateFile`] if nothing could be begun.
@@ -177,7 +176,7 @@ impl RealServer {
         Ok(())
     }
 
-    /// Plans and applies: makes this host what the settings say. Returns what was done.
+    /// Plans and applies the settings. Returns the steps taken.
     ///
     /// # Errors
     /// As [`RealServer::plan_up`] and [`RealServer::apply`].
@@ -187,22 +186,22 @@ impl RealServer {
         Ok(steps)
     }
 
-    /// Plans and applies: takes back all that was changed. Returns what was done.
+    /// Plans and reverts all changes. Returns the steps taken.
     ///
     /// # Errors
     /// As [`RealServer::plan_down`] and [`RealServer::apply`].
     pub async fn down(&self) -> Result<Vec<Step>, RealServerError> {
         let steps = self.plan(None, Privileges::Needed).await?;
         self.apply(&steps).await?;
-        // What is left on record is settings that somebody else has changed since: theirs now.
+        // What is left on record is settings that another program has changed since: they stay.
         forget_at(&self.pins, &self.state_file)?;
         Ok(steps)
     }
 
-    /// What this real server is now.
+    /// The current state of this real server.
     ///
     /// # Errors
-    /// What kept us from looking.
+    /// Why the host could not be read.
     pub async fn status(&self) -> Result<Status, RealServerError> {
         let state = self.state_file.load()?;
         let our_program = self.pins.program_id()?;
@@ -263,10 +262,10 @@ impl RealServer {
         self.state_file.save(state)
     }
 
-    /// Takes steps back, the last first. Returns those that could not be, and why.
+    /// Undoes steps, the last first. Returns those that could not be undone, and why.
     async fn undo(&self, failed: &Step, done: &[Step], state: &mut State) -> Vec<String> {
         let mut left = Vec::new();
-        // The failed step may have got halfway. Where it did nothing, this may well fail too.
+        // The failed step may be half done. If it did nothing, this may fail too.
         let inverse = failed.inverse();
         if self.carry_out(&inverse, state).await.is_err() {
             state.after(&inverse);
@@ -302,7 +301,7 @@ impl RealServer {
         }
     }
 
-    /// Detaches, and waits until the interface is free: whoever is next may want to attach.
+    /// Detaches, and waits until the interface is free: the next step may attach to it.
     async fn detach(&self, interface: &str) -> Result<(), RealServerError> {
         let ours = self.pins.program_id()?;
         self.pins.remove()?;

@@ -1,4 +1,4 @@
-//! What the host is like now: everything a plan depends on.
+//! The current state of the host: everything a plan depends on.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::kernel::{
     net::{Address, Link, NetError, Netlink},
 };
 
-/// The host as a plan sees it.
+/// The state of the host, as far as a plan depends on it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Observed {
     /// The interfaces.
@@ -25,7 +25,7 @@ pub(super) struct Observed {
     pub(super) capabilities: u64,
 }
 
-/// What matters about an interface.
+/// What a plan depends on of an interface.
 #[derive(Debug, Clone)]
 pub(super) struct Interface {
     pub(super) index: u32,
@@ -60,7 +60,7 @@ impl Observed {
     }
 }
 
-/// Looks at the host; with `settings`, also at what they will change.
+/// Reads the state of the host; with `settings`, also what they will change.
 pub(super) async fn observe(
     netlink: &Netlink,
     our_program: Option<u32>,
@@ -115,7 +115,7 @@ fn effective_capabilities() -> Result<u64, RealServerError> {
     })
 }
 
-/// Does something that depends on the thread's namespace in the connection's.
+/// Runs `work`, which depends on the thread's network namespace, in that of the connection.
 pub(super) fn in_namespace<T: Send>(
     netlink: &Netlink,
     work: impl FnOnce() -> Result<T, RealServerError> + Send,

@@ -1,4 +1,4 @@
-//! From what is wanted, what is there and what was changed before, to steps. Pure.
+//! The steps from the current state of the host to the settings. Pure.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,10 +15,10 @@ const CAP_BPF: u32 = 39;
 
 /// `rp_filter`: a reply must leave by the interface that the packet came in by.
 const STRICT: u32 = 1;
-/// `rp_filter`: there must be a way back by some interface.
+/// `rp_filter`: there must be a route back by some interface.
 const LOOSE: u32 = 2;
 
-/// The settings a plan looks at, below /proc/sys.
+/// The sysctls that a plan reads, below /proc/sys.
 pub(super) fn sysctls_read(settings: &Settings, observed: &Observed) -> Vec<String> {
     let mut keys = vec![ipv6_off(LOOPBACK)];
     let interface = choose_interface(settings, observed).ok();
@@ -28,7 +28,7 @@ pub(super) fn sysctls_read(settings: &Settings, observed: &Observed) -> Vec<Stri
     keys
 }
 
-/// The steps that make the host what the settings say; none if it is that already.
+/// The steps that bring the host to the settings; none if it is there already.
 pub(super) fn plan_up(
     settings: &Settings,
     observed: &Observed,
@@ -58,8 +58,8 @@ pub(super) fn plan_up(
     Ok(steps_up(settings, observed, state, interface))
 }
 
-/// The steps that take back all that was changed. A setting that somebody else has changed since
-/// stays as it is.
+/// The steps that revert all changes. A setting that another program has changed since stays as it
+/// is.
 pub(super) fn plan_down(observed: &Observed, state: &State) -> Result<Vec<Step>, Vec<Refusal>> {
     let refusals = missing_capabilities(observed, state.decap.is_some());
     if !refusals.is_empty() {
@@ -78,8 +78,8 @@ pub(super) fn plan_down(observed: &Observed, state: &State) -> Result<Vec<Step>,
     Ok(addresses.chain(decap).chain(sysctls).collect())
 }
 
-/// First what must go, then ARP before the addresses it must not announce, the addresses last;
-/// and after that the settings that are no longer needed.
+/// First what must be removed, then the ARP settings before the addresses that must not be
+/// announced, then the addresses, and last the settings that are no longer needed.
 fn steps_up(
     settings: &Settings,
     observed: &Observed,
@@ -106,7 +106,7 @@ fn steps_up(
             attach = Some(Step::ReplaceDecap { from: from.clone(), to });
         }
         (_, wanted) => {
-            // On record but not attached: its interface went away, and left pins behind.
+            // On record but not attached: its interface is gone, and left pins behind.
             detach = state.decap.clone().map(Step::DetachDecap);
             attach = wanted.map(Step::AttachDecap);
         }
@@ -137,8 +137,8 @@ fn steps_up(
     steps
 }
 
-/// The values the settings ask for, by key. A value that serves is wanted as it is; a setting
-/// that this kernel has not is not wanted.
+/// The values that the settings require, by key. A value that suffices stays as it is; a setting
+/// that this kernel does not have is left out.
 fn sysctls_wanted(
     settings: &Settings,
     observed: &Observed,
@@ -149,8 +149,8 @@ fn sysctls_wanted(
         return wanted; // IPv6 does not answer for addresses of another interface.
     }
     let value = |key: &str| observed.sysctls.get(key).and_then(|v| v.parse::<u32>().ok());
-    // The kernel takes the greater of `all` and the interface's; both, so that one that is
-    // lowered later does no harm.
+    // The kernel takes the greater of `all` and the interface's; both are set, so that lowering one
+    // later does no harm.
     for name in ["all", interface] {
         for (what, least) in [("arp_ignore", 1), ("arp_announce", 2)] {
             let key = ipv4(name, what);
@@ -211,7 +211,7 @@ fn missing_capabilities(observed: &Observed, bpf: bool) -> Vec<Refusal> {
     refusals
 }
 
-/// VIPs that are elsewhere, or that the host cannot have.
+/// VIPs that are on another interface, or that the host cannot have.
 fn misplaced_vips(settings: &Settings, observed: &Observed) -> Vec<Refusal> {
     let elsewhere = observed.addresses.iter().filter_map(|address| {
         let interface = observed.name_of(address.link_index)?;
@@ -228,7 +228,7 @@ fn misplaced_vips(settings: &Settings, observed: &Observed) -> Vec<Refusal> {
     elsewhere.chain(v6.map(|&vip| Refusal::Ipv6Disabled { vip })).collect()
 }
 
-/// Whether what is on record is also in the kernel.
+/// Whether the program on record is attached.
 pub(super) fn is_attached(decap: &Decap, observed: &Observed) -> bool {
     let interface = observed.interface(&decap.interface);
     let program = interface.and_then(|interface| interface.xdp.as_ref()).map(|xdp| xdp.id);

@@ -6,7 +6,7 @@ use crate::{
     setup::realserver::{Forward, Mode},
 };
 
-/// A host as it comes: eth0 up, IPv4 strict on it, nothing else changed.
+/// A fresh host: eth0 up with a strict rp_filter, nothing else changed.
 fn host() -> Observed {
     let interface = |index, name: &str, ethernet| Interface {
         index,
@@ -57,7 +57,7 @@ fn on(link_index: u32, address: &str) -> Address {
     }
 }
 
-/// Carries a plan out on paper.
+/// Applies a plan to `observed`.
 fn apply(steps: &[Step], observed: &mut Observed, state: &mut State) {
     for step in steps {
         state.before(step);
@@ -91,7 +91,7 @@ fn printed(steps: &[Step], want: &str) {
 
 #[test]
 fn a_fresh_host_is_set_up_for_tunnels() {
-    let steps = plan_up(&settings(), &host(), &State::new("")).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &host(), &State::new("")).expect("no obstacle");
     printed(
         &steps,
         "
@@ -107,9 +107,9 @@ ip address add 2001:db8::1/128 dev lo nodad",
 }
 
 #[test]
-fn direct_routing_wants_no_program_and_leaves_the_reverse_path_alone() {
+fn direct_routing_needs_no_program_and_keeps_rp_filter() {
     let direct = Settings { forward: Forward::Direct, from: BTreeSet::new(), ..settings() };
-    let steps = plan_up(&direct, &host(), &State::new("")).expect("nothing is in the way");
+    let steps = plan_up(&direct, &host(), &State::new("")).expect("no obstacle");
     printed(
         &steps,
         "
@@ -125,7 +125,7 @@ ip address add 2001:db8::1/128 dev lo nodad",
 #[test]
 fn ipv6_alone_needs_no_sysctl() {
     let v6 = Settings { vips: addresses(&["2001:db8::1"]), ..settings() };
-    let steps = plan_up(&v6, &host(), &State::new("")).expect("nothing is in the way");
+    let steps = plan_up(&v6, &host(), &State::new("")).expect("no obstacle");
     printed(
         &steps,
         "
@@ -137,7 +137,7 @@ ip address add 2001:db8::1/128 dev lo nodad",
 #[test]
 fn the_second_run_has_nothing_to_do() {
     let (mut observed, mut state) = (host(), State::new(""));
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     assert_eq!(plan_up(&settings(), &observed, &state), Ok(vec![]));
 }
@@ -146,9 +146,9 @@ fn the_second_run_has_nothing_to_do() {
 fn down_leaves_the_host_as_it_was_found() {
     let (mut observed, mut state) = (host(), State::new(""));
     let (sysctls, found) = (observed.sysctls.clone(), observed.addresses.clone());
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
-    let steps = plan_down(&observed, &state).expect("nothing is in the way");
+    let steps = plan_down(&observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     assert!(state.is_empty(), "{state:?}");
     assert_eq!(observed.sysctls, sysctls);
@@ -157,26 +157,26 @@ fn down_leaves_the_host_as_it_was_found() {
 }
 
 #[test]
-fn what_was_there_before_is_not_ours_to_take_away() {
+fn what_was_there_before_is_not_removed() {
     let mut observed = host();
     observed.addresses.push(on(1, "192.0.2.1"));
     observed.sysctls.insert("net/ipv4/conf/all/arp_ignore".into(), "2".into());
     let mut state = State::new("");
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     assert!(!state.addresses.contains(&"192.0.2.1".parse().expect("an address")));
     assert_eq!(observed.sysctls["net/ipv4/conf/all/arp_ignore"], "2");
-    let steps = plan_down(&observed, &state).expect("nothing is in the way");
+    let steps = plan_down(&observed, &state).expect("no obstacle");
     assert!(!steps.iter().any(|step| step.to_string().contains("192.0.2.1")), "{steps:?}");
 }
 
 #[test]
 fn other_arguments_change_only_what_differs() {
     let (mut observed, mut state) = (host(), State::new(""));
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     let other = Settings { vips: addresses(&["192.0.2.1", "192.0.2.2"]), ..settings() };
-    let steps = plan_up(&other, &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&other, &observed, &state).expect("no obstacle");
     printed(
         &steps,
         "
@@ -186,7 +186,7 @@ ip address add 192.0.2.2/32 dev lo",
     );
     apply(&steps, &mut observed, &mut state);
     let direct = Settings { forward: Forward::Direct, ..other };
-    let steps = plan_up(&direct, &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&direct, &observed, &state).expect("no obstacle");
     printed(
         &steps,
         "
@@ -196,12 +196,12 @@ sysctl -w net.ipv4.conf.eth0.rp_filter=1  # was 2",
 }
 
 #[test]
-fn another_mode_means_off_and_on_again() {
+fn another_mode_detaches_and_attaches() {
     let (mut observed, mut state) = (host(), State::new(""));
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     let generic = Settings { mode: Mode::Generic, ..settings() };
-    let steps = plan_up(&generic, &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&generic, &observed, &state).expect("no obstacle");
     printed(
         &steps,
         "
@@ -212,7 +212,7 @@ fn another_mode_means_off_and_on_again() {
 
 #[test]
 fn a_crash_anywhere_is_repaired_by_the_next_run() {
-    let all = plan_up(&settings(), &host(), &State::new("")).expect("nothing is in the way");
+    let all = plan_up(&settings(), &host(), &State::new("")).expect("no obstacle");
     for crash_at in 0..all.len() {
         let (mut observed, mut state) = (host(), State::new(""));
         apply(&all[..crash_at], &mut observed, &mut state);
@@ -232,10 +232,10 @@ fn a_crash_anywhere_is_repaired_by_the_next_run() {
 #[test]
 fn a_program_lost_with_its_interface_is_attached_anew() {
     let (mut observed, mut state) = (host(), State::new(""));
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     observed.interfaces[1].xdp = None;
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     printed(
         &steps,
         "
@@ -245,12 +245,12 @@ fn a_program_lost_with_its_interface_is_attached_anew() {
 }
 
 #[test]
-fn a_setting_changed_by_somebody_else_is_left_to_them() {
+fn a_setting_changed_by_another_program_stays() {
     let (mut observed, mut state) = (host(), State::new(""));
-    let steps = plan_up(&settings(), &observed, &state).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &observed, &state).expect("no obstacle");
     apply(&steps, &mut observed, &mut state);
     observed.sysctls.insert("net/ipv4/conf/all/arp_ignore".into(), "8".into());
-    let steps = plan_down(&observed, &state).expect("nothing is in the way");
+    let steps = plan_down(&observed, &state).expect("no obstacle");
     assert!(!steps.iter().any(|s| s.to_string().contains("all.arp_ignore")), "{steps:?}");
 }
 
@@ -260,12 +260,12 @@ fn refused(settings: &Settings, observed: &Observed, want: &[&str]) {
     let texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), want.len(), "{texts:#?}");
     for (text, part) in texts.iter().zip(want) {
-        assert!(text.contains(part), "{text:?} does not say {part:?}");
+        assert!(text.contains(part), "{text:?} does not contain {part:?}");
     }
 }
 
 #[test]
-fn what_is_in_the_way_is_named() {
+fn every_obstacle_is_reported() {
     let mut unprivileged = host();
     unprivileged.capabilities = 0;
     refused(&settings(), &unprivileged, &["CAP_NET_ADMIN", "CAP_BPF"]);
@@ -285,7 +285,7 @@ fn what_is_in_the_way_is_named() {
     foreign.interfaces[1].xdp = Some(XdpProgram { id: 42, name: "cil_xdp_entry".into() });
     refused(&settings(), &foreign, &["cil_xdp_entry (id 42)"]);
     let direct = Settings { forward: Forward::Direct, ..settings() };
-    assert!(plan_up(&direct, &foreign, &State::new("")).is_ok(), "not in the way of direct");
+    assert!(plan_up(&direct, &foreign, &State::new("")).is_ok(), "no obstacle to direct");
 
     let mut misplaced = host();
     misplaced.addresses.push(on(2, "192.0.2.1"));
@@ -298,7 +298,7 @@ fn what_is_in_the_way_is_named() {
 
 #[test]
 fn every_step_has_an_inverse() {
-    let steps = plan_up(&settings(), &host(), &State::new("")).expect("nothing is in the way");
+    let steps = plan_up(&settings(), &host(), &State::new("")).expect("no obstacle");
     for step in steps {
         assert_ne!(step.inverse(), step);
         assert_eq!(step.inverse().inverse(), step);

@@ -1,7 +1,7 @@
 //! The decapsulation program: loaded with its maps filled, attached, pinned, exchanged, detached.
 //!
 //! Every configuration gets maps of its own, filled before the program sees a packet, and an
-//! exchange swaps program and maps through the link in one go. Only the counters stay.
+//! exchange replaces program and maps through the link atomically. Only the counters stay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,13 +36,13 @@ const BPFFS: &str = "/sys/fs/bpf";
 const LINK: &str = "link";
 const MAPS: [&str; 5] = [FROM_V4, FROM_V6, VIPS_V4, VIPS_V6, COUNTERS];
 
-/// Packets by what became of them, summed over the CPUs, in [`DecapCounter`] order.
+/// Packets by outcome, summed over the CPUs, in [`DecapCounter`] order.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Loads the decapsulation program into the kernel, attached to nothing.
 ///
 /// # Errors
-/// [`RealServerError::Bpf`] if the kernel refuses a map, the program, or a prefix too many.
+/// [`RealServerError::Bpf`] if the kernel refuses a map, the program, or too many prefixes.
 pub fn load(from: &BTreeSet<Prefix>, vips: &BTreeSet<IpAddr>) -> Result<Ebpf, RealServerError> {
     load_with(&mut EbpfLoader::new(), from, vips)
 }
@@ -62,7 +62,7 @@ pub fn load_pass() -> Result<Ebpf, RealServerError> {
     Ok(ebpf)
 }
 
-/// What the counters of a loaded program say.
+/// The counters of a loaded program.
 ///
 /// # Errors
 /// [`RealServerError::Bpf`] if they can't be read.
@@ -71,7 +71,7 @@ pub fn counts(ebpf: &Ebpf) -> Result<Counts, RealServerError> {
     sum(&PerCpuArray::try_from(map).map_err(|e| failed("read the counters", e))?)
 }
 
-/// Where the kernel keeps the program while no process of ours runs.
+/// The pins by which the kernel keeps the program while no process of ours runs.
 #[derive(Debug, Clone)]
 pub(super) struct Pins {
     directory: PathBuf,
@@ -131,7 +131,7 @@ impl Pins {
         })
     }
 
-    /// Swaps another configuration in.
+    /// Replaces the configuration.
     pub(super) fn replace(
         &self,
         from: &BTreeSet<Prefix>,
@@ -147,7 +147,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes the pins away, and with the link's the program off its interface. The kernel may
+    /// Removes the pins, and with the link's pin the program from its interface. The kernel may
     /// finish that a moment later.
     pub(super) fn remove(&self) -> Result<(), RealServerError> {
         for name in [LINK].iter().chain(&MAPS) {
@@ -161,7 +161,7 @@ impl Pins {
         }
     }
 
-    /// What the pinned counters say; none if nothing is attached.
+    /// The pinned counters; none if nothing is attached.
     pub(super) fn counts(&self) -> Result<Option<Counts>, RealServerError> {
         let path = self.path(COUNTERS);
         if !path.exists() {
@@ -182,8 +182,8 @@ impl Pins {
             .map_err(|e| failed(format!("open {}", self.path(LINK).display()), e))
     }
 
-    /// Loads with all maps pinned. Of those that are pinned already, the counters are taken over
-    /// if they look as this version wants them; the program in use keeps its own hold on the rest.
+    /// Loads with all maps pinned. Of those that are pinned already, the counters are taken over if
+    /// they have this version's layout; the program in use keeps its own references to the rest.
     fn load_pinned(
         &self,
         from: &BTreeSet<Prefix>,
@@ -278,7 +278,7 @@ fn sum<T: std::borrow::Borrow<MapData>>(
         .collect()
 }
 
-/// Whether the pinned counters can go on under this version.
+/// Whether the pinned counters have this version's layout.
 fn fits(path: &Path) -> bool {
     MapInfo::from_pin(path).is_ok_and(|info| {
         info.key_size() == 4
@@ -296,7 +296,7 @@ fn remove_pin(path: &Path) -> Result<(), RealServerError> {
     }
 }
 
-/// Makes sure that there is a file system for pins.
+/// Mounts the file system for pins if it is not mounted.
 fn mount_bpffs() -> Result<(), RealServerError> {
     let mounted = || statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     if mounted() {
@@ -319,7 +319,7 @@ fn missing(name: &str) -> RealServerError {
     failed(format!("find {name} in the compiled program"), "this director was built wrongly")
 }
 
-/// The verifier explains itself in thousands of lines; the last ones say what was wrong.
+/// The verifier's log has thousands of lines; the last ones are the error.
 fn brief(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     match lines.len() {
@@ -328,7 +328,7 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// An error with what is behind it, on one line.
+/// An error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! What a real server shall be.
+//! The settings of a real server.
 
 use std::{
     collections::BTreeSet,
@@ -11,12 +11,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Refusal;
 
-/// What was asked for on the command line, or is wanted by a lab.
+/// The settings of the command line, or of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses to serve.
     pub vips: BTreeSet<IpAddr>,
-    /// Who may send tunnels.
+    /// Allowed sources of tunnels.
     pub from: BTreeSet<Prefix>,
     /// The interface that faces the director; none for the only one there is.
     pub interface: Option<String>,
@@ -52,19 +52,19 @@ pub enum Forward {
     Tunnel,
     /// As they are, with this host's MAC address.
     Direct,
-    /// Some so, some so.
+    /// Some inside another IP packet, some as they are.
     Both,
 }
 
 impl Forward {
-    /// Whether tunnels are to be taken apart.
+    /// Whether tunnels must be decapsulated.
     pub const fn tunnels(self) -> bool {
         matches!(self, Self::Tunnel | Self::Both)
     }
 }
 
 impl Settings {
-    /// What is wrong with the settings whatever the host is like.
+    /// What is wrong with the settings on any host.
     pub(super) fn refusals(&self) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         if self.vips.is_empty() {
@@ -88,7 +88,7 @@ impl Settings {
     }
 }
 
-/// Why an address can be no VIP, if it can't.
+/// Why an address cannot be a VIP, if it can't.
 fn unusable(vip: IpAddr) -> Option<&'static str> {
     match vip {
         _ if vip.is_unspecified() => Some("the unspecified address"),
@@ -136,7 +136,7 @@ impl From<IpAddr> for Prefix {
 
 /// A text that is no address prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("want an address or a prefix, such as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")]
+#[error("expected an address or a prefix, such as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")]
 pub struct NoPrefix;
 
 impl FromStr for Prefix {

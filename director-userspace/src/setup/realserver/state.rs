@@ -1,7 +1,7 @@
-//! What `director realserver` changed on this host, so that it can be taken back exactly.
+//! What `director realserver` changed on this host, so that it can be reverted exactly.
 //!
-//! What a step is about to change is written down before the step, and struck out after the step
-//! that takes it back: whatever moment a crash picks, nothing changed is forgotten.
+//! A change is recorded before its step, and leaves the record after the step that reverts it: a
+//! crash at any moment loses no change.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     version: u32,
-    /// Sysctls and addresses do not outlive a boot; a file of another one says nothing.
+    /// Sysctls and addresses do not outlive a boot; a file of another boot is void.
     boot: String,
     /// Settings changed, in the order of their first change.
     pub(super) sysctls: Vec<ChangedSysctl>,
@@ -37,7 +37,7 @@ pub(super) struct State {
 pub(super) struct ChangedSysctl {
     /// Below /proc/sys, with slashes.
     pub(super) key: String,
-    /// The value that was found at first.
+    /// The value before the first change.
     pub(super) original: String,
     /// The value that was written last.
     pub(super) ours: String,
@@ -54,7 +54,7 @@ impl State {
         }
     }
 
-    /// Whether there is nothing to take back.
+    /// Whether there is nothing to revert.
     pub(super) fn is_empty(&self) -> bool {
         self.sysctls.is_empty() && self.addresses.is_empty() && self.decap.is_none()
     }
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// The state when the step is done: what it took back is off the record.
+    /// The state when the step is done: what it reverted is off the record.
     pub(super) fn after(&mut self, step: &Step) {
         match step {
             Step::SetSysctl { .. } => self.sysctls.retain(|c| c.original != c.ours),
@@ -123,19 +123,19 @@ impl StateFile {
             Err(error) => return Err(self.failed("read", error)),
         };
         let state: State = serde_json::from_str(&text)
-            .map_err(|error| self.failed("understand", io::Error::other(error)))?;
+            .map_err(|error| self.failed("parse", io::Error::other(error)))?;
         if state.version != VERSION {
             let why = format!(
                 "it has version {}, this director writes {VERSION}; \
                  take the real server down with the director that set it up",
                 state.version
             );
-            return Err(self.failed("understand", io::Error::other(why)));
+            return Err(self.failed("use", io::Error::other(why)));
         }
         Ok(if state.boot == self.boot { state } else { State::new(&self.boot) })
     }
 
-    /// Replaces the file in one go; removes it if there is nothing to take back.
+    /// Replaces the file atomically; removes it if there is nothing to revert.
     pub(super) fn save(&self, state: &State) -> Result<(), RealServerError> {
         if state.is_empty() {
             return match fs::remove_file(&self.path) {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_found_is_the_one_to_go_back_to() {
+    fn the_first_value_found_is_the_one_to_restore() {
         let mut state = State::new("boot");
         for step in [set("0", "1"), set("1", "2")] {
             state.before(&step);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_boot_says_nothing_and_a_broken_one_is_an_error() {
+    fn a_file_of_another_boot_is_void_and_a_broken_one_is_an_error() {
         let path = std::env::temp_dir().join(format!("director-state-{}.json", std::process::id()));
         let file = StateFile { path: path.clone(), boot: "this".into() };
         let mut state = State::new("this");

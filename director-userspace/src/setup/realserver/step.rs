@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mode, Prefix};
 
-/// The loopback interface, where the VIPs live.
+/// The loopback interface, which has the VIPs.
 pub(super) const LOOPBACK: &str = "lo";
 
 /// One change to the host. Printed, it is a line for a shell.
@@ -40,25 +40,25 @@ pub enum Step {
         /// The settings from now on; interface and mode are the same.
         to: Decap,
     },
-    /// Takes the decapsulation program off again.
+    /// Detaches the decapsulation program.
     DetachDecap(Decap),
 }
 
-/// Where tunnels are taken apart, and which.
+/// Where tunnels are decapsulated, and which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decap {
     /// The interface that faces the director.
     pub interface: String,
     /// Where in its receive path the program runs.
     pub mode: Mode,
-    /// Who may send tunnels.
+    /// Allowed sources of tunnels.
     pub from: BTreeSet<Prefix>,
-    /// To which inner destinations.
+    /// Allowed inner destinations.
     pub vips: BTreeSet<IpAddr>,
 }
 
 impl Step {
-    /// The step that takes this one back.
+    /// The step that reverts this one.
     #[must_use]
     pub fn inverse(&self) -> Self {
         match self.clone() {
@@ -76,7 +76,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetSysctl { key, from, to } => {
-                // sysctl(8) takes both separators; dots are what people know.
+                // sysctl(8) takes both separators; dots are usual.
                 let key = if key.contains('.') { key.clone() } else { key.replace('/', ".") };
                 write!(f, "sysctl -w {key}={to}  # was {from}")
             }

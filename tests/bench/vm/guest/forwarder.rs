@@ -1,4 +1,4 @@
-//! What is measured, set up in the forwarder's namespace.
+//! The forwarders, set up in their namespace.
 
 use std::{
     fs::{self, File},
@@ -16,46 +16,46 @@ use super::{
     xdp,
 };
 
-/// Of every service.
+/// The backends of every service.
 const BACKENDS: [[&str; N_BACKENDS]; 2] = [
     ["10.0.0.11", "10.0.0.12", "10.0.0.13"],
     ["2001:db8:1::11", "2001:db8:1::12", "2001:db8:1::13"],
 ];
-/// Clients are behind it.
+/// The routers towards the clients.
 const ROUTERS: [&str; 2] = ["10.0.0.254", "2001:db8:1::fe"];
 const CONFIG: &str = "/run/director.yaml";
 const LOG: &str = "/run/director.log";
-/// For the daemon to have put its programs in place.
+/// Time limit for the daemon to attach its programs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What works in the forwarder's namespace, until this is ended or dropped.
-pub(super) enum Working {
-    /// An XDP program of the rig's.
+/// A forwarder that runs in its namespace until ended or dropped.
+pub(super) enum Running {
+    /// An XDP program of the benchmark.
     Program(#[expect(dead_code, reason = "held")] xdp::Attached),
-    /// The kernel, which forgets with the namespace.
+    /// The kernel, whose state ends with the namespace.
     Kernel,
     /// Director's daemon.
     Daemon(Child),
 }
 
-/// Sets a forwarder up on a fresh line.
-pub(super) fn start(forwarder: Forwarder, family: Family, line: &Line) -> Result<Working> {
+/// Sets a forwarder up on a new line.
+pub(super) fn start(forwarder: Forwarder, family: Family, line: &Line) -> Result<Running> {
     let common = common(family);
-    let (script, working) = match forwarder {
+    let (script, running) = match forwarder {
         Forwarder::Drop => (common, attach(line, xdp::DROP)?),
         Forwarder::Tx => (common, attach(line, xdp::TX)?),
-        Forwarder::Ipvs(mode) => (common + &ipvs(mode, family), Working::Kernel),
-        Forwarder::Nftables => (common + &nftables(family), Working::Kernel),
+        Forwarder::Ipvs(mode) => (common + &ipvs(mode, family), Running::Kernel),
+        Forwarder::Nftables => (common + &nftables(family), Running::Kernel),
         Forwarder::Director(mode) => {
             shell(line, &common)?;
             return director(mode, family, line);
         }
     };
     shell(line, &script)?;
-    Ok(working)
+    Ok(running)
 }
 
-impl Working {
+impl Running {
     /// Ends it.
     pub(super) fn end(self, line: &Line) -> Result<()> {
         if let Self::Daemon(mut child) = self {
@@ -67,16 +67,16 @@ impl Working {
     }
 }
 
-fn attach(line: &Line, action: u32) -> Result<Working> {
-    Ok(Working::Program(line.forwarder.run(|| xdp::attach(FORWARDER, action))?))
+fn attach(line: &Line, action: u32) -> Result<Running> {
+    Ok(Running::Program(line.forwarder.run(|| xdp::attach(FORWARDER, action))?))
 }
 
 fn shell(line: &Line, script: &str) -> Result<()> {
     succeed(line.forwarder.command("/bin/sh")?.args(["-e", "-c", script]))
 }
 
-/// Addresses, routes and neighbours: everything is behind the generator. Nothing is left to be
-/// found out while packets are counted, and nothing is checked that a router need not check.
+/// Addresses, routes and neighbours: everything is behind the generator. Nothing is resolved while
+/// packets are counted, and nothing is checked that a router need not check.
 fn common(family: Family) -> String {
     let disable_ipv6 = u8::from(family == Family::V4);
     let mut script = format!(
@@ -110,7 +110,7 @@ fn common(family: Family) -> String {
     script
 }
 
-/// Its Maglev scheduler, over addresses and ports as Director's.
+/// IPVS with its Maglev scheduler, over addresses and ports as Director.
 fn ipvs(mode: Mode, family: Family) -> String {
     let (at, flag) = match family {
         Family::V4 => (0, "-4"),
@@ -120,7 +120,7 @@ fn ipvs(mode: Mode, family: Family) -> String {
         Family::V4 => format!("{address}:{PORT}"),
         Family::V6 => format!("[{address}]:{PORT}"),
     });
-    let way = match mode {
+    let mode = match mode {
         Mode::Direct => "-g",
         Mode::Tunnel => "-i",
         Mode::Nat => "-m",
@@ -132,12 +132,12 @@ fn ipvs(mode: Mode, family: Family) -> String {
          /host/ipvsadm -A -u {service} -s mh -b mh-port\n"
     );
     for backend in BACKENDS[at] {
-        script += &format!("/host/ipvsadm -a -u {service} -r {} {way}\n", brackets(backend));
+        script += &format!("/host/ipvsadm -a -u {service} -r {} {mode}\n", brackets(backend));
     }
     script
 }
 
-/// A hash of source address and port picks the backend, which connection tracking remembers.
+/// A hash of source address and port selects the backend, which connection tracking records.
 fn nftables(family: Family) -> String {
     let (at, ip) = match family {
         Family::V4 => (0, "ip"),
@@ -156,7 +156,7 @@ fn nftables(family: Family) -> String {
     )
 }
 
-fn director(mode: Mode, family: Family, line: &Line) -> Result<Working> {
+fn director(mode: Mode, family: Family, line: &Line) -> Result<Running> {
     let forward = match mode {
         Mode::Direct => "direct",
         Mode::Tunnel => "tunnel",
@@ -177,14 +177,14 @@ fn director(mode: Mode, family: Family, line: &Line) -> Result<Working> {
     let mut child = command.spawn().context("cannot run director")?;
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let said = fs::read_to_string(LOG).unwrap_or_default();
-        if said.contains("running by") {
-            return Ok(Working::Daemon(child));
+        let output = fs::read_to_string(LOG).unwrap_or_default();
+        if output.contains("running with") {
+            return Ok(Running::Daemon(child));
         }
         if child.try_wait()?.is_some() || Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            bail!("director does not run:\n{said}");
+            bail!("director does not run:\n{output}");
         }
         thread::sleep(Duration::from_millis(50));
     }

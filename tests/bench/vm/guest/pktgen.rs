@@ -1,4 +1,4 @@
-//! The kernel's packet generator, and whether what it sent came back.
+//! The kernel's packet generator, and the check that its packets came back.
 
 use std::{fs, thread, time::Duration};
 
@@ -16,10 +16,10 @@ pub(super) const VIPS: [&str; 2] = ["192.0.2.10", "2001:db8::10"];
 /// The service's port.
 pub(super) const PORT: u16 = 80;
 const FIRST_PORT: u16 = 1024;
-/// Most packets of one run: the ports that new flows of IPv6 have.
+/// Maximum packets of one run: the number of ports for new flows of IPv6.
 pub(super) const MAX_PACKETS: u32 = 60_000;
 const ETHERNET_LEN: u64 = 14;
-/// Other frames that may come meanwhile: neighbour discovery and the like.
+/// Other frames that may arrive meanwhile: neighbour discovery and the like.
 const STRAY_FRAMES: u64 = 8;
 
 /// What is sent.
@@ -43,7 +43,7 @@ pub(super) struct Outcome {
     pub(super) returned_len: f64,
 }
 
-/// Bytes of a frame, without its checksum: for IPv6 the least that pktgen makes.
+/// Bytes of a frame, without its checksum: for IPv6 the minimum of pktgen.
 pub(super) fn frame_len(family: Family) -> u32 {
     match family {
         Family::V4 => 64,
@@ -51,7 +51,7 @@ pub(super) fn frame_len(family: Family) -> u32 {
     }
 }
 
-/// Sends, and waits until all has been dealt with.
+/// Sends, and waits until all packets have been processed.
 pub(super) fn run(load: &Load) -> Result<Outcome> {
     write("kpktgend_0", "rem_device_all")?;
     write("kpktgend_0", &format!("add_device {GENERATOR}"))?;
@@ -67,7 +67,7 @@ pub(super) fn run(load: &Load) -> Result<Outcome> {
     if sent != u64::from(load.packets) {
         bail!("pktgen sent {sent} of {} packets: {text}", load.packets);
     }
-    // The last ones may still be under way.
+    // The last ones may still be in flight.
     thread::sleep(Duration::from_millis(20));
     let (packets, bytes) = received()?;
     let (returned, bytes) = (packets - before_packets, bytes - before_bytes);
@@ -79,13 +79,13 @@ pub(super) fn run(load: &Load) -> Result<Outcome> {
 }
 
 impl Outcome {
-    /// Fails unless as many frames came back as were sent, and as long as they should be.
+    /// Fails unless as many frames came back as were sent, with the expected length.
     pub(super) fn expect(&self, n_frames: u64, len: u64) -> Result<()> {
         if !(n_frames..=n_frames + STRAY_FRAMES).contains(&self.returned) {
             bail!("{} frames came back, not {n_frames}", self.returned);
         }
-        // Stray frames move the average a little. What the kernel sends over veth is counted
-        // without its Ethernet header.
+        // Stray frames move the average a little. Frames that the kernel sends over veth are
+        // counted without their Ethernet header.
         let is = |len: u64| (self.returned_len - len as f64).abs() < 1.0;
         if n_frames > 0 && !is(len) && !is(len - ETHERNET_LEN) {
             bail!("frames of {} bytes came back, not of {len}", self.returned_len);
@@ -160,7 +160,7 @@ fn result(text: &str) -> Option<(u64, u64)> {
 }
 
 fn write(file: &str, command: &str) -> Result<()> {
-    // Of the last word it cuts off a character, taken for the end of the line.
+    // pktgen removes the last character of the last word as the end of the line.
     fs::write(format!("/proc/net/pktgen/{file}"), format!("{command}\n"))
         .with_context(|| format!("pktgen refuses `{command}`"))
 }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_read() {
+    fn results_are_parsed() {
         let text = "Current:\n     pkts-sofar: 20000  errors: 0\n\
                     Result: OK: 80123(c80001+d122) usec, 20000 (64byte,0frags)\n  249616pps";
         assert_eq!(result(text), Some((80_123, 20_000)));
@@ -182,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_or_of_another_length_has_no_figure() {
+    fn lost_frames_and_wrong_lengths_have_no_figure() {
         let outcome = |returned, returned_len| Outcome { per_packet: 1.0, returned, returned_len };
         assert!(outcome(1_000, 84.0).expect(1_000, 84).is_ok());
-        // A stray frame, and the kernel's way to count over veth.
+        // A stray frame, and the kernel's count over veth.
         assert!(outcome(1_001, 84.01).expect(1_000, 84).is_ok());
         assert!(outcome(1_000, 70.0).expect(1_000, 84).is_ok());
         assert!(outcome(999, 84.0).expect(1_000, 84).is_err());

@@ -1,4 +1,4 @@
-//! The generator's device and the forwarder's, in a namespace of its own.
+//! The generator's device, and the forwarder's in a separate namespace.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{super::row::Wire, xdp};
 pub(super) const GENERATOR: &str = "gen0";
 /// The forwarder's device, in its own.
 pub(super) const FORWARDER: &str = "fwd0";
-/// What the generator's device is called while it is not used.
+/// Name of the generator's device while it is not used.
 const IDLE: &str = "idle0";
 /// The generator's address, and thereby that of every next hop.
 pub(crate) const GENERATOR_MAC: &str = "02:00:00:00:00:01";
@@ -24,20 +24,20 @@ pub(crate) const GENERATOR_MAC: &str = "02:00:00:00:00:01";
 pub(crate) const FORWARDER_MAC: &str = "02:00:00:00:00:02";
 /// The forwarder's namespace.
 const NAMESPACE: &str = "forwarder";
-/// For a namespace to be gone.
+/// Time limit for the removal of a namespace.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A wire from the generator to a fresh namespace, and nothing there yet.
+/// A wire from the generator to a new, unconfigured namespace.
 pub(super) struct Line {
     pub(super) forwarder: NetNs,
     wire: Wire,
-    /// What comes back is dropped as soon as the device has it.
+    /// Drops the frames that come back, in the driver.
     _sink: xdp::Attached,
 }
 
 impl Line {
-    /// Lays the wire.
-    pub(super) fn lay(wire: Wire) -> Result<Self> {
+    /// Connects the wire.
+    pub(super) fn connect(wire: Wire) -> Result<Self> {
         let forwarder = NetNs::create(NAMESPACE)?;
         match wire {
             Wire::Veth => ip(&[
@@ -55,17 +55,17 @@ impl Line {
                 ip(&[&["link", "set", FORWARDER, "netns", NAMESPACE]])?;
             }
         }
-        // Its own chatter would come between the packets.
+        // Its own IPv6 packets would mix with those of the generator.
         fs::write(format!("/proc/sys/net/ipv6/conf/{GENERATOR}/disable_ipv6"), "1")
             .context("cannot turn IPv6 off on the generator's device")?;
         let sink = xdp::attach(GENERATOR, xdp::DROP)?;
-        // What comes back as it was has the forwarder's address.
+        // Frames that come back unchanged have the forwarder's address.
         ip(&[&["link", "set", GENERATOR, "promisc", "on", "up"]])?;
         Ok(Self { forwarder, wire, _sink: sink })
     }
 
-    /// Takes it away, and waits until the kernel has: that work is nobody's packets'.
-    pub(super) fn take_up(self) -> Result<()> {
+    /// Removes the wire, and waits until the kernel has: this work must not count for any packets.
+    pub(super) fn disconnect(self) -> Result<()> {
         let Self { forwarder, wire, _sink: sink } = self;
         drop(forwarder);
         NetNs::delete(NAMESPACE)?;
@@ -76,13 +76,13 @@ impl Line {
         };
         while !gone() {
             if Instant::now() > deadline {
-                bail!("the forwarder's namespace is still there after {TIMEOUT:?}");
+                bail!("the forwarder's namespace still exists after {TIMEOUT:?}");
             }
             thread::sleep(Duration::from_millis(50));
         }
         drop(sink);
         if wire == Wire::VirtioNet {
-            // The next wire's device wants the name.
+            // The next wire's device needs the name.
             ip(&[&["link", "set", GENERATOR, "down"]])?;
             ip(&[&["link", "set", GENERATOR, "name", IDLE]])?;
         }
@@ -101,19 +101,19 @@ fn device_with(mac: &str) -> Result<String> {
     Ok(found.file_name().to_string_lossy().into_owned())
 }
 
-/// iproute2, with the arguments of all parts.
+/// Runs iproute2 with the arguments of all parts.
 fn ip(parts: &[&[&str]]) -> Result<()> {
     let mut command = Command::new("/host/ip");
     command.args(parts.concat());
     succeed(&mut command)
 }
 
-/// Runs a command; what it said is in the error.
+/// Runs a command; its stderr is in the error.
 pub(super) fn succeed(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?}: {}: {}", output.status, said.trim());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, stderr.trim());
     }
     Ok(())
 }

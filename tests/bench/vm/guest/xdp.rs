@@ -18,7 +18,7 @@ const BPF_PROG_LOAD: c_long = 5;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
-/// In the driver, or not at all.
+/// Native mode only.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `mov64 r0, IMMEDIATE`.
 const MOV: u64 = 0xb7;
@@ -43,11 +43,11 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// A program on a device, as long as this lives.
-pub(super) struct Attached(#[expect(dead_code, reason = "open is what it is for")] OwnedFd);
+/// A program on a device, detached when dropped.
+pub(super) struct Attached(#[expect(dead_code, reason = "keeps the link open")] OwnedFd);
 
-/// Puts a program that answers every frame with `action` on a device of the calling thread's
-/// namespace, in its driver.
+/// Attaches a program that returns `action` for every frame to a device of the calling thread's
+/// namespace, in native mode.
 pub(super) fn attach(device: &str, action: u32) -> Result<Attached> {
     let index = nix::net::if_::if_nametoindex(device)
         .with_context(|| format!("there is no device {device}"))?;
@@ -68,7 +68,7 @@ pub(super) fn attach(device: &str, action: u32) -> Result<Attached> {
     };
     // SAFETY: the attribute holds numbers only.
     let link = unsafe { bpf(BPF_LINK_CREATE, &link) };
-    Ok(Attached(link.with_context(|| format!("cannot put an XDP program on {device}"))?))
+    Ok(Attached(link.with_context(|| format!("cannot attach an XDP program to {device}"))?))
 }
 
 /// bpf(2), for commands that return a file descriptor.
@@ -82,6 +82,6 @@ unsafe fn bpf<T>(command: c_long, attribute: &T) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor, which nobody else owns.
+    // SAFETY: a new descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
 }

@@ -7,7 +7,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::serve::view::fixture::{conditions, snapshot};
+use crate::serve::view::fixture::{snapshot, status};
 
 /// The screen's lines.
 fn lines(app: &mut App, width: u16, height: u16) -> Vec<String> {
@@ -31,7 +31,7 @@ fn app() -> App {
         }
     }
     let mut app = App::new();
-    app.show(now.since(&before).with(Some(conditions(&["10.0.0.12"]))), None);
+    app.show(now.since(&before).with(Some(status(&["10.0.0.12"]))), None);
     app
 }
 
@@ -56,7 +56,7 @@ fn eighty_by_twenty_four_has_services_totals_drops_and_help() {
 }
 
 #[test]
-fn a_service_opened_shows_its_backends_and_why_the_marked_one_is_down() {
+fn an_open_service_shows_its_backends_and_the_reason_of_the_marked_one() {
     let mut app = app();
     for code in [KeyCode::Down, KeyCode::Enter, KeyCode::Down] {
         app.key(KeyEvent::from(code));
@@ -81,7 +81,7 @@ fn drops_are_explained() {
 }
 
 #[test]
-fn help_covers_the_keys_and_goes_at_the_next_one() {
+fn help_covers_the_screen_and_closes_at_the_next_key() {
     let mut app = app();
     app.key(KeyEvent::from(KeyCode::Char('?')));
     let shown = lines(&mut app, 80, 24);
@@ -92,21 +92,21 @@ fn help_covers_the_keys_and_goes_at_the_next_one() {
 }
 
 #[test]
-fn errors_and_refused_files_are_said_in_one_line() {
+fn errors_and_refused_files_are_shown_in_one_line() {
     let mut app = app();
     app.fail("default is not attached".into());
     has(&lines(&mut app, 80, 24), &["default is not attached"]);
-    let mut refused = (*conditions(&[])).clone();
+    let mut refused = (*status(&[])).clone();
     refused.refused = Some("line 3: no such key\nhint".into());
     app.show(snapshot(1).with(Some(refused.into())), None);
-    has(&lines(&mut app, 80, 24), &["the file is not what is in effect: line 3: no such key"]);
+    has(&lines(&mut app, 80, 24), &["the file is not in effect: line 3: no such key"]);
     app.show(snapshot(1), Some("no daemon answers".into()));
     has(&lines(&mut app, 80, 24), &["no daemon answers"]);
 }
 
-/// No size, page, order or filter breaks it.
+/// No size, page, order or filter causes a panic.
 #[test]
-fn any_size_will_do() {
+fn any_size_is_drawn() {
     let mut app = app();
     for key in "?x\nsr\u{1b}bsd".chars() {
         for (width, height) in [(1, 1), (3, 2), (20, 5), (40, 10), (80, 24), (250, 80)] {

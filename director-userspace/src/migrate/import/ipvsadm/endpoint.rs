@@ -6,7 +6,7 @@ use super::super::{names::Names, table::Protocol};
 
 /// Reads an address and a port; the port is 0 if there is none.
 ///
-/// What is wrong with it is said for people.
+/// An error is a text for people.
 pub(super) fn endpoint(
     text: &str,
     protocol: Protocol,
@@ -48,7 +48,7 @@ fn address(host: &str, names: &Names) -> Result<IpAddr, String> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
-    // `1.2.3` and `300.1.1.1` are mistakes, and no names.
+    // `1.2.3` and `300.1.1.1` are mistakes, not names.
     let is_name = host.starts_with(|c: char| c.is_ascii_alphabetic())
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     if !is_name {

@@ -30,7 +30,7 @@ pub(super) fn read<'a>(
 ) -> Result<LvsTable, ImportErrors> {
     let mut table = LvsTable::default();
     let mut errors = ImportErrors::none();
-    let mut tells_tunnels = false;
+    let mut has_tunnel_info = false;
     let mut identities = HashSet::new();
     let mut servers = HashSet::new();
     for (place, line) in lines {
@@ -45,24 +45,24 @@ pub(super) fn read<'a>(
             }
             ["Prot", ..] | ["->", "RemoteAddress:Port", ..] => {
                 if let Some(other) = OTHER_LISTINGS.iter().find(|word| words.contains(word)) {
-                    let message = format!("a listing with {other} does not have what is needed");
+                    let message = format!("a listing with {other} lacks what the import needs");
                     return Err(wrong(message).into());
                 }
-                tells_tunnels |= words.contains(&"TunnelInfo");
+                has_tunnel_info |= words.contains(&"TunnelInfo");
             }
-            ["->", ref rest @ ..] => match server(&place, rest, tells_tunnels, names) {
+            ["->", ref rest @ ..] => match server(&place, rest, has_tunnel_info, names) {
                 Err(message) => errors.push(wrong(message)),
                 Ok(server) => {
                     let n_services = table.services.len();
                     if !servers.insert((n_services, server.address, server.port)) {
-                        errors.push(wrong("this server is there already".into()));
+                        errors.push(wrong("this server already exists".into()));
                     }
                     let is_tunnel = server.method == Method::Ipip;
                     match table.services.last_mut() {
                         Some(service) => service.servers.push(server),
                         None => errors.push(wrong("a server before the first service".into())),
                     }
-                    if is_tunnel && !tells_tunnels && table.notes.is_empty() {
+                    if is_tunnel && !has_tunnel_info && table.notes.is_empty() {
                         table.notes.push(tunnel_type(place.clone()));
                     }
                 }
@@ -70,7 +70,7 @@ pub(super) fn read<'a>(
             _ => match service(&place, &words, names) {
                 Ok(service) => {
                     if !identities.insert(service.identity) {
-                        errors.push(wrong(format!("{} is there already", service.identity)));
+                        errors.push(wrong(format!("{} already exists", service.identity)));
                     }
                     table.services.push(service);
                 }
@@ -87,7 +87,7 @@ fn tunnel_type(place: Place) -> Note {
         subject: "the listing".into(),
         what: "tunnel-type",
         effect: Effect::Changed,
-        why: "this listing does not say what kind of tunnels they are: IPIP is assumed".into(),
+        why: "this listing does not show the type of tunnels: IPIP is assumed".into(),
         instead: "import what `ipvsadm -S -n` prints, if some are GUE or GRE".into(),
     }
 }
@@ -129,7 +129,7 @@ fn service(place: &Place, words: &[&str], names: &Names) -> Result<LvsService, S
                 let flags = flags.trim_start_matches('(').trim_end_matches(')');
                 service.scheduler_flags = split_flags(flags);
             }
-            other => return Err(format!("{other:?} is not known of a service")),
+            other => return Err(format!("{other:?} is no known option of a service")),
         }
     }
     service.persistence = timeout.map(|timeout| persistence(timeout, mask)).transpose()?;
@@ -140,13 +140,13 @@ fn service(place: &Place, words: &[&str], names: &Names) -> Result<LvsService, S
 fn server(
     place: &Place,
     words: &[&str],
-    tells_tunnels: bool,
+    has_tunnel_info: bool,
     names: &Names,
 ) -> Result<LvsServer, String> {
-    let (text, forward, tunnel, weight) = match (words, tells_tunnels) {
+    let (text, forward, tunnel, weight) = match (words, has_tunnel_info) {
         ([text, forward, tunnel, weight, _, _], true) => (text, forward, *tunnel, weight),
         ([text, forward, weight, _, _], false) => (text, forward, "ipip", weight),
-        _ => return Err("a server wants an address, ForwardMode, Weight and two numbers".into()),
+        _ => return Err("a server needs an address, Forward, Weight and two numbers".into()),
     };
     let (address, port) = endpoint(text, Protocol::Tcp, names)?;
     let mut server = LvsServer::new(place.clone(), address, port);
@@ -158,9 +158,9 @@ fn server(
             Some("ipip") => Method::Ipip,
             Some("gue") => Method::Gue,
             Some("gre") => Method::Gre,
-            _ => return Err(format!("{tunnel} is no kind of tunnel")),
+            _ => return Err(format!("{tunnel} is no type of tunnel")),
         },
-        other => return Err(format!("{other} is no way of forwarding")),
+        other => return Err(format!("{other} is no forwarding method")),
     };
     server.weight = weight.parse().map_err(|_| format!("{weight} is no weight"))?;
     Ok(server)

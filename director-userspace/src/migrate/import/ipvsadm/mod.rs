@@ -1,4 +1,4 @@
-//! What `ipvsadm` prints: commands that make a table again (`-S`), or a listing of it (`-L`).
+//! What `ipvsadm` prints: commands that restore a table (`-S`), or a listing of it (`-L`).
 
 mod endpoint;
 mod listing;

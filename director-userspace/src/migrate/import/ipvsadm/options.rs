@@ -1,4 +1,4 @@
-//! One command line of `ipvsadm`, taken apart as popt does it.
+//! One command line of `ipvsadm`, parsed as popt does it.
 
 /// What the line does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(super) enum Command {
     SetTimeouts,
     SyncDaemon,
     /// Listing, saving, zeroing counters: changes no table.
-    Looks,
+    ReadOnly,
 }
 
 /// An option that is no command.
@@ -23,7 +23,7 @@ pub(super) enum Key {
     Udp,
     Sctp,
     Mark,
-    Six,
+    Ipv6,
     Scheduler,
     Persistent,
     Netmask,
@@ -40,7 +40,7 @@ pub(super) enum Key {
     Weight,
     Upper,
     Lower,
-    /// How to print, or how fast: no part of a table.
+    /// How to print, or how fast: not part of a table.
     Ignored,
 }
 
@@ -52,11 +52,11 @@ enum Takes {
     MaybeWord,
 }
 
-/// A line, taken apart.
+/// A parsed line.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
     pub(super) command: Command,
-    /// In order; what takes no word has an empty one.
+    /// In order; an option that takes no word has an empty one.
     pub(super) options: Vec<(Key, &'a str)>,
     /// Words that belong to no option.
     pub(super) rest: Vec<&'a str>,
@@ -81,12 +81,12 @@ fn long(name: &str) -> Option<Meaning> {
         "clear" => C(Command::Clear),
         "set" => C(Command::SetTimeouts),
         "start-daemon" | "stop-daemon" => C(Command::SyncDaemon),
-        "list" | "save" | "restore" | "zero" | "help" | "version" => C(Command::Looks),
+        "list" | "save" | "restore" | "zero" | "help" | "version" => C(Command::ReadOnly),
         "tcp-service" => K(Key::Tcp, Word),
         "udp-service" => K(Key::Udp, Word),
         "sctp-service" => K(Key::Sctp, Word),
         "fwmark-service" => K(Key::Mark, Word),
-        "ipv6" => K(Key::Six, Nothing),
+        "ipv6" => K(Key::Ipv6, Nothing),
         "scheduler" => K(Key::Scheduler, Word),
         "persistent" => K(Key::Persistent, MaybeWord),
         "netmask" => K(Key::Netmask, Word),
@@ -149,10 +149,10 @@ fn short(letter: char) -> Option<Meaning> {
 }
 
 impl<'a> Line<'a> {
-    /// Takes words apart. What is wrong is said for people.
+    /// Parses words. An error is a text for people.
     pub(super) fn parse(words: &[&'a str]) -> Result<Self, String> {
         let mut command = None;
-        let mut line = Line { command: Command::Looks, options: Vec::new(), rest: Vec::new() };
+        let mut line = Line { command: Command::ReadOnly, options: Vec::new(), rest: Vec::new() };
         let mut words = words.iter().copied().peekable();
         while let Some(word) = words.next() {
             // What an option's value is, if it stands in the same word.
@@ -195,7 +195,7 @@ impl<'a> Line<'a> {
                     Takes::Nothing => "",
                     Takes::Word => value
                         .or_else(|| words.next())
-                        .ok_or_else(|| format!("{word} wants a value"))?,
+                        .ok_or_else(|| format!("{word} needs a value"))?,
                     Takes::MaybeWord => value
                         .or_else(|| words.next_if(|next| !next.starts_with('-')))
                         .unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Commands, as `ipvsadm -S` prints them and people write them by hand, carried out in order.
+//! Commands, as `ipvsadm -S` prints them and people write them, replayed in order.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
 
 const NUMERIC: &str = "`ipvsadm -S -n` prints numbers instead of names";
 
-/// A table in the making.
+/// A table that is being built.
 #[derive(Default)]
 struct Replay {
     services: Vec<Option<Building>>,
@@ -34,17 +34,20 @@ struct Building {
     by_endpoint: HashMap<(IpAddr, u16), usize>,
 }
 
-/// Why a line cannot be carried out, and what to do.
-struct Wrong(String, String);
+/// Why a line cannot be replayed, and what to do.
+struct LineError(String, String);
 
-impl From<String> for Wrong {
+impl From<String> for LineError {
     fn from(message: String) -> Self {
-        Self(message, "man ipvsadm has the options; `ipvsadm -S -n` prints what is in force".into())
+        Self(
+            message,
+            "man ipvsadm has the options; `ipvsadm -S -n` prints the current rules".into(),
+        )
     }
 }
 
-fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
-    Wrong(message.into(), hint.into())
+fn line_error(message: impl Into<String>, hint: impl Into<String>) -> LineError {
+    LineError(message.into(), hint.into())
 }
 
 pub(super) fn read<'a>(
@@ -54,7 +57,7 @@ pub(super) fn read<'a>(
     let mut replay = Replay::default();
     let mut errors = ImportErrors::none();
     for (place, line) in lines {
-        if let Err(Wrong(message, hint)) = replay.line(&place, line, names) {
+        if let Err(LineError(message, hint)) = replay.line(&place, line, names) {
             errors.push(ImportError::at(&place, message, hint));
         }
     }
@@ -70,7 +73,7 @@ pub(super) fn read<'a>(
 }
 
 impl Replay {
-    fn line(&mut self, place: &Place, line: &str, names: &Names) -> Result<(), Wrong> {
+    fn line(&mut self, place: &Place, line: &str, names: &Names) -> Result<(), LineError> {
         let words = words(line)?;
         if words.is_empty() {
             return Ok(());
@@ -82,7 +85,7 @@ impl Replay {
             return Err(format!("{word}: an argument that belongs to no option").into());
         }
         match line.command {
-            Command::Looks => {}
+            Command::ReadOnly => {}
             Command::Clear => {
                 self.services.clear();
                 self.by_identity.clear();
@@ -92,8 +95,8 @@ impl Replay {
             Command::AddService => {
                 let identity = identity(&line, names)?;
                 if self.by_identity.contains_key(&identity) {
-                    let message = format!("the service {identity} is there already");
-                    return Err(wrong(message, "remove one of the two lines"));
+                    let message = format!("the service {identity} already exists");
+                    return Err(line_error(message, "remove one of the two lines"));
                 }
                 let mut service = LvsService::new(place.clone(), identity);
                 describe(&mut service, &line)?;
@@ -108,7 +111,7 @@ impl Replay {
             Command::EditService => {
                 let identity = identity(&line, names)?;
                 let building = self.find(identity)?;
-                // What is not said goes back to the default, as ipvsadm has it.
+                // Omitted options go back to the default, as in ipvsadm.
                 let mut service = LvsService::new(place.clone(), identity);
                 describe(&mut service, &line)?;
                 building.service = service;
@@ -128,8 +131,8 @@ impl Replay {
                 match (building.by_endpoint.get(&endpoint), line.command) {
                     (Some(&at), Command::EditServer) => building.servers[at] = Some(server),
                     (Some(_), _) => {
-                        let message = format!("the server {} is there already", server.address);
-                        return Err(wrong(message, "remove one of the two lines"));
+                        let message = format!("the server {} already exists", server.address);
+                        return Err(line_error(message, "remove one of the two lines"));
                     }
                     (None, Command::EditServer) => return Err(no_server(server.address)),
                     (None, _) => {
@@ -150,23 +153,23 @@ impl Replay {
         Ok(())
     }
 
-    fn find(&mut self, identity: Identity) -> Result<&mut Building, Wrong> {
+    fn find(&mut self, identity: Identity) -> Result<&mut Building, LineError> {
         let found = self.by_identity.get(&identity).copied();
         found.and_then(|at| self.services[at].as_mut()).ok_or_else(|| {
             let message = format!("there is no service {identity} here");
-            wrong(message, "a line with -A comes before those of its servers")
+            line_error(message, "a line with -A comes before those of its servers")
         })
     }
 
-    fn set_timeouts(&mut self, line: &Line<'_>) -> Result<(), Wrong> {
+    fn set_timeouts(&mut self, line: &Line<'_>) -> Result<(), LineError> {
         let [tcp, closing, udp] = line.rest[..] else {
             return Err("--set takes three numbers: tcp, tcpfin and udp".to_owned().into());
         };
         let seconds = |text: &str| match text.parse::<u32>() {
-            // 0 leaves what is.
+            // 0 keeps the current value.
             Ok(0) => Ok(None),
             Ok(seconds) => Ok(Some(Duration::from_secs(seconds.into()))),
-            Err(_) => Err(Wrong::from(format!("{text} is no number of seconds"))),
+            Err(_) => Err(LineError::from(format!("{text} is no number of seconds"))),
         };
         let before = self.timeouts.clone();
         self.timeouts = Timeouts {
@@ -186,20 +189,20 @@ pub(in crate::migrate::import) fn sync_daemon(place: Place) -> Note {
         effect: Effect::NotCarried,
         why: "Director sends no connections to other directors".into(),
         instead: "directors with the same hash_key and services place a flow alike, so a standby \
-                  finds most of them without being told"
+                  continues most of them without synchronization"
             .into(),
     }
 }
 
-fn no_server(address: IpAddr) -> Wrong {
-    wrong(format!("the service has no server {address}"), "a line with -a comes first")
+fn no_server(address: IpAddr) -> LineError {
+    line_error(format!("the service has no server {address}"), "a line with -a comes first")
 }
 
-/// The options of a line; none if it is no command of ipvsadm's but empty.
-fn words(line: &str) -> Result<Vec<&str>, Wrong> {
+/// The options of a line; none if it has no command. A line of another program is an error.
+fn words(line: &str) -> Result<Vec<&str>, LineError> {
     let script = || {
-        wrong(
-            "this is no rule of ipvsadm's",
+        line_error(
+            "this is no rule of ipvsadm",
             "if it is a shell script, run it, and import what `ipvsadm -S -n` prints then",
         )
     };
@@ -222,14 +225,14 @@ fn words(line: &str) -> Result<Vec<&str>, Wrong> {
     }
 }
 
-fn identity(line: &Line<'_>, names: &Names) -> Result<Identity, Wrong> {
+fn identity(line: &Line<'_>, names: &Names) -> Result<Identity, LineError> {
     let protocols =
         [(Key::Tcp, Protocol::Tcp), (Key::Udp, Protocol::Udp), (Key::Sctp, Protocol::Sctp)];
     let mut found = None;
     for (key, protocol) in protocols {
         let Some(text) = line.get(key) else { continue };
         let (address, port) =
-            endpoint(text, protocol, names).map_err(|message| wrong(message, NUMERIC))?;
+            endpoint(text, protocol, names).map_err(|message| line_error(message, NUMERIC))?;
         if found.replace(Identity::Address { protocol, address, port }).is_some() {
             return Err("two services in one line".to_owned().into());
         }
@@ -237,7 +240,7 @@ fn identity(line: &Line<'_>, names: &Names) -> Result<Identity, Wrong> {
     if let Some(text) = line.get(Key::Mark) {
         let mark = text.parse::<u32>().ok().filter(|mark| *mark > 0);
         let mark = mark.ok_or_else(|| format!("{text} is no firewall mark"))?;
-        let is_v6 = line.has(Key::Six);
+        let is_v6 = line.has(Key::Ipv6);
         if found.replace(Identity::Mark { mark, is_v6 }).is_some() {
             return Err("two services in one line".to_owned().into());
         }
@@ -246,7 +249,7 @@ fn identity(line: &Line<'_>, names: &Names) -> Result<Identity, Wrong> {
 }
 
 /// A service's own options.
-fn describe(service: &mut LvsService, line: &Line<'_>) -> Result<(), Wrong> {
+fn describe(service: &mut LvsService, line: &Line<'_>) -> Result<(), LineError> {
     if let Some(scheduler) = line.get(Key::Scheduler) {
         scheduler.clone_into(&mut service.scheduler);
     }
@@ -294,14 +297,14 @@ fn server(
     line: &Line<'_>,
     identity: Identity,
     names: &Names,
-) -> Result<LvsServer, Wrong> {
+) -> Result<LvsServer, LineError> {
     let text = line.get(Key::Server).ok_or_else(|| "no server: -r is missing".to_owned())?;
     let (protocol, service_port) = match identity {
         Identity::Address { protocol, port, .. } => (protocol, port),
         Identity::Mark { .. } => (Protocol::Tcp, 0),
     };
     let (address, port) =
-        endpoint(text, protocol, names).map_err(|message| wrong(message, NUMERIC))?;
+        endpoint(text, protocol, names).map_err(|message| line_error(message, NUMERIC))?;
     let port = if port == 0 { service_port } else { port };
     let mut server = LvsServer::new(place.clone(), address, port);
     let methods = [Key::Direct, Key::Tunnel, Key::Masquerade].into_iter();
@@ -321,7 +324,8 @@ fn server(
         None => Ok(default),
         Some(text) => {
             let number = text.parse::<u32>().ok().filter(|n| i32::try_from(*n).is_ok());
-            number.ok_or_else(|| Wrong::from(format!("{text} is no number from 0 to 2147483647")))
+            number
+                .ok_or_else(|| LineError::from(format!("{text} is no number from 0 to 2147483647")))
         }
     };
     server.weight = number(Key::Weight, 1)?;

@@ -1,4 +1,4 @@
-//! Checkers: what keepalived asks of a server, as a check of Director's.
+//! Checkers: health checks of keepalived, as checks of Director.
 
 use std::{num::NonZeroU16, ops::RangeInclusive, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::policy::config::model::{
 
 /// What a checker inherits.
 #[derive(Debug, Clone)]
-pub(super) struct Around<'a> {
+pub(super) struct Context<'a> {
     pub(super) timers: Timers,
     pub(super) virtualhost: Option<String>,
-    /// Who runs scripts, if that is said.
+    /// The user that scripts run as, if it is given.
     pub(super) script_user: Option<&'a str>,
-    /// What notes are about.
+    /// The subject of notes.
     pub(super) subject: &'a str,
 }
 
@@ -32,9 +32,9 @@ pub(super) fn is_one(keyword: &str) -> bool {
     keyword.ends_with("_CHECK") || matches!(keyword, "HTTP_GET" | "SSL_GET")
 }
 
-/// What a checker's lines say.
+/// The options of a checker.
 #[derive(Default)]
-struct Said<'a> {
+struct Checker<'a> {
     timers: Timers,
     port: Option<NonZeroU16>,
     virtualhost: Option<String>,
@@ -46,37 +46,37 @@ struct Said<'a> {
     record: Option<String>,
     payload: Option<String>,
     reply: Option<String>,
-    /// Another address is asked than the server's.
-    elsewhere: bool,
+    /// Another address than the server's is checked.
+    is_other_address: bool,
     /// Lines that are not carried over.
-    left: Vec<&'a Node>,
+    unsupported: Vec<&'a Node>,
 }
 
 /// Reads a checker into the server's checks.
 pub(super) fn read(
     node: &Node,
-    around: &Around<'_>,
+    context: &Context<'_>,
     server: &mut LvsServer,
     notes: &mut Vec<Note>,
 ) -> Result<(), ImportError> {
-    let mut said = Said { timers: around.timers.clone(), ..Said::default() };
-    said.virtualhost.clone_from(&around.virtualhost);
-    said.user = around.script_user.map(ToOwned::to_owned);
+    let mut checker = Checker { timers: context.timers.clone(), ..Checker::default() };
+    checker.virtualhost.clone_from(&context.virtualhost);
+    checker.user = context.script_user.map(ToOwned::to_owned);
     for line in node.lines() {
-        said.line(line, server)?;
+        checker.line(line, server)?;
     }
     let note = |what, effect, why: String, instead: &str| Note {
         place: node.place.clone(),
-        subject: format!("{}, server {}", around.subject, server.address),
+        subject: format!("{}, server {}", context.subject, server.address),
         what,
         effect,
         why,
         instead: instead.to_owned(),
     };
     let kind = node.keyword();
-    if said.elsewhere {
-        let why = format!("{kind} with connect_ip asks another address than the server's");
-        let instead = "check the server itself, or say so in an exec check";
+    if checker.is_other_address {
+        let why = format!("{kind} with connect_ip checks another address than the server's");
+        let instead = "check the server itself, or write an exec check";
         notes.push(note("check", Effect::NotCarried, why, instead));
         return Ok(());
     }
@@ -88,7 +88,7 @@ pub(super) fn read(
         "MISC_CHECK" => (0, Some(second)),
         _ => (1, Some(second)),
     };
-    let timing = said.timers.timing(Defaults { retry, delay_before_retry: pause });
+    let timing = checker.timers.timing(Defaults { retry, delay_before_retry: pause });
     let check = |probe| HealthCheck {
         probe,
         interval: timing.interval,
@@ -96,8 +96,8 @@ pub(super) fn read(
         rise: 1,
         fall: timing.fall,
         jitter: Percent(0),
-        start: if said.timers.alpha { Start::Down } else { Start::Up },
-        port: said.port,
+        start: if checker.timers.alpha { Start::Down } else { Start::Up },
+        port: checker.port,
         via: Via::Direct,
     };
     let mut add = |probe| server.checks.push((node.place.clone(), check(probe)));
@@ -105,18 +105,18 @@ pub(super) fn read(
         "TCP_CHECK" => add(Probe::Tcp),
         "PING_CHECK" => add(Probe::Icmp),
         "HTTP_GET" | "SSL_GET" => {
-            let mut unsaid = Vec::new();
-            for url in &said.urls {
-                let http = http(url, &said, kind == "SSL_GET", &mut unsaid)?;
+            let mut dropped = Vec::new();
+            for url in &checker.urls {
+                let http = http(url, &checker, kind == "SSL_GET", &mut dropped)?;
                 add(if kind == "SSL_GET" { Probe::Https(http) } else { Probe::Http(http) });
             }
-            if said.urls.is_empty() {
+            if checker.urls.is_empty() {
                 // keepalived refuses such a checker; a connection is the least it can mean.
                 add(Probe::Tcp);
             }
-            for (what, why) in unsaid {
-                let instead = "write a `body:` regular expression, or have the page answer with \
-                               a status of its own when something is wrong";
+            for (what, why) in dropped {
+                let instead = "write a `body:` regular expression, or let the page return \
+                               another status when something is wrong";
                 notes.push(note(what, Effect::NotCarried, why, instead));
             }
         }
@@ -127,18 +127,18 @@ pub(super) fn read(
             notes.push(note("smtp-check", Effect::Changed, why, instead));
         }
         "DNS_CHECK" => add(Probe::Dns(DnsProbe {
-            name: said.name.clone().unwrap_or_else(|| ".".into()),
-            record: said.record.clone().unwrap_or_else(|| "SOA".into()).to_ascii_uppercase(),
+            name: checker.name.clone().unwrap_or_else(|| ".".into()),
+            record: checker.record.clone().unwrap_or_else(|| "SOA".into()).to_ascii_uppercase(),
             answer: false,
         })),
-        "UDP_CHECK" => match udp(&said) {
+        "UDP_CHECK" => match udp(&checker) {
             Ok(probe) => add(Probe::Udp(probe)),
             Err(why) => {
                 let instead = "an exec check can send any bytes";
                 notes.push(note("udp-check", Effect::NotCarried, why, instead));
             }
         },
-        "MISC_CHECK" => match exec(&said, server.address) {
+        "MISC_CHECK" => match exec(&checker, server.address) {
             Ok((probe, is_other_user)) => {
                 server.checks.push((node.place.clone(), check(Probe::Exec(probe))));
                 if is_other_user {
@@ -154,18 +154,18 @@ pub(super) fn read(
         },
         _ => {
             let why = format!("Director has no {kind}");
-            let instead = "an exec check can ask anything; without one the server counts as up";
+            let instead = "an exec check can test anything; without one the server counts as up";
             notes.push(note("check", Effect::NotCarried, why, instead));
         }
     }
     if server.checks.len() == n_before {
         return Ok(());
     }
-    for line in said.left {
-        let why = format!("{kind} has no {} here", line.keyword());
+    for line in checker.unsupported {
+        let why = format!("{} of {kind} is not supported", line.keyword());
         notes.push(Note {
             place: line.place.clone(),
-            subject: format!("{}, server {}", around.subject, server.address),
+            subject: format!("{}, server {}", context.subject, server.address),
             what: "check-option",
             effect: Effect::NotCarried,
             why,
@@ -175,7 +175,7 @@ pub(super) fn read(
     Ok(())
 }
 
-impl<'a> Said<'a> {
+impl<'a> Checker<'a> {
     fn line(&mut self, line: &'a Node, server: &LvsServer) -> Result<(), ImportError> {
         if self.timers.take(line)? {
             return Ok(());
@@ -183,10 +183,10 @@ impl<'a> Said<'a> {
         let word = || line.word(1).unwrap_or_default().to_owned();
         match line.keyword() {
             "connect_port" => self.port = NonZeroU16::new(value::port(line, 1)?),
-            "connect_ip" => self.elsewhere = value::address(line, 1)? != server.address,
+            "connect_ip" => self.is_other_address = value::address(line, 1)? != server.address,
             "virtualhost" => self.virtualhost = Some(word()),
             "url" => self.urls.push(line),
-            // Director's own name for it is what it asks for anyway.
+            // Director sends the name by default.
             "enable_sni" => {}
             "sni_name" => self.sni = Some(word()),
             "misc_path" => self.command = value::rest(line),
@@ -195,38 +195,38 @@ impl<'a> Said<'a> {
             "type" => self.record = Some(word()),
             "payload" => self.payload = Some(value::rest(line)),
             "require_reply" => self.reply = Some(value::rest(line)),
-            // HTTP/1.1 serves for all of them; failures are always logged.
+            // HTTP/1.1 works for all of them; failures are always logged.
             "http_protocol" | "log_all_failures" | "tls_compliant" => {}
-            // How SMTP is spoken, which it is not.
+            // Of the SMTP dialogue, which there is not.
             "helo_name" => {}
-            // Old SMTP_CHECKs say in a block which address they mean.
+            // Old SMTP_CHECKs give their address in a block.
             "host" => {
                 for line in line.lines() {
                     self.line(line, server)?;
                 }
             }
-            _ => self.left.push(line),
+            _ => self.unsupported.push(line),
         }
         Ok(())
     }
 }
 
-/// A `url` block. What of it cannot be asked goes to `unsaid`.
+/// A `url` block. What is not supported goes to `dropped`.
 fn http(
     url: &Node,
-    said: &Said<'_>,
+    checker: &Checker<'_>,
     is_tls: bool,
-    unsaid: &mut Vec<(&'static str, String)>,
+    dropped: &mut Vec<(&'static str, String)>,
 ) -> Result<HttpProbe, ImportError> {
     let mut probe = HttpProbe {
         method: "GET".into(),
         path: "/".into(),
-        host: said.virtualhost.clone(),
+        host: checker.virtualhost.clone(),
         headers: Vec::new(),
         status: Vec::new(),
         body: None,
         version: HttpVersion::Http1,
-        sni: said.sni.clone().filter(|_| is_tls),
+        sni: checker.sni.clone().filter(|_| is_tls),
         verify: false,
     };
     let mut is_caseless = false;
@@ -244,13 +244,15 @@ fn http(
             "virtualhost" => probe.host = line.word(1).map(ToOwned::to_owned),
             "digest" => {
                 let why = "bodies are not compared by their MD5 digest: the status decides";
-                unsaid.push(("digest", why.into()));
+                dropped.push(("digest", why.into()));
             }
             "regex" => {
                 let text = value::rest(line);
                 match regex::bytes::Regex::new(&text) {
                     Ok(_) => probe.body = Some(text),
-                    Err(_) => unsaid.push(("regex", format!("{text:?} is PCRE's own: left out"))),
+                    Err(_) => {
+                        dropped.push(("regex", format!("{text:?} is valid in PCRE only: left out")))
+                    }
                 }
             }
             "regex_options" => {
@@ -258,10 +260,10 @@ fn http(
             }
             "regex_no_match" => {
                 probe.body = None;
-                unsaid.push(("regex", "a body that must not match cannot be said".into()));
+                dropped.push(("regex", "a body that must not match is not supported".into()));
                 break;
             }
-            other => unsaid.push(("url-option", format!("{other} of a url is not known here"))),
+            other => dropped.push(("url-option", format!("{other} of a url is unknown"))),
         }
     }
     if is_caseless {
@@ -286,8 +288,8 @@ fn status(line: &Node, text: &str) -> Result<RangeInclusive<u16>, ImportError> {
     }
 }
 
-fn udp(said: &Said<'_>) -> Result<UdpProbe, String> {
-    let send = match &said.payload {
+fn udp(checker: &Checker<'_>) -> Result<UdpProbe, String> {
+    let send = match &checker.payload {
         None => String::new(),
         Some(hex) => {
             let bytes = bytes(hex).ok_or("the payload is no even number of hex digits")?;
@@ -298,7 +300,7 @@ fn udp(said: &Said<'_>) -> Result<UdpProbe, String> {
                 .ok_or("the payload's bytes are no text, and only text is sent")?
         }
     };
-    let expect = said.reply.as_ref().map(|hex| {
+    let expect = checker.reply.as_ref().map(|hex| {
         let text = bytes(hex).and_then(|bytes| String::from_utf8(bytes).ok());
         match text.filter(|text| !text.is_empty() && text.is_ascii()) {
             Some(text) => format!("^{}", regex::escape(&text)),
@@ -318,16 +320,16 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
 }
 
 /// A script. Servers' scripts differ by the server's address, so that is taken from the
-/// environment. Also whether it runs as another user than with keepalived.
-fn exec(said: &Said<'_>, server: std::net::IpAddr) -> Result<(ExecProbe, bool), String> {
-    let words: Vec<&str> = said.command.split_whitespace().collect();
+/// environment. Also returns whether it runs as another user than with keepalived.
+fn exec(checker: &Checker<'_>, server: std::net::IpAddr) -> Result<(ExecProbe, bool), String> {
+    let words: Vec<&str> = checker.command.split_whitespace().collect();
     let Some(program) = words.first().filter(|word| word.starts_with('/')) else {
-        return Err(format!("{:?} is no absolute path of a program", said.command));
+        return Err(format!("{:?} is no absolute path of a program", checker.command));
     };
-    let is_shell = said.command.contains(|c: char| "|&;<>()$`\\\"'*?[]#~{}".contains(c));
+    let is_shell = checker.command.contains(|c: char| "|&;<>()$`\\\"'*?[]#~{}".contains(c));
     let address = server.to_string();
     let command = if is_shell {
-        let text = said.command.replace(&address, "$DIRECTOR_ADDRESS");
+        let text = checker.command.replace(&address, "$DIRECTOR_ADDRESS");
         vec!["/bin/sh".to_owned(), "-c".to_owned(), text]
     } else if words[1..].contains(&address.as_str()) {
         let arguments = words[1..]
@@ -338,7 +340,7 @@ fn exec(said: &Said<'_>, server: std::net::IpAddr) -> Result<(ExecProbe, bool), 
     } else {
         words.iter().map(|word| (*word).to_owned()).collect()
     };
-    let named = said.user.clone().filter(|user| user != "root");
+    let named = checker.user.clone().filter(|user| user != "root");
     let is_other = named.is_none();
     let user = named.unwrap_or_else(|| "nobody".to_owned());
     Ok((ExecProbe { command, user }, is_other))

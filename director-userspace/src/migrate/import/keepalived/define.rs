@@ -16,7 +16,7 @@ fn is_name(c: char) -> bool {
 }
 
 impl Definitions {
-    /// Takes a definition; whether it was one.
+    /// Adds a definition; returns whether the line is one.
     pub(super) fn define(&mut self, line: &str) -> bool {
         let Some((name, value)) = line.strip_prefix('$').and_then(|rest| rest.split_once('='))
         else {
@@ -30,7 +30,7 @@ impl Definitions {
         true
     }
 
-    /// A line with names replaced; others stay as they are. What is wrong is said for people.
+    /// A line with names replaced; others stay as they are. An error is a text for people.
     pub(super) fn expand(&self, line: &str) -> Result<String, String> {
         let mut out = String::with_capacity(line.len());
         self.expand_into(line, &mut out, 0)?;

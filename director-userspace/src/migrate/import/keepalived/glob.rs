@@ -5,14 +5,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Directory entries that are looked at.
+/// Most directory entries that are read.
 const MAX_ENTRIES: usize = 65_536;
 
-/// The files that a pattern matches, in order. A pattern without wildcards matches itself. What is
-/// wrong is said for people.
+/// The files that a pattern matches, in order. A pattern without wildcards matches itself. An error
+/// is a text for people.
 pub(super) fn find(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     if pattern.contains(['{', '}']) {
-        return Err("braces are not understood".into());
+        return Err("braces are not supported".into());
     }
     let mut found = vec![PathBuf::new()];
     let mut n_entries = 0;
@@ -33,7 +33,7 @@ pub(super) fn find(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, Stri
             for entry in entries.flatten() {
                 n_entries += 1;
                 if n_entries > MAX_ENTRIES {
-                    return Err("too many files to look at".into());
+                    return Err("too many files to compare".into());
                 }
                 let file = entry.file_name();
                 let Some(file) = file.to_str() else { continue };
@@ -52,7 +52,7 @@ pub(super) fn find(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, Stri
     Ok(found)
 }
 
-/// `*`, `?` and `[a-z]`, without recursion: the last star is gone back to.
+/// `*`, `?` and `[a-z]`, without recursion: backtracks to the last star.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -42,7 +42,7 @@ pub(super) fn read(node: &Node) -> Result<Vec<Member>, ImportError> {
     Ok(members)
 }
 
-/// From an address to the one that ends so: decimal for IPv4, hexadecimal for IPv6.
+/// From an address to the one that ends in `last`: decimal for IPv4, hexadecimal for IPv6.
 fn range(first: &str, last: &str) -> Option<impl Iterator<Item = IpAddr>> {
     let first: IpAddr = first.parse().ok()?;
     let (from, to) = match first {

@@ -1,4 +1,4 @@
-//! Lines of words out of files: comments, conditions, definitions and includes are dealt with.
+//! Lines of words out of files: comments, conditions, definitions and includes are resolved.
 
 use std::{
     collections::HashSet,
@@ -39,7 +39,7 @@ pub(super) struct Line {
     pub(super) words: Vec<Word>,
 }
 
-/// What all files have in them.
+/// The contents of all files.
 #[derive(Debug)]
 pub(super) struct Lines {
     pub(super) lines: Vec<Line>,
@@ -58,7 +58,7 @@ pub(super) struct Reader<'a> {
     open: Vec<PathBuf>,
     n_included: usize,
     n_bytes: usize,
-    /// Lines under a condition that does not hold, by condition.
+    /// Conditions whose lines were skipped because it is unknown whether they hold.
     skipped: HashSet<String>,
 }
 
@@ -125,15 +125,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// One line, or more if its definitions say so.
+    /// One line, or more if its definitions expand to more.
     fn line(&mut self, place: &Place, line: &str) -> Result<(), ImportError> {
         let trimmed = line.trim_start();
         if trimmed.is_empty() || trimmed.starts_with(['#', '!']) {
             return Ok(());
         }
         if trimmed.starts_with('~') {
-            let hint = "write the lines out; keepalived itself makes them when it starts";
-            return Err(ImportError::at(place, "~SEQ and ~LST are not carried out here", hint));
+            let hint = "write the lines out; keepalived itself expands them when it starts";
+            return Err(ImportError::at(place, "~SEQ and ~LST are not supported", hint));
         }
         let expanded = self.definitions.expand(line).map_err(|message| {
             ImportError::at(place, message, "does a definition contain itself?")
@@ -173,8 +173,8 @@ impl<'a> Reader<'a> {
                 subject: format!("lines with @{id}"),
                 what: "condition",
                 effect: Effect::NotCarried,
-                why: "they count on some hosts only, and it is not known which this is".into(),
-                instead: "say --config-id ID, as keepalived is given -i ID".into(),
+                why: "they apply to some hosts only, and the ID of this one is unknown".into(),
+                instead: "pass --config-id ID, as -i ID to keepalived".into(),
             });
         }
         holds.unwrap_or(false).then_some(rest)
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
                 subject: format!("include {pattern}"),
                 what: "include",
                 effect: Effect::NotCarried,
-                why: "no file is of this name".into(),
+                why: "no file has this name".into(),
                 instead: "check the path; it is taken from the including file's directory".into(),
             });
         }
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
             return Err(failed(message, "does an include match too much?"));
         }
         let cannot = |error| failed(format!("cannot include {shown}: {error}"), "check the path");
-        // A pipe would be waited for.
+        // Reading a pipe would block.
         if !fs::metadata(path).map_err(cannot)?.is_file() {
             return Err(failed(format!("cannot include {shown}: no file"), "name files only"));
         }
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Takes a line apart: words between blanks or quotes; `#` and `!` begin a comment.
+/// Splits a line: words between blanks or quotes; `#` and `!` begin a comment.
 fn words(place: &Place, line: &str) -> Result<Vec<Word>, ImportError> {
     let mut words = Vec::new();
     let mut characters = line.chars().peekable();
@@ -285,7 +285,7 @@ fn quoted(
     loop {
         match characters.next()? {
             c if c == quote => return Some(()),
-            // Only the quote itself can be hidden; a regular expression keeps its backslashes.
+            // Only the quote itself can be escaped; a regular expression keeps its backslashes.
             '\\' => match characters.next()? {
                 c if c == quote => text.push(c),
                 c => text.extend(['\\', c]),

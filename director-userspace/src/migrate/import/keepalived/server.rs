@@ -6,14 +6,14 @@ use super::{
         report::{Effect, Note},
         table::{LvsServer, Method},
     },
-    checker::{self, Around},
+    checker::{self, Context},
     tree::Node,
     value,
 };
 
 /// What a server inherits.
 pub(super) struct Inherited<'a> {
-    pub(super) around: Around<'a>,
+    pub(super) context: Context<'a>,
     pub(super) method: Method,
     pub(super) weight: u32,
     pub(super) inhibit: bool,
@@ -36,10 +36,10 @@ pub(super) fn read(
     server.method = inherited.method;
     server.weight = inherited.weight;
     server.inhibit = inherited.inhibit;
-    let mut around = inherited.around.clone();
-    // What checkers inherit may stand behind them.
+    let mut context = inherited.context.clone();
+    // What checkers inherit may follow them.
     for line in node.lines() {
-        if around.timers.take(line)? {
+        if context.timers.take(line)? {
             continue;
         }
         match line.keyword() {
@@ -48,16 +48,16 @@ pub(super) fn read(
             "lthreshold" => server.lower = value::number(line, "the threshold")?,
             "inhibit_on_failure" => server.inhibit = line.word(1) != Some("false"),
             "lvs_method" | "lb_kind" => server.method = method(line)?,
-            "virtualhost" => around.virtualhost = line.word(1).map(ToOwned::to_owned),
-            "notify_up" | "notify_down" => notes.push(script(line, &inherited.around)),
-            "smtp_alert" | "no_smtp_alert" | "smtp_alert_up" => notes.push(mail(line, &around)),
+            "virtualhost" => context.virtualhost = line.word(1).map(ToOwned::to_owned),
+            "notify_up" | "notify_down" => notes.push(script(line, &inherited.context)),
+            "smtp_alert" | "no_smtp_alert" | "smtp_alert_up" => notes.push(mail(line, &context)),
             "snmp_name" | "log_all_failures" => {}
             keyword if checker::is_one(keyword) => {}
-            keyword => notes.push(unknown(line, keyword, &inherited.around)),
+            keyword => notes.push(unknown(line, keyword, &inherited.context)),
         }
     }
     for line in node.lines().iter().filter(|line| checker::is_one(line.keyword())) {
-        checker::read(line, &around, &mut server, notes)?;
+        checker::read(line, &context, &mut server, notes)?;
     }
     Ok(server)
 }
@@ -81,29 +81,29 @@ pub(super) fn method(line: &Node) -> Result<Method, ImportError> {
             }
         }
         _ => {
-            let message = format!("{} {kind}: no way of forwarding", line.keyword());
+            let message = format!("{} {kind}: no forwarding method", line.keyword());
             Err(ImportError::at(&line.place, message, "write NAT, DR or TUN"))
         }
     }
 }
 
-pub(super) fn script(line: &Node, around: &Around<'_>) -> Note {
+pub(super) fn script(line: &Node, context: &Context<'_>) -> Note {
     Note {
         place: line.place.clone(),
-        subject: around.subject.to_owned(),
+        subject: context.subject.to_owned(),
         what: "notify",
         effect: Effect::NotCarried,
         why: "no script is run for one service or server".into(),
-        instead: "alarms: {exec: [[/path]]} runs one program with every transition; it is told \
-                  which service and backend, and may call the old script"
+        instead: "alarms: {exec: [[/path]]} runs one program on every transition; it gets \
+                  service and backend, and may call the old script"
             .into(),
     }
 }
 
-pub(super) fn mail(line: &Node, around: &Around<'_>) -> Note {
+pub(super) fn mail(line: &Node, context: &Context<'_>) -> Note {
     Note {
         place: line.place.clone(),
-        subject: around.subject.to_owned(),
+        subject: context.subject.to_owned(),
         what: "mail",
         effect: Effect::NotCarried,
         why: "mail is not switched on and off for one service or server".into(),
@@ -111,13 +111,13 @@ pub(super) fn mail(line: &Node, around: &Around<'_>) -> Note {
     }
 }
 
-pub(super) fn unknown(line: &Node, keyword: &str, around: &Around<'_>) -> Note {
+pub(super) fn unknown(line: &Node, keyword: &str, context: &Context<'_>) -> Note {
     Note {
         place: line.place.clone(),
-        subject: around.subject.to_owned(),
+        subject: context.subject.to_owned(),
         what: "keyword",
         effect: Effect::NotCarried,
-        why: format!("{keyword} is not known here"),
+        why: format!("{keyword} is unknown"),
         instead: "nothing, if the service works without it; is it spelt right?".into(),
     }
 }

@@ -9,7 +9,7 @@ use super::{
         report::{Effect, Note},
         table::{Identity, LvsHealth, LvsService, LvsTable, Method, Persistence, Protocol, Sorry},
     },
-    checker::{Around, is_one},
+    checker::{Context, is_one},
     group::Member,
     server::{self, Inherited},
     timing::Timers,
@@ -22,7 +22,7 @@ const FLAGS: [&str; 4] = ["sh-port", "sh-fallback", "mh-port", "mh-fallback"];
 /// keepalived's default, which is not ipvsadm's.
 const PERSISTENCE: Duration = Duration::from_secs(360);
 
-/// What a whole file says beside its services.
+/// The settings of a whole file, besides its services.
 #[derive(Default)]
 pub(super) struct File {
     pub(super) groups: HashMap<String, Vec<Member>>,
@@ -54,7 +54,7 @@ fn try_read(
         Head::One(identity) => identity.to_string(),
         Head::Group(name) => format!("group {name}"),
     };
-    let around = Around {
+    let context = Context {
         timers: Timers::default(),
         virtualhost: None,
         script_user: file.script_user.as_deref(),
@@ -64,15 +64,15 @@ fn try_read(
         Head::One(Identity::Address { port, .. }) => port,
         _ => 0,
     };
-    let mut inherited = Inherited { around, method: Method::Nat, weight: 1, inhibit: false, port };
-    // The identity is a stand-in for a group's.
+    let mut inherited = Inherited { context, method: Method::Nat, weight: 1, inhibit: false, port };
+    // A group's identity is a placeholder here.
     let identity = match &head {
         Head::One(identity) => *identity,
         Head::Group(_) => Identity::Mark { mark: 0, is_v6: false },
     };
     let mut service = LvsService::new(node.place.clone(), identity);
     options(node, &mut service, &mut inherited, &mut table.notes)?;
-    // Also what stands behind the servers counts for them.
+    // Options that follow the servers apply to them too.
     for line in node.lines().iter().filter(|line| line.keyword() == "real_server") {
         match server::read(line, &inherited, &mut table.notes) {
             Ok(server) => service.servers.push(server),
@@ -149,7 +149,7 @@ fn head(node: &Node, protocol: Protocol) -> Result<Head, ImportError> {
     }
 }
 
-/// The lines of a block but for its servers.
+/// The lines of a block except its servers.
 fn options(
     node: &Node,
     service: &mut LvsService,
@@ -158,7 +158,7 @@ fn options(
 ) -> Result<(), ImportError> {
     let mut granularity = None;
     for line in node.lines() {
-        if inherited.around.timers.take(line)? {
+        if inherited.context.timers.take(line)? {
             continue;
         }
         let word = || line.word(1).unwrap_or_default();
@@ -197,27 +197,27 @@ fn options(
             "inhibit_on_failure" => inherited.inhibit = line.word(1) != Some("false"),
             "weight" => inherited.weight = value::number(line, "the weight")?,
             "virtualhost" => {
-                inherited.around.virtualhost = line.word(1).map(ToOwned::to_owned);
+                inherited.context.virtualhost = line.word(1).map(ToOwned::to_owned);
             }
-            "quorum_up" | "quorum_down" => notes.push(server::script(line, &inherited.around)),
-            "smtp_alert" | "no_smtp_alert" => notes.push(server::mail(line, &inherited.around)),
+            "quorum_up" | "quorum_down" => notes.push(server::script(line, &inherited.context)),
+            "smtp_alert" | "no_smtp_alert" => notes.push(server::mail(line, &inherited.context)),
             "omega" => notes.push(Note {
                 place: line.place.clone(),
-                subject: inherited.around.subject.to_owned(),
+                subject: inherited.context.subject.to_owned(),
                 what: "omega",
                 effect: Effect::NotCarried,
-                why: "a daemon that stops changes nothing: forwarding goes on".into(),
-                instead: "nothing; `director detach` is what ends forwarding".into(),
+                why: "forwarding continues when the daemon stops".into(),
+                instead: "nothing; `director detach` ends forwarding".into(),
             }),
             "ha_suspend" => notes.push(Note {
                 place: line.place.clone(),
-                subject: inherited.around.subject.to_owned(),
+                subject: inherited.context.subject.to_owned(),
                 what: "ha-suspend",
                 effect: Effect::NotCarried,
-                why: "servers are checked on every director, whoever owns the address".into(),
-                instead: "nothing: what arrives at a standby is taken all the same".into(),
+                why: "servers are checked on every director, whichever owns the address".into(),
+                instead: "nothing: a standby balances packets that arrive there too".into(),
             }),
-            // Old, and of no effect, or how it is shown.
+            // Old and without effect, or for display only.
             "nat_mask"
             | "net_mask"
             | "snmp_name"
@@ -226,16 +226,16 @@ fn options(
             | "hashed" => {}
             "sorry_server_lvs_method" => {}
             keyword if is_one(keyword) => {
-                let note = server::unknown(line, keyword, &inherited.around);
+                let note = server::unknown(line, keyword, &inherited.context);
                 notes.push(note);
             }
-            keyword => notes.push(server::unknown(line, keyword, &inherited.around)),
+            keyword => notes.push(server::unknown(line, keyword, &inherited.context)),
         }
     }
     if let (Some(persistence), Some(prefix)) = (&mut service.persistence, granularity) {
         persistence.prefix = Some(prefix).filter(|length| ![32, 128].contains(length));
     }
-    // The last word on the way to servers counts for the sorry server too.
+    // The last forwarding method of the servers applies to the sorry server too.
     if let LvsHealth { sorry: Some(sorry), .. } = &mut service.health {
         let own = node.lines().iter().rev().find(|l| l.keyword() == "sorry_server_lvs_method");
         sorry.method = own.map_or(Ok(inherited.method), server::method)?;

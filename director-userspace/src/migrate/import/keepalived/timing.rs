@@ -1,4 +1,4 @@
-//! When keepalived asks, and what of Director's comes to the same.
+//! The timing of keepalived's checks, and Director's equivalent.
 
 use std::time::Duration;
 
@@ -10,19 +10,18 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const DELAY_LOOP: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a block says about time; what it does not say is inherited: checker from server from
-/// service.
+/// The timing of a block; what is missing is inherited: checker from server from service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timers {
     delay_loop: Option<Duration>,
     timeout: Option<Duration>,
     retry: Option<u32>,
     delay_before_retry: Option<Duration>,
-    /// Servers are down until they have been asked.
+    /// Servers are down until they have been checked.
     pub(super) alpha: bool,
 }
 
-/// What a kind of checker does unless it is told otherwise.
+/// The defaults of a kind of checker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) retry: u32,
@@ -30,7 +29,7 @@ pub(super) struct Defaults {
     pub(super) delay_before_retry: Option<Duration>,
 }
 
-/// Director's words.
+/// Director's timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timing {
     pub(super) interval: Duration,
@@ -39,7 +38,7 @@ pub(super) struct Timing {
 }
 
 impl Timers {
-    /// Takes a line, if it is about time.
+    /// Reads a line, if it is about timing; returns whether it is.
     pub(super) fn take(&mut self, node: &Node) -> Result<bool, ImportError> {
         match node.keyword() {
             "delay_loop" => self.delay_loop = Some(value::seconds(node)?),
@@ -49,19 +48,19 @@ impl Timers {
             }
             "delay_before_retry" => self.delay_before_retry = Some(value::seconds(node)?),
             "alpha" => self.alpha = node.word(1) != Some("false"),
-            // Spreads the first checks; Director's own jitter does.
+            // Spreads the first checks, as Director's jitter does.
             "warmup" => {}
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// What comes to the same.
+    /// The equivalent timing.
     ///
-    /// keepalived asks every `delay_loop`; after a failure it asks again `retry` times,
+    /// keepalived checks every `delay_loop`; after a failure it retries `retry` times,
     /// `delay_before_retry` apart, and then takes the server out: at the latest `delay_loop +
     /// retry x (timeout + delay_before_retry) + timeout` after the server died, having failed
-    /// `retry + 1` times in a row. Director asks at one pace, and needs `interval x fall +
+    /// `retry + 1` times in a row. Director probes at one interval, and needs `interval x fall +
     /// timeout`. So `fall` is `retry + 1`, and the interval the longest that takes no longer.
     pub(super) fn timing(&self, defaults: Defaults) -> Timing {
         let delay_loop = self.delay_loop.unwrap_or(DELAY_LOOP);
@@ -70,7 +69,7 @@ impl Timers {
         let pause = self.delay_before_retry.or(defaults.delay_before_retry).unwrap_or(delay_loop);
         let until_out = delay_loop.saturating_add(timeout.saturating_add(pause) * retry);
         let same = until_out / (retry + 1);
-        // A tenth of a second is as exact as anybody reads it.
+        // A tenth of a second is exact enough for a reader.
         let tenths = same.min(delay_loop).as_millis() / 100;
         let interval = Duration::from_millis(u64::try_from(tenths).unwrap_or(u64::MAX) * 100);
         Timing {

@@ -16,7 +16,7 @@ pub(super) fn read(tree: &Tree) -> Result<LvsTable, ImportErrors> {
     let mut table = LvsTable { notes: tree.notes.clone(), ..LvsTable::default() };
     let mut errors = ImportErrors::none();
     let mut file = File::default();
-    // Groups and globals may stand behind the services.
+    // Groups and globals may follow the services.
     for node in &tree.nodes {
         match node.keyword() {
             "global_defs" => global(node, &mut file, &mut table, &mut errors),
@@ -68,7 +68,7 @@ fn global(node: &Node, file: &mut File, table: &mut LvsTable, errors: &mut Impor
                     };
                     match (place, seconds) {
                         (Some(place), Some(seconds)) => {
-                            // 0 leaves what is.
+                            // 0 keeps the current value.
                             *place = Some(seconds).filter(|s| !s.is_zero()).or(*place);
                         }
                         _ => errors.push(ImportError::at(
@@ -86,7 +86,7 @@ fn global(node: &Node, file: &mut File, table: &mut LvsTable, errors: &mut Impor
             "notification_email" | "notification_email_from" | "smtp_server" => {
                 table.notes.push(note(
                     "mail",
-                    "mail is set up otherwise",
+                    "mail is configured differently",
                     "alarms: {mail: {server, from, to}} sends every transition",
                 ));
             }
@@ -101,7 +101,7 @@ fn global(node: &Node, file: &mut File, table: &mut LvsTable, errors: &mut Impor
             what: "global",
             effect: Effect::NotCarried,
             why: "these settings are keepalived's own".into(),
-            instead: "nothing for those of VRRP, which keepalived goes on doing".into(),
+            instead: "nothing for those of VRRP, which stays with keepalived".into(),
         });
     }
 }
@@ -110,17 +110,17 @@ fn global(node: &Node, file: &mut File, table: &mut LvsTable, errors: &mut Impor
 fn other(node: &Node, keyword: &str) -> Note {
     let name = node.word(1).unwrap_or_default();
     let (what, why, instead) = if keyword.starts_with("vrrp") {
-        let instead = "let keepalived go on with VRRP: take only the virtual_server blocks out of \
-                       its file. Addresses that it moves to this host are Director's VIPs at once";
+        let instead = "leave VRRP to keepalived: remove only the virtual_server blocks from its \
+                       file. Addresses that it moves to this host are Director's VIPs at once";
         ("vrrp", "Director does no VRRP", instead)
     } else if keyword == "bfd_instance" {
-        ("bfd", "Director does no BFD", "let keepalived go on with it")
+        ("bfd", "Director does no BFD", "leave it to keepalived")
     } else if keyword.starts_with("static_") || keyword == "track_group" {
-        ("static", "Director sets no addresses and routes", "let keepalived go on with them")
+        ("static", "Director sets no addresses and routes", "leave them to keepalived")
     } else if keyword == "track_file" {
         ("track-file", "no weight is read from a file", "an agent check of type exec can read it")
     } else {
-        ("keyword", "this is not known here", "nothing, if it does not concern LVS")
+        ("keyword", "this block is unknown", "nothing, if it does not concern LVS")
     };
     Note {
         place: node.place.clone(),

@@ -40,7 +40,7 @@ pub(super) struct Tree {
     pub(super) notes: Vec<Note>,
 }
 
-/// A block whose end has not come yet.
+/// A block that has not ended yet.
 struct Open {
     /// The line before its brace.
     head: Node,
@@ -66,7 +66,7 @@ pub(super) fn parse(lines: Lines) -> Result<Tree, ImportError> {
                     };
                     let head = head.ok_or_else(|| {
                         let hint = "a keyword comes before it";
-                        ImportError::at(&line.place, "a { that belongs to nothing", hint)
+                        ImportError::at(&line.place, "a { without a keyword", hint)
                     })?;
                     if open.len() >= MAX_DEPTH {
                         let hint = "is a } missing before?";
@@ -104,7 +104,7 @@ pub(super) fn parse(lines: Lines) -> Result<Tree, ImportError> {
     }
 }
 
-/// A brace that sticks to a word: `TCP_CHECK{`, `1}`.
+/// Splits off a brace that is attached to a word: `TCP_CHECK{`, `1}`.
 fn split_braces(word: Word) -> Vec<Word> {
     let plain = |text: &str| Word { text: text.to_owned(), is_quoted: false };
     if word.is_quoted || word.text.len() < 2 {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use super::{super::error::ImportError, tree::Node};
 
-/// Longest time that means something, in seconds.
+/// Longest time that is accepted, in seconds.
 const MAX_SECONDS: f64 = 4_294_967.0;
 
 /// The number after a keyword.

@@ -10,20 +10,20 @@ use crate::policy::{
     by_address::ByAddress,
     config::{
         error::{ConfigErrorKind as Kind, Position, WarningKind},
-        model::{Backend, ForwardMode, MAX_BACKENDS},
+        model::{Availability, Backend, ForwardMode, MAX_BACKENDS},
         report::{Item, Path, Report},
     },
 };
 
 pub(super) const BACKEND: Keys = Keys {
     known: &["address", "weight", "mac"],
-    unsupported: &[("port", "rewrites no ports: a backend is sent the port the client asked for")],
+    unsupported: &[("port", "rewrites no ports: packets keep their destination port")],
 };
 
 pub(super) const SORRY: Keys =
     Keys { known: &["address", "mac"], unsupported: BACKEND.unsupported };
 
-/// The backends of one list that are right.
+/// The valid backends of one list.
 pub(super) struct Backends<'a> {
     list: &'a Item<'a>,
     read: Vec<Read>,
@@ -38,7 +38,7 @@ struct Read {
 }
 
 impl<'a> Backends<'a> {
-    /// Reads a list, looking at each backend alone and at its likes.
+    /// Reads a list; checks each backend by itself and for duplicates.
     pub(super) fn read(list: &'a Item<'a>, report: &mut Report<'_>) -> Option<Self> {
         let entries =
             items(list, "write a list, one `- address: ...` per backend, or `[]`", report)?;
@@ -55,8 +55,8 @@ impl<'a> Backends<'a> {
         Some(Self { list, read })
     }
 
-    /// Refuses backends that are VIPs (with the lines of their services): what is sent to one comes
-    /// back, or is balanced once more.
+    /// Refuses backends that are VIPs (`vips` has the lines of their services): packets to one
+    /// would come back, or be balanced again.
     pub(super) fn check_loops(&self, vips: &ByAddress<u32>, report: &mut Report<'_>) {
         for read in &self.read {
             if let Some((message, hint)) = loops(read.backend.address, vips) {
@@ -65,7 +65,7 @@ impl<'a> Backends<'a> {
         }
     }
 
-    /// Refuses backends whose address family the way of forwarding cannot carry.
+    /// Refuses backends whose address family the forwarding mode cannot carry.
     pub(super) fn check_families(
         &self,
         vip: IpAddr,
@@ -79,18 +79,18 @@ impl<'a> Backends<'a> {
         }
     }
 
-    /// Warns of weights that are probably not meant so.
+    /// Warns of weights that are probably unintended.
     pub(super) fn check_weights(&self, report: &mut Report<'_>) {
         let n_weights = self.read.iter().filter(|read| read.has_weight).count();
         if self.read.is_empty() {
-            let hint = "new flows are answered as when_empty says";
+            let hint = "when_empty decides about new flows";
             report.warning(WarningKind::NoBackends, self.list, "there are no backends", hint);
         } else if self.read.iter().all(|read| read.backend.weight == 0) {
             let hint = "no backend takes new flows; give one a weight above 0";
             report.warning(WarningKind::AllWeightsZero, self.list, "all weights are 0", hint);
         } else if n_weights != 0 && n_weights != self.read.len() {
             let message = "some backends have a weight and some don't";
-            let hint = "those without have weight 1; write it down if that is meant";
+            let hint = "those without have weight 1; write it if that is intended";
             report.warning(WarningKind::SomeWeights, self.list, message, hint);
         }
     }
@@ -122,7 +122,7 @@ fn loops(address: IpAddr, vips: &ByAddress<u32>) -> Option<(String, String)> {
     Some((message, hint))
 }
 
-/// The same, if it is of a family that the way of forwarding cannot carry.
+/// The same, if it is of a family that the forwarding mode cannot carry.
 fn family_mix(
     address: IpAddr,
     vip: IpAddr,
@@ -142,17 +142,22 @@ pub(super) struct Sorry<'a> {
 }
 
 impl<'a> Sorry<'a> {
-    /// Reads it, looking at it alone.
+    /// Reads it, and checks it by itself.
     pub(super) fn read(item: &'a Item<'a>, report: &mut Report<'_>) -> Option<Sorry<'a>> {
         let mapping = Mapping::open(item, "the sorry backend", &SORRY, report)?;
         let address_item = mapping.require("address", "write `address:` and an IP address", report);
         let address = address_item.and_then(|item| scalar::address(&item, None, report));
         let mac = mapping.optional("mac", report, scalar::mac);
-        let backend = Backend { address: address?, weight: 1, mac: mac?, is_down: false };
+        let backend = Backend {
+            address: address?,
+            weight: 1,
+            mac: mac?,
+            availability: Availability::Available,
+        };
         Some(Self { backend, address_item: address_item? })
     }
 
-    /// Looks at it among the VIPs and backends.
+    /// Checks it against the VIPs and backends.
     pub(super) fn check(
         &self,
         vips: &ByAddress<u32>,
@@ -215,7 +220,12 @@ fn backend(
         None => Some(None),
     };
     Some(Read {
-        backend: Backend { address: address?, weight: weight?, mac: mac?, is_down: false },
+        backend: Backend {
+            address: address?,
+            weight: weight?,
+            mac: mac?,
+            availability: Availability::Available,
+        },
         has_weight: weight_item.is_some(),
         index,
         address_at: address_item?.node.at,

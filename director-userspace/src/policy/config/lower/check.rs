@@ -1,4 +1,4 @@
-//! One check, and one agent: how often, how long, and what.
+//! One check, and one agent: type, timing, and the keys of each type.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::policy::config::{
     units,
 };
 
-/// Keys of every type of check; `port` only where one is asked, or told to a program.
+/// Keys of every type of check; `port` only for types that probe one or pass one to a program.
 const CHECK_COMMON: [&str; 9] =
     ["type", "interval", "timeout", "rise", "fall", "jitter", "start", "port", "via"];
 
@@ -48,7 +48,7 @@ const AGENT: Keys = Keys {
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Beyond this, intervals would say little.
+/// Beyond this, an interval would mean little.
 const MAX_JITTER: u8 = 50;
 
 /// One check of a service.
@@ -56,7 +56,7 @@ pub(super) fn check(item: &Item<'_>, report: &mut Report<'_>) -> Option<HealthCh
     let mapping = Mapping::open(item, "a check", &CHECK, report)?;
     let kind = probe::type_of(&mapping, TYPES, |kind| kind.word, report);
     if let Some(kind) = kind {
-        mapping.check_belonging(&a_check(kind.word), &CHECK, &keys_of(kind), report);
+        mapping.check_allowed(&a_check(kind.word), &CHECK, &keys_of(kind), report);
     }
     let probe = kind.and_then(|kind| (kind.read)(&mapping, report));
     let times = times(&mapping, Duration::from_secs(2), report);
@@ -73,7 +73,7 @@ pub(super) fn check(item: &Item<'_>, report: &mut Report<'_>) -> Option<HealthCh
         let Some(kind) = kind.filter(|kind| via == Via::Path && !kind.has_port) else {
             return Some(via);
         };
-        let message = format!("{} cannot go the way traffic goes", a_check(kind.word));
+        let message = format!("{} cannot go through the data path", a_check(kind.word));
         let hint = "write via: direct, or a check of TCP or UDP";
         report.error(Kind::PathCheck, item, message, hint)
     });
@@ -100,7 +100,7 @@ fn keys_of(kind: &Type) -> Vec<&'static str> {
 
 /// `an icmp check`
 pub(super) fn a_check(word: &str) -> String {
-    // As they are spoken: http letter by letter.
+    // By pronunciation: http is spelled out.
     let article = if word.starts_with(['a', 'e', 'h', 'i']) { "an" } else { "a" };
     format!("{article} {word} check")
 }
@@ -129,7 +129,7 @@ const AGENT_TYPES: &[AgentType] = &[
         read: |mapping, report| {
             let port = mapping.optional("port", report, scalar::exact_port);
             let path = mapping.optional("path", report, text::url_path);
-            let hint = "write `header:` and the name of the header that tells the load";
+            let hint = "write `header:` and the name of the header with the load";
             let header = mapping.require("header", hint, report).and_then(|item| {
                 let name = text::short(&item, "a header's name", 256, report)?;
                 text::header_name(name, &item, report).map(|_| name.to_owned())
@@ -163,9 +163,9 @@ pub(super) fn agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<Agent> {
     let mapping = Mapping::open(item, "an agent", &AGENT, report)?;
     let kind = probe::type_of(&mapping, AGENT_TYPES, |kind| kind.word, report);
     if let Some(kind) = kind {
-        let belonging = agent_keys_of(kind);
+        let allowed = agent_keys_of(kind);
         let what = format!("an agent of type {}", kind.word);
-        mapping.check_belonging(&what, &AGENT, &belonging, report);
+        mapping.check_allowed(&what, &AGENT, &allowed, report);
     }
     let source = kind.and_then(|kind| (kind.read)(&mapping, report));
     let times = times(&mapping, Duration::from_secs(5), report);
@@ -179,12 +179,12 @@ pub(super) fn agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<Agent> {
         interval,
         timeout,
         min: min?.unwrap_or(Percent(1)),
-        // Two reports that are alike, and the share is what they say.
+        // Two equal reports bring the share to their value.
         smoothing: smoothing?.unwrap_or(Percent(80)),
     })
 }
 
-/// Interval and timeout: the one is never shorter than the other.
+/// Interval and timeout; the timeout is at most the interval.
 fn times(
     mapping: &Mapping<'_>,
     usual_interval: Duration,

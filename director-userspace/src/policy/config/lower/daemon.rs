@@ -1,4 +1,4 @@
-//! What only the daemon has a use for: its API, and whom it tells.
+//! Settings of the daemon alone: its API and its alarms.
 
 use std::net::SocketAddr;
 
@@ -34,20 +34,19 @@ pub(super) fn api(item: &Item<'_>, report: &mut Report<'_>) -> Option<Api> {
         && metrics == page
         && let Some(item) = mapping.get("page")
     {
-        let message = format!("{page} is where metrics are served");
+        let message = format!("{page} serves the metrics already");
         let hint = "give the page another port";
         return report.error(Kind::DuplicateListener, &item, message, hint);
     }
     Some(Api { socket: socket?, group: group?, metrics: metrics?, page: page? })
 }
 
-/// Where something is served to whoever comes.
+/// The address of a listener that serves any client.
 fn listener(item: &Item<'_>, report: &mut Report<'_>) -> Option<SocketAddr> {
     let address = text::socket_address(item, report)?;
     if !address.ip().to_canonical().is_loopback() {
-        let message = format!("{address} is open to others");
-        let hint =
-            "whoever reaches it can read what Director does; 127.0.0.1 is for this host alone";
+        let message = format!("{address} is open to other hosts");
+        let hint = "any host that reaches it can read Director's state; use 127.0.0.1 for this one";
         report.warning(WarningKind::NotLoopback, item, message, hint);
     }
     Some(address)
@@ -117,7 +116,7 @@ fn mail(item: &Item<'_>, report: &mut Report<'_>) -> Option<Mail> {
         mapping.require("to", "write `to:` and a list of addresses", report).and_then(|item| {
             let to = some_of(&item, report, text::mail_address)?;
             if to.is_empty() {
-                let hint = "name whom to tell, or remove `mail:`";
+                let hint = "name the recipients, or remove `mail:`";
                 return report.error(Kind::EmptyList, &item, "the list is empty", hint);
             }
             Some(to)

@@ -1,4 +1,4 @@
-//! A service's checks, and what follows from their outcome.
+//! A service's checks, and how their results are used.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::policy::config::{
 const KEYS: [&str; 7] =
     ["health", "agent", "quorum", "hysteresis", "on_down", "slow_start", "panic"];
 
-/// Most that weights can come to.
+/// The largest possible sum of weights.
 const MAX_QUORUM: u32 = u16::MAX as u32 * crate::policy::config::model::MAX_BACKENDS as u32;
 
-/// What most services have in common, so that it is read, and kept in memory, once.
+/// The health settings of `defaults`, read once and shared by the services that override none.
 #[derive(Default)]
 pub(super) struct Usual {
-    /// Of `defaults`. `None` if something is wrong with it, which was said.
+    /// `None` if there are errors in `defaults`, which are reported then.
     health: Option<Arc<Health>>,
 }
 
@@ -89,7 +89,7 @@ fn read(entry: &Entry<'_>, report: &mut Report<'_>) -> Option<Health> {
     {
         let message =
             format!("a hysteresis of {hysteresis} is not less than the quorum of {quorum}");
-        let hint = "the quorum is lost below quorum - hysteresis, which must be more than nothing";
+        let hint = "the quorum is lost below quorum - hysteresis, which must be above 0";
         return report.error(Kind::NumberOutOfRange, &item, message, hint);
     }
     Some(Health {
@@ -127,7 +127,7 @@ fn panic(item: &Item<'_>, report: &mut Report<'_>) -> Option<Percent> {
     }
 }
 
-/// Holds a service's health against what the service is.
+/// Checks a service's health settings against its port and protocols.
 pub(super) fn check_fit(
     entry: &Entry<'_>,
     health: &Health,
@@ -150,7 +150,7 @@ pub(super) fn check_fit(
         && port == Port::Any
         && let Some(item) = entry.get("agent")
     {
-        let message = "an agent that is asked by HTTP needs a port where the service has any";
+        let message = "an http agent needs a port if the service's port is any";
         report.error::<()>(Kind::NoPort, &item, message, "write `port:` in it");
     }
 }
@@ -172,17 +172,17 @@ fn check_one(
     }
     let what = a_check(check.probe.as_str());
     if port == Port::Any {
-        let message = format!("{what} needs a port where the service has any");
+        let message = format!("{what} needs a port if the service's port is any");
         report.error::<()>(Kind::NoPort, item, message, "write `port:` in the check");
     } else if check.via == Via::Path && !protocols.contains(&transport) {
-        let message = format!("{what} asks a {transport} port, and the service has none");
+        let message = format!("{what} probes a {transport} port, and the service has none");
         let hint = "write a check of the service's protocol, or `port:` and a port of the VIP that \
-                    the backends listen on beside it";
+                    the backends listen on too";
         report.error::<()>(Kind::PathCheck, item, message, hint);
     }
 }
 
-/// Warns of a quorum that never is.
+/// Warns of a quorum that can never be reached.
 pub(super) fn check_quorum(
     entry: &Entry<'_>,
     health: &Health,
@@ -197,9 +197,10 @@ pub(super) fn check_quorum(
     if weights < wanted
         && let Some(item) = entry.get("quorum")
     {
-        let message = format!("all backends together weigh {weights}, less than {wanted}");
-        let hint = "once down, the service stays so; quorum and hysteresis add up to the weight that \
-                    brings it back";
+        let message =
+            format!("the weights of all backends add up to {weights}, less than {wanted}");
+        let hint = "once down, the service stays down: it comes back at a weight of quorum + \
+                    hysteresis";
         report.warning(WarningKind::QuorumTooHigh, &item, message, hint);
     }
 }

@@ -44,7 +44,7 @@ impl<'a> Mapping<'a> {
     }
 
     fn check_keys(&self, what: &str, keys: &Keys, report: &mut Report<'_>) {
-        // Few keys are compared with each other; looking up would take longer.
+        // A few keys are compared pairwise; hashing would take longer.
         let is_small = self.entries.len() <= 16;
         let mut seen = HashSet::new();
         for (at, (key, _)) in self.entries.iter().enumerate() {
@@ -77,7 +77,7 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// Whether a key stands before the entry at `at`.
+    /// Whether a key occurs before the entry at `at`.
     fn has_before(&self, at: usize, text: &str) -> bool {
         self.entries[..at].iter().any(|(key, _)| key.text.as_deref() == Some(text))
     }
@@ -93,7 +93,7 @@ impl<'a> Mapping<'a> {
         self.has_before(self.entries.len(), key)
     }
 
-    /// What `read` makes of the value of a key, `Some(None)` if the key is not there.
+    /// The value of a key, read by `read`; `Some(None)` if the key is missing.
     pub(super) fn optional<'r, T>(
         &self,
         key: &'a str,
@@ -106,20 +106,20 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// Reports keys that are known, but not in `belonging`: `what` has those only.
-    pub(super) fn check_belonging(
+    /// Reports known keys that are not in `allowed`, the keys of `what`.
+    pub(super) fn check_allowed(
         &self,
         what: &str,
         keys: &Keys,
-        belonging: &[&str],
+        allowed: &[&str],
         report: &mut Report<'_>,
     ) {
         for (key, _) in self.entries {
             let Some(text) = key.text.as_deref() else { continue };
-            if keys.known.contains(&text) && !belonging.contains(&text) {
+            if keys.known.contains(&text) && !allowed.contains(&text) {
                 let path = Path::Key(&self.item.path, text);
                 let message = format!("{text} is no key of {what}");
-                let hint = format!("remove it; the keys of {what} are {}", list(belonging));
+                let hint = format!("remove it; the keys of {what} are {}", list(allowed));
                 report.error_at::<()>(Kind::MisplacedKey, key.at, &path, message, hint);
             }
         }
@@ -181,7 +181,7 @@ pub(super) fn entries<'a>(
 /// The value of a node, and an error if it has a tag.
 pub(super) fn untagged<'a>(item: &Item<'a>, report: &mut Report<'_>) -> &'a Value<'a> {
     if item.node.tagged {
-        let hint = "remove the word that starts with `!`; the key alone says what its value is";
+        let hint = "remove the word that starts with `!`; the key determines the type of its value";
         report.error::<()>(Kind::Tag, item, "a YAML tag has no meaning here", hint);
     }
     &item.node.value

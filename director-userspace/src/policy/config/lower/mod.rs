@@ -1,8 +1,7 @@
-//! From the tree of a file to the model, collecting everything that is wrong on the way.
+//! From the tree of a file to the model, collecting all errors on the way.
 //!
-//! A function takes an [`Item`], returns what it should be, or `None` after it has told the
-//! [`Report`] why not. A `None` never hides another error: what depends on it is left unchecked, and
-//! all else is looked at.
+//! A function takes an [`Item`] and returns its value, or `None` after it has added the error to
+//! the [`Report`]. A `None` never hides another error: only what depends on it is left unchecked.
 
 mod backend;
 mod check;
@@ -61,8 +60,8 @@ pub(super) fn tables() -> Vec<(String, Vec<&'static str>)> {
     .collect()
 }
 
-/// Makes the model. It is `None` only after an error was reported, but there may have been errors
-/// also if it is not.
+/// Builds the model. It is `None` only after an error was reported, but errors may have been
+/// reported even if it is not.
 pub(super) fn lower(root: &Node<'_>, report: &mut Report<'_>) -> Option<Config> {
     let root = Item { node: root, path: Path::Root };
     let document = Mapping::open(&root, "the configuration", &DOCUMENT, report)?;
@@ -204,7 +203,7 @@ fn tunnel_source(item: &Item<'_>, report: &mut Report<'_>) -> Option<TunnelSourc
     Some(TunnelSource::Fixed { v4, v6 })
 }
 
-/// Every family that a tunnelled backend has must have a source.
+/// Checks that the address family of every tunnelled backend has a source.
 fn check_tunnel_source(
     tunnel_item: &Item<'_>,
     tunnel: &Tunnel,

@@ -1,4 +1,4 @@
-//! What a check asks: the keys that one type of check has and another has not.
+//! The probe of a check: the keys that only some types of check have.
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
@@ -15,12 +15,12 @@ use crate::policy::config::{
     report::{Item, Report, quote},
 };
 
-/// Longest datagram that is sent: one that travels in one piece, also inside a tunnel.
+/// Longest datagram that is sent: one that is not fragmented, even inside a tunnel.
 const MAX_DATAGRAM: usize = 1200;
-/// Who runs programs if the file names nobody.
+/// The user that programs run as if the file names none.
 const NOBODY: &str = "nobody";
 
-/// Record types that one may ask for.
+/// Record types that can be queried.
 const RECORDS: [&str; 15] = [
     "A", "AAAA", "CAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX", "NAPTR", "NS", "PTR", "SOA", "SRV",
     "SVCB", "TXT",
@@ -30,7 +30,7 @@ const RECORDS: [&str; 15] = [
 pub(super) struct Type {
     pub(super) word: &'static str,
     pub(super) keys: &'static [&'static str],
-    /// Whether it asks a port.
+    /// Whether it probes a port.
     pub(super) has_port: bool,
     pub(super) read: fn(&Mapping<'_>, &mut Report<'_>) -> Option<Probe>,
 }
@@ -77,7 +77,7 @@ pub(super) const TYPES: &[Type] = &[
     },
 ];
 
-/// The type that the key `type` names, of those that there are.
+/// The one of `types` that the key `type` names.
 pub(super) fn type_of<'t, T>(
     mapping: &Mapping<'_>,
     types: &'t [T],
@@ -150,7 +150,7 @@ fn statuses(item: &Item<'_>, report: &mut Report<'_>) -> Option<Vec<RangeInclusi
     }
     let all: Vec<_> = items(item, "", report)?.map(|item| status(&item, report)).collect();
     if all.is_empty() {
-        let hint = "write what is good, such as 200-299";
+        let hint = "write the accepted codes, such as 200-299";
         return report.error(Kind::EmptyList, item, "the list is empty", hint);
     }
     all.into_iter().collect()
@@ -203,7 +203,7 @@ fn record(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
     if let Some(record) = RECORDS.iter().find(|record| record.eq_ignore_ascii_case(text)) {
         return Some((*record).to_owned());
     }
-    let message = format!("{} is no type of record to ask for", quote(text));
+    let message = format!("{} is no record type that a check can query", quote(text));
     report.error(Kind::UnknownValue, item, message, format!("write {expected}"))
 }
 

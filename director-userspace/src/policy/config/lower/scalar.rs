@@ -18,11 +18,11 @@ use crate::policy::config::{
 };
 
 const QUOTES_HINT: &str =
-    "an IPv6 address in {...} or [...], or one that ends in a colon, wants quotes: \"2001:db8::1\"";
+    "an IPv6 address in {...} or [...], or one that ends in a colon, needs quotes: \"2001:db8::1\"";
 /// Longest duration, so that every clock and map can hold it.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 86_400);
 
-/// The text of a scalar; `expected` says what should be there.
+/// The text of a scalar; `expected` names it in errors.
 pub(super) fn scalar<'a>(
     item: &Item<'a>,
     expected: &str,
@@ -49,7 +49,9 @@ pub(super) fn word<W: Word>(item: &Item<'_>, later: &[&str], report: &mut Report
         words => format!("one of {}", list(words)),
     };
     let text = scalar(item, &expected, report)?;
-    if let Some(value) = W::WORDS.iter().find(|value| value.word() == text) {
+    if let Some(value) =
+        W::WORDS.iter().find(|value| value.word() == text || value.aliases().contains(&text))
+    {
         return Some(*value);
     }
     if later.contains(&text) {
@@ -57,7 +59,7 @@ pub(super) fn word<W: Word>(item: &Item<'_>, later: &[&str], report: &mut Report
         return report.error(Kind::UnsupportedValue, item, message, format!("write {expected}"));
     }
     let hint = match nearest(text, words.iter().chain(later).copied()) {
-        Some(near) => format!("did you mean {near}? This version knows {}", list(&words)),
+        Some(near) => format!("did you mean {near}? This version supports {}", list(&words)),
         None => format!("write {expected}"),
     };
     report.error(Kind::UnknownValue, item, format!("{} does not exist", quote(text)), hint)
@@ -75,8 +77,8 @@ pub(super) fn boolean(item: &Item<'_>, report: &mut Report<'_>) -> Option<bool> 
     }
 }
 
-/// A unicast address; `prefix` says what this version does instead of an address prefix, where one
-/// may be written one day.
+/// A unicast address; `prefix` names what this version supports instead of an address prefix, where
+/// a later version may take one.
 pub(super) fn address(
     item: &Item<'_>,
     prefix: Option<&str>,
@@ -116,7 +118,7 @@ fn address_hint(text: &str) -> &'static str {
     } else if text.contains('%') {
         "write the address without its zone (%...)"
     } else if text.rsplit_once(':').is_some_and(|(front, _)| is_v4(front)) {
-        "write the address alone; the port of the service goes with the packets"
+        "write the address alone; packets keep the port of the service"
     } else if text.strip_prefix('[').and_then(|t| t.split(']').next()).is_some_and(is_v6) {
         "write the address alone, without brackets and port"
     } else if text.contains(':') {
@@ -354,7 +356,7 @@ pub(super) fn power_of_two(
         Err(UnitError::TooLarge) => u64::MAX,
         Err(error) => {
             let message = format!("the size {} {error}", quote(text));
-            let hint = "write a whole number, with Ki, Mi or Gi if you like: 64Ki, 1Mi";
+            let hint = "write a whole number, optionally with Ki, Mi or Gi: 64Ki, 1Mi";
             return report.error(Kind::BadSize, item, message, hint);
         }
     };
@@ -370,7 +372,7 @@ pub(super) fn power_of_two(
     if size.is_power_of_two() {
         return Some(size);
     }
-    // In range and no power of two, so that there is one on both sides, within the range.
+    // In range and not a power of two, so there is one on each side, within the range.
     let above = size.next_power_of_two();
     let below = above / 2;
     let near = if size - below <= above - size { below } else { above };

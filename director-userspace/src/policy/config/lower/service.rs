@@ -19,6 +19,7 @@ use crate::policy::{
         raw::Value,
         report::{Item, Report},
     },
+    scheduler::lvs,
 };
 
 const LATER: &[(&str, &str)] =
@@ -49,37 +50,6 @@ pub(super) const SERVICE: Keys = Keys {
 
 /// A service's keys, but for the name: that is unique.
 pub(super) const DEFAULTS: Keys = Keys { known: SERVICE.known.split_at(1).1, unsupported: LATER };
-
-const SCHEDULERS_LATER: &[&str] = &[
-    "rr",
-    "wrr",
-    "lc",
-    "wlc",
-    "lblc",
-    "lblcr",
-    "dh",
-    "sh",
-    "sed",
-    "nq",
-    "fo",
-    "ovf",
-    "mh",
-    "twos",
-    "random",
-    "round-robin",
-    "weighted-round-robin",
-    "least-connections",
-    "weighted-least-connections",
-    "locality-based-least-connections",
-    "destination-hash",
-    "source-hash",
-    "shortest-expected-delay",
-    "never-queue",
-    "failover",
-    "overflow",
-    "maglev-hash",
-    "power-of-two-choices",
-];
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
@@ -206,8 +176,8 @@ impl<'a> Entry<'a> {
     }
 
     fn scheduler(&self, report: &mut Report<'_>) -> Option<Scheduler> {
-        let Some(item) = self.get("scheduler") else { return Some(Scheduler::Maglev) };
-        scalar::word(&item, SCHEDULERS_LATER, report)
+        let Some(item) = self.get("scheduler") else { return Some(Scheduler::DEFAULT) };
+        scalar::word(&item, &lvs::unsupported(), report)
     }
 
     fn when_empty(&self, report: &mut Report<'_>) -> Option<WhenEmpty> {

@@ -1,4 +1,4 @@
-//! Single values that mean something to others: HTTP, DNS, the shell, the kernel.
+//! Single values with a syntax of their own: HTTP, DNS, commands, the kernel.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -78,7 +78,7 @@ pub(super) fn url_path(item: &Item<'_>, report: &mut Report<'_>) -> Option<Strin
     report.error(Kind::BadPath, item, message, hint)
 }
 
-/// A host name or an address, with a port if one is wanted: what a Host header may say.
+/// A host name or an address, optionally with a port: the value of a Host header.
 pub(super) fn host(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
     let text = short(item, "a host name", 261, report)?;
     if is_host(text.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(text, |(h, _)| h)) {
@@ -143,7 +143,7 @@ pub(super) fn header_name(
     item: &Item<'_>,
     report: &mut Report<'_>,
 ) -> Option<HeaderName> {
-    /// What the client itself says, and what would make a message of another length.
+    /// Headers that the HTTP client sets itself, or that would change the message's length.
     const REFUSED: [&str; 5] =
         ["connection", "content-length", "host", "transfer-encoding", "upgrade"];
     let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|_| text.len() <= 256);
@@ -154,8 +154,8 @@ pub(super) fn header_name(
             report.error(Kind::BadHeader, item, message, "write `host:` beside `headers:`")
         }
         Some(name) => {
-            let message = format!("{name} is not for a check to set");
-            report.error(Kind::BadHeader, item, message, "remove it; it is sent as HTTP wants it")
+            let message = format!("a check cannot set {name}");
+            report.error(Kind::BadHeader, item, message, "remove it; it is sent where needed")
         }
         None => {
             let message = format!("{} is no name of a header", quote(text));
@@ -168,7 +168,7 @@ pub(super) fn header_name(
 /// A header's value.
 pub(super) fn header_value(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
     let text = short(item, "a header's value", 4096, report)?;
-    // Other than ASCII means different things to different servers.
+    // Servers differ in how they decode anything but ASCII.
     if HeaderValue::from_str(text).is_ok() && text.is_ascii() && text.trim() == text {
         return Some(text.to_owned());
     }
@@ -194,7 +194,7 @@ pub(super) fn url(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
             _ => "names no host",
         },
     };
-    let hint = "write it whole, such as https://alerts.example.net/director";
+    let hint = "write the full URL, such as https://alerts.example.net/director";
     report.error(Kind::BadUrl, item, format!("{} {problem}", quote(text)), hint)
 }
 
@@ -209,7 +209,7 @@ pub(super) fn mail_address(item: &Item<'_>, report: &mut Report<'_>) -> Option<S
     report.error(Kind::BadMailAddress, item, message, hint)
 }
 
-/// A user or a group: a name, or a number. `what` says which. Whether there is one is not known here.
+/// A user or a group: a name, or a number. `what` says which. Its existence is not checked.
 pub(super) fn account(item: &Item<'_>, what: &str, report: &mut Report<'_>) -> Option<String> {
     let text = scalar(item, &format!("a {what}"), report)?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
@@ -220,7 +220,7 @@ pub(super) fn account(item: &Item<'_>, what: &str, report: &mut Report<'_>) -> O
     report.error(Kind::BadAccount, item, message, "1 to 32 letters, digits, _, - and .")
 }
 
-/// Who runs a program: anybody but root.
+/// The user that a program runs as: any but root.
 pub(super) fn user(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
     let name = account(item, "user", report)?;
     if name != "root" && !name.bytes().all(|byte| byte == b'0') {

@@ -1,16 +1,16 @@
-//! What only the daemon has a use for: its API, and whom it tells.
+//! Settings of the daemon alone: its API and its alarms.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Serialize;
 
-/// Where the daemon can be asked.
+/// The daemon's API and HTTP listeners.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Api {
     /// The socket's absolute path; the instance's own if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
-    /// The group that may use the socket beside root; `director`, if there is one, if missing.
+    /// The group that may use the socket besides root; `director`, if there is one, if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Where `/metrics` is served over HTTP; nowhere if missing.
@@ -21,13 +21,13 @@ pub struct Api {
     pub page: Option<SocketAddr>,
 }
 
-/// Whom the daemon tells of transitions, beside the journal.
+/// Where transitions are reported, besides the journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Alarms {
-    /// Programs that are run with a transition: absolute path and arguments.
+    /// Programs that are run on a transition: absolute path and arguments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exec: Vec<Vec<String>>,
-    /// Who runs them; never root. `nobody` if missing.
+    /// The user they run as; never root. `nobody` if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// `http://` or `https://` URLs that get transitions as JSON.
@@ -43,10 +43,10 @@ pub struct Alarms {
 pub struct Mail {
     /// `host:port` of the server.
     pub server: String,
-    /// Whether the server must offer STARTTLS, and have a good certificate.
+    /// Whether the server must offer STARTTLS, and have a valid certificate.
     pub starttls: bool,
     /// The sender's address.
     pub from: String,
-    /// Who gets it; not empty.
+    /// The recipients; not empty.
     pub to: Vec<String>,
 }

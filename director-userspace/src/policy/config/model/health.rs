@@ -1,4 +1,4 @@
-//! How a service's backends are checked, and what follows from the outcome.
+//! How a service's backends are checked, and how the results are used.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -6,13 +6,13 @@ use serde::{Serialize, Serializer};
 
 use super::{super::words::words, NonZeroU16, units};
 
-/// Everything of a service that has to do with its backends' health.
+/// A service's settings for its backends' health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// A backend is up if all of these say so. None: always up.
+    /// A backend is up if all of these pass. None: always up.
     #[serde(rename = "health", skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<HealthCheck>,
-    /// Who tells a backend's load.
+    /// Where a backend's load is read from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
     /// Least sum of the weights of backends that are up; below it the service is down: its `sorry`
@@ -21,13 +21,13 @@ pub struct Health {
     /// The quorum is lost below `quorum - hysteresis` and back at `quorum + hysteresis`; less than
     /// `quorum`.
     pub hysteresis: u32,
-    /// What becomes of the known flows of a backend that is down.
+    /// What happens to the known flows of a backend that is down.
     pub on_down: OnDown,
-    /// How long the weight of a backend that came up takes to grow to what it should be; may be zero.
+    /// How long the weight of a backend that came up takes to reach its full value; may be zero.
     #[serde(serialize_with = "units::serialize_duration")]
     pub slow_start: Duration,
-    /// When more than this share of the backends, percent, is down at once, the checker is the
-    /// likelier fault, and all are kept. 100: never.
+    /// If more than this share of the backends, in percent, is down at once, the checker is more
+    /// likely at fault, and all are kept. 100: never.
     pub panic: Percent,
 }
 
@@ -56,53 +56,53 @@ impl Serialize for Percent {
     }
 }
 
-/// One check. Two that are equal, of one address, are one probe, whichever services want it.
+/// One check. Equal checks of one address share one probe, whichever services have them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HealthCheck {
-    /// What is asked, and what the right answer is.
+    /// The request, and the expected reply.
     #[serde(flatten)]
     pub probe: Probe,
     /// From the start of one probe to that of the next; at least 100 ms.
     #[serde(serialize_with = "units::serialize_duration")]
     pub interval: Duration,
-    /// A probe without the right answer after this time has failed; at most the interval.
+    /// A probe without the expected reply after this time has failed; at most the interval.
     #[serde(serialize_with = "units::serialize_duration")]
     pub timeout: Duration,
-    /// So many right answers in a row make a backend up; at least 1.
+    /// Successes in a row that bring a backend up; at least 1.
     pub rise: u16,
-    /// So many failures in a row make it down; at least 1.
+    /// Failures in a row that take it down; at least 1.
     pub fall: u16,
     /// Each interval is shorter by up to this, so that probes of many directors spread.
     pub jitter: Percent,
-    /// What a backend is taken for before it has been asked.
+    /// A backend's state before its first probe.
     pub start: Start,
-    /// The port that is asked, where that is not the service's. Never missing where the service has
-    /// any port and the probe needs one.
+    /// The port to probe, if not the service's. Never missing if the service's port is `any` and
+    /// the probe needs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<NonZeroU16>,
-    /// Which way the probe goes.
+    /// The path of the probe.
     pub via: Via,
 }
 
-/// What is asked, and what the right answer is.
+/// The request of a check, and the expected reply.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Probe {
     /// A connection can be opened.
     Tcp,
-    /// An HTTP request is answered well.
+    /// An HTTP request succeeds.
     Http(HttpProbe),
     /// The same over TLS.
     Https(HttpProbe),
     /// A DNS question over UDP is answered.
     Dns(DnsProbe),
-    /// A datagram draws no ICMP error, and the right answer if one is wanted.
+    /// A datagram draws no ICMP error, and the expected reply if one is configured.
     Udp(UdpProbe),
     /// An echo request is answered.
     Icmp,
-    /// A program of this host says so with status 0.
+    /// A program on this host exits with status 0.
     Exec(ExecProbe),
-    /// gRPC's health service (grpc.health.v1) says SERVING, over HTTP/2 without TLS.
+    /// gRPC's health service (grpc.health.v1) reports SERVING, over HTTP/2 without TLS.
     Grpc(GrpcProbe),
 }
 
@@ -122,7 +122,7 @@ impl Probe {
     }
 }
 
-/// An HTTP request and what makes its answer a good one.
+/// An HTTP request, and what its response must satisfy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HttpProbe {
     /// `GET`, `HEAD`, ...: an HTTP token.
@@ -135,19 +135,19 @@ pub struct HttpProbe {
     /// More headers of the request, valid ones.
     #[serde(serialize_with = "serialize_headers", skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
-    /// Good status codes; not empty.
+    /// Accepted status codes; not empty.
     #[serde(serialize_with = "serialize_ranges")]
     pub status: Vec<RangeInclusive<u16>>,
-    /// A regular expression (`regex` crate) that matches somewhere in the first 64 KiB of a good
-    /// body. Valid.
+    /// A valid regular expression (`regex` crate) that must match somewhere in the first 64 KiB of
+    /// the body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// Which HTTP is spoken.
+    /// The HTTP version.
     pub version: HttpVersion,
-    /// TLS only: the name asked for; `host` if missing, and none if that is missing or an address.
+    /// TLS only: the server name to send; `host` if missing, none if that is missing or an address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// TLS only: whether the certificate must be good, for that name, by this host's roots.
+    /// TLS only: whether the certificate must be valid for that name, by this host's roots.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
 }
@@ -155,46 +155,46 @@ pub struct HttpProbe {
 /// A DNS question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct DnsProbe {
-    /// The name asked for, a valid one; `.` is the root.
+    /// The name to query, a valid one; `.` is the root.
     pub name: String,
     /// The record type's name: `A`, `SOA`, ...
     pub record: String,
-    /// The answer must have a record of that type, beside NOERROR.
+    /// The answer must have a record of that type, besides NOERROR.
     pub answer: bool,
 }
 
-/// A datagram, and maybe an answer.
+/// A datagram, and the expected reply, if any.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct UdpProbe {
     /// What is sent; may be empty.
     pub send: String,
-    /// A regular expression that the answer's bytes match. Without it, silence is good, and an ICMP
-    /// error is not.
+    /// A regular expression that the reply's bytes match. Without it, silence is a success, and an
+    /// ICMP error is a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect: Option<String>,
 }
 
-/// A program of this host.
+/// A program on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct ExecProbe {
-    /// The program's absolute path, and its arguments. The environment has DIRECTOR_ADDRESS and
-    /// DIRECTOR_PORT (empty if the service has any), nothing else but PATH.
+    /// The program's absolute path, and its arguments. The environment has only DIRECTOR_ADDRESS,
+    /// DIRECTOR_PORT (empty if the service's port is `any`) and PATH.
     pub command: Vec<String>,
-    /// Who runs it; never root.
+    /// The user it runs as; never root.
     pub user: String,
 }
 
-/// A question to gRPC's health service.
+/// A request to gRPC's health service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct GrpcProbe {
     /// The service's name; empty: the server as a whole.
     pub service: String,
 }
 
-/// Who tells a backend's load.
+/// Where a backend's load is read from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Agent {
-    /// How it is asked.
+    /// How it is queried.
     #[serde(flatten)]
     pub source: AgentSource,
     /// How often; at least 100 ms.
@@ -205,11 +205,11 @@ pub struct Agent {
     pub timeout: Duration,
     /// The share of its weight that a backend never goes below, `drain` and `down` aside.
     pub min: Percent,
-    /// How much of the way from the last share to the reported one is gone at once; 1 to 100.
+    /// How far the share moves from the last to the reported one at once; 1 to 100.
     pub smoothing: Percent,
 }
 
-/// How a backend is asked for its load.
+/// How a backend's load is read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum AgentSource {
@@ -218,7 +218,7 @@ pub enum AgentSource {
         /// The agent's port.
         port: NonZeroU16,
     },
-    /// The same text in a header of an HTTP answer.
+    /// The same text in a header of an HTTP response.
     Http {
         /// The port; the service's if missing.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,7 +228,7 @@ pub enum AgentSource {
         /// The header's name.
         header: String,
     },
-    /// The same text on the standard output of a program of this host.
+    /// The same text on the standard output of a program on this host.
     Exec(ExecProbe),
 }
 
@@ -253,7 +253,7 @@ fn serialize_headers<S: Serializer>(
 }
 
 words! {
-    /// What a backend is taken for before it has been asked.
+    /// A backend's state before its first probe.
     Start {
         /// Up, until checks fail.
         Up = "up",
@@ -263,17 +263,17 @@ words! {
 }
 
 words! {
-    /// Which way a probe goes.
+    /// The path of a probe.
     Via {
         /// To the backend's own address.
         Direct = "direct",
-        /// To the VIP, as the service's packets go to this backend.
+        /// To the VIP, through the data path to this backend.
         Path = "path",
     }
 }
 
 words! {
-    /// What becomes of the known flows of a backend that is down.
+    /// What happens to the known flows of a backend that is down.
     OnDown {
         /// They go to another backend.
         Reschedule = "reschedule",
@@ -283,7 +283,7 @@ words! {
 }
 
 words! {
-    /// Which HTTP is spoken.
+    /// The HTTP version.
     HttpVersion {
         /// HTTP/1.1.
         Http1 = "1.1",

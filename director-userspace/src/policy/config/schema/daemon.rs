@@ -1,4 +1,4 @@
-//! The daemon's API, and whom it tells.
+//! The daemon's API and its alarms.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub(super) fn definitions() -> Vec<(String, Value)> {
 
 fn api() -> Value {
     object(
-        "Where the daemon can be asked.",
+        "The daemon's API and HTTP listeners.",
         vec![
             (
                 "socket",
@@ -25,7 +25,7 @@ fn api() -> Value {
             (
                 "group",
                 described(
-                    "The group that may use the socket beside root; director if missing.",
+                    "The group that may use the socket besides root; director if missing.",
                     reference("account"),
                 ),
             ),
@@ -52,18 +52,21 @@ fn alarms() -> Value {
     let urls =
         || or([json!({"type": "array", "maxItems": 0}), one_or_more(json!({}), reference("url"))]);
     let mut alarms = object(
-        "Whom the daemon tells of transitions, beside the journal.",
+        "Where transitions are reported, besides the journal.",
         vec![
             (
                 "exec",
                 described(
-                    "Programs that are run with a transition: one, or a list of lists.",
+                    "Programs that are run on a transition: one, or a list of lists.",
                     or([reference("command"), several_commands]),
                 ),
             ),
             (
                 "user",
-                usually("nobody", described("Who runs them; not root.", reference("account"))),
+                usually(
+                    "nobody",
+                    described("The user they run as; not root.", reference("account")),
+                ),
             ),
             ("webhooks", described("URLs that get transitions as JSON.", urls())),
             ("webhook", described("The same, for one URL.", urls())),
@@ -92,13 +95,13 @@ fn mail() -> Value {
                 usually(
                     true,
                     described(
-                        "Whether the server must offer STARTTLS, with a good certificate.",
+                        "Whether the server must offer STARTTLS, with a valid certificate.",
                         reference("boolean"),
                     ),
                 ),
             ),
             ("from", described("The sender's address.", address.clone())),
-            ("to", described("Who gets it.", one_or_more(json!({}), address))),
+            ("to", described("The recipients.", one_or_more(json!({}), address))),
         ],
         &["server", "from", "to"],
     )

@@ -1,4 +1,4 @@
-//! Checks, agents, and what follows from them.
+//! Checks, agents, and how their results are used.
 
 use serde_json::{Value, json};
 
@@ -19,14 +19,17 @@ pub(super) fn service_keys() -> Vec<(&'static str, Value)> {
             "health",
             usually(
                 "none",
-                described("How backends are checked: they are up if every check says so.", checks),
+                described(
+                    "How backends are checked: a backend is up if every check passes.",
+                    checks,
+                ),
             ),
         ),
         (
             "agent",
             usually(
                 "none",
-                described("Who tells a backend's load.", or([reference("agent"), none()])),
+                described("Where a backend's load is read from.", or([reference("agent"), none()])),
             ),
         ),
         (
@@ -55,7 +58,7 @@ pub(super) fn service_keys() -> Vec<(&'static str, Value)> {
             usually(
                 OnDown::Reschedule.as_str(),
                 described(
-                    "What becomes of the known flows of a backend that is down.",
+                    "What happens to the known flows of a backend that is down.",
                     words(OnDown::ALL, OnDown::as_str),
                 ),
             ),
@@ -87,7 +90,13 @@ pub(super) fn service_keys() -> Vec<(&'static str, Value)> {
 pub(super) fn definitions() -> Vec<(String, Value)> {
     let mut definitions = Vec::new();
     by_type(&mut definitions, "check", "One check.", &check_types(), check_keys);
-    by_type(&mut definitions, "agent", "Who tells a backend's load.", &agent_types(), agent_keys);
+    by_type(
+        &mut definitions,
+        "agent",
+        "Where a backend's load is read from.",
+        &agent_types(),
+        agent_keys,
+    );
     definitions
 }
 
@@ -153,11 +162,14 @@ fn check_keys(word: &str) -> Vec<(&'static str, Value)> {
             "timeout",
             usually(
                 "1s",
-                described("When a probe has failed; at most the interval.", reference("duration")),
+                described(
+                    "How long until a probe has failed; at most the interval.",
+                    reference("duration"),
+                ),
             ),
         ),
-        ("rise", count(2, "So many right answers in a row make a backend up.")),
-        ("fall", count(3, "So many failures in a row make it down.")),
+        ("rise", count(2, "Successes in a row that bring a backend up.")),
+        ("fall", count(3, "Failures in a row that take it down.")),
         (
             "jitter",
             usually(
@@ -173,7 +185,7 @@ fn check_keys(word: &str) -> Vec<(&'static str, Value)> {
             usually(
                 Start::Up.as_str(),
                 described(
-                    "What a backend is taken for before it has been asked.",
+                    "A backend's state before its first probe.",
                     words(Start::ALL, Start::as_str),
                 ),
             ),
@@ -183,15 +195,15 @@ fn check_keys(word: &str) -> Vec<(&'static str, Value)> {
             usually(
                 Via::Direct.as_str(),
                 described(
-                    "direct: to the backend's own address. path: to the VIP, as the service's \
-                     packets go to this backend.",
+                    "direct: to the backend's own address. path: to the VIP, through the data \
+                     path to this backend.",
                     words(Via::ALL, Via::as_str),
                 ),
             ),
         ),
     ];
     if word != "icmp" {
-        let text = "The port that is asked; the service's if missing.";
+        let text = "The port to probe; the service's if missing.";
         keys.push(("port", described(text, reference("port"))));
     }
     keys
@@ -200,12 +212,12 @@ fn check_keys(word: &str) -> Vec<(&'static str, Value)> {
 fn check_types() -> Vec<Type> {
     let mut https = http_keys();
     https.extend([
-        ("sni", described("The name asked for; host if missing.", reference("text"))),
+        ("sni", described("The server name to send; host if missing.", reference("text"))),
         (
             "verify",
             usually(
                 false,
-                described("Whether the certificate must be good.", reference("boolean")),
+                described("Whether the certificate must be valid.", reference("boolean")),
             ),
         ),
     ]);
@@ -214,17 +226,17 @@ fn check_types() -> Vec<Type> {
     let with = |word, description, keys| Type { word, description, keys, required: &["type"] };
     vec![
         plain("tcp", "A connection can be opened."),
-        with("http", "An HTTP request is answered well.", http_keys()),
+        with("http", "An HTTP request succeeds.", http_keys()),
         with("https", "The same over TLS.", https),
         with(
             "dns",
             "A DNS question over UDP is answered.",
             vec![
-                ("name", usually(".", described("The name asked for.", reference("text")))),
+                ("name", usually(".", described("The name to query.", reference("text")))),
                 (
                     "record",
                     described(
-                        "The record type asked for; SOA for the root, else A.",
+                        "The record type to query; SOA for the root, else A.",
                         json!({"type": "string", "pattern": "^[A-Za-z]+$"}),
                     ),
                 ),
@@ -242,13 +254,13 @@ fn check_types() -> Vec<Type> {
         ),
         with(
             "udp",
-            "A datagram draws no ICMP error, and the right answer if one is wanted.",
+            "A datagram draws no ICMP error, and the expected reply if one is configured.",
             vec![
                 ("send", usually("", described("What is sent.", reference("text")))),
                 (
                     "expect",
                     described(
-                        "A regular expression that the answer matches; silence is good without it.",
+                        "A regular expression that the reply matches; without it, silence is fine.",
                         reference("text"),
                     ),
                 ),
@@ -257,13 +269,13 @@ fn check_types() -> Vec<Type> {
         plain("icmp", "An echo request is answered."),
         Type {
             word: "exec",
-            description: "A program of this host says so with status 0.",
+            description: "A program on this host exits with status 0.",
             keys: exec_keys(),
             required: &["type", "command"],
         },
         with(
             "grpc",
-            "gRPC's health service says SERVING.",
+            "gRPC's health service reports SERVING.",
             vec![(
                 "service",
                 usually("", described("The service; empty: the whole server.", reference("text"))),
@@ -288,7 +300,7 @@ fn http_keys() -> Vec<(&'static str, Value)> {
     let method = json!({"type": "string", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$"});
     vec![
         ("method", usually("GET", described("The request's method.", method))),
-        ("path", usually("/", described("The path asked for.", reference("url_path")))),
+        ("path", usually("/", described("The request's path.", reference("url_path")))),
         (
             "host",
             described("The Host header; the backend's address if missing.", reference("text")),
@@ -296,16 +308,16 @@ fn http_keys() -> Vec<(&'static str, Value)> {
         ("headers", described("More headers of the request.", headers)),
         (
             "status",
-            usually("200-299", described("Good status codes.", one_or_more(json!({}), status))),
+            usually("200-299", described("Accepted status codes.", one_or_more(json!({}), status))),
         ),
         (
             "body",
             described(
-                "A regular expression that matches in the first 64 KiB of a good body.",
+                "A regular expression that must match in the first 64 KiB of the body.",
                 reference("text"),
             ),
         ),
-        ("version", usually("1.1", described("Which HTTP is spoken.", version))),
+        ("version", usually("1.1", described("The HTTP version.", version))),
     ]
 }
 
@@ -315,7 +327,10 @@ fn exec_keys() -> Vec<(&'static str, Value)> {
             "command",
             described("The program, by its absolute path, and arguments.", reference("command")),
         ),
-        ("user", usually("nobody", described("Who runs it; not root.", reference("account")))),
+        (
+            "user",
+            usually("nobody", described("The user it runs as; not root.", reference("account"))),
+        ),
     ]
 }
 
@@ -323,15 +338,12 @@ fn agent_keys(_: &str) -> Vec<(&'static str, Value)> {
     let percent = |default: &str, text| usually(default, described(text, reference("percent")));
     let duration = |default: &str, text| usually(default, described(text, reference("duration")));
     vec![
-        ("interval", duration("5s", "How often it is asked; at least 100ms.")),
+        ("interval", duration("5s", "How often it is queried; at least 100ms.")),
         ("timeout", duration("1s", "How long an answer may take; at most the interval.")),
         ("min", percent("1%", "The share of its weight that a backend never goes below.")),
         (
             "smoothing",
-            percent(
-                "50%",
-                "How much of the way to the reported share is gone at once; 1% to 100%.",
-            ),
+            percent("50%", "How far the share moves to the reported one at once; 1% to 100%."),
         ),
     ]
 }
@@ -347,10 +359,10 @@ fn agent_types() -> Vec<Type> {
         },
         Type {
             word: "http",
-            description: "The same text in a header of an HTTP answer.",
+            description: "The same text in a header of an HTTP response.",
             keys: vec![
                 port("The port; the service's if missing."),
-                ("path", usually("/", described("The path asked for.", reference("url_path")))),
+                ("path", usually("/", described("The request's path.", reference("url_path")))),
                 (
                     "header",
                     described(
@@ -363,7 +375,7 @@ fn agent_types() -> Vec<Type> {
         },
         Type {
             word: "exec",
-            description: "The same text on the standard output of a program of this host.",
+            description: "The same text on the standard output of a program on this host.",
             keys: exec_keys(),
             required: &["type", "command"],
         },

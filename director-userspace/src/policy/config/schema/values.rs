@@ -28,7 +28,7 @@ pub(super) fn definitions() -> Vec<(String, Value)> {
         ("interface_name", name("1 to 15 bytes.", r"^[^/:\s]{1,15}$")),
         (
             "hash_key",
-            // 32 hex digits that happen to be decimal are a number to others.
+            // YAML parsers read 32 hex digits that are all decimal as a number.
             or([
                 json!({"type": "string", "pattern": "^[0-9a-fA-F]{32}$"}),
                 json!({"type": "number", "minimum": 0}),
@@ -123,12 +123,12 @@ pub(super) fn words<W: Copy>(all: &[W], word: impl Fn(W) -> &'static str) -> Val
     json!({"enum": words})
 }
 
-/// What the definition `name` says.
+/// A reference to the definition `name`.
 pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/$defs/{name}")})
 }
 
-/// A value with what it is for.
+/// A value with a description.
 pub(super) fn described(text: &str, mut value: Value) -> Value {
     value["description"] = json!(text);
     value

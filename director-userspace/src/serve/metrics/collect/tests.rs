@@ -1,12 +1,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::serve::view::fixture::{conditions, snapshot};
+use crate::serve::view::fixture::{snapshot, status};
 
-/// What a strict reader makes of a page: each series with its value.
+/// Parses a page strictly: each series with its value.
 ///
-/// Refuses what the format does not allow: a line that is none, a series outside its metric, a
-/// metric twice, a series twice, a value that is no number.
+/// Panics on what the format does not allow: an invalid line, a series outside its metric, a
+/// duplicate metric or series, a value that is not a number.
 fn parse(page: &str) -> HashMap<String, f64> {
     let known: HashMap<&str, &Metric> = metric::ALL.iter().map(|m| (m.name, m)).collect();
     let mut seen = HashSet::new();
@@ -45,8 +45,8 @@ fn parse(page: &str) -> HashMap<String, f64> {
 }
 
 #[test]
-fn every_metric_is_there_and_says_what_the_snapshot_says() {
-    let snapshot = snapshot(1000).with(Some(conditions(&["10.0.0.12"])));
+fn every_metric_is_present_with_the_snapshot_s_value() {
+    let snapshot = snapshot(1000).with(Some(status(&["10.0.0.12"])));
     let page = render(&snapshot, 1000);
     let series = parse(&page);
     for metric in metric::ALL {
@@ -73,7 +73,7 @@ fn every_metric_is_there_and_says_what_the_snapshot_says() {
 }
 
 #[test]
-fn without_a_daemon_what_it_alone_knows_is_absent() {
+fn without_a_daemon_its_metrics_are_absent() {
     let series = parse(&render(&snapshot(1000), 1000));
     for absent in ["director_config_revision", "director_backend_up", "director_service_up"] {
         assert!(!series.keys().any(|name| name.split('{').next() == Some(absent)), "{absent}");
@@ -81,8 +81,8 @@ fn without_a_daemon_what_it_alone_knows_is_absent() {
 }
 
 #[test]
-fn too_many_backends_leave_series_of_services_only() {
-    let snapshot = snapshot(1000).with(Some(conditions(&[])));
+fn with_too_many_backends_only_services_have_series() {
+    let snapshot = snapshot(1000).with(Some(status(&[])));
     let page = render(&snapshot, 31);
     let series = parse(&page);
     assert_eq!(series["director_metrics_truncated"], 1.0);
@@ -92,7 +92,7 @@ fn too_many_backends_leave_series_of_services_only() {
 }
 
 #[test]
-fn a_backend_that_drains_beside_its_successor_is_one_series() {
+fn a_backend_that_drains_in_its_old_slot_is_one_series() {
     let mut snapshot = snapshot(1000);
     let service = &mut snapshot.services[1];
     let mut old = service.backends[0].clone();
