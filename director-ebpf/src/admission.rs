@@ -11,38 +11,36 @@ use crate::{constants, context::PacketContext, flow_table, maps, parse::Packet};
 /// What the limit says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It opens no connection: the limit does not apply.
-    Exempt,
-    /// It may be recorded as a new flow, which [`count`] then counts.
+    /// It may be looked up, and recorded as a new flow.
     Admitted,
     /// This CPU admits no more new flows in this tick: the packet is neither looked up nor recorded.
     Exhausted,
 }
 
-/// Applies the limit to a packet. Nothing is counted before the flow is recorded, so that a packet
-/// which the fast path leaves to the slow path counts once.
+/// Counters of [`admit`]: one for each path, since a packet that the fast path leaves to the slow path
+/// is counted by both.
+pub const FAST_PATH: u32 = 0;
+/// The slow path's.
+pub const SLOW_PATH: u32 = 1;
+
+/// Applies the limit to a packet that opens a connection, and counts it.
 #[inline(always)]
-pub fn admit(packet: &Packet, context: &PacketContext) -> Admission {
-    if !flow_table::is_initial_syn(packet) || constants::explain() {
-        return Admission::Exempt;
-    }
-    match admitted(context) {
-        Some(admitted) if *admitted >= MAX_ADMITTED_PER_TICK => Admission::Exhausted,
-        Some(_) | None => Admission::Admitted,
+pub fn admit(packet: &Packet, context: &PacketContext, counter: u32) -> Admission {
+    if flow_table::is_initial_syn(packet) && is_exhausted(context, counter) {
+        Admission::Exhausted
+    } else {
+        Admission::Admitted
     }
 }
 
-/// Counts a flow that was admitted and recorded.
 #[inline(always)]
-pub fn count(context: &PacketContext) {
-    if let Some(admitted) = admitted(context) {
-        *admitted += 1;
+fn is_exhausted(context: &PacketContext, counter: u32) -> bool {
+    if constants::explain() {
+        return false;
     }
-}
-
-/// The flows that this CPU admitted in this tick.
-#[inline(always)]
-fn admitted(context: &PacketContext) -> Option<&'static mut u32> {
+    let Some(admitted) = maps::ADMITTED.get_ptr_mut(counter) else { return false };
     // SAFETY: this CPU's copy; an XDP program is not interrupted by another on its CPU.
-    maps::ADMITTED.get_ptr_mut(0).map(|counted| unsafe { &mut *counted }.at(context.now))
+    let admitted = unsafe { &mut *admitted }.at(context.now);
+    *admitted += 1;
+    *admitted > MAX_ADMITTED_PER_TICK
 }

@@ -14,6 +14,7 @@ use director_common::{
 };
 
 use crate::{
+    admission,
     backend::SelectedBackend,
     context::PacketContext,
     flow_table::{self, FastLookup},
@@ -50,7 +51,7 @@ fn decide(
     tunables: &'static Tunables,
     decision: &mut Decision,
 ) -> Option<Verdict> {
-    match stages::run(&mut FastPath, frame, packet, &PacketContext::read(tunables), decision) {
+    match stages::run(&mut FastPath, frame, packet, tunables, decision) {
         Ok(verdict) => Some(verdict),
         Err(Undecided::NoService) => Some(Verdict::Pass(PassReason::NoService)),
         Err(Undecided::SlowPath) => None,
@@ -69,7 +70,10 @@ enum Undecided {
 
 impl Path for FastPath {
     type Error = Undecided;
+    const UNMATCHED: Undecided = Undecided::NoService;
     const TRACED: bool = false;
+    const REFUSES: bool = false;
+    const ADMISSION: u32 = admission::FAST_PATH;
 
     #[inline(always)]
     fn lookup(
@@ -104,7 +108,6 @@ impl Path for FastPath {
         _context: &PacketContext,
     ) -> Undecided {
         match refusal {
-            Refusal::NoService => Undecided::NoService,
             Refusal::NoBackend(_) | Refusal::TooBig { .. } | Refusal::Dropped { .. } => {
                 Undecided::SlowPath
             }

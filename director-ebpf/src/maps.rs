@@ -103,9 +103,10 @@ pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
 #[map]
 pub static REPLY_LIMIT: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
 
-/// New TCP flows admitted to the flow table in this tick. Written by the data plane.
+/// TCP connections opened in this tick: one counter for each path, see `admission`. Written by the data
+/// plane.
 #[map]
-pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(1, 0);
+pub static ADMITTED: PerCpuArray<TickCount> = PerCpuArray::with_max_entries(2, 0);
 
 /// The program `traced`, by the interface slot that it was loaded for. Written by userspace.
 #[map]

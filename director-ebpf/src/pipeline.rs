@@ -14,6 +14,7 @@ use director_common::{
 };
 
 use crate::{
+    admission,
     backend::SelectedBackend,
     context::PacketContext,
     flow_table,
@@ -40,9 +41,8 @@ pub fn run<const TRACED: bool>(
         return verdict_policy::fragment(packet);
     }
     let Some(tunables) = maps::tunables() else { return Verdict::Pass(PassReason::NoService) };
-    let context = PacketContext::read(tunables);
     let mut path = SlowPath::<TRACED> { fits: 0 };
-    let verdict = match stages::run(&mut path, frame, packet, &context, decision) {
+    let verdict = match stages::run(&mut path, frame, packet, tunables, decision) {
         Ok(verdict) | Err(verdict) => verdict,
     };
     // Here, once, so that the verifier meets the reply's many branches at one place.
@@ -62,7 +62,10 @@ struct SlowPath<const TRACED: bool> {
 
 impl<const IS_TRACED: bool> Path for SlowPath<IS_TRACED> {
     type Error = Verdict;
+    const UNMATCHED: Verdict = Verdict::Pass(PassReason::NoService);
     const TRACED: bool = IS_TRACED;
+    const REFUSES: bool = true;
+    const ADMISSION: u32 = admission::SLOW_PATH;
 
     #[inline(always)]
     fn lookup(

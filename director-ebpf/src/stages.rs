@@ -1,17 +1,19 @@
 //! The list of stages behind `parse`, in order. The fast path and the slow path both run it.
 //!
 //! ```text
-//! filter -> admission -> flow table -> (miss) service -> schedule -> next hop -> transmit
+//! filter -> admission -> flow table -> (miss) service -> schedule -> next hop -> forward
 //!                            | hit ----------------------------------^              |
-//!                                                    count <- record <- forward <---+
+//!                                                   count <- record <- transmit <---+
 //! ```
 //!
-//! Every stage that can refuse a packet comes before `forward`, which changes the frame, and `record`,
-//! which writes the flow table: a packet that is refused has left no trace.
+//! A stage before `forward` may leave the packet to the other path or to the host: nothing in the frame
+//! has changed. From `forward` on a packet is sent or dropped. A flow is recorded last, so that a
+//! packet which is refused or dropped leaves no trace.
 
 use director_common::{
     decision::{Connection, Decision},
     flow::FlowHash,
+    tunables::Tunables,
     verdict::Verdict,
 };
 
@@ -40,8 +42,14 @@ pub enum Lookup {
 pub trait Path {
     /// What a refused packet becomes.
     type Error;
+    /// What becomes of a packet for no service.
+    const UNMATCHED: Self::Error;
     /// Whether the decision is wanted, beside those of programs that record it anyway.
     const TRACED: bool;
+    /// Whether a refusal is final, so that the decision about a refused packet is wanted too.
+    const REFUSES: bool;
+    /// The admission stage's counter.
+    const ADMISSION: u32;
 
     /// The flow table's answer.
     ///
@@ -83,25 +91,26 @@ pub fn run<P: Path>(
     path: &mut P,
     frame: &mut Frame,
     packet: &Packet,
-    context: &PacketContext,
+    tunables: &'static Tunables,
     decision: &mut Decision,
 ) -> Result<Verdict, P::Error> {
     if !filter::may_be_vip(packet.flow.destination, packet.is_v6()) {
-        return Err(path.refuse(Refusal::NoService, packet, context));
+        return Err(P::UNMATCHED);
     }
+    let context = &PacketContext::read(tunables);
     let hash = packet.flow.hash(&constants::FleetKey);
-    let admission = admission::admit(packet, context);
+    let admission = admission::admit(packet, context, P::ADMISSION);
     let found = match admission {
         Admission::Exhausted => Lookup::Unknown,
-        Admission::Exempt | Admission::Admitted => path.lookup(hash, packet, context)?,
+        Admission::Admitted => path.lookup(hash, packet, context)?,
     };
     let (selected, connection) = match found {
         Lookup::Known(selected) => (selected, Connection::Known),
         Lookup::Unknown => {
             let Some(service) = service::find(&packet.flow) else {
-                return Err(path.refuse(Refusal::NoService, packet, context));
+                return Err(P::UNMATCHED);
             };
-            if P::TRACED || constants::records() {
+            if P::REFUSES && (P::TRACED || constants::records()) {
                 decision.service = u32::from(service.slot) + 1;
             }
             let Some(selected) = schedule::pick(&service, hash) else {
@@ -110,37 +119,33 @@ pub fn run<P: Path>(
             (selected, opened(packet))
         }
     };
-    note::<P>(decision, &selected, connection);
+    if P::REFUSES {
+        note::<P>(decision, &selected, connection);
+    }
 
-    let service = selected.word.service();
     let hop = path.next_hop(frame, packet, &selected, context)?;
     let overhead = forward::overhead(&selected);
     if next_hop::too_big(packet, &hop, overhead) {
         // The client is told what fits, also without don't-fragment: XDP cannot fragment.
-        let fits = hop.mtu - overhead;
+        let (service, fits) = (selected.word.service(), hop.mtu - overhead);
         return Err(path.refuse(Refusal::TooBig { service, fits }, packet, context));
     }
-    let verdict = match transmit::choose(&hop) {
+    // From here on the frame changes: what fails is dropped, on either path.
+    let sent =
+        forward::rewrite(frame, packet, &selected, &hop, hash).and_then(|()| transmit::send(&hop));
+    let verdict = match sent {
         Ok(verdict) => verdict,
-        Err(reason) => {
-            return Err(path.refuse(Refusal::Dropped { service, reason }, packet, context));
-        }
+        Err(reason) => return Ok(verdict_policy::dropped(selected.word.service(), reason)),
     };
-
-    // Final on either path, since the frame may have changed.
-    if let Err(reason) = forward::rewrite(frame, packet, &selected, &hop, hash) {
-        return Ok(verdict_policy::dropped(service, reason));
-    }
     let is_new = matches!(connection, Connection::New);
     if is_new {
         match admission {
-            Admission::Exhausted => count::untracked(service),
-            Admission::Exempt => flow_table::record(hash, packet, &selected, context),
-            Admission::Admitted => {
-                flow_table::record(hash, packet, &selected, context);
-                admission::count(context);
-            }
+            Admission::Exhausted => count::untracked(selected.word.service()),
+            Admission::Admitted => flow_table::record(hash, packet, &selected, context),
         }
+    }
+    if !P::REFUSES {
+        note::<P>(decision, &selected, connection);
     }
     count::forwarded(packet, &selected, is_new);
     Ok(verdict)

@@ -1,14 +1,13 @@
-//! Stage 7: out of the interface the packet came from, or another? Previous: `next_hop`; next:
+//! Stage 8: out of the interface the packet came from, or another. Previous: `forward`; next:
 //! `flow_table::record`. Reads TX_PORTS.
 
 use director_common::verdict::{DropReason, Verdict};
 
 use crate::{constants, maps, next_hop::Hop};
 
-/// Says where the frame leaves. A redirect is set up here and carried out by the driver when the
-/// program ends, so that an interface which is not there is met before the frame changes.
+/// Sets up where the frame, which has been rewritten, leaves.
 #[inline(always)]
-pub fn choose(hop: &Hop) -> Result<Verdict, DropReason> {
+pub fn send(hop: &Hop) -> Result<Verdict, DropReason> {
     if hop.same_interface {
         return Ok(Verdict::Tx);
     }

@@ -17,8 +17,6 @@ use crate::{
 /// Why a stage does not let a packet go on. Nothing in the frame has changed.
 #[derive(Clone, Copy)]
 pub enum Refusal {
-    /// No service has this address, protocol and port.
-    NoService,
     /// A new flow of a service that has no usable backend.
     NoBackend(ServiceMatch),
     /// A packet of the service in this slot does not fit the path to its backend.
@@ -41,7 +39,6 @@ pub enum Refusal {
 #[inline(always)]
 pub fn decide(packet: &Packet, refusal: &Refusal, context: &PacketContext) -> Verdict {
     match *refusal {
-        Refusal::NoService => Verdict::Pass(PassReason::NoService),
         Refusal::NoBackend(service) => match service.word.when_empty() {
             WhenEmpty::Pass => Verdict::Pass(PassReason::NoBackend),
             WhenEmpty::Drop => dropped(service.slot, DropReason::NoBackend),
