@@ -1,6 +1,6 @@
 //! The pinned objects: what userspace and a program of an older or newer version must agree on.
 
-use crate::flow::HashKey;
+use crate::{flow::HashKey, numbered::numbered};
 
 /// Raised whenever a pinned map's type, key, value or meaning changes. Maps of other versions are
 /// refused, never read as if they were of this version, except those from [`OLDEST_ADOPTED`] on.
@@ -118,13 +118,53 @@ pub mod constant {
     pub const JIFFY_NS: &str = "JIFFY_NS";
     /// The value of jiffies at boot: `INITIAL_JIFFIES`.
     pub const FIRST_JIFFY: &str = "FIRST_JIFFY";
-    /// 1 for `simulate`: frames to any MAC are accepted, the clock is
-    /// [`crate::tunables::Tunables`]'s, and decisions are recorded.
-    pub const SIMULATE: &str = "SIMULATE";
-    /// 1 for `explain`: decisions are recorded, and nothing else is written.
-    pub const EXPLAIN: &str = "EXPLAIN";
+    /// [`super::ProgramMode`] as a `u32`.
+    pub const PROGRAM_MODE: &str = "PROGRAM_MODE";
     /// 1: the client of each flow is recorded beside the flow.
     pub const TRACK_CLIENTS: &str = "TRACK_CLIENTS";
+}
+
+numbered! {
+    /// What a copy of the program is loaded for.
+    ProgramMode {
+        /// Packets of an interface.
+        Forward = 0, "forward";
+        /// Frames of a capture: frames to any MAC are accepted, the clock is
+        /// [`crate::tunables::Tunables::simulated_ns`], nothing leaves, and decisions are recorded.
+        Simulate = 1, "simulate";
+        /// One frame: the decision about it is recorded, and nothing else is written.
+        Explain = 2, "explain";
+    }
+}
+
+/// What a mode switches on and off: the compiler asks each of these of a new mode.
+impl ProgramMode {
+    /// Whether flows and counters are written.
+    #[inline(always)]
+    pub const fn writes(self) -> bool {
+        match self {
+            Self::Forward | Self::Simulate => true,
+            Self::Explain => false,
+        }
+    }
+
+    /// Whether decisions are recorded in [`map::DECISION`].
+    #[inline(always)]
+    pub const fn records(self) -> bool {
+        match self {
+            Self::Forward => false,
+            Self::Simulate | Self::Explain => true,
+        }
+    }
+
+    /// Whether frames come from an interface of this host and leave by one.
+    #[inline(always)]
+    pub const fn has_interfaces(self) -> bool {
+        match self {
+            Self::Forward | Self::Explain => true,
+            Self::Simulate => false,
+        }
+    }
 }
 
 /// What a later process needs to adopt the pinned maps.
@@ -143,3 +183,67 @@ pub struct Meta {
 }
 
 const _: () = assert!(size_of::<Meta>() == 96);
+
+#[cfg(test)]
+mod tests {
+    use core::mem::offset_of;
+
+    use super::*;
+    use crate::{
+        backend::{Backend, BackendMeta},
+        client::{Client, ClientSet},
+        flow_table::{FlowEntry, FlowSet},
+        interface::Interface,
+        service::{RingChunk, Service, ServiceKey, ServiceMeta},
+        stats::{BackendStats, ServiceStats},
+        trace::{TraceFilter, TraceTurn},
+        tunables::Tunables,
+    };
+
+    macro_rules! offsets {
+        ($($of:ident { $($field:ident: $at:literal),+ } $size:literal;)+) => {$(
+            $(assert_eq!(offset_of!($of, $field), $at, stringify!($of.$field));)+
+            assert_eq!(size_of::<$of>(), $size, stringify!($of));
+        )+};
+    }
+
+    /// What one version publishes, another reads at the same place: a change here is another
+    /// [`ABI_VERSION`].
+    #[test]
+    fn published_fields_stay_where_they_are() {
+        assert_eq!(ABI_VERSION, 4, "the offsets below are this version's");
+        offsets! {
+            Meta { abi_version: 0, table_bits: 4, table_salt: 8, hash_key: 16 } 96;
+            Tunables {
+                heartbeat_ns: 0, simulated_ns: 8, tcp_ticks: 16, tcp_closing_ticks: 20,
+                udp_ticks: 24, trace_until_ns: 32, trace_every: 40
+            } 64;
+            Service { word: 0, key: 8, drain_timeout_s: 32, ring_fingerprint: 40 } 64;
+            ServiceKey { address: 0, port: 16, protocol: 18, family: 19 } 24;
+            ServiceMeta { name: 0, retired: 64, scheduler: 96 } 128;
+            ServiceStats { dropped: 0, untracked: 8 } 16;
+            Backend { word: 0, next_hop: 8, address: 16, sources: 32 } 64;
+            BackendMeta { drain_deadline_ns: 0, weight: 8 } 16;
+            BackendStats { packets: 0, bytes: 8, flows: 16 } 32;
+            RingChunk { slots: 0 } 64;
+            Interface { macs: 0, ifindex: 56 } 64;
+            FlowEntry { tag: 0, word: 8 } 16;
+            FlowSet { entries: 0 } 64;
+            Client { address: 0, port: 16, vip_port: 18, protocol: 20, family: 21 } 24;
+            ClientSet { clients: 0 } 96;
+            TraceFilter {
+                client: 0, client_mask: 16, vip: 32, vip_mask: 48, backend: 64, verdicts: 80,
+                services: 88, family: 104, backend_family: 108, protocol: 112, client_port: 116,
+                vip_port: 120, snap: 124
+            } 128;
+            TraceTurn { left: 0, looked_at: 8, lost: 16 } 24;
+        }
+    }
+
+    #[test]
+    fn former_names_are_of_maps_that_are_pinned() {
+        for (former, now) in map::FORMER {
+            assert!(map::PINNED.contains(&now) && !map::PINNED.contains(&former), "{former}");
+        }
+    }
+}

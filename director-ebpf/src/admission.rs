@@ -35,7 +35,7 @@ pub fn admit(packet: &Packet, context: &PacketContext, counter: u32) -> Admissio
 
 #[inline(always)]
 fn is_exhausted(context: &PacketContext, counter: u32) -> bool {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return false;
     }
     let Some(admitted) = maps::ADMITTED.get_ptr_mut(counter) else { return false };

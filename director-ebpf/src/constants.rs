@@ -2,7 +2,10 @@
 //! that they disable. Userspace sets them by name (`director_common::abi::constant`).
 
 use aya_ebpf::Global;
-use director_common::flow::{HASH_WORDS, KeyWords};
+use director_common::{
+    abi::ProgramMode,
+    flow::{HASH_WORDS, KeyWords},
+};
 
 #[unsafe(no_mangle)]
 static HASH_KEY: [Global<u32>; HASH_WORDS] = [const { Global::new(0) }; HASH_WORDS];
@@ -15,9 +18,7 @@ static INTERFACE_SLOT: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static OWN_MAC: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-static SIMULATE: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static EXPLAIN: Global<u32> = Global::new(0);
+static PROGRAM_MODE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TRACK_CLIENTS: Global<u32> = Global::new(0);
 
@@ -82,26 +83,18 @@ pub fn first_jiffy() -> u64 {
     FIRST_JIFFY.load()
 }
 
-/// Whether this program runs for `explain`: it decides, and writes nothing but the decision.
+/// What this copy of the program is loaded for.
 #[inline(always)]
-pub fn explain() -> bool {
-    EXPLAIN.load() != 0
-}
-
-/// Whether decisions are recorded, for `simulate` and `explain`.
-#[inline(always)]
-pub fn records() -> bool {
-    simulate() || explain()
+pub fn mode() -> ProgramMode {
+    match ProgramMode::from_number(PROGRAM_MODE.load() as u8) {
+        Some(mode) => mode,
+        // Userspace loads no other.
+        None => ProgramMode::Forward,
+    }
 }
 
 /// Whether the clients of flows are recorded.
 #[inline(always)]
 pub fn track_clients() -> bool {
     TRACK_CLIENTS.load() != 0
-}
-
-/// Whether this program runs for `simulate`, over a capture.
-#[inline(always)]
-pub fn simulate() -> bool {
-    SIMULATE.load() != 0
 }

@@ -19,7 +19,8 @@ impl PacketContext {
     /// Reads the clock.
     #[inline(always)]
     pub fn read(tunables: &'static Tunables) -> Self {
-        let now_ns = if constants::simulate() { tunables.simulated_ns } else { clock() };
+        let now_ns =
+            if !constants::mode().has_interfaces() { tunables.simulated_ns } else { clock() };
         Self { now_ns, now: Ticks::from_ns(now_ns), tunables }
     }
 }

@@ -12,7 +12,7 @@ use crate::{backend::SelectedBackend, constants, maps, parse::Packet};
 /// Counts a packet by its verdict.
 #[inline(always)]
 pub fn verdict(verdict: Verdict) {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return;
     }
     if let Some(counter) = maps::VERDICTS.get_ptr_mut(verdict.code()) {
@@ -39,7 +39,7 @@ pub fn decision(decision: &Decision) {
 
 #[inline(always)]
 fn of_backend(selected: &SelectedBackend) -> Option<&'static mut BackendStats> {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return None;
     }
     let stats = maps::BACKEND_STATS.get_ptr_mut(selected.reference.slot())?;
@@ -61,7 +61,7 @@ pub fn forwarded(packet: &Packet, selected: &SelectedBackend, is_new_flow: bool)
 
 #[inline(always)]
 fn of_service(slot: u16) -> Option<&'static mut ServiceStats> {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return None;
     }
     let stats = maps::SERVICE_STATS.get_ptr_mut(u32::from(slot))?;

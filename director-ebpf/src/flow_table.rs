@@ -121,7 +121,7 @@ pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> 
         {
             return FastLookup::Undecided;
         }
-        if !constants::explain() {
+        if constants::mode().writes() {
             let entry = entry.refreshed(LastSeen::new(context.now, FlowState::Established));
             // SAFETY: as in `refresh`.
             unsafe { write_volatile(&raw mut (*place).word, entry.word) };
@@ -138,7 +138,7 @@ pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> 
 #[inline(always)]
 pub fn refresh(hit: &FlowHit, packet: &Packet, context: &PacketContext) {
     // An ICMP error about a flow does not show that the flow is alive.
-    if packet.content == Content::IcmpError || constants::explain() {
+    if packet.content == Content::IcmpError || !constants::mode().writes() {
         return;
     }
     let before = hit.entry.last_seen();
@@ -160,7 +160,7 @@ pub fn record(
     selected: &SelectedBackend,
     context: &PacketContext,
 ) {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return;
     }
     // The end of a flow that is not in the table: nothing to record.

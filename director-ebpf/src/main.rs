@@ -91,7 +91,7 @@ fn traced(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn finish(verdict: Verdict, decision: &mut Decision) -> u32 {
     count::verdict(verdict);
-    if constants::records() {
+    if constants::mode().records() {
         decision.verdict = verdict.code();
         count::decision(decision);
     }

@@ -54,7 +54,7 @@ pub fn find(
     let known = read(selected);
     // The frame's destination may be another MAC of the interface, VRRP's for example. A simulated
     // interface has none of its own.
-    let own = if constants::simulate() { Some(packet.destination_mac) } else { None };
+    let own = if !constants::mode().has_interfaces() { Some(packet.destination_mac) } else { None };
     if known.is_resolved() && is_fresh(selected, context) {
         return from_cache(own, selected, known);
     }
@@ -97,7 +97,7 @@ fn from_cache(
 ) -> Result<Hop, DropReason> {
     let same_interface = known.interface() == constants::interface_slot();
     let (source, ifindex) = match own {
-        Some(own) if same_interface || constants::simulate() => (own, 0),
+        Some(own) if same_interface || !constants::mode().has_interfaces() => (own, 0),
         _ => {
             let out = maps::INTERFACES.get(known.interface()).ok_or(DropReason::NoInterface)?;
             (out.mac(), out.ifindex)
@@ -144,7 +144,7 @@ const ANSWERED: u32 = BPF_FIB_LKUP_RET_SUCCESS;
 /// Index of the interface that the packet arrived on, or would arrive on.
 #[inline(always)]
 fn ingress(frame: &Frame) -> u32 {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return maps::INTERFACES.get(constants::interface_slot()).map_or(0, |at| at.ifindex);
     }
     frame.ingress_ifindex()

@@ -136,7 +136,7 @@ fn untag(frame: &Frame, mut ethertype: u16) -> Result<(u16, usize), PassReason> 
 /// mode, also delivers frames for others: forwarding those would duplicate them.
 #[inline(always)]
 fn is_our_mac(mac: u64) -> bool {
-    if constants::simulate() {
+    if !constants::mode().has_interfaces() {
         return true;
     }
     let Some(interface) = maps::INTERFACES.get(constants::interface_slot()) else { return false };

@@ -165,7 +165,7 @@ fn may_answer(packet: &Packet) -> bool {
 
 #[inline(always)]
 fn within_limit(context: &PacketContext) -> bool {
-    if constants::explain() {
+    if !constants::mode().writes() {
         return true;
     }
     let Some(limit) = maps::REPLY_LIMIT.get_ptr_mut(0) else { return false };

@@ -110,7 +110,7 @@ pub fn run<P: Path>(
             let Some(service) = service::find(&packet.flow) else {
                 return Err(P::UNMATCHED);
             };
-            if P::REFUSES && (P::TRACED || constants::records()) {
+            if P::REFUSES && (P::TRACED || constants::mode().records()) {
                 decision.service = u32::from(service.slot) + 1;
             }
             let Some(selected) = schedule::pick(&service, hash) else {
@@ -164,7 +164,7 @@ fn opened(packet: &Packet) -> Connection {
 /// Says where the packet goes, if that is wanted.
 #[inline(always)]
 fn note<P: Path>(decision: &mut Decision, selected: &SelectedBackend, connection: Connection) {
-    if P::TRACED || constants::records() {
+    if P::TRACED || constants::mode().records() {
         decision.backend = selected.reference;
         decision.service = u32::from(selected.word.service()) + 1;
         decision.connection = connection as u32;

@@ -32,7 +32,7 @@ pub fn wants(tunables: &'static Tunables) -> bool {
 
 #[inline(always)]
 fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
-    if constants::simulate() || constants::explain() {
+    if constants::mode().records() {
         return false;
     }
     let Some(turn) = turn() else { return false };

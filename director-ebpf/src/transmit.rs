@@ -12,7 +12,7 @@ pub fn send(hop: &Hop) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Tx);
     }
     // Nothing leaves a simulation, and its interfaces need not exist.
-    if constants::simulate() {
+    if !constants::mode().has_interfaces() {
         return Ok(Verdict::Redirect);
     }
     match maps::TX_PORTS.redirect(hop.ifindex, 0) {

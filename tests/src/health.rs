@@ -8,7 +8,10 @@ use std::{
 
 use director_userspace::{
     health::{Checker, Event, Events, Health, Target},
-    policy::config::model::{HealthCheck, HttpProbe, HttpVersion, Percent, Probe, Start, Via},
+    policy::{
+        config::model::{HealthCheck, HttpProbe, HttpVersion, Percent, Probe, Start, Via},
+        health_policy::HealthState,
+    },
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -83,7 +86,8 @@ pub async fn once(target: &Target) -> Health {
 #[track_caller]
 pub fn reason(runtime: &Runtime, probe: Probe, to: SocketAddr) -> String {
     let health = runtime.block_on(once(&target(check(probe), to)));
-    assert_eq!(health.up, health.reason.is_empty(), "{health:?}");
+    let state = if health.reason.is_empty() { HealthState::Up } else { HealthState::Down };
+    assert_eq!(health.state, state, "{health:?}");
     assert_eq!((health.probes, health.not_made), (1, 0), "{health:?}");
     health.reason
 }

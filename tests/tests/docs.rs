@@ -9,7 +9,13 @@ use std::{
 
 use clap::CommandFactory as _;
 use director_common::verdict::{DropReason, PassReason, ReplyReason};
-use director_userspace::{cli::Cli, policy::config};
+use director_userspace::{
+    cli::Cli,
+    policy::{
+        config,
+        scheduler::{Description, Scheduler},
+    },
+};
 
 const OPERATIONS: &str = "docs/operations.md";
 /// Files for users: every example in them must be valid.
@@ -133,6 +139,18 @@ fn every_configuration_is_valid() {
     assert!(tried >= 4, "only {tried} files found");
 }
 
+/// docs/config.md describes every scheduler as its registry does.
+#[test]
+fn every_scheduler_is_described() {
+    let text = read("docs/config.md");
+    let row = text.lines().find(|line| line.starts_with("| `scheduler` |")).expect("a row");
+    for scheduler in Scheduler::ALL {
+        let Description { name, aliases, help, .. } = scheduler.description();
+        assert!(row.contains(&format!("`{name}`: {help}")), "{name}: {help} is not in: {row}");
+        assert!(aliases.iter().all(|alias| row.contains(&format!("`{alias}`"))), "{row}");
+    }
+}
+
 /// A heading's anchor, as Git forges generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
@@ -196,9 +214,9 @@ fn constructs_excluded_by_the_architecture_are_absent() {
         ),
         ("director-ebpf/src", &[], &["aya_log", "bpf_printk", "spin_lock", "core::intrinsics"]),
         (
-            "director-userspace/src/policy/plan",
-            &[],
-            &["Instant", "SystemTime", "tracing", "std::fs"],
+            "director-userspace/src/policy",
+            &["config/mod.rs"],
+            &["Instant", "SystemTime", "tracing", "fs::", "File", "nix::", "libc::", "tokio::"],
         ),
         ("director-userspace/src", &["mod.rs"], &["/sys/class/net"]),
     ];

@@ -16,7 +16,10 @@ use std::{
 use director_tests::health::{HERE, check, next, once, reason, runtime, target};
 use director_userspace::{
     health::{AgentMode, AgentReport, AgentTarget, Checker, Event, Events, Health, Target},
-    policy::config::model::{Agent, AgentSource, ExecProbe, HealthCheck, Percent, Probe, Start},
+    policy::{
+        config::model::{Agent, AgentSource, ExecProbe, HealthCheck, Percent, Probe, Start},
+        health_policy::HealthState,
+    },
 };
 use tokio::runtime::Runtime;
 
@@ -36,10 +39,10 @@ fn address() -> SocketAddr {
 /// The reason why a probe could not be made; the state of the backend is unchanged.
 #[track_caller]
 fn not_made(runtime: &Runtime, probe: &Probe) -> String {
-    for start in [Start::Up, Start::Down] {
+    for (start, state) in [(Start::Up, HealthState::Up), (Start::Down, HealthState::Down)] {
         let check = HealthCheck { start, ..check(probe.clone()) };
         let health = runtime.block_on(once(&target(check, address())));
-        assert_eq!(health.up, start == Start::Up, "{health:?}");
+        assert_eq!(health.state, state, "{health:?}");
         assert_eq!((health.probes, health.failures, health.not_made), (0, 0, 1), "{health:?}");
         if start == Start::Down {
             return health.reason;
@@ -148,7 +151,7 @@ fn many_echo_requests_share_a_socket() {
     checker.set(targets, [], &|_| None);
     for _ in 0..200 {
         let (target, health) = runtime.block_on(next(&mut events));
-        assert!(health.up && health.not_made == 0, "{target}: {health:?}");
+        assert_eq!((health.state, health.not_made), (HealthState::Up, 0), "{target}: {health:?}");
     }
     assert!(checker.is_settled());
     assert_eq!(sockets() - before, 1);
@@ -205,17 +208,17 @@ fn exhausted_host_resources_are_no_probe_failure() {
     let often = HealthCheck { interval: Duration::from_millis(200), ..check(Probe::Tcp) };
     let good = target(often, listener.local_addr().unwrap());
     checker.set([good.clone()], [], &|_| None);
-    assert!(runtime.block_on(next(&mut events)).1.up);
+    assert_eq!(runtime.block_on(next(&mut events)).1.state, HealthState::Up);
     // No file descriptors are available from here on.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
     nix::sys::resource::setrlimit(limit, 3, 1 << 10).unwrap();
     let health = wait_for(&checker, &good, |health| health.not_made > 2);
-    assert!(health.up && health.failures == 0, "{health:?}");
+    assert_eq!((health.state, health.failures), (HealthState::Up, 0), "{health:?}");
     assert!(health.reason.contains("out of file descriptors"), "{health:?}");
     nix::sys::resource::setrlimit(limit, 1 << 10, 1 << 10).unwrap();
     let probes = health.probes;
     let health = wait_for(&checker, &good, |health| health.probes > probes);
-    assert!(health.up && health.reason.is_empty(), "{health:?}");
+    assert_eq!((health.state, health.reason.as_str()), (HealthState::Up, ""), "{health:?}");
     assert!(events.try_recv().is_none(), "nothing changed");
 }
 

@@ -9,8 +9,9 @@ use std::{
 };
 
 use director_tests::health::{HERE, check, get, once, reason, runtime, target};
-use director_userspace::policy::config::model::{
-    DnsProbe, GrpcProbe, HttpProbe, HttpVersion, Probe, UdpProbe,
+use director_userspace::policy::{
+    config::model::{DnsProbe, GrpcProbe, HttpProbe, HttpVersion, Probe, UdpProbe},
+    health_policy::HealthState,
 };
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
@@ -356,9 +357,10 @@ fn udp_requires_no_error_and_optionally_an_answer() {
     }
     // A latency is reported only with an answer.
     let health = runtime.block_on(once(&target(check(probe("ping", None)), silent)));
-    assert_eq!((health.up, health.latency), (true, None));
+    assert_eq!((health.state, health.latency), (HealthState::Up, None));
     let health = runtime.block_on(once(&target(check(probe("ping", None)), echo)));
-    assert!(health.up && health.latency.unwrap() < Duration::from_millis(100), "{health:?}");
+    assert_eq!(health.state, HealthState::Up, "{health:?}");
+    assert!(health.latency.unwrap() < Duration::from_millis(100), "{health:?}");
 }
 
 /// A name server that applies `change` to each correct answer.

@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use director_common::{
     decision::Connection,
+    flow_table::MAX_ADMITTED_PER_TICK,
     verdict::{PassReason, ReplyReason},
 };
 use director_tests::{
@@ -377,4 +378,63 @@ fn shares_by_the_ring(#[case] backends: u32) {
         let off = (f64::from(got[slot]) - share).abs();
         assert!(off <= 1f64.max(share / 100.0), "{}: {} of {share}", backend.address, got[slot]);
     }
+}
+
+/// Pins this thread to one CPU: limits are counted per CPU.
+fn pin_to_a_cpu() {
+    use nix::{
+        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+        unistd::Pid,
+    };
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).expect("this thread's");
+    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(cpu.expect("a CPU to run on")).expect("in range");
+    sched_setaffinity(this, &one).expect("an allowed CPU");
+}
+
+/// A SYN flood beyond 8,192 new TCP flows in 67 ms is forwarded and not recorded, whatever its packets
+/// carry: the limit protects the flow table on the fast path and on the slow path.
+#[rstest]
+#[case::plain(V4, "192.0.2.1:80", |packet: Packet| packet)]
+#[case::plain_v6(V6, "[2001:db8::2]:80", |packet: Packet| packet)]
+#[case::vlan_tag(V4, "192.0.2.1:80", |packet: Packet| packet.tag(0x8100, 77))]
+#[case::ip_options(V4, "192.0.2.1:80", |packet: Packet| packet.options(4))]
+fn a_syn_flood_is_limited(
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] kind: fn(Packet) -> Packet,
+) {
+    const LIMIT: usize = MAX_ADMITTED_PER_TICK as usize;
+    const BEYOND: usize = 100;
+    pin_to_a_cpu();
+    let mut director = Director::new(Given::everything());
+    let address = from.rsplit_once(':').expect("a port").0;
+    let syn = |n: usize| kind(Packet::tcp_with(&format!("{address}:{}", 1024 + n), to, SYN));
+    let untracked = |director: &Director| {
+        director.counters().services.values().map(|service| service.untracked).sum::<u64>()
+    };
+    let mut full_sets = 0;
+    for n in 0..LIMIT + BEYOND {
+        let seen = director.run(&syn(n).frame());
+        assert_eq!(seen.verdict, TX, "{n}");
+        if n + 1 == LIMIT {
+            full_sets = untracked(&director);
+        }
+    }
+    assert_eq!(untracked(&director) - full_sets, BEYOND as u64);
+    // What goes beyond is not in the table, and what came before it is.
+    let mut known = |n| {
+        director
+            .run(&kind(Packet::tcp_with(&format!("{address}:{}", 1024 + n), to, ACK)).frame())
+            .connection
+    };
+    assert_eq!(known(0), Connection::Known);
+    assert_eq!(known(LIMIT + 1), Connection::New);
+    // The next tick admits again.
+    director.after(Duration::from_millis(68));
+    let before = untracked(&director);
+    director.run(&syn(LIMIT + BEYOND).frame());
+    assert_eq!(untracked(&director), before);
 }

@@ -1,4 +1,7 @@
-//! Alarms: report transitions of backends, services, quorums and the director itself.
+//! Alarms: report transitions of backends, services, quorums and the director itself. They change
+//! nothing, and no channel delays the daemon.
+//!
+//! Begin with [`Notifier`], which takes a [`Transition`].
 //!
 //! ```text
 //! notify -> damper (flapping subjects) -> digest (few: one by one, many: a summary) -> channels

@@ -1,6 +1,7 @@
 //! `director doctor`: checks what keeps packets from arriving, and how to fix it.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -107,9 +108,10 @@ async fn expectation(
         return Ok(None);
     }
     let mut expect = actual.unwrap_or(RealserverExpectation {
-        tunnel: true,
-        direct: true,
-        ..RealserverExpectation::default()
+        vips: BTreeSet::new(),
+        interface: None,
+        from: BTreeSet::new(),
+        forward: Forward::Both,
     });
     if !args.vips.is_empty() {
         expect.vips = args.vips.iter().copied().collect();
@@ -121,8 +123,7 @@ async fn expectation(
         expect.interface.clone_from(&args.interface);
     }
     if let Some(forward) = args.forward {
-        expect.tunnel = forward.tunnels();
-        expect.direct = forward != Forward::Tunnel;
+        expect.forward = forward;
     }
     Ok(Some(expect))
 }

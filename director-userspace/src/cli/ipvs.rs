@@ -158,15 +158,15 @@ fn listed(
 ) -> anyhow::Result<Vec<Listed>> {
     let mut flows: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for flow in Conns::open(datapath)?.iter() {
-        let is_tcp = observed
-            .services
-            .get(&flow.service)
-            .and_then(export::frontend)
-            .is_some_and(|(protocol, _)| protocol == Protocol::Tcp);
-        // IPVS counts UDP connections as inactive.
-        let is_active = is_tcp && flow.state != FlowState::Closing;
+        let frontend = observed.services.get(&flow.service).and_then(export::frontend);
         let (active, inactive) = flows.entry(flow.backend).or_default();
-        *(if is_active { active } else { inactive }) += 1;
+        let count = match (frontend.map(|(protocol, _)| protocol), flow.state) {
+            (Some(Protocol::Tcp), FlowState::New | FlowState::Established) => active,
+            (Some(Protocol::Tcp), FlowState::Closing) => inactive,
+            // IPVS counts UDP connections as inactive.
+            (Some(Protocol::Udp) | None, _) => inactive,
+        };
+        *count += 1;
     }
     let mut listed: Vec<Listed> = observed
         .services

@@ -1,4 +1,7 @@
-//! The command line: one module per command.
+//! The command line: one module per command, with its arguments and what it prints. What a command does
+//! is in the other wings.
+//!
+//! Begin with [`Cli`], which lists the commands.
 
 mod apply;
 mod attach;

@@ -17,10 +17,12 @@ mod file;
 mod health_tracker;
 mod history;
 mod notify;
+mod overrides;
 mod paths;
 mod status;
 mod watch;
 mod web;
+mod whole_file;
 
 use std::{
     io,
@@ -37,6 +39,7 @@ use self::{
     file::{Stamp, When},
     health_tracker::{Evaluated, HealthTracker, Marks, StateChange},
     history::History,
+    overrides::Overrides,
     web::Web,
 };
 use crate::{
@@ -51,7 +54,7 @@ use crate::{
     },
     policy::{
         config::{self, Config, ConfigErrors},
-        health_policy::{Change as HealthChange, Overrides},
+        health_policy::{Change as HealthChange, HealthState, QuorumState},
     },
     serve::{
         api::{Request, server::Server},
@@ -426,15 +429,22 @@ impl Daemon {
         for StateChange { name, frontend, change } in changes {
             let (name, frontend) = (name.clone(), frontend.to_string());
             let transition = match change {
-                HealthChange::Backend { address, up, reason } => {
+                HealthChange::Backend { address, state, reason } => {
                     let subject = Subject::Backend { service: name, frontend, address: *address };
-                    let (from, to) = if *up { ("down", "up") } else { ("up", "down") };
-                    Transition::now(subject, from, to, reason)
+                    let from = match state {
+                        HealthState::Up => HealthState::Down,
+                        HealthState::Down => HealthState::Up,
+                    };
+                    Transition::now(subject, from.label(), state.label(), reason)
                 }
-                HealthChange::Quorum { is_there, weight, needed } => {
-                    let (from, to) = if *is_there { ("lost", "held") } else { ("held", "lost") };
+                HealthChange::Quorum { quorum, weight, needed } => {
+                    let from = match quorum {
+                        QuorumState::Held => QuorumState::Lost,
+                        QuorumState::Lost => QuorumState::Held,
+                    };
+                    let subject = Subject::Quorum { name, frontend };
                     let reason = format!("weight up: {weight}, needed: {needed}");
-                    Transition::now(Subject::Quorum { name, frontend }, from, to, &reason)
+                    Transition::now(subject, from.label(), quorum.label(), &reason)
                 }
                 HealthChange::Panic { panics: true, down, of } => {
                     warn!(

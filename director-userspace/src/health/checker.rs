@@ -24,7 +24,10 @@ use super::{
     schedule::{ProbeSchedule, start_window},
     streak::CheckCell,
 };
-use crate::policy::config::model::{Agent, AgentSource, HealthCheck, Percent, Probe, Start};
+use crate::policy::{
+    config::model::{Agent, AgentSource, HealthCheck, Percent, Probe},
+    health_policy::HealthState,
+};
 
 /// How long a stopping checker waits for its probes to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,20 +116,20 @@ impl Checker {
         &mut self,
         targets: impl IntoIterator<Item = Target>,
         agents: impl IntoIterator<Item = AgentTarget>,
-        initial: &dyn Fn(&Target) -> Option<bool>,
+        initial: &dyn Fn(&Target) -> Option<HealthState>,
     ) {
         let (new, gone) = exchange(&mut self.checks, targets);
         let window = start_window(new.len());
-        let known: HashMap<SameProbe<'_>, bool> = gone
+        let known: HashMap<SameProbe<'_>, HealthState> = gone
             .iter()
             .filter(|(_, running)| running.cell.is_probed())
-            .map(|(target, running)| (same_probe(target), running.cell.health().up))
+            .map(|(target, running)| (same_probe(target), running.cell.health().state))
             .collect();
         for target in new {
-            let up = initial(&target)
+            let state = initial(&target)
                 .or_else(|| known.get(&same_probe(&target)).copied())
-                .unwrap_or(target.check.start == Start::Up);
-            let cell = Arc::new(CheckCell::new(target.clone(), up));
+                .unwrap_or_else(|| target.check.start.into());
+            let cell = Arc::new(CheckCell::new(target.clone(), state));
             let prepared = prepare(&mut self.prepared, &target.check, Prepared::new);
             let thread = match target.check.probe {
                 Probe::Exec(_) => &self.programs,
@@ -319,7 +322,7 @@ mod tests {
     use super::*;
     use crate::{
         health::Event,
-        policy::config::model::{HealthCheck, Percent, Probe, Via},
+        policy::config::model::{HealthCheck, Percent, Probe, Start, Via},
     };
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -361,9 +364,10 @@ mod tests {
 
         let (of, health) = next(&mut events);
         assert_eq!(*of, wanted);
-        assert_eq!((health.up, health.good, health.streak), (false, Some(true), 1), "the first");
+        let first = (HealthState::Down, Some(true), 1);
+        assert_eq!((health.state, health.good, health.streak), first, "the first");
         let (_, health) = next(&mut events);
-        assert_eq!((health.up, health.streak, health.changes), (true, 2, 1));
+        assert_eq!((health.state, health.streak, health.changes), (HealthState::Up, 2, 1));
         assert_eq!(health.reason, "");
         assert!(health.latency.unwrap() < Duration::from_millis(100));
         assert!(checker.is_settled());
@@ -372,12 +376,13 @@ mod tests {
         let closed = Instant::now();
         let (_, health) = next(&mut events);
         assert!(closed.elapsed() <= Duration::from_millis(3 * 100 + 100), "{:?}", closed.elapsed());
-        assert_eq!((health.up, health.reason.as_str()), (false, "connection refused"));
+        let refused = (HealthState::Down, "connection refused");
+        assert_eq!((health.state, health.reason.as_str()), refused);
         assert_eq!((health.streak, health.failures, health.changes), (3, 3, 2));
 
         let _again = TcpListener::bind((HERE, port)).unwrap();
         let (_, health) = next(&mut events);
-        assert!(health.up);
+        assert_eq!(health.state, HealthState::Up);
     }
 
     #[test]
@@ -386,15 +391,17 @@ mod tests {
         let unused = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port();
         let (up, down) = (target(unused, Start::Up, 1, 500), target(unused, Start::Down, 1, 501));
         checker.set([up.clone(), down.clone()], [], &|target| {
-            (target.check.start == Start::Down).then_some(true)
+            (target.check.start == Start::Down).then_some(HealthState::Up)
         });
-        assert!(checker.health(&up).unwrap().up && checker.health(&down).unwrap().up);
+        for target in [&up, &down] {
+            assert_eq!(checker.health(target).unwrap().state, HealthState::Up);
+        }
         let before = checker.health(&up).unwrap().since;
         next(&mut events);
         next(&mut events);
 
         // The same target set again continues: no new start, no new first result.
-        checker.set([up.clone()], [], &|_| Some(false));
+        checker.set([up.clone()], [], &|_| Some(HealthState::Down));
         assert_eq!(checker.health(&up).unwrap().since, before);
         assert_eq!(checker.health(&down), None);
         checker.set([], [], &|_| None);

@@ -1,4 +1,7 @@
-//! The health engine: probes backends on schedule and reports state changes.
+//! The health engine: probes backends on schedule and reports state changes. It decides nothing about
+//! services: the health policy does.
+//!
+//! Begin with [`Checker`], which is given targets, and [`Event`], which it reports.
 //!
 //! ```text
 //! targets -> one task each: wait, probe, count -> Health, and an Event when the state changes

@@ -13,7 +13,7 @@ use super::{
     events::{QueueEntry, lock},
     failure::Failure,
 };
-use crate::policy::config::model::HealthCheck;
+use crate::policy::{config::model::HealthCheck, health_policy::HealthState};
 
 /// The outcome of a probe: how long a good answer took, if one is expected, or why the probe
 /// failed.
@@ -28,11 +28,11 @@ pub(super) struct CheckCell {
 }
 
 impl CheckCell {
-    pub(super) fn new(target: Arc<Target>, up: bool) -> Self {
+    pub(super) fn new(target: Arc<Target>, initial: HealthState) -> Self {
         Self {
             target,
             queue_entry: QueueEntry::default(),
-            health: Mutex::new(Health::unprobed(up, SystemTime::now())),
+            health: Mutex::new(Health::unprobed(initial, SystemTime::now())),
             probed: AtomicBool::new(false),
         }
     }
@@ -46,7 +46,7 @@ impl CheckCell {
         self.probed.load(Ordering::Relaxed)
     }
 
-    /// Counts a probe that ended. Returns whether to emit an event: `up` changed, or it is the
+    /// Counts a probe that ended. Returns whether to emit an event: the state changed, or it is the
     /// first.
     pub(super) fn record(&self, outcome: Outcome) -> bool {
         let changed = lock(&self.health).record(&self.target.check, outcome, SystemTime::now());
@@ -55,10 +55,10 @@ impl CheckCell {
 }
 
 impl Health {
-    /// No result yet; the initial state is `up`.
-    fn unprobed(up: bool, now: SystemTime) -> Self {
+    /// No result yet.
+    fn unprobed(initial: HealthState, now: SystemTime) -> Self {
         Self {
-            up,
+            state: initial,
             reason: String::new(),
             since: now,
             latency: None,
@@ -72,7 +72,7 @@ impl Health {
         }
     }
 
-    /// Counts a result. Returns whether `up` changed.
+    /// Counts a result. Returns whether the state changed.
     fn record(&mut self, check: &HealthCheck, outcome: Outcome, now: SystemTime) -> bool {
         self.last_probe = Some(now);
         let (good, reason) = match outcome {
@@ -93,11 +93,12 @@ impl Health {
         self.probes += 1;
         self.failures += u64::from(!good);
         self.reason = reason;
-        let enough = u32::from(if good { check.rise } else { check.fall });
-        if self.up == good || self.streak < enough {
+        let (state, enough) =
+            if good { (HealthState::Up, check.rise) } else { (HealthState::Down, check.fall) };
+        if self.state == state || self.streak < u32::from(enough) {
             return false;
         }
-        self.up = good;
+        self.state = state;
         self.since = now;
         self.changes += 1;
         true
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
     use crate::policy::config::model::{Percent, Probe, Start, Via};
 
-    fn cell(rise: u16, fall: u16, up: bool) -> CheckCell {
+    fn cell(rise: u16, fall: u16, initial: HealthState) -> CheckCell {
         let check = HealthCheck {
             probe: Probe::Tcp,
             interval: Duration::from_secs(1),
@@ -125,7 +126,7 @@ mod tests {
         };
         let address = Ipv4Addr::LOCALHOST.into();
         let target = Target { check: Arc::new(check), address, port: Some(80), mark: None };
-        CheckCell::new(Arc::new(target), up)
+        CheckCell::new(Arc::new(target), initial)
     }
 
     /// Records each result (`+` good, `-` bad, `?` not made), and shows the state after each: `u`
@@ -137,7 +138,10 @@ mod tests {
                 '-' => Err(Failure::backend("refused")),
                 _ => Err(Failure::host("no descriptors")),
             });
-            let state = if cell.health().up { 'u' } else { 'd' };
+            let state = match cell.health().state {
+                HealthState::Up => 'u',
+                HealthState::Down => 'd',
+            };
             if changed { state.to_ascii_uppercase() } else { state }
         };
         results.chars().map(state).collect()
@@ -145,16 +149,16 @@ mod tests {
 
     #[test]
     fn a_streak_of_rise_or_fall_results_changes_the_state() {
-        assert_eq!(states(&cell(2, 3, true), "+---+-++--+---"), "UuuDdddUuuuuuD");
-        assert_eq!(states(&cell(2, 3, false), "-++"), "DdU");
-        assert_eq!(states(&cell(1, 1, true), "-+-+"), "DUDU");
-        assert_eq!(states(&cell(3, 1, true), "-++-+++"), "DdddddU");
+        assert_eq!(states(&cell(2, 3, HealthState::Up), "+---+-++--+---"), "UuuDdddUuuuuuD");
+        assert_eq!(states(&cell(2, 3, HealthState::Down), "-++"), "DdU");
+        assert_eq!(states(&cell(1, 1, HealthState::Up), "-+-+"), "DUDU");
+        assert_eq!(states(&cell(3, 1, HealthState::Up), "-++-+++"), "DdddddU");
     }
 
     #[test]
     fn failures_of_the_host_neither_break_a_streak_nor_change_the_state() {
-        assert_eq!(states(&cell(1, 2, true), "????"), "Uuuu");
-        let cell = cell(2, 3, true);
+        assert_eq!(states(&cell(1, 2, HealthState::Up), "????"), "Uuuu");
+        let cell = cell(2, 3, HealthState::Up);
         assert_eq!(states(&cell, "--?-"), "UuuD");
         let health = cell.health();
         assert_eq!((health.streak, health.probes, health.failures, health.not_made), (3, 3, 3, 1));
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_good_answer_leaves_no_reason() {
-        let cell = cell(2, 2, true);
+        let cell = cell(2, 2, HealthState::Up);
         assert!(!cell.is_probed());
         states(&cell, "-+");
         assert!(cell.is_probed());

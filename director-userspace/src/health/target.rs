@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::policy::config::model::{Agent, HealthCheck};
+use crate::policy::{
+    config::model::{Agent, HealthCheck},
+    health_policy::HealthState,
+};
 
 /// What is probed. Equal targets share one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,11 +66,11 @@ impl fmt::Display for Endpoint {
 /// The health of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Whether it is up: by its check's `rise` and `fall`, or its initial state.
-    pub up: bool,
+    /// Its state: by its check's `rise` and `fall`, or its initial state.
+    pub state: HealthState,
     /// Why the last probe failed; empty if it succeeded, or there was none yet. One line.
     pub reason: String,
-    /// When `up` last changed, or the target was set; wall clock.
+    /// When `state` last changed, or the target was set; wall clock.
     pub since: SystemTime,
     /// How long the last good answer took. None before the first, or if no answer is expected.
     pub latency: Option<Duration>,
@@ -84,7 +87,7 @@ pub struct Health {
     /// Probes without a result because this host could not run them: out of descriptors, or a
     /// missing program. They do not count as results; `reason` has the cause.
     pub not_made: u64,
-    /// How often `up` changed.
+    /// How often `state` changed.
     pub changes: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Inspection of packets, flows and hosts. It never changes what a director forwards.
 //!
-//! Start with [`doctor`], which derives findings from facts about a host.
+//! Begin with [`doctor`], which derives findings from facts about a host.
 //!
 //! - [`doctor`]: what keeps packets from arriving, and how to fix it;
 //! - [`trace`]: sampled decisions, live or in a file, and explanations of one flow;

@@ -1,7 +1,7 @@
 //! Everything that calls the kernel. No decision about services is made here: plans come in, facts
 //! go out.
 //!
-//! Start with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
+//! Begin with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
 //!
 //! - [`datapath`]: BPF maps, programs and links; nothing else opens the director's maps;
 //! - [`net`]: netlink, ethtool, sysctls, network namespaces;

@@ -7,6 +7,7 @@ use director_common::backend::BackendState;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::whole_file::write_whole;
 use crate::{
     kernel::{
         datapath::{self, Datapath, Instance},
@@ -17,7 +18,6 @@ use crate::{
             Config,
             model::{Frontend, Service},
         },
-        health_policy::write_whole,
         plan::key_of,
     },
 };

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, boot_state, file, file::When};
+use super::{Daemon, boot_state, file, file::When, whole_file::write_whole};
 use crate::{
     control::director::{Changed, Director, DirectorError},
     kernel::{datapath::clock_ns, unprivileged::DEFAULT_USER, wall_clock},
@@ -14,7 +14,7 @@ use crate::{
             self, Config, Loaded,
             model::{AgentSource, Probe},
         },
-        health_policy::{Drain, Override, write_whole},
+        health_policy::{Drain, Override},
     },
     serve::api::{
         Command, Refused, Reply, Request, TEXT,

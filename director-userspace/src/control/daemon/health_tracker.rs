@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use super::overrides::Overrides;
 use crate::{
     health::{AgentMode, AgentReport, AgentTarget, Checker, Event, Health, Target},
     kernel::{datapath::clock_ns, wall_clock},
@@ -19,8 +20,8 @@ use crate::{
             },
         },
         health_policy::{
-            BackendEvaluation, BackendMemory, Change, Checked, Evaluation, Facts, Load, Memory,
-            Now, Override, Overrides, ServiceState, evaluate,
+            BackendEvaluation, BackendMemory, Change, Checked, Evaluation, Facts, HealthState,
+            Load, Memory, Now, Override, ServiceState, evaluate,
         },
     },
 };
@@ -120,7 +121,7 @@ impl HealthTracker {
     ) -> Self {
         let mut memories: HashMap<Frontend, Memory> = HashMap::new();
         for ((frontend, address), since) in &known_down {
-            let down = BackendMemory { up: false, since: *since, rose_ns: None };
+            let down = BackendMemory { state: HealthState::Down, since: *since, rose_ns: None };
             memories.entry(*frontend).or_default().backends.insert(*address, down);
         }
         Self {
@@ -163,10 +164,10 @@ impl HealthTracker {
             let known = known.unwrap_or_else(|| WatchedService::new(service.frontend));
             self.services.push(WatchedService { backends, ..known });
         }
-        let is_down = |target: &Target| down.contains(target).then_some(false);
+        let initial = |target: &Target| down.contains(target).then_some(HealthState::Down);
         let wanted = targets.keys().map(|target| Target::clone(target));
         let wanted_agents = agents.keys().map(|agent| AgentTarget::clone(agent));
-        self.checker.set(wanted, wanted_agents, &is_down);
+        self.checker.set(wanted, wanted_agents, &initial);
         // A target that stays keeps its state; for the others, the checker may have one.
         let (mut targets_before, mut agents_before) =
             (mem::take(&mut self.targets), mem::take(&mut self.agents));
@@ -287,9 +288,9 @@ impl HealthTracker {
             }
             for backend in &watched.evaluations {
                 let key = (service.frontend, backend.address);
-                match backend.up {
-                    Some(false) => _ = self.known_down.insert(key),
-                    Some(true) | None => _ = self.known_down.remove(&key),
+                match backend.state {
+                    Some(HealthState::Down) => _ = self.known_down.insert(key),
+                    Some(HealthState::Up) | None => _ = self.known_down.remove(&key),
                 }
             }
             watched.again_ns = evaluation.again_ns;
@@ -365,19 +366,29 @@ impl HealthTracker {
     ) -> Facts {
         let is_known_down = self.known_down.contains(&(service.frontend, backend.address));
         let mut checked = (probes.without_path > 0).then(|| Checked {
-            up: !is_known_down && !probes.starts_down,
+            state: if is_known_down || probes.starts_down {
+                HealthState::Down
+            } else {
+                HealthState::Up
+            },
             reason: "not checked yet".to_owned(),
         });
         for target in &probes.checks {
-            let health = self.health(target);
-            let (up, reason) = health.map_or_else(
-                || (!is_known_down && target.check.start == Start::Up, String::new()),
-                |health| (health.up, health.reason),
-            );
-            let checked = checked.get_or_insert(Checked { up: true, reason: String::new() });
-            if !up && checked.up {
-                let reason = if reason.is_empty() { "not checked yet".to_owned() } else { reason };
-                *checked = Checked { up, reason: format!("{}: {reason}", kind(&target.check)) };
+            let (state, reason) = match self.health(target) {
+                Some(health) => (health.state, health.reason),
+                None if is_known_down => (HealthState::Down, String::new()),
+                None => (target.check.start.into(), String::new()),
+            };
+            let checked =
+                checked.get_or_insert(Checked { state: HealthState::Up, reason: String::new() });
+            match (checked.state, state) {
+                (HealthState::Up, HealthState::Down) => {
+                    let reason =
+                        if reason.is_empty() { "not checked yet".to_owned() } else { reason };
+                    let reason = format!("{}: {reason}", kind(&target.check));
+                    *checked = Checked { state, reason };
+                }
+                (HealthState::Up, HealthState::Up) | (HealthState::Down, _) => {}
             }
         }
         let load = probes.agent.as_ref().and_then(|agent| match self.agents.get(agent) {
@@ -421,7 +432,7 @@ impl HealthTracker {
         config: &'a Config,
     ) -> impl Iterator<Item = (&'a Service, IpAddr)> {
         config.services.iter().zip(&self.services).flat_map(|(service, watched)| {
-            let down = watched.evaluations.iter().filter(|backend| backend.up == Some(false));
+            let down = watched.evaluations.iter().filter(|backend| backend.is_down());
             down.map(move |backend| (service, backend.address))
         })
     }

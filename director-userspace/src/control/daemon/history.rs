@@ -8,12 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::whole_file::write_whole;
 use crate::{
     kernel::datapath::Instance,
-    policy::{
-        config::{Config, MAX_BYTES},
-        health_policy::write_whole,
-    },
+    policy::config::{Config, MAX_BYTES},
     serve::api::types::Revision,
 };
 

@@ -7,7 +7,7 @@ use crate::{
     kernel::{datapath::clock_ns, wall_clock},
     policy::{
         config::model::Service,
-        health_policy::{BackendEvaluation, Override, ServiceState},
+        health_policy::{BackendEvaluation, HealthState, Override, ServiceState},
     },
     serve::view::status::{
         BackendHealth, BackendStatus, CheckStatus, Drain, Override as OverrideShown, Quorum,
@@ -67,8 +67,8 @@ fn service_status(
     backends: &[BackendEvaluation],
     checks: &[BackendChecks],
 ) -> ServiceStatus {
-    let up = |backend: &&BackendEvaluation| {
-        (backend.up != Some(false) || state == ServiceState::Panic)
+    let is_usable = |backend: &&BackendEvaluation| {
+        (!backend.is_down() || state == ServiceState::Panic)
             && backend.admin_override.drain.is_none()
     };
     let weight =
@@ -76,7 +76,7 @@ fn service_status(
     let sum = if backends.is_empty() {
         service.backends.iter().map(|backend| u32::from(backend.weight)).sum()
     } else {
-        backends.iter().filter(up).map(weight).sum()
+        backends.iter().filter(is_usable).map(weight).sum()
     };
     let held = !matches!(state, ServiceState::Down | ServiceState::Sorry);
     let shown = service.backends.iter().enumerate().map(|(at, backend)| {
@@ -105,11 +105,11 @@ fn backend_status(
         checks.checks.iter().any(|(_, health)| health.as_ref().is_none_or(|h| h.good.is_none()))
     };
     let is_draining = known.is_some_and(|known| known.admin_override.drain.is_some());
-    let state = match known.and_then(|known| known.up) {
-        Some(false) => BackendHealth::Down,
-        _ if is_draining => BackendHealth::Draining,
-        Some(true) if checks.is_some_and(is_new) => BackendHealth::Starting,
-        Some(true) => BackendHealth::Up,
+    let state = match known.and_then(|known| known.state) {
+        Some(HealthState::Down) => BackendHealth::Down,
+        Some(HealthState::Up) | None if is_draining => BackendHealth::Draining,
+        Some(HealthState::Up) if checks.is_some_and(is_new) => BackendHealth::Starting,
+        Some(HealthState::Up) => BackendHealth::Up,
         None => BackendHealth::Unchecked,
     };
     let mut reason = known.map(|known| known.reason.clone()).unwrap_or_default();
@@ -153,7 +153,10 @@ fn check_statuses(checks: &BackendChecks) -> Vec<CheckStatus> {
             CheckStatus {
                 kind: check.probe.as_str().to_owned(),
                 via: check.via.to_string(),
-                up: known.filter(|health| health.good.is_some()).map(|health| health.up),
+                up: known.filter(|health| health.good.is_some()).map(|health| match health.state {
+                    HealthState::Up => true,
+                    HealthState::Down => false,
+                }),
                 reason: known.map(|health| health.reason.clone()).unwrap_or_default(),
                 latency_ms: known
                     .and_then(|health| health.latency)

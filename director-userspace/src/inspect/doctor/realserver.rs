@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     kernel::net::{Link, NetError, Netlink},
-    setup::realserver::{Prefix, Status},
+    setup::realserver::{Forward, Prefix, Status},
 };
 
 const LOOPBACK: &str = "lo";
@@ -23,7 +23,7 @@ const TUNNEL_KINDS: [&str; 3] = ["ipip", "ip6tnl", "sit"];
 const STRICT: u32 = 1;
 
 /// The expected setup of a backend host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealserverExpectation {
     /// The VIPs it serves.
     pub vips: BTreeSet<IpAddr>,
@@ -31,10 +31,8 @@ pub struct RealserverExpectation {
     pub interface: Option<String>,
     /// The directors, if known.
     pub from: BTreeSet<Prefix>,
-    /// Packets arrive inside tunnels.
-    pub tunnel: bool,
-    /// Packets arrive unchanged, with this host's MAC address.
-    pub direct: bool,
+    /// How packets arrive.
+    pub forward: Forward,
 }
 
 impl RealserverExpectation {
@@ -45,9 +43,11 @@ impl RealserverExpectation {
             vips: status.vips.iter().map(|vip| vip.address).collect(),
             interface: decap.map(|decap| decap.interface.clone()).or_else(|| changed_on(status)),
             from: decap.map(|decap| decap.from.clone()).unwrap_or_default(),
-            tunnel: decap.is_some(),
             // The record has no mode; ARP is set up in either case and must stay so.
-            direct: true,
+            forward: match decap {
+                Some(_) => Forward::Both,
+                None => Forward::Direct,
+            },
         })
     }
 }
@@ -184,7 +184,10 @@ pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
             })
     });
     let name = &link.name;
-    let is_failure = facts.expect.direct || on_link;
+    let is_failure = match facts.expect.forward {
+        Forward::Direct | Forward::Both => true,
+        Forward::Tunnel => on_link,
+    };
     let check = |(setting, least, what): (&str, u32, &str)| {
         let value = facts.host.ipv4_setting(name, setting);
         let subject = format!("{setting} on {name}");
@@ -210,7 +213,8 @@ pub(super) fn arp(facts: &RealserverFacts) -> Vec<Finding> {
 }
 
 pub(super) fn reverse_path(facts: &RealserverFacts) -> Vec<Finding> {
-    let Some(link) = facts.link().filter(|_| facts.expect.tunnel && facts.has_v4()) else {
+    let Some(link) = facts.link().filter(|_| facts.expect.forward.tunnels() && facts.has_v4())
+    else {
         return Vec::new();
     };
     let tunnels = tunnel_devices(&facts.host).map(|device| device.name.as_str());
@@ -233,7 +237,7 @@ pub(super) fn reverse_path(facts: &RealserverFacts) -> Vec<Finding> {
 }
 
 pub(super) fn decapsulation(facts: &RealserverFacts) -> Vec<Finding> {
-    let Some(link) = facts.link().filter(|_| facts.expect.tunnel) else {
+    let Some(link) = facts.link().filter(|_| facts.expect.forward.tunnels()) else {
         return Vec::new();
     };
     let name = &link.name;
@@ -270,7 +274,7 @@ pub(super) fn decapsulation(facts: &RealserverFacts) -> Vec<Finding> {
 }
 
 pub(super) fn mtu(facts: &RealserverFacts) -> Vec<Finding> {
-    let Some(link) = facts.link().filter(|_| facts.expect.tunnel) else {
+    let Some(link) = facts.link().filter(|_| facts.expect.forward.tunnels()) else {
         return Vec::new();
     };
     // The directors' addresses determine the outer family.

@@ -1,6 +1,9 @@
 //! The checks, one fault at a time: a healthy host with one change, and its findings.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Finding, Level,
@@ -15,6 +18,7 @@ use crate::{
         XdpFeatures, XdpMode,
     },
     policy::config::{self, model::Role},
+    setup::realserver::Forward,
 };
 
 const CONFIG: &str = r#"
@@ -471,9 +475,9 @@ fn real_server() -> RealserverFacts {
     };
     let expect = RealserverExpectation {
         vips: [ip("192.0.2.10"), ip("2001:db8::53")].into(),
-        tunnel: true,
-        direct: true,
-        ..RealserverExpectation::default()
+        interface: None,
+        from: BTreeSet::new(),
+        forward: Forward::Both,
     };
     RealserverFacts { host, expect, interface: Some("eth0".into()) }
 }
@@ -501,7 +505,7 @@ fn a_strict_reverse_path_filter() {
     healthy(&realserver::reverse_path(&set(&[(all, "1"), (own, "2")])));
     healthy(&realserver::reverse_path(&set(&[(all, "0"), (own, "0")])));
     let mut direct = set(&[(all, "1")]);
-    direct.expect.tunnel = false;
+    direct.expect.forward = Forward::Direct;
     assert!(realserver::reverse_path(&direct).is_empty(), "only tunnels are affected");
 }
 
@@ -512,7 +516,7 @@ fn arp_settings() {
     let subject = "arp_ignore on eth0";
     only(&realserver::arp(&facts), Level::Fail, subject, &["is 0", "answers ARP", "arp_ignore=1"]);
     // Behind a tunnel and not on the VIPs' link it may not matter.
-    facts.expect.direct = false;
+    facts.expect.forward = Forward::Tunnel;
     only(&realserver::arp(&facts), Level::Warn, subject, &["is 0"]);
     facts.host.addresses.push(address(ETH0, "192.0.2.2/24"));
     only(&realserver::arp(&facts), Level::Fail, subject, &["is 0"]);
@@ -553,7 +557,7 @@ fn a_host_without_decapsulation() {
     // The device has its own reverse-path filter.
     facts.host.sysctls = settings(&[("net/ipv4/conf/tunl0/rp_filter", "1")]);
     only(&realserver::reverse_path(&facts), Level::Fail, "rp_filter on tunl0", &["strict"]);
-    facts.expect.tunnel = false;
+    facts.expect.forward = Forward::Direct;
     assert!(realserver::decapsulation(&facts).is_empty());
 }
 

@@ -13,6 +13,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use director_common::{
+    abi::ProgramMode,
     backend::{Backend, NextHop},
     interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
     wire::ethernet::mac_to_u64,
@@ -197,8 +198,7 @@ impl Datapath {
             table_bits: meta.table_bits,
             interface_slot,
             own_mac: self.tables.interfaces.get(interface_slot).macs[0],
-            simulate: false,
-            explain: false,
+            mode: ProgramMode::Forward,
             clients: self.clients,
         }
     }

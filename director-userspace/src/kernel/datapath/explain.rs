@@ -3,7 +3,7 @@
 
 use aya::Ebpf;
 use director_common::{
-    abi::map,
+    abi::{ProgramMode, map},
     backend::{Backend, BackendRef, BackendWord},
     flow::{FlowHash, FlowKey},
     flow_table::{FlowState, SET_WAYS},
@@ -67,7 +67,8 @@ impl Explainer {
                 .ok_or_else(|| DatapathError::NotOn(name.into()))?,
             None => slots.next().ok_or(DatapathError::NotAttached(instance.name().into()))?,
         };
-        let constants = Constants { explain: true, clients: false, ..datapath.constants(slot) };
+        let constants =
+            Constants { mode: ProgramMode::Explain, clients: false, ..datapath.constants(slot) };
         let sizes = Sizes { table_bits: constants.table_bits, backends: 1, rings: 1 };
         let mut ebpf = load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;
         load::verify_both(&mut ebpf, slot)?;

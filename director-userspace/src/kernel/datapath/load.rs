@@ -8,7 +8,7 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 use director_common::{
-    abi::{constant, map},
+    abi::{ProgramMode, constant, map},
     flow::HashKey,
     flow_table::SET_WAYS,
     service::{MAX_SERVICES, RING_CHUNKS},
@@ -79,8 +79,7 @@ pub(super) struct Constants {
     pub(super) table_bits: u32,
     pub(super) interface_slot: u32,
     pub(super) own_mac: u64,
-    pub(super) simulate: bool,
-    pub(super) explain: bool,
+    pub(super) mode: ProgramMode,
     /// Whether clients are tracked.
     pub(super) clients: bool,
 }
@@ -101,8 +100,7 @@ pub(super) fn load_object(
     constants: &Constants,
     pins: Option<&dyn Fn(&str) -> PathBuf>,
 ) -> Result<Ebpf, DatapathError> {
-    let [simulate, explain, clients] =
-        [constants.simulate, constants.explain, constants.clients].map(u32::from);
+    let (mode, clients) = (constants.mode as u32, u32::from(constants.clients));
     let (jiffy_ns, first_jiffy) = timer();
     let mut loader = EbpfLoader::new();
     // The program reads no kernel structure that would need relocation; reading the kernel's types
@@ -116,8 +114,7 @@ pub(super) fn load_object(
         .override_global(constant::OWN_MAC, &constants.own_mac, true)
         .override_global(constant::JIFFY_NS, &jiffy_ns, true)
         .override_global(constant::FIRST_JIFFY, &first_jiffy, true)
-        .override_global(constant::SIMULATE, &simulate, true)
-        .override_global(constant::EXPLAIN, &explain, true)
+        .override_global(constant::PROGRAM_MODE, &mode, true)
         .override_global(constant::TRACK_CLIENTS, &clients, true)
         .map_max_entries(map::FLOWS, 1 << sizes.table_bits)
         .map_max_entries(map::FLOW_KEYS, if constants.clients { 1 << sizes.table_bits } else { 1 })
@@ -127,7 +124,8 @@ pub(super) fn load_object(
         .map_max_entries(map::RINGS, sizes.rings * RING_CHUNKS);
     if let Some(pin) = pins {
         // The explaining program reads the live maps, and calls programs of its own.
-        let own = |name: &str| constants.explain && NOT_EXPLAINED.contains(&name);
+        let own =
+            |name: &str| constants.mode == ProgramMode::Explain && NOT_EXPLAINED.contains(&name);
         for name in map::PINNED.into_iter().filter(|name| !own(name)) {
             loader.map_pin_path(name, pin(name));
         }

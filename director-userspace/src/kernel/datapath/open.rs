@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use director_common::{
-    abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, map},
+    abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, ProgramMode, map},
     flow::HashKey,
     tunables::{TICK_SHIFT, Ticks, Tunables},
 };
@@ -164,8 +164,7 @@ impl Datapath {
             table_bits: sizes.table_bits,
             interface_slot: 0,
             own_mac: 0,
-            simulate: false,
-            explain: false,
+            mode: ProgramMode::Forward,
             clients: config.flows.clients,
         };
         load::load(sizes, &constants, Some(&|name| instance.map_pin(name)))?;

@@ -7,7 +7,12 @@ use aya::{
     maps::{Map, MapData, RingBuf},
     programs::ProgramFd,
 };
-use director_common::{abi::map, flow::HashKey, interface::Interface, tunables::Tunables};
+use director_common::{
+    abi::{ProgramMode, map},
+    flow::HashKey,
+    interface::Interface,
+    tunables::Tunables,
+};
 
 use super::{
     DatapathError, Sizes, Tables, clock_ns,
@@ -122,8 +127,7 @@ impl Standalone {
             table_bits: sizes.table_bits,
             interface_slot: INTERFACE_SLOT,
             own_mac: own_mac.unwrap_or(0),
-            simulate: own_mac.is_none(),
-            explain: false,
+            mode: if own_mac.is_some() { ProgramMode::Forward } else { ProgramMode::Simulate },
             clients: config.flows.clients,
         };
         let mut ebpf = load::load_object(programs.object, sizes, &constants, None)?;

@@ -1,6 +1,6 @@
 //! The configuration as the rest of Director sees it: complete, checked, without a trace of YAML.
 //!
-//! Made by [`parse`](super::parse) and [`load`](super::load) only, so that whoever holds a
+//! Made by [`parse`](super::parse) and [`load`](super::load) only, so that a holder of a
 //! [`Config`] may rely on what the field docs promise. It serializes to the keys and words of
 //! the file, all defaults spelled out; an entry with several protocols comes out once for each.
 
@@ -112,7 +112,7 @@ pub struct Flows {
     /// How long an idle UDP flow is remembered.
     #[serde(serialize_with = "units::serialize_duration")]
     pub udp: Duration,
-    /// Whether each flow's client is written down beside it, for `director conns`.
+    /// Whether each flow's client is tracked, for `director conns`.
     pub clients: bool,
 }
 

@@ -222,7 +222,7 @@ fn flows() -> Value {
                 "clients",
                 usually(
                     false,
-                    described("Whether flows' clients are written down.", reference("boolean")),
+                    described("Whether the clients of flows are tracked.", reference("boolean")),
                 ),
             ),
         ],

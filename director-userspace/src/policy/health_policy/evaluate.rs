@@ -1,8 +1,8 @@
 //! The service in effect, from the configured one and the facts about its backends.
 
 use super::{
-    BackendEvaluation, BackendMemory, Change, Evaluation, Facts, Memory, Now, Override,
-    ServiceState,
+    BackendEvaluation, BackendMemory, Change, Checked, Evaluation, Facts, HealthState, Memory, Now,
+    Override, QuorumState, ServiceState,
 };
 use crate::policy::config::model::{Availability, Backend, OnDown, Service};
 
@@ -28,8 +28,8 @@ pub fn evaluate(
         memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
     }
     let panics = panics(service, &backends, memory, &mut changes);
-    let usable = |b: &BackendEvaluation| panics || b.up != Some(false);
-    let is_lost = loses_quorum(service, &backends, &usable, memory, &mut changes);
+    let usable = |b: &BackendEvaluation| panics || !b.is_down();
+    let quorum = quorum_state(service, &backends, &usable, memory, &mut changes);
 
     let shares: Vec<u64> = service
         .backends
@@ -46,10 +46,12 @@ pub fn evaluate(
         let drains = facts[at].admin_override.drain.is_some()
             || facts[at].load.as_ref().is_some_and(|load| load.drains);
         state.weight = if drains { 0.0 } else { f64::from(weight) * shares[at] as f64 / 100.0 };
-        let is_up = usable(state);
-        backend.weight =
-            if drains || is_lost || !is_up { 0 } else { scaled(weight, scale, shares[at]) };
-        let is_rescheduled = !is_up && service.health.on_down == OnDown::Reschedule;
+        let is_usable = usable(state);
+        backend.weight = match quorum {
+            QuorumState::Held if is_usable && !drains => scaled(weight, scale, shares[at]),
+            QuorumState::Held | QuorumState::Lost => 0,
+        };
+        let is_rescheduled = !is_usable && service.health.on_down == OnDown::Reschedule;
         backend.availability = if is_rescheduled || state.is_over {
             Availability::Down
         } else {
@@ -62,16 +64,22 @@ pub fn evaluate(
     }
     if let Some(sorry) = &service.sorry {
         // Also while it is not needed: the flows that it got stay there.
-        effective.backends.push(Backend { weight: u16::from(is_lost), ..sorry.clone() });
+        let weight = match quorum {
+            QuorumState::Held => 0,
+            QuorumState::Lost => 1,
+        };
+        effective.backends.push(Backend { weight, ..sorry.clone() });
     }
-    let is_checked = backends.iter().any(|backend| backend.up.is_some());
-    let state = match () {
-        () if panics => ServiceState::Panic,
-        () if is_lost && service.sorry.is_some() => ServiceState::Sorry,
-        () if is_lost => ServiceState::Down,
-        () if !is_checked => ServiceState::Unchecked,
-        () if backends.iter().any(|backend| backend.up == Some(false)) => ServiceState::Degraded,
-        () => ServiceState::Up,
+    let is_checked = backends.iter().any(|backend| backend.state.is_some());
+    let state = match quorum {
+        QuorumState::Held | QuorumState::Lost if panics => ServiceState::Panic,
+        QuorumState::Lost if service.sorry.is_some() => ServiceState::Sorry,
+        QuorumState::Lost => ServiceState::Down,
+        QuorumState::Held if !is_checked => ServiceState::Unchecked,
+        QuorumState::Held if backends.iter().any(BackendEvaluation::is_down) => {
+            ServiceState::Degraded
+        }
+        QuorumState::Held => ServiceState::Up,
     };
     Evaluation { service: effective, state, backends, changes, again_ns }
 }
@@ -85,34 +93,44 @@ fn state(
     changes: &mut Vec<Change>,
 ) -> BackendEvaluation {
     let by_agent = facts.load.as_ref().map(|load| load.down.as_deref());
-    let (up, reason) = match (&facts.checked, by_agent) {
-        (Some(checked), _) if !checked.up => (Some(false), checked.reason.clone()),
-        (_, Some(Some(why))) => (Some(false), format!("its agent reports {why}")),
+    let (reported, reason) = match (&facts.checked, by_agent) {
+        (Some(Checked { state: HealthState::Down, reason }), _) => {
+            (Some(HealthState::Down), reason.clone())
+        }
+        (Some(Checked { state: HealthState::Up, .. }) | None, Some(Some(why))) => {
+            (Some(HealthState::Down), format!("its agent reports {why}"))
+        }
+        (Some(Checked { state: HealthState::Up, .. }), Some(None) | None) | (None, Some(None)) => {
+            (Some(HealthState::Up), String::new())
+        }
         (None, None) => (None, String::new()),
-        _ => (Some(true), String::new()),
     };
-    let is_up = up != Some(false);
+    let state = reported.unwrap_or(HealthState::Up);
     let before = memory.backends.get(&backend.address).copied();
     let after = match before {
-        Some(before) if before.up == is_up => before,
-        _ => BackendMemory {
-            up: is_up,
+        Some(before) if before.state == state => before,
+        Some(_) => BackendMemory {
+            state,
             since: now.unix,
-            rose_ns: before.is_some_and(|_| is_up).then_some(now.ns),
+            rose_ns: match state {
+                HealthState::Up => Some(now.ns),
+                HealthState::Down => None,
+            },
         },
+        None => BackendMemory { state, since: now.unix, rose_ns: None },
     };
     memory.backends.insert(backend.address, after);
     // The first state of a backend is not a change.
-    if before.is_some_and(|before| before.up != is_up) {
+    if before.is_some_and(|before| before.state != state) {
         let reason = reason.clone();
-        changes.push(Change::Backend { address: backend.address, up: is_up, reason });
+        changes.push(Change::Backend { address: backend.address, state, reason });
     }
     let deadline_ns = facts.admin_override.drain.as_ref().and_then(|drain| drain.deadline_ns);
     BackendEvaluation {
         address: backend.address,
         configured_weight: backend.weight,
         weight: f64::from(backend.weight),
-        up,
+        state: reported,
         reason,
         since: after.since,
         admin_override: facts.admin_override.clone(),
@@ -132,7 +150,7 @@ fn panics(
         own_weight(b.configured_weight, &b.admin_override) > 0 && b.admin_override.drain.is_none()
     };
     let of = backends.iter().filter(counts).count();
-    let down = backends.iter().filter(counts).filter(|b| b.up == Some(false)).count();
+    let down = backends.iter().filter(counts).filter(|b| b.is_down()).count();
     let limit = usize::from(service.health.panic.0);
     let panics = limit < 100 && of > 0 && down * 100 > of * limit;
     if std::mem::replace(&mut memory.panics, panics) != panics {
@@ -141,31 +159,29 @@ fn panics(
     panics
 }
 
-/// Whether the quorum is lost. It comes back at a higher weight than it is lost at (hysteresis).
-fn loses_quorum(
+/// The state of the quorum. It is regained at a higher weight than it is lost at (hysteresis).
+fn quorum_state(
     service: &Service,
     backends: &[BackendEvaluation],
     usable: &impl Fn(&BackendEvaluation) -> bool,
     memory: &mut Memory,
     changes: &mut Vec<Change>,
-) -> bool {
+) -> QuorumState {
     let weight: u32 = backends
         .iter()
         .filter(|b| usable(b) && b.admin_override.drain.is_none())
         .map(|b| u32::from(own_weight(b.configured_weight, &b.admin_override)))
         .sum();
     let health = &service.health;
-    let is_lost = if memory.lost_quorum {
-        weight < health.quorum.saturating_add(health.hysteresis)
-    } else {
-        weight < health.quorum.saturating_sub(health.hysteresis)
+    let least = match memory.quorum {
+        QuorumState::Held => health.quorum.saturating_sub(health.hysteresis),
+        QuorumState::Lost => health.quorum.saturating_add(health.hysteresis),
     };
-    let is_lost = is_lost || weight == 0;
-    if std::mem::replace(&mut memory.lost_quorum, is_lost) != is_lost {
-        let needed = health.quorum;
-        changes.push(Change::Quorum { is_there: !is_lost, weight, needed });
+    let quorum = if weight < least || weight == 0 { QuorumState::Lost } else { QuorumState::Held };
+    if std::mem::replace(&mut memory.quorum, quorum) != quorum {
+        changes.push(Change::Quorum { quorum, weight, needed: health.quorum });
     }
-    is_lost
+    quorum
 }
 
 /// A backend's weight by the admin override, or else by the file.

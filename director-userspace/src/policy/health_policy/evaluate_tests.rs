@@ -6,7 +6,7 @@ use crate::policy::{
         self,
         model::{Availability, Health, Percent},
     },
-    health_policy::{Checked, Drain, Load},
+    health_policy::{Drain, Load},
 };
 
 /// A service with these weights and health settings.
@@ -31,9 +31,12 @@ fn sorry(service: &mut Service) {
         Some(Backend { address, weight: 1, mac: None, availability: Availability::Available });
 }
 
-fn checked(up: bool) -> Facts {
-    let reason = if up { "" } else { "connection refused" };
-    Facts { checked: Some(Checked { up, reason: reason.into() }), ..Facts::default() }
+fn checked(state: HealthState) -> Facts {
+    let reason = match state {
+        HealthState::Up => "",
+        HealthState::Down => "connection refused",
+    };
+    Facts { checked: Some(Checked { state, reason: reason.into() }), ..Facts::default() }
 }
 
 /// Evaluates with backends up (`u`), down (`d`) or unchecked (`-`), by their position in the file.
@@ -43,8 +46,8 @@ fn evaluated(service: &Service, memory: &mut Memory, ns: u64, states: &str) -> E
         service.backends.iter().position(|b| b.address == backend.address).expect("its own")
     };
     evaluate(service, memory, Now { ns, unix: ns }, |backend| match states[position(backend)] {
-        'u' => checked(true),
-        'd' => checked(false),
+        'u' => checked(HealthState::Up),
+        'd' => checked(HealthState::Down),
         _ => Facts::default(),
     })
 }
@@ -76,13 +79,15 @@ fn a_backend_that_is_down_gets_no_flows_and_is_reported_once() {
     assert_eq!(evaluation.state, ServiceState::Degraded);
     let address = service.backends[1].address;
     let reason = "connection refused".to_owned();
-    assert_eq!(evaluation.changes, [Change::Backend { address, up: false, reason }]);
+    let state = HealthState::Down;
+    assert_eq!(evaluation.changes, [Change::Backend { address, state, reason }]);
     assert_eq!(evaluation.backends[1].since, 2);
     let again = evaluated(&service, &mut memory, 3, "udu");
     assert_eq!((again.changes.len(), again.backends[1].since), (0, 2));
     let back = evaluated(&service, &mut memory, 4, "uuu");
     assert_eq!(weights(&back), "1 2 3");
-    assert_eq!(back.changes, [Change::Backend { address, up: true, reason: String::new() }]);
+    let (state, reason) = (HealthState::Up, String::new());
+    assert_eq!(back.changes, [Change::Backend { address, state, reason }]);
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
             .changes
             .iter()
             .filter_map(|change| match change {
-                Change::Quorum { is_there, weight, needed } => Some((*is_there, *weight, *needed)),
+                Change::Quorum { quorum, weight, needed } => Some((*quorum, *weight, *needed)),
                 _ => None,
             })
             .collect();
@@ -115,10 +120,13 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
     // Those that are up keep their flows.
     assert_eq!(
         outcome("uuddd"),
-        ("0 0 0! 0! 0! 1".into(), ServiceState::Sorry, vec![(false, 2, 4)])
+        ("0 0 0! 0! 0! 1".into(), ServiceState::Sorry, vec![(QuorumState::Lost, 2, 4)])
     );
     assert_eq!(outcome("uuuud").1, ServiceState::Sorry, "4 is below 4 + 1");
-    assert_eq!(outcome("uuuuu"), ("1 1 1 1 1 0".into(), ServiceState::Up, vec![(true, 5, 4)]));
+    assert_eq!(
+        outcome("uuuuu"),
+        ("1 1 1 1 1 0".into(), ServiceState::Up, vec![(QuorumState::Held, 5, 4)])
+    );
 }
 
 #[test]
@@ -139,7 +147,7 @@ fn when_too_many_are_down_at_once_all_are_kept() {
     let more = evaluated(&service, &mut memory, 2, "ddduu");
     assert_eq!((weights(&more).as_str(), more.state), ("1 1 1 1 0", ServiceState::Panic));
     assert!(more.changes.contains(&Change::Panic { panics: true, down: 3, of: 4 }));
-    assert_eq!(more.backends[0].up, Some(false), "the check result is still shown");
+    assert_eq!(more.backends[0].state, Some(HealthState::Down), "the check result is still shown");
     let fewer = evaluated(&service, &mut memory, 3, "uuduu");
     assert_eq!(weights(&fewer), "1 1 0! 1 0");
     assert!(fewer.changes.contains(&Change::Panic { panics: false, down: 1, of: 4 }));

@@ -15,9 +15,58 @@ use utoipa::ToSchema;
 
 pub use self::{
     evaluate::evaluate,
-    overrides::{Drain, Override, Overrides, write_whole},
+    overrides::{Drain, Override},
 };
-use crate::policy::config::model::Service;
+use crate::policy::config::model::{Service, Start};
+
+/// The state of a backend, of its checks or of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HealthState {
+    /// It works.
+    Up,
+    /// It must not be used.
+    Down,
+}
+
+impl HealthState {
+    /// As it is printed.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl From<Start> for HealthState {
+    /// The state before the first probe.
+    fn from(start: Start) -> Self {
+        match start {
+            Start::Up => Self::Up,
+            Start::Down => Self::Down,
+        }
+    }
+}
+
+/// The state of a service's quorum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum QuorumState {
+    /// The backends that are up have enough weight.
+    #[default]
+    Held,
+    /// Their weight is too small: none of them gets new flows.
+    Lost,
+}
+
+impl QuorumState {
+    /// As it is printed.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Lost => "lost",
+        }
+    }
+}
 
 /// The facts about one backend of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +82,9 @@ pub struct Facts {
 /// The outcome of a backend's checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// Whether all of them pass.
-    pub up: bool,
-    /// Why not.
+    /// Up if all of them pass.
+    pub state: HealthState,
+    /// Why it is down.
     pub reason: String,
 }
 
@@ -53,8 +102,8 @@ pub struct Load {
 /// What a service's evaluation depends on besides the current facts.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Whether the quorum was lost.
-    pub lost_quorum: bool,
+    /// The state of the quorum.
+    pub quorum: QuorumState,
     /// Whether too many were down at once.
     pub panics: bool,
     /// Backends by address.
@@ -64,8 +113,8 @@ pub struct Memory {
 /// The state that is kept of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendMemory {
-    /// Whether it was up.
-    pub up: bool,
+    /// Its state; up if neither its checks nor its agent report anything.
+    pub state: HealthState,
     /// Since when, seconds since 1970.
     pub since: u64,
     /// When it came up after having been down, CLOCK_MONOTONIC nanoseconds; `None` if it was up
@@ -142,9 +191,9 @@ pub struct BackendEvaluation {
     pub configured_weight: u16,
     /// That weight after the admin override and load, before health, on the file's scale.
     pub weight: f64,
-    /// Whether its checks and its agent report it up; `None` if neither reports anything.
-    pub up: Option<bool>,
-    /// Why it is not.
+    /// Its state by its checks and its agent; `None` if neither reports anything.
+    pub state: Option<HealthState>,
+    /// Why it is down.
     pub reason: String,
     /// Since when it has this state, seconds since 1970; 0 if unknown.
     pub since: u64,
@@ -152,6 +201,16 @@ pub struct BackendEvaluation {
     pub admin_override: Override,
     /// Whether its drain's deadline has passed.
     pub is_over: bool,
+}
+
+impl BackendEvaluation {
+    /// Whether its checks or its agent report it down.
+    pub const fn is_down(&self) -> bool {
+        match self.state {
+            Some(HealthState::Down) => true,
+            Some(HealthState::Up) | None => false,
+        }
+    }
 }
 
 /// What changed.
@@ -168,15 +227,15 @@ pub enum Change {
     Backend {
         /// Which.
         address: IpAddr,
-        /// Whether it is up now.
-        up: bool,
-        /// Why not.
+        /// The state now.
+        state: HealthState,
+        /// Why it is down.
         reason: String,
     },
     /// The quorum was lost or regained.
     Quorum {
-        /// Whether it is reached now.
-        is_there: bool,
+        /// The state now.
+        quorum: QuorumState,
         /// The sum of the weights of those that are up.
         weight: u32,
         /// The configured quorum.

@@ -93,7 +93,7 @@ pub enum Op {
         key: ServiceKey,
         /// Its name.
         name: String,
-        /// A free ring; `None` when nobody is to get new flows.
+        /// A free ring; `None` if no backend takes new flows.
         ring: Option<u32>,
         /// What places new flows.
         scheduler: Scheduler,

@@ -57,13 +57,21 @@ pub(super) fn read<'a>(
                     if !servers.insert((n_services, server.address, server.port)) {
                         errors.push(wrong("this server already exists".into()));
                     }
-                    let is_tunnel = server.method == Method::Ipip;
+                    let method = server.method;
                     match table.services.last_mut() {
                         Some(service) => service.servers.push(server),
                         None => errors.push(wrong("a server before the first service".into())),
                     }
-                    if is_tunnel && !has_tunnel_info && table.notes.is_empty() {
-                        table.notes.push(tunnel_type(place.clone()));
+                    match method {
+                        Method::Ipip if !has_tunnel_info && table.notes.is_empty() => {
+                            table.notes.push(tunnel_type(place.clone()));
+                        }
+                        Method::Ipip
+                        | Method::Nat
+                        | Method::Direct
+                        | Method::Gue
+                        | Method::Gre
+                        | Method::Local => {}
                     }
                 }
             },

@@ -251,7 +251,8 @@ fn http(
                 match regex::bytes::Regex::new(&text) {
                     Ok(_) => probe.body = Some(text),
                     Err(_) => {
-                        dropped.push(("regex", format!("{text:?} is valid in PCRE only: left out")))
+                        dropped
+                            .push(("regex", format!("{text:?} is valid in PCRE only: left out")));
                     }
                 }
             }
