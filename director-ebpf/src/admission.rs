@@ -1,4 +1,4 @@
-//! Stage 2: is a new TCP flow admitted to the flow table? Previous: `parse`; next: `flow_table`.
+//! Stage 2: is a new TCP flow admitted to the flow table? Previous: `filter`; next: `flow_table`.
 //! Reads and writes ADMITTED.
 //!
 //! A SYN flood beyond the limit is forwarded by the ring alone: it evicts nothing, and does not wait

@@ -1,4 +1,4 @@
-//! Stage 8: rewrite the frame for the backend. Previous: `transmit`; next: `flow_table::record`.
+//! Stage 7: rewrite the frame for the backend. Previous: `next_hop`; next: `transmit`.
 
 mod direct;
 mod tunnel;

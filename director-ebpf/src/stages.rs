@@ -135,7 +135,10 @@ pub fn run<P: Path>(
         forward::rewrite(frame, packet, &selected, &hop, hash).and_then(|()| transmit::send(&hop));
     let verdict = match sent {
         Ok(verdict) => verdict,
-        Err(reason) => return Ok(verdict_policy::dropped(selected.word.service(), reason)),
+        Err(reason) => {
+            note::<P>(decision, &selected, connection);
+            return Ok(verdict_policy::dropped(selected.word.service(), reason));
+        }
     };
     let is_new = matches!(connection, Connection::New);
     if is_new {

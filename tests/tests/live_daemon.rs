@@ -149,7 +149,8 @@ async fn a_file_that_does_not_fit_the_host_is_refused() {
         assert!(daemon.log().contains(why), "{}", daemon.log());
         let weights = live.json("backends web");
         assert_eq!(weights[2]["weight"], 3, "{weights}");
-        assert_eq!(live.spread(VIPS[0], 20).len(), 3);
+        // A backend of a sixth of the weight gets none of 60 connections once in 56,000 runs.
+        assert_eq!(live.spread(VIPS[0], 60).len(), 3);
     }
     daemon.end(Signal::SIGTERM);
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData, MapInfo};
-use director_common::service::{RING_CHUNKS, ServiceWord};
+use director_common::{
+    abi::map,
+    service::{RING_CHUNKS, ServiceWord},
+};
 use director_tests::live::{Live, Load, TIMEOUT, VIPS, address, wait_until};
 use director_userspace::setup::lab::DEFAULT_CONFIG;
 use nix::sys::signal::Signal;
@@ -215,6 +218,39 @@ async fn interrupted_moves_of_pins_are_completed() {
     live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
     daemon.wait_for("weight 3 -> 30", TIMEOUT);
     assert_eq!(live.spread(VIPS[0], 60).values().sum::<usize>(), 60);
+    daemon.end(Signal::SIGTERM);
+    live.detach();
+    live.assert_nothing_attached().await;
+}
+
+/// The same of a director of the version before, whose maps have other names.
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_moves_of_the_version_before_are_completed() {
+    let live = Live::new("halfolder").await;
+    live.run().end(Signal::SIGTERM);
+    let (maps, larger) =
+        (live.instance().pins().join("maps"), live.instance().pins().join("larger"));
+    for (former, now) in map::FORMER {
+        fs::rename(maps.join(now), maps.join(former)).expect(former);
+    }
+    // The smaller map is still in place.
+    fs::create_dir(&larger).expect("made");
+    let moved = MapData::from_pin(maps.join("BACKEND_NOTES")).expect("pinned");
+    moved.pin(larger.join("BACKEND_NOTES")).expect("pinned twice");
+    fs::remove_file(maps.join("BACKEND_NOTES")).expect("removed");
+    let smaller = MapData::from_pin(maps.join("SERVICE_NOTES")).expect("pinned");
+    smaller.pin(maps.join("BACKEND_NOTES")).expect("a map that must not be opened");
+
+    assert_eq!(live.json("backends web")[2]["weight"], 3);
+    let daemon = live.run();
+    assert_eq!(pins(&live).0, ["links", "maps"]);
+    assert!(
+        map::FORMER
+            .iter()
+            .all(|(former, now)| { maps.join(now).exists() && !maps.join(former).exists() })
+    );
+    live.write(&DEFAULT_CONFIG.replace("weight: 3", "weight: 30"));
+    daemon.wait_for("weight 3 -> 30", TIMEOUT);
     daemon.end(Signal::SIGTERM);
     live.detach();
     live.assert_nothing_attached().await;

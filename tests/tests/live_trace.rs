@@ -198,8 +198,12 @@ async fn one_trace_at_a_time_and_none_after_a_kill() {
     let live = Live::with("tracekill", CONFIG).await;
     live.attach();
     let running = Running::start(&live, "trace --filter udp,port=7", "first");
-    live.director("trace").refused(1).reports(&["one at a time", "pid"]);
-    live.director("capture -w second.pcapng").refused(1).reports(&["one at a time"]);
+    live.director("trace")
+        .refused(1)
+        .reports(&["already traces this instance: end that one first", "pid"]);
+    live.director("capture -w second.pcapng")
+        .refused(1)
+        .reports(&["already traces this instance: end that one first"]);
     send(&live, "192.0.2.40:7", 1);
     wait_until("a line", TIMEOUT, || running.out().contains("echo"));
     running.signal(Signal::SIGKILL);

@@ -4,16 +4,16 @@
 //! Begin with [`Notifier`], which takes a [`Transition`].
 //!
 //! ```text
-//! notify -> damper (flapping subjects) -> digest (few: one by one, many: a summary) -> channels
+//! notify -> damper (flap suppression) -> digest (few: one by one, many: a summary) -> channels
 //! ```
 //!
 //! - [`transition`](Transition): a state change;
-//! - `damper`: a flapping subject is reported once, and then at intervals;
+//! - `damper`: a backend, service or quorum that flaps is reported once, and then at intervals;
 //! - `digest`: limits the messages per minute, however many transitions there are;
 //! - `dispatch`: the task that runs both, and writes the journal;
 //! - `queue`, `worker`: the bounded queue of one channel, and the task that delivers it. Each
 //!   channel has its own task, so that none delays another;
-//! - `exec`, `webhook`, `mail`: the channels.
+//! - `exec`, `webhook`, `mail`: the channels. Each decides which of its failures is retried.
 //!
 //! The daemon never waits for alarms: [`Notifier::notify`] counts transitions that do not fit the
 //! queue.

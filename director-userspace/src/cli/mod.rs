@@ -1,5 +1,5 @@
-//! The command line: one module per command, with its arguments and what it prints. What a command does
-//! is in the other wings.
+//! The command line: one module per command, with its arguments, its requests to the daemon (also
+//! repeated ones, as of `drain --wait`) and what it prints.
 //!
 //! Begin with [`Cli`], which lists the commands.
 

@@ -215,7 +215,9 @@ impl Director {
         config: &Config,
         scope: Scope<'_>,
     ) -> Result<Changed, DirectorError> {
-        let interfaces = host::interfaces(&self.netlink, config).await?;
+        let interfaces = host::interfaces(&self.netlink, config).await;
+        // Something of this change may stay undone: the next one compares everything.
+        let interfaces = interfaces.inspect_err(|_| self.effective = None)?;
         if let Some(services) = self.small_change(config, scope, &interfaces)
             && let Some(effective) = self.effective.take()
         {

@@ -1,7 +1,7 @@
 //! The reconciler: the only wing that changes a running director.
 //!
 //! Begin with [`director::Director`], which takes the steps from a configuration to forwarded packets
-//! in order; [`daemon`] has it take them again whenever something changes.
+//! in order; [`daemon`] repeats them whenever something changes.
 
 pub mod daemon;
 pub mod director;

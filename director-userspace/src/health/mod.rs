@@ -7,8 +7,11 @@
 //! targets -> one task each: wait, probe, count -> Health, and an Event when the state changes
 //! ```
 //!
+//! A protocol is a file in `probe/`, reached through `probe/mod.rs`; its options are in
+//! `policy/config/model/health.rs`. `agent/` queries agent checks, which report a backend's load.
+//!
 //! It handles addresses, checks and agents, not services or maps. It runs on threads of its own, so
-//! that a busy daemon does not make answers look late and thousands of checks do not delay the
+//! that a busy daemon does not add to measured latencies and thousands of checks do not delay the
 //! daemon. Every wait is on the monotonic clock: setting the wall clock changes nothing but the
 //! times shown.
 

@@ -1,9 +1,11 @@
-//! Everything that calls the kernel. No decision about services is made here: plans come in, facts
-//! go out.
+//! Everything that calls the kernel: it applies plans, and reports the state of maps and host. No
+//! decision about services is made here.
 //!
 //! Begin with [`datapath::Datapath`], the pinned maps of an instance, and [`net::Netlink`].
 //!
-//! - [`datapath`]: BPF maps, programs and links; nothing else opens the director's maps;
+//! - [`datapath`]: BPF maps, programs and links; nothing else opens the director's maps. `open`, `load`
+//!   and `instance` adopt pinned maps, `apply` writes plans, `stats` reads counters, `census` counts
+//!   established flows;
 //! - [`net`]: netlink, ethtool, sysctls, network namespaces;
 //! - [`host`]: a configuration on this host: its interfaces, the routes to its backends, privileges;
 //! - [`path_probe`]: the tc programs of health checks through the data path;

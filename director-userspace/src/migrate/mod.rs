@@ -1,9 +1,10 @@
 //! Import and export of configurations of LVS and keepalived. Works on text and on the model alone,
 //! without the kernel or a daemon.
 //!
-//! Begin with [`import::Imported`], a configuration with notes on what was carried over and how.
+//! Begin with [`import::Imported`], a configuration with notes on how each option was converted.
 //!
-//! - [`import`]: rules of ipvsadm and keepalived's configuration to YAML;
+//! - [`import`]: rules of ipvsadm and keepalived's configuration to YAML. `ipvsadm/` and `keepalived/`
+//!   only parse; `carry.rs` decides what becomes of each option and scheduler;
 //! - [`export`]: services as ipvsadm's rules and listing.
 
 pub mod export;

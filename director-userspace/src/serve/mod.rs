@@ -5,7 +5,9 @@
 //!
 //! - [`view`]: a snapshot of the maps, with the daemon's status added;
 //! - [`api`]: the daemon's API over a Unix socket, server and client;
-//! - [`metrics`]: the view in Prometheus's text format;
+//! - [`metrics`]: the view in Prometheus's text format, printing only: numbers come from
+//!   [`view::ServiceView`], whose counters `kernel/datapath/stats.rs` reads and whose established flows
+//!   `kernel/datapath/census.rs` counts;
 //! - [`page`]: the view as a web page.
 
 pub mod api;

@@ -391,20 +391,29 @@ impl HealthTracker {
                 (HealthState::Up, HealthState::Up) | (HealthState::Down, _) => {}
             }
         }
-        let load = probes.agent.as_ref().and_then(|agent| match self.agents.get(agent) {
-            Some(known) => known.state.clone(),
-            None => self.checker.agent(agent),
-        });
+        let load = probes.agent.as_ref().and_then(|agent| self.report(agent));
         Facts { checked, load: load.map(|report| load_of(&report)), admin_override }
     }
 
     /// The health of a target by its last event. A target that is not watched, which a preview may
     /// name, is looked up in the checker.
+    ///
+    /// The reason is the checker's, which changes without an event.
     fn health(&self, target: &Arc<Target>) -> Option<Health> {
-        match self.targets.get(target) {
-            Some(known) => known.state.clone(),
-            None => self.checker.health(target),
-        }
+        let current = self.checker.health(target);
+        let Some(known) = self.targets.get(target) else { return current };
+        let known = known.state.clone()?;
+        Some(current.filter(|current| current.state == known.state).unwrap_or(known))
+    }
+
+    /// The report of an agent, likewise.
+    fn report(&self, agent: &Arc<AgentTarget>) -> Option<AgentReport> {
+        let current = self.checker.agent(agent);
+        let Some(known) = self.agents.get(agent) else { return current };
+        let known = known.state.clone()?;
+        let is_same =
+            |current: &AgentReport| (current.mode, current.share) == (known.mode, known.share);
+        Some(current.filter(is_same).unwrap_or(known))
     }
 
     /// Each service's evaluation, in the configuration's order.

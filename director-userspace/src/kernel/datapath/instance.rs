@@ -63,18 +63,12 @@ impl Instance {
     /// which is before its pin has replaced the old one's: see `grow`.
     /// Maps of an earlier version have other names until they are adopted.
     pub(super) fn map_pin(&self, name: &str) -> PathBuf {
-        let larger = self.larger_pins().join(name);
-        if larger.exists() {
-            return larger;
-        }
-        let pin = self.pins().join("maps").join(name);
-        match map::FORMER.iter().find(|(_, now)| *now == name) {
-            Some((former, _)) if !pin.exists() => {
-                let former = self.pins().join("maps").join(former);
-                if former.exists() { former } else { pin }
-            }
-            _ => pin,
-        }
+        let former = map::FORMER.iter().find(|(_, now)| *now == name).map(|(former, _)| *former);
+        let names = || [Some(name), former].into_iter().flatten();
+        let maps = self.pins().join("maps");
+        let pins = [self.larger_pins(), maps.clone()];
+        let mut pins = pins.iter().flat_map(|pins| names().map(|name| pins.join(name)));
+        pins.find(|pin| pin.exists()).unwrap_or_else(|| maps.join(name))
     }
 
     /// Renames the pins of adopted maps to this version's names. If interrupted, the next call
