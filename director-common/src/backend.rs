@@ -353,6 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_mode_is_no_mode_and_stays_one() {
+        let word = BackendWord(5 << 14 | 1 << 12);
+        assert_eq!((word.forward(), word.unpack().forward), (None, None));
+        assert_eq!(BackendWord::pack(word.unpack()).forward(), None);
+        for mode in ForwardMode::ALL {
+            let fields = BackendFields { forward: Some(*mode), ..word.unpack() };
+            assert_eq!(BackendWord::pack(fields).forward(), Some(*mode));
+        }
+    }
+
+    #[test]
     fn a_free_slot_matches_no_reference_even_in_its_generation() {
         let word = BackendWord::pack(BackendFields {
             state: BackendState::Free,

@@ -123,6 +123,18 @@ async fn the_api_describes_itself_and_is_for_its_group_only() {
             assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
         }
     }
+    // The former path of the status, for one version: it answers alike, and the log warns once.
+    let get =
+        |path: &str| send(&live, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    let (now, former) = (get("/v1/status"), get("/v1/conditions"));
+    let body = |answer: &str| answer.split_once("\r\n\r\n").expect("an answer").1.to_owned();
+    assert_eq!(body(&now), body(&former));
+    assert!(
+        former.contains("\r\ndeprecation: true\r\n") && !now.contains("deprecation"),
+        "{former}"
+    );
+    get("/v1/conditions");
+    assert_eq!(daemon.log().matches("/v1/conditions").count(), 1, "{}", daemon.log());
     daemon.end(Signal::SIGTERM);
     assert!(!api::socket_of(live.instance()).exists());
 }

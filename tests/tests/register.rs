@@ -9,7 +9,7 @@ use std::{
 const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("shortcut", &[]),
     ("long_way", &[]),
-    ("LONG_WAY", &["director-common/src/abi.rs"]),
+    ("LONG_WAY", &["CHANGELOG.md", "director-common/src/abi.rs"]),
     ("glance", &[]),
     ("Glance", &[]),
     ("Touch", &[]),
@@ -30,8 +30,14 @@ const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("Hops", &[]),
     ("BackendNote", &[]),
     ("ServiceNote", &[]),
-    ("SERVICE_NOTES", &["director-common/src/abi.rs"]),
-    ("BACKEND_NOTES", &["director-common/src/abi.rs"]),
+    (
+        "SERVICE_NOTES",
+        &["CHANGELOG.md", "director-common/src/abi.rs", "tests/tests/live_growth.rs"],
+    ),
+    (
+        "BACKEND_NOTES",
+        &["CHANGELOG.md", "director-common/src/abi.rs", "tests/tests/live_growth.rs"],
+    ),
     ("record_clients", &[]),
     ("Care", &[]),
     ("judge", &[]),
