@@ -19,7 +19,18 @@ use aya_ebpf::{
     maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::XdpContext,
 };
-use director_common::realserver::{DecapCounter, MAX_FROM, MAX_VIPS};
+use director_common::{
+    realserver::{DecapCounter, MAX_FROM, MAX_VIPS},
+    wire::{
+        Header as _,
+        ethernet::{
+            ETHERTYPE_IPV4 as ETHERTYPE_V4, ETHERTYPE_IPV6 as ETHERTYPE_V6, ETHERTYPE_QINQ,
+            ETHERTYPE_VLAN, VlanTag,
+        },
+        ipv4::{Ipv4Header, PROTOCOL_IPIP as PROTOCOL_V4},
+        ipv6::{Ipv6Header, PROTOCOL_IPV6 as PROTOCOL_V6},
+    },
+};
 
 /// An IPv6 address as it is in the packet. Words, because LLVM copies byte arrays to the stack in
 /// pieces of any alignment, which the verifier refuses (seen with LLVM 22: "misaligned stack
@@ -49,17 +60,10 @@ static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(DecapCounter::ALL.len() as u32, 0);
 
 const MACS_LEN: usize = 12;
-const VLAN_LEN: usize = 4;
+const VLAN_LEN: usize = VlanTag::LEN;
 const ETHERTYPE_LEN: usize = 2;
-const V4_LEN: usize = 20;
-const V6_LEN: usize = 40;
-
-const ETHERTYPE_V4: u16 = 0x0800;
-const ETHERTYPE_V6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
-const PROTOCOL_V4: u8 = 4;
-const PROTOCOL_V6: u8 = 41;
+const V4_LEN: usize = Ipv4Header::LEN;
+const V6_LEN: usize = Ipv6Header::LEN;
 
 /// The two low bits of an IPv4 TOS or IPv6 traffic class (RFC 3168).
 const ECN: u8 = 0b11;

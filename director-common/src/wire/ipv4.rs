@@ -3,6 +3,11 @@
 use super::Header;
 use crate::checksum::Sum;
 
+/// Protocol number of an IPv4 packet inside another packet (RFC 2003).
+pub const PROTOCOL_IPIP: u8 = 4;
+/// TTL, or hop limit, of the outer header of tunnels.
+pub const TUNNEL_TTL: u8 = 64;
+
 /// "More fragments" in the flags and offset field.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// "Don't fragment" in the flags and offset field.

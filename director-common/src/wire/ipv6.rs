@@ -2,6 +2,8 @@
 
 use super::Header;
 
+/// Protocol number of an IPv6 packet inside another packet (RFC 2473, RFC 4213).
+pub const PROTOCOL_IPV6: u8 = 41;
 /// Hop-by-hop options.
 pub const NEXT_HOP_BY_HOP: u8 = 0;
 /// Routing header.

@@ -10,20 +10,13 @@ use director_common::{
     wire::{
         Header as _,
         ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-        ipv4::Ipv4Header,
-        ipv6::Ipv6Header,
+        ipv4::{Ipv4Header, PROTOCOL_IPIP, TUNNEL_TTL},
+        ipv6::{Ipv6Header, PROTOCOL_IPV6},
     },
 };
 
 use super::{link_length, write};
 use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet};
-
-/// Protocol number of an encapsulated IPv4 packet.
-const PROTOCOL_IPIP: u8 = 4;
-/// Protocol number of an encapsulated IPv6 packet.
-const PROTOCOL_IPV6: u8 = 41;
-/// TTL or hop limit of the outer header.
-const HOPS: u8 = 64;
 
 /// Encapsulates the packet, from the director to the backend.
 #[inline(always)]
@@ -47,7 +40,7 @@ pub fn rewrite(
             hash.flow_label(),
             packet.l3_length as u16,
             protocol,
-            HOPS,
+            TUNNEL_TTL,
             source.bytes(),
             address.bytes(),
         );
@@ -59,7 +52,7 @@ pub fn rewrite(
         let outer = Ipv4Header::new(
             packet.tos as u8,
             packet.l3_length as u16 + Ipv4Header::LEN as u16,
-            HOPS,
+            TUNNEL_TTL,
             protocol,
             source.v4_bytes(),
             address.v4_bytes(),

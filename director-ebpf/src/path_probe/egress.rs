@@ -7,19 +7,19 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use director_common::probe::{Exchange, ExchangeKey, Probe, flag};
+use director_common::{
+    probe::{Exchange, ExchangeKey, Probe, flag},
+    wire::{
+        ipv4::{PROTOCOL_IPIP, TUNNEL_TTL},
+        ipv6::PROTOCOL_IPV6,
+    },
+};
 
 use crate::{
     EXCHANGES, PROBES, SENT,
     packet::{Addresses, LINK, Packet, V4, V6},
     translate::{translate, v4_header, v6_header, words_v4},
 };
-
-/// Protocol numbers of encapsulated packets.
-const IN_TUNNEL_V4: u8 = 4;
-const IN_TUNNEL_V6: u8 = 41;
-/// TTL or hop limit of the outer header: the data plane's.
-const HOPS: u8 = 64;
 
 /// Rewrites a packet for the path of probe `number`. `None`: there is no such probe, or the packet
 /// is not one of that probe.
@@ -84,7 +84,7 @@ fn expect_answer(packet: &Packet, inner: &Addresses) -> Option<()> {
 /// socket's packet was of the backend's family, as the outer one is.
 #[inline(always)]
 fn encapsulate(ctx: &TcContext, packet: &Packet, probe: &Probe, inner_v6: bool) -> Option<()> {
-    let protocol = if inner_v6 { IN_TUNNEL_V6 } else { IN_TUNNEL_V4 };
+    let protocol = if inner_v6 { PROTOCOL_IPV6 } else { PROTOCOL_IPIP };
     let inner_length = ctx.len() - LINK as u32;
     let is_v6 = probe.flags & flag::BACKEND_V6 != 0;
     let outer = Addresses { source: probe.source, destination: probe.backend, is_v6 };
@@ -94,13 +94,13 @@ fn encapsulate(ctx: &TcContext, packet: &Packet, probe: &Probe, inner_v6: bool) 
         ctx.adjust_room(V6 as i32, BPF_ADJ_ROOM_MAC, flags).ok()?;
         // Each connection may take another of the equal-cost paths in between, as clients' do.
         let label = packet.ports ^ packet.ports >> 16;
-        let header = v6_header(packet.tos, label, inner_length, protocol, HOPS, &outer);
+        let header = v6_header(packet.tos, label, inner_length, protocol, TUNNEL_TTL, &outer);
         ctx.store(LINK, &header, 0).ok()
     } else {
         let flags = fixed | u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
         ctx.adjust_room(V4 as i32, BPF_ADJ_ROOM_MAC, flags).ok()?;
         let length = inner_length + V4 as u32;
-        let header = v4_header(packet.tos, length, HOPS, protocol, words_v4(&outer));
+        let header = v4_header(packet.tos, length, TUNNEL_TTL, protocol, words_v4(&outer));
         ctx.store(LINK, header.bytes(), 0).ok()
     }
 }

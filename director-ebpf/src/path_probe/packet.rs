@@ -2,30 +2,39 @@
 //! keeps tags in the skb.
 
 use aya_ebpf::programs::TcContext;
-use director_common::address::Address;
+use director_common::{
+    address::Address,
+    flow::Protocol,
+    wire::{
+        Header as _,
+        ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader},
+        ipv4::Ipv4Header,
+        ipv6::Ipv6Header,
+    },
+};
 
 /// Offset of the EtherType.
 pub const ETHERTYPE: usize = 12;
 /// Bytes of an Ethernet header.
-pub const LINK: usize = 14;
+pub const LINK: usize = EthernetHeader::LEN;
 /// Bytes of an IPv4 header without options.
-pub const V4: usize = 20;
+pub const V4: usize = Ipv4Header::LEN;
 /// Bytes of an IPv6 header.
-pub const V6: usize = 40;
+pub const V6: usize = Ipv6Header::LEN;
 /// Offset of the source address in an IPv4 frame; the destination follows.
 pub const V4_SOURCE: usize = LINK + 12;
 /// The same of an IPv6 frame.
 pub const V6_SOURCE: usize = LINK + 8;
 
 /// EtherTypes, as in `__sk_buff::protocol`: in network order.
-pub const ETHERTYPE_V4: u16 = 0x0800u16.to_be();
+pub const ETHERTYPE_V4: u16 = ETHERTYPE_IPV4.to_be();
 /// See [`ETHERTYPE_V4`].
-pub const ETHERTYPE_V6: u16 = 0x86ddu16.to_be();
+pub const ETHERTYPE_V6: u16 = ETHERTYPE_IPV6.to_be();
 
 /// Protocol numbers.
-pub const TCP: u8 = 6;
+pub const TCP: u8 = Protocol::Tcp as u8;
 /// See [`TCP`].
-pub const UDP: u8 = 17;
+pub const UDP: u8 = Protocol::Udp as u8;
 
 /// "More fragments" and the offset, of an IPv4 header.
 const FRAGMENT: u16 = 0x3fff;

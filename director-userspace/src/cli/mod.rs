@@ -1,5 +1,5 @@
-//! The command line: one module per command, with its arguments, its requests to the daemon (also
-//! repeated ones, as of `drain --wait`) and what it prints.
+//! The command line: one module per command, with its arguments, its requests to the daemon
+//! (including polling, as `drain --wait` does) and what it prints.
 //!
 //! Begin with [`Cli`], which lists the commands.
 

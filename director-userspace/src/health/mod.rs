@@ -7,8 +7,8 @@
 //! targets -> one task each: wait, probe, count -> Health, and an Event when the state changes
 //! ```
 //!
-//! A protocol is a file in `probe/`, reached through `probe/mod.rs`; its options are in
-//! `policy/config/model/health.rs`. `agent/` queries agent checks, which report a backend's load.
+//! A new protocol begins in `policy/config/model/health.rs` (`Probe`), and is probed by a file in
+//! `probe/`, reached through `probe/mod.rs`. `agent/` queries agent checks, which report a backend's load.
 //!
 //! It handles addresses, checks and agents, not services or maps. It runs on threads of its own, so
 //! that a busy daemon does not add to measured latencies and thousands of checks do not delay the

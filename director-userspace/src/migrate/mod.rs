@@ -4,7 +4,8 @@
 //! Begin with [`import::Imported`], a configuration with notes on how each option was converted.
 //!
 //! - [`import`]: rules of ipvsadm and keepalived's configuration to YAML. `ipvsadm/` and `keepalived/`
-//!   only parse; `carry.rs` decides what becomes of each option and scheduler;
+//!   parse options and their values, `carry.rs` decides whether a service can be converted and which
+//!   scheduler replaces its own, `write.rs` writes the YAML;
 //! - [`export`]: services as ipvsadm's rules and listing.
 
 pub mod export;

@@ -1,4 +1,5 @@
-//! What of a table Director can do so that clients and servers notice nothing.
+//! Decides which LVS services can be converted so that clients and servers notice no change, and what
+//! replaces the options that cannot.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +21,7 @@ use crate::policy::{
     scheduler::{Scheduler, lvs},
 };
 
-/// What goes into the output.
+/// What is written to the output.
 #[derive(Debug)]
 pub(super) struct Carried {
     pub(super) services: Vec<Entry>,
@@ -39,12 +40,12 @@ pub(super) struct Entry {
     pub(super) checks: Vec<HealthCheck>,
     pub(super) quorum: u32,
     pub(super) hysteresis: u32,
-    /// Backends that are down keep their flows.
+    /// Whether backends that are down keep their flows.
     pub(super) keeps: bool,
     pub(super) sorry: Option<IpAddr>,
-    /// Only a comment's.
+    /// Written only in the comment of a service that is left out.
     pub(super) persistence: Option<Persistence>,
-    /// Why it is only a comment; empty if it is not.
+    /// Why the service is left out, and written as a comment; empty if it is not.
     pub(super) left_out: Vec<String>,
 }
 
@@ -90,7 +91,7 @@ impl Notes<'_> {
     }
 }
 
-/// Decides about every service.
+/// Converts every service.
 pub(super) fn carry(table: LvsTable, options: &Options, report: &mut Report) -> Carried {
     report.services = table.services.len();
     let mut names = HashMap::new();
@@ -141,8 +142,8 @@ pub(super) fn carry(table: LvsTable, options: &Options, report: &mut Report) -> 
     Carried { services, timeouts: table.timeouts }
 }
 
-/// Holds an entry against what a configuration may say. Of checks and the sorry server, those are
-/// taken out that it may not.
+/// Validates an entry as a configuration. Checks and a sorry server that Director refuses are removed,
+/// with a note for each.
 fn fit(entry: &mut Entry, notes: &mut Notes<'_>) -> Result<(), String> {
     if refusal(entry).is_none() {
         return Ok(());
@@ -178,7 +179,7 @@ fn fit(entry: &mut Entry, notes: &mut Notes<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// What is wrong with an entry as a configuration.
+/// The first error of an entry as a configuration.
 fn refusal(entry: &Entry) -> Option<String> {
     let errors = config::parse("import", &write::alone(entry)).err()?;
     Some(errors.errors.first().map_or_else(String::new, |error| error.message.clone()))
@@ -191,7 +192,7 @@ fn vip(identity: Identity) -> Option<IpAddr> {
     }
 }
 
-/// Whether nothing speaks against a service on the face of it.
+/// Whether protocol, servers and forwarding method alone allow a conversion.
 fn could_be_carried(service: &LvsService) -> bool {
     let methods = || service.servers.iter().map(|server| server.method);
     matches!(service.identity, Identity::Address { protocol: Protocol::Tcp | Protocol::Udp, .. })
@@ -264,7 +265,7 @@ fn entry(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Entr
     }
 }
 
-/// Director's word for the way that all servers share.
+/// The service's `forward:` value: the one forwarding method of its servers.
 fn forward(service: &LvsService, notes: &mut Notes<'_>) -> &'static str {
     let mut methods: Vec<Method> = service.servers.iter().map(|server| server.method).collect();
     methods.sort();
@@ -305,7 +306,7 @@ fn forward(service: &LvsService, notes: &mut Notes<'_>) -> &'static str {
     }
 }
 
-/// Persistence: what clients see of a service.
+/// Persistence: clients notice if it is lost.
 fn affinity(service: &LvsService, options: &Options, notes: &mut Notes<'_>) {
     let Some(persistence) = &service.persistence else { return };
     let seconds = persistence.timeout.as_secs();
@@ -326,7 +327,7 @@ fn affinity(service: &LvsService, options: &Options, notes: &mut Notes<'_>) {
     }
 }
 
-/// The scheduler that takes the place of LVS's.
+/// The scheduler that replaces LVS's.
 fn scheduler(service: &LvsService, options: &Options, notes: &mut Notes<'_>) -> Scheduler {
     let name = service.scheduler.as_str();
     if let Some(same) = Scheduler::of_lvs(name, &service.scheduler_flags) {

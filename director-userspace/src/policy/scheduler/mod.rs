@@ -1,8 +1,9 @@
-//! Schedulers: how a new flow gets its backend. Pure; a scheduler is a file here and a line in the
-//! registry below.
+//! Schedulers: how a new flow gets its backend. Pure; a scheduler whose table (a *ring*) is indexed by
+//! the hash of the 5-tuple is a file here and a line in the registry below. Any other also needs a
+//! [`Placement`] and a case in `director-ebpf/src/schedule.rs`.
 //!
 //! Configuration, schema, import, export, listings and the ring builder read the registry, and
-//! `tests/tests/docs.rs` holds docs/config.md against it, so nothing else names a scheduler.
+//! `tests/tests/docs.rs` compares docs/config.md with it, so nothing else names a scheduler.
 //! [`lvs`] lists what LVS has, supported here or not.
 
 pub mod lvs;
@@ -14,9 +15,9 @@ use director_common::backend::BackendRef;
 
 /// A scheduler as its file describes it.
 pub struct Description {
-    /// Its word in the configuration, in listings and in JSON.
+    /// Its keyword in the configuration, in listings and in JSON.
     pub name: &'static str,
-    /// Further words that the configuration takes: LVS's short name, for example.
+    /// Further keywords that the configuration accepts: LVS's short name, for example.
     pub aliases: &'static [&'static str],
     /// What it does, in a line.
     pub help: &'static str,
@@ -41,7 +42,7 @@ pub enum Placement {
     Table(fn() -> Box<dyn TableBuilder>),
 }
 
-/// A backend that a placement table is built over.
+/// A backend that a ring is built over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The table's reference to it.
@@ -52,7 +53,7 @@ pub struct Member {
     pub weight: u16,
 }
 
-/// Builds placement tables, one after another: working memory is kept between them.
+/// Builds rings, one after another: working memory is kept between them.
 pub trait TableBuilder {
     /// Fills `table` with references to `members`, of which each has a weight above 0. The outcome
     /// depends on the members, and not on their order, on time or on earlier tables.
