@@ -19,6 +19,7 @@ mod history;
 mod notify;
 mod overrides;
 mod paths;
+mod probes;
 mod status;
 mod watch;
 mod web;
@@ -37,9 +38,10 @@ use tracing::{error, info, warn};
 use self::{
     events::{Event, Events},
     file::{Stamp, When},
-    health_tracker::{Evaluated, HealthTracker, Marks, StateChange},
+    health_tracker::{Evaluated, HealthTracker, StateChange},
     history::History,
     overrides::Overrides,
+    probes::Marks,
     web::Web,
 };
 use crate::{

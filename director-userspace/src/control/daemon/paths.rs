@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::error;
 
-use super::{Daemon, health_tracker::Marks};
+use super::{Daemon, probes::Marks};
 use crate::{
     kernel::path_probe::PathProbe,
     policy::config::model::{Service, Via},
