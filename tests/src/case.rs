@@ -8,6 +8,10 @@ use director_userspace::{
     kernel::datapath::Counters,
     policy::config::model::{ForwardMode, Service},
 };
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::{
     given::{Director, Given, Seen, TUNNEL_V4, TUNNEL_V6, lend, mac_of},
@@ -96,6 +100,20 @@ pub fn check_passed(frame: &[u8], reason: PassReason) {
     assert_eq!(seen.verdict, Verdict::Pass(reason), "the verdict on {frame:02x?}");
     assert_eq!(seen.frame, frame, "a passed packet is unchanged");
     assert_eq!((seen.service, seen.backend, seen.connection), (None, None, Connection::None));
+}
+
+/// Pins this thread to one CPU: limits are counted per CPU.
+///
+/// # Panics
+///
+/// If the kernel refuses.
+pub fn pin_to_a_cpu() {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).expect("an affinity");
+    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(cpu.expect("a CPU to run on")).expect("in range");
+    sched_setaffinity(this, &one).expect("pinned");
 }
 
 /// Packets, bytes and flows forwarded; packets dropped.

@@ -11,3 +11,4 @@ pub mod model;
 pub mod packet;
 pub mod pcap;
 pub mod read;
+pub mod tree;

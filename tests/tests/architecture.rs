@@ -9,7 +9,8 @@ use std::{
     path::Path,
 };
 
-use source::{Source, read, root, sources};
+use director_tests::tree::{read, root};
+use source::{Source, sources};
 
 const USERSPACE: &str = "director-userspace/src";
 const EBPF: &str = "director-ebpf/src";

@@ -1,14 +1,11 @@
 //! The documentation is correct: its commands, reasons and configuration files exist and are valid,
 //! and its links resolve.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use clap::CommandFactory as _;
 use director_common::verdict::{DropReason, PassReason, ReplyReason};
+use director_tests::tree::{self, read, root};
 use director_userspace::{
     cli::Cli,
     policy::{
@@ -28,14 +25,6 @@ const FOR_USERS: [&str; 7] = [
     "docs/troubleshooting.md",
     "docs/migrating.md",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn read(file: &str) -> String {
-    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-}
 
 /// Every Markdown file of the project.
 fn markdown() -> Vec<PathBuf> {
@@ -222,7 +211,7 @@ fn constructs_excluded_by_the_architecture_are_absent() {
     ];
     for (directory, except, absent) in rows {
         let mut checked = 0;
-        for file in sources(&root().join(directory)) {
+        for file in tree::files(directory, &["rs"]) {
             if except.iter().any(|name| file.ends_with(name)) {
                 continue;
             }
@@ -236,17 +225,4 @@ fn constructs_excluded_by_the_architecture_are_absent() {
         }
         assert!(checked > 0, "no file in {directory}");
     }
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }

@@ -8,7 +8,7 @@ use director_common::{
     verdict::{PassReason, ReplyReason},
 };
 use director_tests::{
-    case::{TX, check_in, pass, reply},
+    case::{TX, check_in, pass, pin_to_a_cpu, reply},
     given::{Director, Given, Seen, lend},
     packet::{ACK, FIN, Packet, RST, SYN},
 };
@@ -378,20 +378,6 @@ fn shares_by_the_ring(#[case] backends: u32) {
         let off = (f64::from(got[slot]) - share).abs();
         assert!(off <= 1f64.max(share / 100.0), "{}: {} of {share}", backend.address, got[slot]);
     }
-}
-
-/// Pins this thread to one CPU: limits are counted per CPU.
-fn pin_to_a_cpu() {
-    use nix::{
-        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-        unistd::Pid,
-    };
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("this thread's");
-    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let mut one = CpuSet::new();
-    one.set(cpu.expect("a CPU to run on")).expect("in range");
-    sched_setaffinity(this, &one).expect("an allowed CPU");
 }
 
 /// A SYN flood beyond 8,192 new TCP flows in 67 ms is forwarded and not recorded, whatever its packets

@@ -2,7 +2,7 @@
 
 use director_common::verdict::{DropReason, PassReason, ReplyReason};
 use director_tests::{
-    case::{TX, check, check_given, check_in, dropped, pass, reply},
+    case::{TX, check, check_given, check_in, dropped, pass, pin_to_a_cpu, reply},
     given::{Given, lend},
     packet::{ACK, AUTHENTICATION, Packet, authentication_header, options_header},
     read,
@@ -173,17 +173,7 @@ fn replies_are_limited(
     #[case] reason: DropReason,
     #[case] service: &str,
 ) {
-    use nix::{
-        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-        unistd::Pid,
-    };
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("an affinity");
-    let mut one = CpuSet::new();
-    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    one.set(cpu.expect("a CPU to run on")).expect("in range");
-    sched_setaffinity(this, &one).expect("pinned");
-
+    pin_to_a_cpu();
     let mut director = lend(&Given::everything().mtu(1400));
     for _ in 0..2 {
         for _ in 0..64 {

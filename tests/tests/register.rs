@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use director_tests::tree::{self, root};
+
 /// Identifiers that have another name now, and where the old one must stay.
 const FORMER_NAMES: &[(&str, &[&str])] = &[
     ("shortcut", &[]),
@@ -104,17 +106,13 @@ const NOT_AN_IDIOM: &[&str] = &[
     "\"changed by somebody else\"",
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
-}
-
 /// Every file with prose of the project's own.
 fn files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for directory in
         ["director-common", "director-ebpf", "director-userspace", "tests", "xtask", "docs"]
     {
-        collect(&root().join(directory), &mut found);
+        found.extend(tree::files(directory, &["rs", "md", "sh", "html"]));
     }
     found.extend(
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -122,19 +120,6 @@ fn files() -> Vec<PathBuf> {
     );
     assert!(found.len() > 400, "only {} files", found.len());
     found
-}
-
-fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            collect(&path, found);
-        } else if path.extension().is_some_and(|kind| {
-            ["rs", "md", "sh", "html"].map(Into::into).contains(&kind.to_os_string())
-        }) {
-            found.push(path);
-        }
-    }
 }
 
 /// Whether `text` has `word` with no letter or digit around it.

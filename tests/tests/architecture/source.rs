@@ -1,9 +1,8 @@
 //! Source files as text, without the tests in them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
+
+use director_tests::tree::{self, root};
 
 /// A file, and its text up to its tests.
 pub(crate) struct Source {
@@ -11,40 +10,25 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// The project's directory.
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned()
-}
-
-/// A file below the project's directory.
-pub(crate) fn read(file: &str) -> String {
-    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-}
-
 /// Every source file below `directory` that is not a test.
 pub(crate) fn sources(directory: &str) -> Vec<Source> {
-    let mut found = Vec::new();
-    collect(&root().join(directory), &mut found);
-    assert!(!found.is_empty(), "no file in {directory}");
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
-}
-
-fn collect(directory: &Path, found: &mut Vec<Source>) {
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_stem().expect("a name").to_str().expect("UTF-8");
-        if name == "tests" || name.ends_with("_tests") {
-            continue;
-        }
-        if path.is_dir() {
-            collect(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+    let is_test = |path: &PathBuf| {
+        let below = path.strip_prefix(root().join(directory)).expect("below");
+        below.with_extension("").iter().any(|name| {
+            let name = name.to_str().expect("UTF-8");
+            name == "tests" || name.ends_with("_tests")
+        })
+    };
+    let files = tree::files(directory, &["rs"]).into_iter().filter(|path| !is_test(path));
+    let found: Vec<Source> = files
+        .map(|path| {
             let text = fs::read_to_string(&path).expect("UTF-8");
             let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-            found.push(Source { path, text: text[..end].to_owned() });
-        }
-    }
+            Source { path, text: text[..end].to_owned() }
+        })
+        .collect();
+    assert!(!found.is_empty(), "no file in {directory}");
+    found
 }
 
 impl Source {
