@@ -278,6 +278,14 @@ impl NextHop {
         self.interface() != 0
     }
 
+    /// Whether frames leave by the same interface and with the same VLAN tag as by `other`, which
+    /// names them.
+    pub const fn is_same_way(self, other: Self) -> bool {
+        other.is_resolved()
+            && self.interface() == other.interface()
+            && self.vlan_id() == other.vlan_id()
+    }
+
     /// Whether the MAC is resolved too, and not only the egress interface.
     pub const fn has_mac(self) -> bool {
         self.0 & 0xffff_ffff_ffff != 0

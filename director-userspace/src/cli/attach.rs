@@ -3,7 +3,11 @@
 use std::{io::Write as _, process::ExitCode};
 
 use super::{ConfigFile, DaemonOf, load_config, print_message};
-use crate::{control::director::Director, kernel::net::Netlink, serve::api::types::Applied};
+use crate::{
+    control::director::{Director, HostChanges, Waits},
+    kernel::net::Netlink,
+    serve::api::types::Applied,
+};
 
 /// Attach with a file, without a daemon: forwarding continues after this command
 ///
@@ -31,8 +35,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let loaded = load_config(&args.file.config)?;
     let instance = args.daemon.instance();
-    let (director, changed) =
-        Director::start(Netlink::connect()?, instance, &loaded.config).await?;
+    let (director, changed) = Director::start(
+        Netlink::connect()?,
+        instance,
+        &loaded.config,
+        HostChanges::default(),
+        Waits::No,
+    )
+    .await?;
     for warning in &changed.warnings {
         print_message("warning", warning);
     }

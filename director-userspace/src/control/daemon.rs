@@ -8,13 +8,16 @@
 //! - `status`: what the API, metrics and the page show.
 //!
 //! Every event ends in a configuration *in effect* (the file's, with weights and backends as health
-//! and operators set them), and [`Director`] changes the maps to it.
+//! and operators set them), or in a part of what is known being doubtful; [`Director::step`] changes
+//! the maps to it, a bounded step at a time. The heartbeat and the watchdog have a thread of their
+//! own (`heart`), the kernel's notifications a task ([`HostChanges`]).
 
 mod boot_state;
 mod commands;
 mod events;
 mod file;
 mod health_tracker;
+mod heart;
 mod history;
 mod notify;
 mod overrides;
@@ -39,6 +42,7 @@ use self::{
     events::{Event, Events},
     file::{Stamp, When},
     health_tracker::{Evaluated, HealthTracker, StateChange},
+    heart::Heart,
     history::History,
     overrides::Overrides,
     probes::Marks,
@@ -46,10 +50,10 @@ use self::{
 };
 use crate::{
     alarm::{Notifier, Subject, Transition},
-    control::director::{Changed, Director, DirectorError, Scope},
+    control::director::{Changed, Director, DirectorError, HostChanges, Scope, Stepped, Waits},
     health::{Checker, Event as HealthEvent},
     kernel::{
-        datapath::{Instance, clock_ns},
+        datapath::{Instance, Pulse, clock_ns},
         net::{NetError, Netlink},
         path_probe::PathProbes,
         wall_clock,
@@ -68,10 +72,6 @@ use crate::{
 const SHUTDOWN_NOTICE: Duration = Duration::from_secs(2);
 /// Most steps of a change that are written into the log.
 const STEPS_LOGGED: usize = 200;
-/// Shortest time between two comparisons of the maps with the configuration in effect.
-const REPAIR: Duration = Duration::from_secs(5);
-/// Comparing takes at most 1/`REPAIR_SHARE` of the time.
-const REPAIR_SHARE: u32 = 10;
 /// How long the daemon waits for the first round of probes before it reports that it is ready.
 const FIRST_ROUND: Duration = Duration::from_secs(10);
 
@@ -117,7 +117,9 @@ pub async fn run(
         move |error| DaemonError::System { what, error }
     };
     let (checker, health) = Checker::new().map_err(system("the health checks"))?;
-    let (mut events, commands) = Events::new(path, health)?;
+    let host = HostChanges::default();
+    let (mut events, commands) = Events::new(path, health, host.clone())?;
+    let heart = Heart::start(host.clone()).map_err(system("the heartbeat's thread"))?;
     let state = history::state_directory(instance);
     let overrides_at = state.join("state.json");
     let overrides = Overrides::load(&overrides_at).map_err(system(&format!(
@@ -125,7 +127,7 @@ pub async fn run(
         overrides_at.display()
     )))?;
     let netlink = Netlink::connect()?;
-    events.watch_host(netlink.watch()?);
+    host.watch(&netlink)?;
     let known_down = boot_state::read(instance, &config);
     let mut health_tracker = HealthTracker::new(checker, overrides, known_down);
     health_tracker.watch(&config, &Marks::new());
@@ -135,17 +137,24 @@ pub async fn run(
         warn!("{}: {error}: no earlier configuration can be rolled back to", state.display());
     }
     let is_detached = boot_state::is_detached(instance);
-    let (director, changed) = if is_detached {
+    let (director, logged) = if is_detached {
         info!("detached by `director detach`: `director attach` resumes forwarding");
-        (None, None)
+        (None, Vec::new())
     } else {
-        let (director, changed) = Director::start(netlink.clone(), instance, &effective).await?;
+        let waits = Waits::ForInterfaces;
+        let started =
+            Director::start(netlink.clone(), instance, &effective, host.clone(), waits).await;
+        let (director, changed) = started?;
         report("started", &changed);
-        (Some(director), Some(changed))
+        heart.set(Some(Pulse::open(instance).map_err(DirectorError::from)?));
+        let logged = director.warnings().into_iter().chain(changed.warnings).collect();
+        (Some(director), logged)
     };
     let mut daemon = Daemon {
         instance: instance.clone(),
         director,
+        host,
+        heart,
         health_tracker,
         marks: Marks::new(),
         effective,
@@ -166,12 +175,8 @@ pub async fn run(
         file_seen: None,
         refused: None,
         file_warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
-        host_warnings: changed.map(|changed| changed.warnings).unwrap_or_default(),
-        host_error: None,
-        host_events_ended: false,
+        logged,
         started_at: wall_clock::now(),
-        repair_at: Instant::now() + REPAIR,
-        repair_not_before: Instant::now(),
         is_ready: false,
     };
     daemon.record_revision(text, "file");
@@ -179,9 +184,6 @@ pub async fn run(
     // The API starts after forwarding and health, which matter more.
     daemon.listen().await;
     daemon.watch_health().await;
-    if let Some(director) = &daemon.director {
-        director.datapath().heartbeat();
-    }
     started();
     // The file may have been written between the first read and the watch, or is being written now.
     events.schedule_file_check();
@@ -196,8 +198,10 @@ pub async fn run(
             notify::ready(&daemon.summary());
             info!("ready");
         }
-        match events.next(daemon.due(), |neighbour| daemon.sends_to(neighbour.ip)).await {
-            Event::Heartbeat => daemon.heartbeat().await,
+        daemon.heart.progress();
+        let step = daemon.director.as_ref().and_then(Director::due);
+        match events.next(daemon.due(), step).await {
+            Event::Tick => daemon.tick().await,
             Event::FileWritten => {
                 if daemon.reload(When::AtOnce).await.is_ok() {
                     events.file_was_read();
@@ -210,10 +214,10 @@ pub async fn run(
                 drop(daemon.reload(When::Requested).await);
                 notify::ready(&daemon.summary());
             }
-            Event::Host => daemon.refresh().await,
-            Event::HostEventsEnded => daemon.host_events_ended = true,
-            Event::Health(events) => daemon.on_health(events).await,
-            Event::Due => daemon.evaluate_due().await,
+            Event::Host => daemon.host_changed().await,
+            Event::Health(events) => daemon.on_health(events),
+            Event::Due => daemon.evaluate_due(),
+            Event::Step => daemon.step().await,
             Event::Command(request) => daemon.command(request).await,
             Event::Stop(signal) => break daemon.stop(signal).await,
         }
@@ -226,6 +230,8 @@ struct Daemon {
     instance: Instance,
     /// `None` while it is detached.
     director: Option<Director>,
+    host: HostChanges,
+    heart: Heart,
     health_tracker: HealthTracker,
     marks: Marks,
     /// The file's configuration.
@@ -256,34 +262,23 @@ struct Daemon {
     refused: Option<String>,
     /// Warnings about the file.
     file_warnings: Vec<String>,
-    /// Warnings about this host that are logged already.
-    host_warnings: Vec<String>,
-    /// Why changes of the host cannot be applied.
-    host_error: Option<String>,
-    /// Whether the kernel's notifications about the host have ended.
-    host_events_ended: bool,
+    /// The director's warnings that are logged already.
+    logged: Vec<String>,
     /// Seconds since 1970.
     started_at: u64,
-    repair_at: Instant,
-    /// No repair before this time, because of its cost.
-    repair_not_before: Instant,
     is_ready: bool,
 }
 
 impl Daemon {
-    async fn heartbeat(&mut self) {
-        notify::alive();
-        let Some(director) = &self.director else { return self.publish() };
-        // Without notifications, or while changes cannot be applied, the host is polled.
-        if self.host_events_ended || self.host_error.is_some() || director.drain_is_over() {
-            self.refresh().await;
-        } else {
-            director.datapath().heartbeat();
+    async fn tick(&mut self) {
+        if let Some(director) = &mut self.director {
+            director.end_drains();
         }
-        if Instant::now() >= self.repair_at {
+        if self.director.as_ref().is_some_and(Director::repair_is_due) {
             self.repair().await;
             self.check_file().await;
         }
+        self.log_warnings();
         self.publish();
     }
 
@@ -293,67 +288,54 @@ impl Daemon {
         Some(Instant::now() + Duration::from_nanos(ns))
     }
 
-    fn sends_to(&self, neighbour: std::net::IpAddr) -> bool {
-        self.director.as_ref().is_some_and(|director| director.sends_to(neighbour))
-    }
-
     fn forget_next_hops(&mut self) {
         if let Some(director) = &mut self.director {
             director.forget_next_hops();
         }
     }
 
-    async fn refresh(&mut self) {
-        // Writes by other processes are distinguished from changes of the host.
-        if Instant::now() >= self.repair_not_before {
-            self.repair().await;
-        }
+    /// Looks at the host; what that makes doubtful is brought right by further steps.
+    async fn host_changed(&mut self) {
+        let Some(director) = &mut self.director else {
+            self.host.take();
+            return self.host.looked();
+        };
+        director.host_changed();
+        self.step().await;
+        // Paths of health checks may have changed, too.
+        self.watch_health().await;
+    }
+
+    /// Takes the director one step closer to what is wanted.
+    async fn step(&mut self) {
         let Some(director) = &mut self.director else { return };
-        match director.refresh(&self.effective).await {
-            Ok(Changed { plan, warnings }) => {
-                if self.host_error.take().is_some() {
-                    info!("changes of the host are applied again");
-                }
-                for warning in
-                    warnings.iter().filter(|warning| !self.host_warnings.contains(warning))
-                {
-                    warn!("{warning}");
-                }
-                self.host_warnings = warnings;
-                if !plan.is_empty() {
-                    info!("applied changes of the host:\n{}", plan.brief(STEPS_LOGGED));
-                }
-                self.watch_health().await;
-            }
-            Err(error) => {
-                // The host's changes come in bursts: the same error is logged once.
-                let error = error.to_string();
-                if self.host_error.as_ref() != Some(&error) {
-                    error!(
-                        "cannot apply changes of the host, the configuration in effect stays: \
-                         {error}"
-                    );
-                    self.notify_director("in effect", "stuck", &error);
-                }
-                self.host_error = Some(error);
-                self.status_changed = true;
-                // Next hops may be out of date: with a stale heartbeat, the program looks up each
-                // packet's route.
-                if let Some(director) = &self.director {
-                    director.datapath().stop_heartbeat();
-                }
-                return;
-            }
+        let Stepped { plan, error } = director.step().await;
+        if !plan.is_empty() {
+            info!("in effect now:\n{}", plan.brief(STEPS_LOGGED));
+            self.status_changed = true;
         }
+        if let Some(error) = error {
+            self.notify_director("in effect", "stuck", &error.to_string());
+        }
+        self.log_warnings();
+    }
+
+    /// Logs the director's warnings that are new.
+    fn log_warnings(&mut self) {
+        let Some(director) = &self.director else { return };
+        let warnings = director.warnings();
+        if warnings == self.logged {
+            return;
+        }
+        for warning in warnings.iter().filter(|warning| !self.logged.contains(warning)) {
+            warn!("{warning}");
+        }
+        self.logged = warnings;
         self.status_changed = true;
-        if let Some(director) = &self.director {
-            director.datapath().heartbeat();
-        }
     }
 
     /// Restores maps, pins and probe filters that other processes changed.
     async fn repair(&mut self) {
-        let start = Instant::now();
         self.listen().await;
         for name in self.restore_path_probes().await {
             let what = format!("the filters of checks via path on {name}");
@@ -361,7 +343,7 @@ impl Daemon {
             self.notify_director("changed by somebody else", "repaired", &what);
         }
         if let Some(director) = &mut self.director {
-            match director.repair(&self.effective).await {
+            match director.repair().await {
                 Ok(repaired) if repaired.is_empty() => {}
                 Ok(repaired) => {
                     let what = repaired.to_string();
@@ -374,27 +356,57 @@ impl Daemon {
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
         }
-        self.repair_not_before = Instant::now() + start.elapsed() * REPAIR_SHARE;
-        self.repair_at = Instant::now() + REPAIR.max(start.elapsed() * REPAIR_SHARE);
     }
 
     /// Handles events of health checks and agents.
-    async fn on_health(&mut self, events: Vec<HealthEvent>) {
+    fn on_health(&mut self, events: Vec<HealthEvent>) {
         self.status_changed = true;
         let services = self.health_tracker.record(events);
-        drop(self.evaluate(&services).await);
+        self.want(&services);
     }
 
     /// Evaluates services that are due: slow starts take a step, and drains end.
-    async fn evaluate_due(&mut self) {
+    fn evaluate_due(&mut self) {
         let services = self.health_tracker.due(clock_ns());
-        drop(self.evaluate(&services).await);
+        self.want(&services);
     }
 
-    /// Evaluates some services, and brings the result into effect.
-    async fn evaluate(&mut self, services: &[usize]) -> Result<Vec<String>, String> {
+    /// Evaluates some services; what differs is wanted from now on.
+    fn want(&mut self, services: &[usize]) {
+        let differing = self.evaluate(services);
+        if let Some(director) = &mut self.director {
+            director.want(&self.effective, &differing);
+        }
+    }
+
+    /// Evaluates some services, and brings the result into effect at once.
+    async fn evaluate_now(&mut self, services: &[usize]) -> Vec<String> {
+        let differing = self.evaluate(services);
+        let Some(director) = &mut self.director else { return Vec::new() };
+        if differing.is_empty() {
+            return Vec::new();
+        }
+        match director.change(&self.effective, Scope::Services(&differing)).await {
+            Ok(changed) => {
+                let steps = changed.plan.brief(STEPS_LOGGED);
+                if !changed.plan.is_empty() {
+                    info!("in effect now:\n{steps}");
+                }
+                steps.lines().map(ToOwned::to_owned).collect()
+            }
+            Err(error) => {
+                // Wanted all the same: the steps try again.
+                director.want(&self.effective, &differing);
+                warn!("cannot bring the new service state into effect yet: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Evaluates some services; returns which of them differ in the configuration in effect.
+    fn evaluate(&mut self, services: &[usize]) -> Vec<usize> {
         if services.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let Evaluated { changes, differing } =
             self.health_tracker.evaluate_some(&self.config, services, &mut self.effective);
@@ -403,27 +415,7 @@ impl Daemon {
             boot_state::write(&self.instance, self.health_tracker.down(&self.config));
         }
         self.status_changed = true;
-        let Some(director) = &mut self.director else { return Ok(Vec::new()) };
-        if differing.is_empty() {
-            return Ok(Vec::new());
-        }
-        let changed = director.change(&self.effective, Scope::Services(&differing)).await;
-        director.datapath().heartbeat();
-        match changed {
-            Ok(changed) => {
-                let steps = changed.plan.brief(STEPS_LOGGED);
-                if !changed.plan.is_empty() {
-                    info!("in effect now:\n{steps}");
-                }
-                Ok(steps.lines().map(ToOwned::to_owned).collect())
-            }
-            Err(error) => {
-                // The next refresh tries again.
-                let message = format!("cannot bring the new service state into effect: {error}");
-                error!("{message}");
-                Err(message)
-            }
-        }
+        differing
     }
 
     /// Reports state changes of services.
@@ -482,8 +474,8 @@ impl Daemon {
         notify::stopping();
         self.alarms.flush(SHUTDOWN_NOTICE).await;
         self.server = None;
-        if let Some(director) = &self.director {
-            director.datapath().stop_heartbeat();
+        self.heart.set(None);
+        if self.director.is_some() {
             info!("{signal}: stopping. Forwarding continues; `director detach` ends it");
         } else {
             info!("{signal}: stopping");

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
 use director_userspace::{
-    control::director::{Director, Scope},
+    control::director::{Director, HostChanges, Scope, Waits},
     kernel::net::Netlink,
     policy::config::{self, Config},
 };
@@ -104,7 +104,9 @@ fn in_the_director(session: &mut Session, site: &Site, size: Size) -> Result<()>
 
 async fn change_weights(site: &Site, mut config: Config, rounds: u32) -> Result<Vec<f64>> {
     let netlink = Netlink::connect()?;
-    let (mut director, _) = Director::start(netlink, site.instance(), &config).await?;
+    let host = HostChanges::default();
+    let started = Director::start(netlink, site.instance(), &config, host, Waits::No).await;
+    let (mut director, _) = started?;
     let mut samples = Vec::new();
     for round in 0..rounds {
         // In another service each time.

@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
 
     // As the daemon does.
     let netlink = Netlink::connect()?;
-    let interfaces = host::interfaces(&netlink, &config).await?;
+    let interfaces = host::interfaces(&netlink.links().await?, &config)?;
     let _lock = instance.lock()?;
     let mut datapath = Datapath::open(&instance)?;
     let attachments = Attachments::assign(&datapath.tables, &interfaces)?;
@@ -58,7 +58,7 @@ async fn main() -> Result<()> {
     let mut plan = diff(&observed, &desired, clock_ns())?;
     println!("{}", plan.ops.len());
     plan.ops.truncate(steps);
-    apply(&mut datapath.tables, &plan)?;
+    apply(&mut datapath.tables, &plan.ops)?;
     // SIGKILL: no destructor and no clean-up runs.
     raise(Signal::SIGKILL)?;
     bail!("survived SIGKILL");

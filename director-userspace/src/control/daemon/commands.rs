@@ -7,8 +7,12 @@ use tracing::{error, info, warn};
 
 use super::{Daemon, boot_state, file, file::When, whole_file::write_whole};
 use crate::{
-    control::director::{Changed, Director, DirectorError},
-    kernel::{datapath::clock_ns, unprivileged::DEFAULT_USER, wall_clock},
+    control::director::{Changed, Director, DirectorError, Waits},
+    kernel::{
+        datapath::{Pulse, clock_ns},
+        unprivileged::DEFAULT_USER,
+        wall_clock,
+    },
     policy::{
         config::{
             self, Config, Loaded,
@@ -89,7 +93,7 @@ impl Daemon {
         }
     }
 
-    async fn plan(&self, text: &str) -> Result<Planned, Refused> {
+    async fn plan(&mut self, text: &str) -> Result<Planned, Refused> {
         let Loaded { config, warnings } = parse(text)?;
         let changed = self.planned(&config).await.map_err(failed)?;
         let warnings = warnings.iter().map(ToString::to_string).chain(changed.warnings);
@@ -251,7 +255,7 @@ impl Daemon {
             backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
         info!("{verb} {} ({by})", of.join(", "));
         let services: Vec<usize> = matching.into_iter().map(|(at, _)| at).collect();
-        let steps = self.evaluate(&services).await.map_err(Refused::Failed)?;
+        let steps = self.evaluate_now(&services).await;
         Ok(Acted { backends, steps })
     }
 
@@ -269,6 +273,7 @@ impl Daemon {
             Refused::Failed(format!("cannot record that it is detached: {error}"))
         })?;
         // Closes the maps and releases the lock first.
+        self.heart.set(None);
         self.director = None;
         let gone = Director::detach(&self.netlink, &self.instance, &request.interfaces).await;
         let gone = gone.map_err(failed)?;
@@ -282,11 +287,17 @@ impl Daemon {
             let nothing = Changed::default();
             return Ok(self.applied(&nothing, Vec::new(), false));
         }
-        let (director, changed) =
-            Director::start(self.netlink.clone(), &self.instance, &self.effective)
-                .await
-                .map_err(failed)?;
-        director.datapath().heartbeat();
+        let (director, changed) = Director::start(
+            self.netlink.clone(),
+            &self.instance,
+            &self.effective,
+            self.host.clone(),
+            Waits::ForInterfaces,
+        )
+        .await
+        .map_err(failed)?;
+        let pulse = Pulse::open(&self.instance);
+        self.heart.set(Some(pulse.map_err(|error| Refused::Failed(error.to_string()))?));
         self.director = Some(director);
         if let Err(error) = boot_state::set_detached(&self.instance, false) {
             warn!("a restart would leave it detached: {error}");

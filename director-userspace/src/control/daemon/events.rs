@@ -8,22 +8,13 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::error;
 
 use super::{
     DaemonError,
     watch::{FileEvent, Watch, next_file_event, watch_file},
 };
-use crate::{
-    health,
-    kernel::net::{Change, Neighbour},
-    serve::api::Request,
-};
+use crate::{control::director::HostChanges, health, serve::api::Request};
 
-/// Changes of the host come in bursts; they are handled this long after the last one.
-const SETTLE: Duration = Duration::from_millis(20);
-/// A burst that does not end is handled this long after its first change.
-const SETTLE_AT_MOST: Duration = Duration::from_millis(250);
 /// Some programs write a file in several steps: a refused file is read again this long after the
 /// last of them, and errors are reported only then.
 const FILE_SETTLE: Duration = Duration::from_millis(100);
@@ -31,9 +22,8 @@ const FILE_SETTLE: Duration = Duration::from_millis(100);
 const FILE_SETTLE_AT_MOST: Duration = Duration::from_millis(500);
 /// A file that was written to, and is kept open, is read this long after the write.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
-/// Interval of the heartbeat: see `director_common::tunables::HEARTBEAT_INTERVAL_NS`.
-const HEARTBEAT_INTERVAL: Duration =
-    Duration::from_nanos(director_common::tunables::HEARTBEAT_INTERVAL_NS);
+/// How often the status is published and drains are looked at.
+const TICK: Duration = Duration::from_millis(500);
 /// Most further health events that are handled together with the first.
 const HEALTH_BATCH: usize = 4096;
 /// Capacity of the command queue.
@@ -42,16 +32,14 @@ const COMMAND_QUEUE: usize = 64;
 /// An event.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Time for a heartbeat.
-    Heartbeat,
+    /// Half a second passed.
+    Tick,
     /// The file was just written: it may not be complete yet.
     FileWritten,
     /// The file may have changed, and has not changed again for a while.
     FileSettled,
     /// The host's interfaces, routes or neighbours changed.
     Host,
-    /// The kernel's notifications about the host have ended.
-    HostEventsEnded,
     /// SIGHUP: read the file again, changed or not.
     Reload,
     /// Health checks or agents have results.
@@ -60,13 +48,17 @@ pub(super) enum Event {
     Command(Request),
     /// An evaluation is due.
     Due,
+    /// A step of the director is due.
+    Step,
     /// SIGTERM or SIGINT.
     Stop(&'static str),
 }
 
 /// The sources of events.
 pub(super) struct Events {
-    heartbeat: Interval,
+    tick: Interval,
+    /// Whether the last event was [`Event::Step`]: many steps in a row let other events through.
+    stepped: bool,
     inotify: AsyncFd<Watch>,
     file_name: OsString,
     file_due: Option<(Instant, Instant)>,
@@ -74,8 +66,7 @@ pub(super) struct Events {
     file_open: bool,
     /// Whether the file was read right after its first write, and could not be applied.
     file_tried: bool,
-    host: Option<mpsc::Receiver<Change>>,
-    host_due: Option<(Instant, Instant)>,
+    host: HostChanges,
     health: health::Events,
     commands: mpsc::Receiver<Request>,
     hangup: Signal,
@@ -88,15 +79,17 @@ impl Events {
     pub(super) fn new(
         path: &Path,
         health: health::Events,
+        host: HostChanges,
     ) -> Result<(Self, mpsc::Sender<Request>), DaemonError> {
-        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let catch = |kind| {
             signal(kind).map_err(|error| DaemonError::System { what: "signals".into(), error })
         };
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let events = Self {
-            heartbeat,
+            tick,
+            stepped: false,
             inotify: watch_file(path).map_err(|error| DaemonError::System {
                 what: format!("cannot watch {}", path.display()),
                 error,
@@ -105,8 +98,7 @@ impl Events {
             file_due: None,
             file_open: false,
             file_tried: false,
-            host: None,
-            host_due: None,
+            host,
             health,
             commands,
             hangup: catch(SignalKind::hangup())?,
@@ -129,27 +121,27 @@ impl Events {
         self.file_due = Some((now + FILE_SETTLE, now + FILE_SETTLE_AT_MOST));
     }
 
-    pub(super) fn watch_host(&mut self, changes: mpsc::Receiver<Change>) {
-        self.host = Some(changes);
+    /// The next event; [`Event::Due`] at `due`, [`Event::Step`] at `step`.
+    pub(super) async fn next(&mut self, due: Option<Instant>, step: Option<Instant>) -> Event {
+        let event = self.next_of_all(due, step).await;
+        self.stepped = matches!(event, Event::Step);
+        event
     }
 
-    /// The next event; [`Event::Due`] at `due`. `sends_to` returns whether a neighbour matters.
-    pub(super) async fn next(
-        &mut self,
-        due: Option<Instant>,
-        sends_to: impl Fn(&Neighbour) -> bool,
-    ) -> Event {
+    async fn next_of_all(&mut self, due: Option<Instant>, step: Option<Instant>) -> Event {
+        // Steps and other events take turns.
+        let (step_first, step_last) = if self.stepped { (None, step) } else { (step, None) };
         loop {
             let file_due = self.file_due.map(|(soon, latest)| soon.min(latest));
-            let host_due = self.host_due.map(|(soon, latest)| soon.min(latest));
             tokio::select! {
                 biased;
                 _ = self.terminate.recv() => return Event::Stop("SIGTERM"),
                 _ = self.interrupt.recv() => return Event::Stop("SIGINT"),
-                _ = self.heartbeat.tick() => return Event::Heartbeat,
+                _ = self.tick.tick() => return Event::Tick,
                 _ = self.hangup.recv() => return Event::Reload,
                 () = until(file_due) => { self.file_was_read(); return Event::FileSettled }
-                () = until(host_due) => { self.host_due = None; return Event::Host }
+                () = self.host.settled() => return Event::Host,
+                () = until(step_first) => return Event::Step,
                 () = until(due) => return Event::Due,
                 Some(event) = self.health.recv() => {
                     let more = std::iter::from_fn(|| self.health.try_recv()).take(HEALTH_BATCH);
@@ -180,20 +172,7 @@ impl Events {
                         }
                     }
                 },
-                change = next_change(&mut self.host) => {
-                    let Some(change) = change else { return Event::HostEventsEnded };
-                    let matters = match &change {
-                        // Unrelated neighbours change all the time.
-                        Change::Neighbour { neighbour, .. } => sends_to(neighbour),
-                        Change::Link { .. } | Change::Address { .. } => true,
-                        Change::Route | Change::Resync => true,
-                    };
-                    if matters {
-                        let now = Instant::now();
-                        let latest = self.host_due.map_or(now + SETTLE_AT_MOST, |(_, at)| at);
-                        self.host_due = Some((now + SETTLE, latest));
-                    }
-                }
+                () = until(step_last) => return Event::Step,
             }
         }
     }
@@ -204,18 +183,4 @@ async fn until(due: Option<Instant>) {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// The next change; `None`, once, when there will be no more.
-async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
-    let Some(receiver) = changes else { return std::future::pending().await };
-    let change = receiver.recv().await;
-    if change.is_none() {
-        error!(
-            "the kernel's notifications of interfaces, routes and neighbours have ended: the host \
-             is polled every half second instead; restart `director run`"
-        );
-        *changes = None;
-    }
-    change
 }

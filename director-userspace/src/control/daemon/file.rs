@@ -93,7 +93,7 @@ impl Daemon {
                 }
                 self.file_warnings = warnings.iter().map(ToString::to_string).collect();
                 report("configuration applied", &changed);
-                self.host_warnings.clone_from(&changed.warnings);
+                self.logged.extend(changed.warnings.iter().cloned());
                 self.record_revision(text, "file");
                 Ok(changed)
             }
@@ -116,16 +116,11 @@ impl Daemon {
         // Evaluated with the health that is known; new targets are probed once it is in effect.
         let effective = self.health_tracker.preview(&config, &self.marks);
         let changed = match &mut self.director {
-            Some(director) => {
-                let changed = director.change(&effective, Scope::All).await;
-                director.datapath().heartbeat();
-                changed?
-            }
+            Some(director) => director.change(&effective, Scope::All).await?,
             None => Changed::default(),
         };
         self.config = config;
         self.effective = effective;
-        self.host_error = None;
         self.alarms.configure(&self.config.alarms);
         self.watch_health().await;
         self.listen().await;
@@ -137,12 +132,12 @@ impl Daemon {
     pub(super) async fn evaluate_all(&mut self) {
         let all: Vec<usize> = (0..self.config.services.len()).collect();
         self.health_tracker.catch_up();
-        drop(self.evaluate(&all).await);
+        self.evaluate_now(&all).await;
     }
 
     /// What `config` would change.
-    pub(super) async fn planned(&self, config: &Config) -> Result<Changed, DirectorError> {
-        match &self.director {
+    pub(super) async fn planned(&mut self, config: &Config) -> Result<Changed, DirectorError> {
+        match &mut self.director {
             Some(director) => {
                 director.plan(&self.health_tracker.preview(config, &self.marks)).await
             }

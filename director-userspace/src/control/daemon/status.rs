@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{Daemon, health_tracker::BackendChecks};
 use crate::{
+    control::director::Director,
     kernel::{datapath::clock_ns, wall_clock},
     policy::{
         config::model::Service,
@@ -28,9 +29,7 @@ impl Daemon {
                 service_status(service, effective, state, since, backends, &checks)
             })
             .collect();
-        let host_error = self.host_error.iter();
-        let host_error =
-            host_error.map(|why| format!("changes of the host cannot be applied: {why}"));
+        let of_director = self.director.as_ref().map(Director::warnings).unwrap_or_default();
         Status {
             instance: self.instance.name().to_owned(),
             pid: std::process::id(),
@@ -40,10 +39,11 @@ impl Daemon {
             revision: self.history.revision(),
             applied: self.history.applied(),
             refused: self.refused.clone(),
-            warnings: host_error
+            warnings: of_director
+                .into_iter()
                 .chain(self.server_error.clone())
                 .chain(self.web.errors().iter().cloned())
-                .chain(self.file_warnings.iter().chain(&self.host_warnings).cloned())
+                .chain(self.file_warnings.iter().cloned())
                 .collect(),
             services,
         }

@@ -1,11 +1,9 @@
 //! The steps of a change, computed before anything is changed.
 
-use std::time::Duration;
-
 use super::{Changed, DirectorError, Neighbours};
 use crate::{
     kernel::{
-        datapath::{self, Attached, Attachments, Datapath, DatapathError, Sizes, clock_ns},
+        datapath::{Attached, Attachments, Datapath, DatapathError, Sizes, clock_ns},
         host::{self, Draining, HostErrors, HostRoutes, NextHopCache},
         net::Netlink,
     },
@@ -16,6 +14,15 @@ use crate::{
     },
 };
 
+/// What a plan accepts of backends that this host cannot send to as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepts {
+    /// No such backend: the configuration is refused.
+    WhatWorks,
+    /// The configuration was accepted before: each is a warning.
+    Anything,
+}
+
 /// The steps to a configuration on this host, with none of them taken yet.
 pub(super) struct Prepared {
     pub(super) attachments: Attachments,
@@ -23,32 +30,11 @@ pub(super) struct Prepared {
     /// The capacity that the maps need.
     capacity: Capacity,
     pub(super) neighbours: Neighbours,
-    pub(super) hops: NextHopCache,
     pub(super) warnings: Vec<String>,
 }
 
 impl Prepared {
-    /// `wait` is for neighbours that do not answer at once; without it, the configuration has been
-    /// accepted before, and what no longer fits the host is a warning.
-    pub(super) async fn new(
-        netlink: &Netlink,
-        datapath: &Datapath,
-        config: &Config,
-        interfaces: &[Attached],
-        wait: Option<Duration>,
-    ) -> Result<Self, DirectorError> {
-        let attachments = Attachments::assign(&datapath.tables, interfaces)?;
-        let observed = datapath::observe(&datapath.tables);
-        let configured = config.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address));
-        let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
-        let addresses = configured.chain(present.map(|backend| backend.address));
-        let hops = NextHopCache::find(netlink, addresses, wait.unwrap_or_default()).await;
-        let all: Vec<&Service> = config.services.iter().collect();
-        let is_new = wait.is_some();
-        Self::of(netlink, observed, config, &all, interfaces, attachments, hops, is_new).await
-    }
-
-    /// The same for some `services` of `config`, which are those in `observed`; the next hops to
+    /// The steps for some `services` of `config`, which are those in `observed`; the next hops to
     /// their backends are known.
     #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
     pub(super) async fn of(
@@ -58,8 +44,8 @@ impl Prepared {
         services: &[&Service],
         interfaces: &[Attached],
         attachments: Attachments,
-        hops: NextHopCache,
-        is_new: bool,
+        hops: &NextHopCache,
+        accepts: Accepts,
     ) -> Result<Self, DirectorError> {
         let mut draining: ByAddress<Draining> = observed
             .backends
@@ -75,9 +61,9 @@ impl Prepared {
         }
         let draining: Vec<Draining> = draining.into_values().collect();
         let HostRoutes { paths, neighbours, mut warnings, errors } =
-            host::routes(netlink, config, services, &draining, interfaces, &attachments, &hops)
+            host::routes(netlink, config, services, &draining, interfaces, &attachments, hops)
                 .await;
-        if is_new && !errors.is_empty() {
+        if accepts == Accepts::WhatWorks && !errors.is_empty() {
             return Err(HostErrors(errors).into());
         }
         warnings.extend(errors.iter().map(ToString::to_string));
@@ -85,7 +71,7 @@ impl Prepared {
         let (plan, capacity) = diff_growing(&observed, &desired, clock_ns(), Sizes::LARGEST)
             .map_err(DatapathError::from)?;
         let changed = Changed { plan, warnings: warnings.clone() };
-        Ok(Self { attachments, changed, capacity, neighbours, hops, warnings })
+        Ok(Self { attachments, changed, capacity, neighbours, warnings })
     }
 
     /// The capacity to grow the maps to, if they must grow.

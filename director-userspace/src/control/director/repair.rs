@@ -1,16 +1,22 @@
 //! Repair of maps and pins that another process changed.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use super::{Director, DirectorError, Effective, prepare::Prepared};
+use tokio::time::Instant;
+
+use super::{
+    Director, DirectorError,
+    prepare::{Accepts, Prepared},
+};
 use crate::{
-    kernel::datapath::{self, Attachments},
-    policy::{
-        config::{Config, model::Service},
-        plan::Plan,
-    },
+    kernel::datapath,
+    policy::{config::model::Service, plan::Plan},
 };
 
+/// Shortest time between two comparisons of the maps with what they should hold.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Comparing takes at most 1/`SHARE` of the time.
+const SHARE: u32 = 10;
 /// Most steps of a repair that are shown.
 const REPAIRS_SHOWN: usize = 50;
 
@@ -45,28 +51,48 @@ impl fmt::Display for Repaired {
 }
 
 impl Director {
-    /// Repairs maps that another process changed: they must hold exactly `config`, which is in
-    /// effect. Does not query the host.
+    /// Repairs maps that another process changed: they must hold exactly what is in effect. Does not query the host.
     ///
     /// # Errors
     ///
     /// If a map cannot be written, or a pin cannot be made.
-    pub async fn repair(&mut self, config: &Config) -> Result<Repaired, DirectorError> {
+    pub async fn repair(&mut self) -> Result<Repaired, DirectorError> {
+        let start = Instant::now();
+        let result = self.repair_now().await;
+        self.repair_at = Instant::now() + INTERVAL.max(start.elapsed() * SHARE);
+        result
+    }
+
+    /// Whether it is time for [`Director::repair`].
+    pub fn repair_is_due(&self) -> bool {
+        Instant::now() >= self.repair_at
+    }
+
+    async fn repair_now(&mut self) -> Result<Repaired, DirectorError> {
+        datapath::mount_bpffs()?;
         let pins = self.pins.restore()?;
-        let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces, &config.flows);
-        let Some(Effective { hops, warnings, .. }) = self.effective.take() else {
-            // The next refresh does the same.
+        let flows = &self.wanted.flows;
+        let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces.present, flows);
+        if self.doubtful.is_everything() {
+            // The next step does the same.
             return Ok(Repaired { pins, rest, plan: Plan::default() });
-        };
-        let attachments = Attachments::assign(&self.datapath.tables, &self.interfaces)?;
+        }
         let observed = datapath::observe(&self.datapath.tables);
+        let config = &self.wanted;
         let all: Vec<&Service> = config.services.iter().collect();
-        let (netlink, interfaces) = (&self.netlink, &self.interfaces);
-        let prepared =
-            Prepared::of(netlink, observed, config, &all, interfaces, attachments, hops, false)
-                .await?;
-        datapath::apply(&mut self.datapath.tables, &prepared.changed.plan)?;
-        self.effective = Some(Effective { config: config.clone(), hops: prepared.hops, warnings });
-        Ok(Repaired { pins, rest, plan: prepared.changed.plan })
+        let prepared = Prepared::of(
+            &self.netlink,
+            observed,
+            config,
+            &all,
+            &self.interfaces.present,
+            self.attachments(),
+            &self.hops,
+            Accepts::Anything,
+        )
+        .await?;
+        let mut plan = prepared.changed.plan;
+        self.apply_in_portions(&mut plan.ops).await?;
+        Ok(Repaired { pins, rest, plan })
     }
 }

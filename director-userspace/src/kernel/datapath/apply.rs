@@ -15,30 +15,22 @@ use director_common::{
 use super::{DatapathError, Tables, grace, rings, tables::AsPod};
 use crate::policy::{
     config::model::Availability,
-    plan::{BackendSpec, Op, Plan, Presence, ring_fingerprint},
+    plan::{BackendSpec, Op, Presence, ring_fingerprint},
     scheduler::Scheduler,
 };
 
-/// Applies `plan`. May stop after any step (an error, a crash): packets find consistent maps, and
-/// the next plan has what is missing. On return no packet holds anything that the plan replaced.
+/// Applies the steps of a plan, or some of them in their order. May stop after any step (an error,
+/// a crash): packets find consistent maps, and the next plan has what is missing. On return no
+/// packet holds anything that the steps replaced.
 ///
 /// # Errors
 ///
 /// Only system calls on the services' keys and on counters can fail.
-pub fn apply(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
+pub fn apply(tables: &mut Tables, ops: &[Op]) -> Result<(), DatapathError> {
     // No packet reads these places until their services' words point at them.
-    rings::build(&mut tables.rings, plan);
-    apply_built(tables, plan)
-}
-
-/// As [`apply`], with the plan's rings built already.
-///
-/// # Errors
-///
-/// As [`apply`].
-pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError> {
+    rings::build(&mut tables.rings, ops);
     let mut unlinked = false;
-    let result = plan.ops.iter().try_for_each(|op| {
+    let result = ops.iter().try_for_each(|op| {
         match op {
             Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
             // A packet that read the old ring, or found the service, may still be in flight.
@@ -50,10 +42,10 @@ pub fn apply_built(tables: &mut Tables, plan: &Plan) -> Result<(), DatapathError
         }
         step(tables, op)
     });
-    if plan.ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
+    if ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
         super::filter::clear_unused(tables);
     }
-    if !plan.is_empty() {
+    if !ops.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
         grace::wait();
     }

@@ -16,14 +16,14 @@ use aya::maps::MapData;
 use director_common::{abi::map, service::RING_CHUNKS};
 
 use super::{
-    Attached, Attachments, Datapath, DatapathError, Instance, Sizes, Tables,
-    attach::{LinkPin, link_pins},
+    AttachError, Attached, Attachments, Datapath, DatapathError, Instance, LinkPin, Sizes, Tables,
     batch::Copies,
-    grace, load,
+    grace,
+    link_pins::{detach_from, link_pins},
+    load,
     open::make_directory,
-    rings,
 };
-use crate::policy::plan::{Capacity, Plan, ring_of};
+use crate::policy::plan::{Capacity, ring_of};
 
 /// Maps with an entry per backend.
 const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS];
@@ -35,8 +35,7 @@ const ATTEMPTS: usize = 8;
 impl Datapath {
     /// Grows the maps to `capacity`, which is at least their current one, and attaches the program
     /// to `interfaces` as [`Datapath::attach`] does, with the larger maps. Forwarding continues,
-    /// tracked flows stay. Meanwhile the rings of `plan` are built: it must be applied by
-    /// [`super::apply_built`]. On an error, what was in effect stays.
+    /// tracked flows stay. On an error, what was in effect stays.
     ///
     /// # Errors
     ///
@@ -46,8 +45,8 @@ impl Datapath {
         capacity: Capacity,
         interfaces: &[Attached],
         attachments: &Attachments,
-        plan: &Plan,
-    ) -> Result<(), DatapathError> {
+        may_fail: &(dyn Fn(&Attached) -> bool + Sync),
+    ) -> Result<Vec<AttachError>, DatapathError> {
         let unfinished = self.instance.unfinished_pins();
         let old = self.tables.capacity();
         let mut names = Vec::new();
@@ -64,7 +63,7 @@ impl Datapath {
             let smaller_stats = load::pinned(&self.instance, map::BACKEND_STATS)?;
             Ok((larger, counted, smaller_stats))
         });
-        let (mut larger, counted, smaller_stats) = match prepared {
+        let (larger, counted, smaller_stats) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let _ = discard_unfinished(&self.instance);
@@ -73,13 +72,16 @@ impl Datapath {
         };
         // From here on, opening the maps finds the larger ones.
         rename(&unfinished, &self.instance.larger_pins())?;
-        let attached = thread::scope(|scope| {
-            scope.spawn(|| rings::build(&mut larger.rings, plan));
-            self.attach(interfaces, attachments)
-        });
-        if let Err(error) = attached {
-            self.shrink_back(interfaces, attachments);
-            return Err(error);
+        let failed = match self.attach(interfaces, attachments, may_fail) {
+            Ok(failed) => failed,
+            Err(error) => {
+                self.shrink_back(interfaces, attachments);
+                return Err(error);
+            }
+        };
+        for AttachError { interface, .. } in &failed {
+            // The program on it, if it is this instance's, uses the smaller maps.
+            detach_from(&self.instance, interface)?;
         }
         self.tables = larger;
         if let Some(before) = counted {
@@ -94,7 +96,7 @@ impl Datapath {
                 self.tables.service_meta.set(service, meta);
             }
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Creates the larger maps, those by backend and those by ring in parallel.

@@ -1,27 +1,45 @@
-//! Detaches a pinned link at once.
+//! Links by system calls of our own: what aya does not offer.
 
 use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
 use super::DatapathError;
+use crate::policy::config::model::AttachMode;
 
-/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` of linux/bpf.h.
+/// `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_CREATE` and `BPF_LINK_DETACH` of linux/bpf.h.
+const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_DETACH: libc::c_int = 34;
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+/// `BPF_XDP` of linux/bpf.h: how a program on an interface is attached.
+const ATTACH_TYPE_XDP: u32 = 37;
+/// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of linux/if_link.h.
+const SKB_MODE: u32 = 1 << 1;
+const DRV_MODE: u32 = 1 << 2;
+
+/// The part of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
 #[repr(C)]
-struct ObjGet {
+struct Obj {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
@@ -48,10 +66,42 @@ pub(super) fn detach(path: &Path) -> Result<(), DatapathError> {
 /// Opens what is pinned at `path`.
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let fd = bpf(OBJ_GET, &attr)?;
+    let attr = Obj { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    bpf(OBJ_GET, &attr).map(owned)
+}
+
+/// Pins what a descriptor stands for.
+pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let bpf_fd = fd.as_raw_fd() as u32;
+    let attr = Obj { pathname: path.as_ptr() as u64, bpf_fd, file_flags: 0 };
+    bpf(OBJ_PIN, &attr).map(drop)
+}
+
+/// Attaches a loaded program to an interface by a new link, which is pinned at `path`.
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    mode: AttachMode,
+    path: &Path,
+) -> io::Result<()> {
+    let flags = match mode {
+        AttachMode::Native => DRV_MODE,
+        AttachMode::Generic => SKB_MODE,
+    };
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: ifindex,
+        attach_type: ATTACH_TYPE_XDP,
+        flags,
+    };
+    let link = bpf(LINK_CREATE, &attr).map(owned)?;
+    pin(link.as_fd(), path)
+}
+
+fn owned(fd: libc::c_int) -> OwnedFd {
     // SAFETY: the kernel has just returned this descriptor; it has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// The system call bpf(2).

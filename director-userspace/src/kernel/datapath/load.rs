@@ -72,7 +72,7 @@ impl Sizes {
 }
 
 /// The load-time constants of a copy of the program.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Constants {
     pub(super) hash_key: HashKey,
     pub(super) table_salt: u64,

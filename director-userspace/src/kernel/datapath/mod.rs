@@ -2,7 +2,7 @@
 //!
 //! - [`Instance`] has the paths of pins, [`Datapath`] opens or creates the maps;
 //! - [`Tables`] are the maps; [`observe`] reads them into [`crate::policy::plan::Observed`],
-//!   [`apply`] applies a [`crate::policy::plan::Plan`];
+//!   [`apply`] applies the steps of a [`crate::policy::plan::Plan`];
 //! - `grow` makes them larger while packets pass; [`Scrub`] finds and repairs writes by other
 //!   processes;
 //! - [`Attachments`] has the interfaces' slots; `attach` attaches the program to them and detaches
@@ -14,6 +14,7 @@
 
 mod apply;
 mod attach;
+mod attachments;
 mod batch;
 mod census;
 mod conns;
@@ -24,6 +25,7 @@ mod grace;
 mod grow;
 mod instance;
 mod link;
+mod link_pins;
 mod load;
 mod lock;
 mod mmap;
@@ -31,6 +33,7 @@ mod object;
 mod observe;
 mod open;
 mod pins;
+mod pulse;
 mod rings;
 mod scrub;
 mod simulation;
@@ -40,18 +43,21 @@ mod tables;
 mod test_run;
 mod trace;
 
-pub use apply::{apply, apply_built};
-pub use attach::{Attached, Attachments, LinkPin, attached, detach};
+pub use apply::apply;
+pub use attach::{AttachError, Loaded};
+pub use attachments::{Attached, Attachments};
 pub use census::{Census, census};
 pub use conns::{Conn, Conns};
 pub use error::DatapathError;
 pub use explain::{Entry, Explainer};
 pub use instance::{Instance, mount_bpffs};
+pub use link_pins::{LinkPin, attached, detach};
 pub use load::Sizes;
 pub use lock::Lock;
 pub use observe::{observe, observe_some};
 pub use open::{Datapath, clock_ns};
 pub use pins::Pins;
+pub use pulse::Pulse;
 pub use scrub::Scrub;
 pub use simulation::{Outcome, Simulation};
 pub use standalone::Standalone;

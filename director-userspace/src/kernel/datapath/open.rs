@@ -71,7 +71,7 @@ impl Datapath {
         if !complete {
             if instance.pins().exists() {
                 // A process died while creating them; no program uses them.
-                super::attach::remove_pins(instance)?;
+                super::link_pins::remove_pins(instance)?;
             }
             Self::create(instance, config, hash_key)?;
         }
@@ -114,15 +114,15 @@ impl Datapath {
         }
     }
 
-    /// Makes programs that are attached from now on track clients, or not, as `config` says.
-    /// Returns whether this is a change: the attached programs must then be replaced.
+    /// Makes programs that are attached from now on track clients, or not. If this is a change, the
+    /// attached programs must be replaced; undone before that, the former map must be pinned again.
     ///
     /// # Errors
     ///
     /// If the map's pin cannot be removed.
-    pub fn set_clients(&mut self, config: &Config) -> Result<bool, DatapathError> {
-        if self.clients == config.flows.clients {
-            return Ok(false);
+    pub fn set_clients(&mut self, clients: bool) -> Result<(), DatapathError> {
+        if self.clients == clients {
+            return Ok(());
         }
         // Created in its other size when the first program is loaded; the old map is freed with its
         // last user.
@@ -133,8 +133,13 @@ impl Datapath {
             }
             _ => {}
         }
-        self.clients = config.flows.clients;
-        Ok(true)
+        self.clients = clients;
+        Ok(())
+    }
+
+    /// Whether programs that are attached from now on track clients.
+    pub fn clients(&self) -> bool {
+        self.clients
     }
 
     /// Writes the flow timeouts.
@@ -179,18 +184,6 @@ impl Datapath {
             },
         );
         Ok(())
-    }
-
-    /// Writes the heartbeat: next hops are fresh as of now. The program trusts it for a second and
-    /// a half.
-    pub fn heartbeat(&self) {
-        let at = std::mem::offset_of!(Tunables, heartbeat_ns);
-        self.tables.tunables.publish(0, at, clock_ns());
-    }
-
-    /// Clears the heartbeat: next hops are no longer kept fresh.
-    pub fn stop_heartbeat(&self) {
-        self.tables.tunables.publish(0, std::mem::offset_of!(Tunables, heartbeat_ns), 0);
     }
 
     /// The heartbeat's age in nanoseconds; `None` if it was never written, or was cleared.

@@ -4,24 +4,12 @@
 //! lost with a pin: packets are forwarded as before, and the pin is created again.
 
 use std::{
-    ffi::CString,
     fs,
-    os::{fd::AsRawFd as _, fd::OwnedFd, unix::ffi::OsStrExt as _},
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
 };
 
 use super::{DatapathError, Instance, link, open::make_directory};
-
-/// `BPF_OBJ_PIN` of linux/bpf.h.
-const OBJ_PIN: libc::c_int = 6;
-
-/// The part of `union bpf_attr` that `BPF_OBJ_PIN` reads.
-#[repr(C)]
-struct ObjPin {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
 
 /// Everything that an instance has pinned, held open.
 #[derive(Debug, Default)]
@@ -59,17 +47,10 @@ impl Pins {
             if let Some(directory) = path.parent() {
                 make_directory(directory)?;
             }
-            pin(fd, path)?;
+            let failed = |error| DatapathError::File { path: path.clone(), error };
+            link::pin(fd.as_fd(), path).map_err(failed)?;
             made.push(path.clone());
         }
         Ok(made)
     }
-}
-
-fn pin(fd: &OwnedFd, path: &Path) -> Result<(), DatapathError> {
-    let failed = |error| DatapathError::File { path: path.to_path_buf(), error };
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-    let bpf_fd = fd.as_raw_fd() as u32;
-    let attr = ObjPin { pathname: name.as_ptr() as u64, bpf_fd, file_flags: 0 };
-    link::bpf(OBJ_PIN, &attr).map(drop).map_err(failed)
 }

@@ -14,7 +14,7 @@ use director_common::{
 
 use super::mmap::MappedArray;
 use crate::policy::{
-    plan::{Op, Plan},
+    plan::Op,
     scheduler::{Member, Placement, Scheduler, TableBuilder},
 };
 
@@ -25,11 +25,10 @@ struct Job<'a> {
     chunks: &'a mut [RingChunk],
 }
 
-/// Builds the rings that `plan` publishes later. No word points at their places yet, so no packet
+/// Builds the rings that `ops` publish later. No word points at their places yet, so no packet
 /// reads them.
-pub(super) fn build(rings: &mut MappedArray<RingChunk>, plan: &Plan) {
-    let mut wanted: Vec<(u32, Scheduler, &[Member])> = plan
-        .ops
+pub(super) fn build(rings: &mut MappedArray<RingChunk>, ops: &[Op]) {
+    let mut wanted: Vec<(u32, Scheduler, &[Member])> = ops
         .iter()
         .filter_map(|op| match op {
             Op::SetRing { ring: Some(ring), scheduler, members, .. } => {

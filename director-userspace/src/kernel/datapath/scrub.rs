@@ -13,7 +13,7 @@ use director_common::{
     wire::ethernet::mac_to_u64,
 };
 
-use super::{Attached, Datapath, Tables, attach::write_interface, filter, open::set_timeouts};
+use super::{Attached, Datapath, Tables, attachments::write_interface, filter, open::set_timeouts};
 use crate::policy::{config::model::Flows, plan::ring_of};
 
 /// Most rings that are read per call: 256 KiB each.

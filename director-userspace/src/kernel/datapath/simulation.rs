@@ -78,7 +78,7 @@ impl Simulation {
     /// If a map is full or cannot be written.
     pub fn reconcile(&mut self, desired: &Desired, now_ns: u64) -> Result<(), DatapathError> {
         let plan = diff(&super::observe(&self.tables), desired, now_ns)?;
-        super::apply(&mut self.tables, &plan)
+        super::apply(&mut self.tables, &plan.ops)
     }
 
     /// Takes this many bytes, a multiple of four, of the 216 in front of a frame, as a driver with

@@ -141,7 +141,7 @@ impl Standalone {
         let at = offset_of!(Tunables, heartbeat_ns);
         tables.tunables.publish(0, at, u64::MAX / 2);
         let plan = diff(&super::observe(&tables), desired, clock_ns())?;
-        super::apply(&mut tables, &plan)?;
+        super::apply(&mut tables, &plan.ops)?;
         Ok(Self { ebpf, tables })
     }
 
@@ -152,7 +152,7 @@ impl Standalone {
     /// If a map is full or cannot be written.
     pub fn reconcile(&mut self, desired: &Desired) -> Result<(), DatapathError> {
         let plan = diff(&super::observe(&self.tables), desired, clock_ns())?;
-        super::apply(&mut self.tables, &plan)
+        super::apply(&mut self.tables, &plan.ops)
     }
 
     /// Runs the program over one frame from the interface: its action (`XDP_*`), and the frame as it

@@ -1,7 +1,10 @@
 //! The maps, opened: arrays as shared memory, the rest through system calls.
 
 use std::{
+    collections::HashSet,
     io,
+    mem::offset_of,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -11,7 +14,8 @@ use aya::{
 };
 use director_common::{
     abi::{Meta, map},
-    backend::{Backend, BackendMeta, BackendRef, BackendState},
+    backend::{Backend, BackendMeta, BackendRef, BackendState, NextHop},
+    flow::Family,
     flow_table::FlowSet,
     interface::Interface,
     service::{RING_CHUNKS, RingChunk, Service, ServiceKey, ServiceMeta},
@@ -113,12 +117,33 @@ impl Tables {
     }
 
     /// Whether some backend's drain is over at `now_ns`. Reads shared memory only: the daemon calls
-    /// this twice a second.
-    pub fn drain_is_over(&self, now_ns: u64) -> bool {
-        (1..self.backends.len()).any(|slot| {
-            self.backends.get(slot).word.unpack().state == BackendState::Draining
-                && self.backend_meta.get(slot).drain_deadline_ns <= now_ns
-        })
+    /// The services that have backends whose drains are over.
+    pub fn services_with_drains_over(&self, now_ns: u64) -> HashSet<ServiceKey> {
+        let keys = (1..self.backends.len()).filter_map(|slot| {
+            let fields = self.backends.get(slot).word.unpack();
+            let is_over = fields.state == BackendState::Draining
+                && self.backend_meta.get(slot).drain_deadline_ns <= now_ns;
+            let service = u32::from(fields.service);
+            (is_over && service < self.services.len()).then(|| self.services.get(service).key)
+        });
+        keys.collect()
+    }
+
+    /// Sets the MAC address of next hops in place, without another way out: `next_hop` has those
+    /// that changed, by backend. A fixed one stays.
+    pub fn move_next_hops(&self, next_hop: impl Fn(IpAddr) -> Option<NextHop>) {
+        for slot in 1..self.backends.len() {
+            let backend = self.backends.get(slot);
+            let fields = backend.word.unpack();
+            let family = if fields.is_v6 { Family::V6 } else { Family::V4 };
+            if fields.state != BackendState::Free
+                && !fields.fixed_next_hop
+                && let Some(next_hop) = next_hop(backend.address.to_ip(family))
+                && next_hop.is_same_way(backend.next_hop)
+            {
+                self.backends.publish(slot, offset_of!(Backend, next_hop), next_hop.0);
+            }
+        }
     }
 
     /// Flows that the flow table is sized for.

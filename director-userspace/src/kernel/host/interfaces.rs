@@ -4,36 +4,25 @@ use director_common::interface::INTERFACE_MACS;
 
 use super::{HostError, HostErrors};
 use crate::{
-    kernel::{
-        datapath::Attached,
-        net::{Link, NetError, Netlink},
-    },
+    kernel::{datapath::Attached, net::Link},
     policy::config::Config,
 };
 
-/// Finds every configured interface.
+/// Finds every configured interface among this host's `links`.
 ///
 /// # Errors
 ///
 /// Each interface that does not exist or cannot be used; if none is configured.
-pub async fn interfaces(netlink: &Netlink, config: &Config) -> Result<Vec<Attached>, HostErrors> {
+pub fn interfaces(links: &[Link], config: &Config) -> Result<Vec<Attached>, HostErrors> {
     if config.interfaces.is_empty() {
         return Err(HostErrors(vec![HostError::NoInterfaces]));
     }
-    let (found, errors) = present_interfaces(netlink, config).await?;
+    let (found, errors) = present_interfaces(links, config);
     if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
 }
 
-/// Finds the configured interfaces that exist, and what is wrong with the others.
-///
-/// # Errors
-///
-/// If the host's interfaces cannot be listed.
-pub async fn present_interfaces(
-    netlink: &Netlink,
-    config: &Config,
-) -> Result<(Vec<Attached>, Vec<HostError>), NetError> {
-    let links = netlink.links().await?;
+/// Finds the configured interfaces among this host's `links`, and what is wrong with the others.
+pub fn present_interfaces(links: &[Link], config: &Config) -> (Vec<Attached>, Vec<HostError>) {
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for interface in &config.interfaces {
@@ -52,11 +41,18 @@ pub async fn present_interfaces(
             ifindex: link.index,
             mode: interface.mode,
             role: interface.role,
-            macs: macs(link, &links),
+            macs: macs(link, links),
             program: link.xdp.map(|xdp| xdp.prog_id),
+            above: above(link, links),
         });
     }
-    Ok((found, errors))
+    (found, errors)
+}
+
+/// Indices of the devices above an interface.
+fn above(link: &Link, links: &[Link]) -> Vec<u32> {
+    let on_it = links.iter().filter(|other| other.parent == Some(link.index));
+    on_it.map(|other| other.index).chain(link.master).collect()
 }
 
 /// The MACs whose frames the interface accepts: its own, and those of devices on top of it that

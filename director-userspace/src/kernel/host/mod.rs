@@ -84,6 +84,20 @@ pub enum HostError {
     Net(#[from] NetError),
 }
 
+impl HostError {
+    /// The configured interface that cannot be used, if that is the error.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::NoSuchInterface { name, .. } | Self::NotEthernet { name } => Some(name),
+            Self::NoInterfaces
+            | Self::DirectOffLink { .. }
+            | Self::OwnAddress { .. }
+            | Self::OtherInterface { .. }
+            | Self::Net(_) => None,
+        }
+    }
+}
+
 /// All reasons why a configuration cannot be applied on this host.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", lines(.0))]

@@ -1,7 +1,7 @@
 //! The next hops of backends, as the kernel resolves them: all at once.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -78,6 +78,38 @@ impl NextHopCache {
             }
         }
         left
+    }
+
+    /// Takes over what `found` has; returns the addresses whose next hops differ from before.
+    pub fn update(&mut self, found: Self) -> HashSet<IpAddr> {
+        let mut differing = HashSet::new();
+        for (address, hop) in found.0 {
+            let is_same = match (self.0.get(&address), &hop) {
+                (Some(Ok(before)), Ok(now)) => before == now,
+                (Some(Err(before)), Err(now)) => before.to_string() == now.to_string(),
+                (Some(_) | None, _) => false,
+            };
+            if !is_same {
+                differing.insert(address);
+                self.0.insert(address, hop);
+            }
+        }
+        differing
+    }
+
+    /// All addresses in it.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.0.keys().copied().collect()
+    }
+
+    /// The addresses whose packets are sent to one of these neighbours, and those among them that
+    /// have no next hop.
+    pub fn sent_by(&self, neighbours: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let is_sent = |(address, hop): &(&IpAddr, &Result<NextHop, NetError>)| match hop {
+            Ok(hop) => neighbours.contains(&hop.neighbour),
+            Err(_) => neighbours.contains(*address),
+        };
+        self.0.iter().filter(is_sent).map(|(address, _)| *address).collect()
     }
 
     /// The next hop of one, or why there is none; `None` if it was not requested.

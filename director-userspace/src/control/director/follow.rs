@@ -1,0 +1,151 @@
+//! Changes of the host: interfaces, routes and neighbours.
+
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use director_common::backend::NextHop;
+
+use super::{Changed, Director, DirectorError, HostChange, Stepped, on_host::assign_vips};
+use crate::{
+    kernel::{
+        datapath::{Attached, Attachments, Pins},
+        host::{self, NextHopCache},
+    },
+    policy::plan::Op,
+};
+
+impl Director {
+    /// The host changed, or what is known of it is doubted: the next step looks at it.
+    pub fn host_changed(&mut self) {
+        self.doubtful.look();
+    }
+
+    /// Looks at what changed on the host. What that concerns becomes doubtful.
+    pub(super) async fn look(&mut self) -> Stepped {
+        let mut change = self.host.take();
+        if self.doubtful.has_look_failed() {
+            change = HostChange::Anything;
+        }
+        let result = match change {
+            HostChange::Nothing => Ok(()),
+            HostChange::Neighbours(neighbours) => {
+                let addresses = self.hops.sent_by(&neighbours);
+                self.follow_addresses(addresses).await;
+                Ok(())
+            }
+            HostChange::Anything => self.look_at_all().await,
+        };
+        match result {
+            Ok(()) => {
+                self.doubtful.looked();
+                self.host.looked();
+                Stepped::default()
+            }
+            Err(error) => {
+                self.doubtful.look_failed(error.to_string());
+                self.host.look_failed();
+                Stepped { error: Some(error), ..Stepped::default() }
+            }
+        }
+    }
+
+    async fn look_at_all(&mut self) -> Result<(), DirectorError> {
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        let (found, missing) = host::present_interfaces(&links, &self.wanted);
+        let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
+        let tables = &mut self.datapath.tables;
+        Attachments::clear_gone(tables, &indices);
+        let attachments = Attachments::assign(tables, &found)?;
+        attachments.write(tables, &found)?;
+        let place = |i: &Attached| (i.name.clone(), i.ifindex, i.mode, i.role, i.macs.clone());
+        let are_same = found.iter().map(place).eq(self.interfaces.present.iter().map(place))
+            && addresses == self.addresses;
+        self.interfaces.found(found, &missing);
+        self.addresses = addresses;
+        self.datapath.detach_others(&self.interfaces.present)?;
+        let known = self.hops.addresses();
+        self.follow_addresses(known).await;
+        if !are_same {
+            self.pins = Pins::hold(&self.datapath.instance)?;
+            self.doubtful.everything();
+        }
+        // An interface that was recreated, or was down, has lost its addresses.
+        self.assign_vips().await;
+        Ok(())
+    }
+
+    /// Resolves the next hops to these addresses again.
+    async fn follow_addresses(&mut self, addresses: Vec<IpAddr>) {
+        let found = NextHopCache::find(&self.netlink, addresses.into_iter(), Duration::ZERO).await;
+        let differing = self.hops.update(found);
+        if differing.is_empty() {
+            return;
+        }
+        let services = self.services_with(&differing);
+        let configured: HashSet<IpAddr> = services
+            .iter()
+            .flat_map(|at| self.wanted.services[*at].backends.iter().map(|b| b.address))
+            .collect();
+        if differing.iter().all(|address| configured.contains(address)) {
+            self.doubtful.services(services);
+        } else {
+            // Backends that drain follow, too.
+            self.doubtful.everything();
+        }
+    }
+
+    /// While a long plan is applied: next hops follow neighbours that change, in the maps and in
+    /// the steps that are `left`.
+    pub(super) async fn follow_meanwhile(&mut self, left: &mut [Op]) {
+        let neighbours = self.host.take_neighbours();
+        if neighbours.is_empty() {
+            return;
+        }
+        let addresses = self.hops.sent_by(&neighbours);
+        let found = NextHopCache::find(&self.netlink, addresses.into_iter(), Duration::ZERO).await;
+        let differing = self.hops.update(found);
+        let attachments = self.attachments();
+        let next_hop = |address: IpAddr| {
+            let Some(Ok(hop)) = differing.get(&address).and_then(|at| self.hops.get(*at)) else {
+                return None;
+            };
+            let slot = attachments.slot(hop.link_index)?;
+            Some(NextHop::new(hop.mac?, hop.vlan.unwrap_or(0), slot as u8))
+        };
+        self.datapath.tables.move_next_hops(next_hop);
+        for op in left {
+            if let Op::AddBackend { spec, .. } | Op::SetBackend { spec, .. } = op
+                && !spec.fixed_next_hop
+                && let Some(next_hop) = next_hop(spec.address)
+                && next_hop.is_same_way(spec.path.next_hop)
+            {
+                spec.path.next_hop = next_hop;
+            }
+        }
+        // Whatever else changed with them is looked at afterwards.
+        self.host.note(HostChange::Neighbours(neighbours));
+    }
+
+    /// Attaches to the next interface that is due; returns whether there was one.
+    pub(super) fn attach_next(&mut self) -> bool {
+        let attachments = self.attachments();
+        let Some(interface) = self.interfaces.next(&self.datapath, &attachments).cloned() else {
+            return false;
+        };
+        let attached = self.datapath.attach_some(&[&interface], &attachments, &|_| true);
+        // No error is left for the whole when each may fail.
+        let errors = attached.unwrap_or_default();
+        self.interfaces.record(&self.datapath, &[&interface], &attachments, errors);
+        if let Ok(pins) = Pins::hold(&self.datapath.instance) {
+            self.pins = pins;
+        }
+        true
+    }
+
+    pub(super) async fn assign_vips(&mut self) {
+        let mut changed = Changed::default();
+        assign_vips(&self.netlink, &self.datapath.instance, &self.wanted, &mut changed).await;
+        changed.warnings.extend(super::flow_table_warning(&self.datapath, &self.wanted));
+        self.host_warnings = changed.warnings;
+    }
+}
