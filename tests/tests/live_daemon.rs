@@ -553,7 +553,7 @@ async fn a_recreated_interface_is_attached_again() {
         wait_until(vip, FOLLOWED, || answers(&live, vip));
         assert_eq!(live.spread(vip, 60).len(), 3);
     }
-    daemon.wait_for("changes of the host are applied again", SOON);
+    daemon.wait_for("in effect now", SOON);
     assert_eq!(daemon.log().matches("does not exist").count(), 1, "{}", daemon.log());
     let after = live.bpf().await;
     assert_eq!(after.links.len(), 1, "{after:?}");

@@ -24,6 +24,9 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(5);
 /// While the kernel's notifications cannot be had, the host is looked at this often.
 const POLL: Duration = Duration::from_millis(500);
 
+/// Most other neighbours that are remembered; beyond, some answers are noticed by the next repair.
+const OTHERS_AT_MOST: usize = 1 << 16;
+
 /// What may have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostChange {
@@ -68,6 +71,9 @@ struct State {
     last_look: LastLook,
     /// Neighbours that packets are sent to: others change all the time.
     neighbours: HashSet<IpAddr>,
+    /// Others that changed: one that is resolved may answer before it is known that packets are to
+    /// be sent to it.
+    others: HashSet<IpAddr>,
 }
 
 #[derive(Default)]
@@ -116,7 +122,12 @@ impl HostChanges {
         while let Some(change) = changes.recv().await {
             let change = match change {
                 Change::Neighbour { neighbour, .. } => {
-                    if !self.state().neighbours.contains(&neighbour.ip) {
+                    let mut state = self.state();
+                    if !state.neighbours.contains(&neighbour.ip) {
+                        if state.others.len() == OTHERS_AT_MOST {
+                            state.others.clear();
+                        }
+                        state.others.insert(neighbour.ip);
                         continue;
                     }
                     HostChange::Neighbours(BTreeSet::from([neighbour.ip]))
@@ -198,9 +209,20 @@ impl HostChanges {
             && oldest.is_none_or(|oldest| oldest.elapsed() < FOLLOWED_WITHIN)
     }
 
-    /// Sets the neighbours whose changes matter.
+    /// Sets the neighbours whose changes matter. One that is new among them, and changed already, is
+    /// a change.
     pub fn set_neighbours(&self, neighbours: impl Iterator<Item = IpAddr>) {
-        self.state().neighbours = neighbours.collect();
+        let neighbours: HashSet<IpAddr> = neighbours.collect();
+        let mut state = self.state();
+        let new = neighbours.difference(&state.neighbours);
+        let changed: BTreeSet<IpAddr> =
+            new.filter(|neighbour| state.others.contains(*neighbour)).copied().collect();
+        state.others.clear();
+        state.neighbours = neighbours;
+        drop(state);
+        if !changed.is_empty() {
+            self.note(HostChange::Neighbours(changed));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

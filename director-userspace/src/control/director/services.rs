@@ -226,9 +226,9 @@ impl Director {
         attachments.prune(&mut self.datapath.tables);
         self.route_warnings = warnings;
         let mut kept = Changed::default();
-        keep_neighbours(&self.netlink, &self.neighbours, &neighbours, &mut kept).await;
+        let before = self.set_neighbours(neighbours);
+        keep_neighbours(&self.netlink, &before, &self.neighbours, &mut kept).await;
         shown.extend(kept.warnings);
-        self.set_neighbours(neighbours);
         Ok(Changed { plan, warnings: shown })
     }
 
@@ -299,13 +299,13 @@ impl Director {
         self.route_warnings.retain(is_of_others);
         self.route_warnings.extend(warnings);
         let fresh: Neighbours = neighbours.difference(&self.neighbours).copied().collect();
-        let mut kept = Changed::default();
-        keep_neighbours(&self.netlink, &Neighbours::new(), &fresh, &mut kept).await;
-        shown.extend(kept.warnings);
         if !fresh.is_empty() {
             let all = self.neighbours.union(&fresh).copied().collect();
             self.set_neighbours(all);
         }
+        let mut kept = Changed::default();
+        keep_neighbours(&self.netlink, &Neighbours::new(), &fresh, &mut kept).await;
+        shown.extend(kept.warnings);
         Ok(Changed { plan, warnings: shown })
     }
 
@@ -357,9 +357,10 @@ impl Director {
         }
     }
 
-    pub(super) fn set_neighbours(&mut self, neighbours: Neighbours) {
+    /// Follows these neighbours from now on; returns those before.
+    pub(super) fn set_neighbours(&mut self, neighbours: Neighbours) -> Neighbours {
         self.host.set_neighbours(neighbours.iter().map(|(_, ip)| *ip));
-        self.neighbours = neighbours;
+        std::mem::replace(&mut self.neighbours, neighbours)
     }
 
     /// The services that use these backends; `None` if a backend is of none of them and drains.
