@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        datapath::{self, Attached, Attachments, DatapathError, Pins},
+        datapath::{self, Attached, Attachments, DatapathError},
         host::{self, HostError, HostErrors},
     },
     policy::config::{Config, model::Service},
@@ -223,7 +223,7 @@ impl Director {
             }
         };
         self.interfaces.record(&self.datapath, &tried, attachments, errors);
-        self.pins = Pins::hold(&self.datapath.instance)?;
+        self.pins.hold_new(&self.datapath.instance)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use director_common::backend::NextHop;
 use super::{Changed, Director, DirectorError, HostChange, Stepped, on_host::assign_vips};
 use crate::{
     kernel::{
-        datapath::{Attached, Attachments, Pins},
+        datapath::{Attached, Attachments},
         host::{self, NextHopCache},
     },
     policy::plan::Op,
@@ -24,6 +24,8 @@ impl Director {
         let mut change = self.host.take();
         if self.doubtful.has_look_failed() {
             change = HostChange::Anything;
+            // Neighbours that the kernel could not keep are among what failed.
+            self.doubtful.everything();
         }
         let result = match change {
             HostChange::Nothing => Ok(()),
@@ -36,12 +38,16 @@ impl Director {
         };
         match result {
             Ok(()) => {
-                self.doubtful.looked();
+                if self.hops.has_failures() {
+                    self.doubtful.look_failed(None);
+                } else {
+                    self.doubtful.looked();
+                }
                 self.host.looked();
                 Stepped::default()
             }
             Err(error) => {
-                self.doubtful.look_failed(error.to_string());
+                self.doubtful.look_failed(Some(error.to_string()));
                 self.host.look_failed();
                 Stepped { error: Some(error), ..Stepped::default() }
             }
@@ -61,12 +67,13 @@ impl Director {
         let are_same = found.iter().map(place).eq(self.interfaces.present.iter().map(place))
             && addresses == self.addresses;
         self.interfaces.found(found, &missing);
+        self.interfaces.check_programs();
         self.addresses = addresses;
         self.datapath.detach_others(&self.interfaces.present)?;
+        self.pins.hold_new(&self.datapath.instance)?;
         let known = self.hops.addresses();
         self.follow_addresses(known).await;
         if !are_same {
-            self.pins = Pins::hold(&self.datapath.instance)?;
             self.doubtful.everything();
         }
         // An interface that was recreated, or was down, has lost its addresses.
@@ -136,8 +143,8 @@ impl Director {
         // No error is left for the whole when each may fail.
         let errors = attached.unwrap_or_default();
         self.interfaces.record(&self.datapath, &[&interface], &attachments, errors);
-        if let Ok(pins) = Pins::hold(&self.datapath.instance) {
-            self.pins = pins;
+        if let Err(error) = self.pins.hold_new(&self.datapath.instance) {
+            tracing::error!("{error}");
         }
         true
     }

@@ -56,7 +56,12 @@ impl Interfaces {
         self.missing = missing.collect();
         let is_present = |name: &String| self.present.iter().any(|i| i.name == *name);
         self.failing.retain(|name, _| is_present(name));
-        // A program that another process took off is attached again.
+        self.loaded.retain(|name, _| is_present(name));
+    }
+
+    /// After [`Interfaces::found`]: a program that another process took off is attached again, and
+    /// where another process's program came or went, the next attempt is due.
+    pub(super) fn check_programs(&mut self) {
         let has_program =
             |name: &String| self.present.iter().any(|i| i.name == *name && i.program.is_some());
         self.loaded.retain(|name, _| has_program(name));

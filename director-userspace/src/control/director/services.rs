@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        datapath::{self, DatapathError, Pins, clock_ns},
+        datapath::{self, DatapathError, clock_ns},
         host::NextHopCache,
     },
     policy::{
@@ -33,19 +33,27 @@ const OPS_AT_ONCE: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Doubtful {
     look: Look,
+    /// The last look failed, as a whole or in part.
+    look_failed: Option<LookFailed>,
     maps: Maps,
     /// The last attempt to bring the maps right failed.
     failed: Option<(String, Backoff)>,
 }
 
-/// Whether the host must be looked at.
-#[derive(Debug, Default)]
+/// Whether something is known to have changed on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Look {
     #[default]
     NotDue,
     Due,
-    /// It could not be read.
-    Failed(String, Backoff),
+}
+
+/// A look at the host that failed.
+#[derive(Debug)]
+struct LookFailed {
+    /// `None`: the kernel was short of something for a next hop, which has a warning of its own.
+    error: Option<String>,
+    backoff: Backoff,
 }
 
 /// What the maps may not hold as wanted.
@@ -83,45 +91,39 @@ impl Doubtful {
 
     /// The host is to be looked at.
     pub(super) fn look(&mut self) {
-        if matches!(self.look, Look::NotDue) {
-            self.look = Look::Due;
-        }
+        self.look = Look::Due;
     }
 
-    /// The look failed.
-    pub(super) fn look_failed(&mut self, error: String) {
-        let backoff = match std::mem::take(&mut self.look) {
-            Look::Failed(_, backoff) => backoff.again(),
-            Look::NotDue | Look::Due => Backoff::new(),
-        };
-        self.look = Look::Failed(error, backoff);
+    /// The look failed as a whole, or (without an error) for some next hops.
+    pub(super) fn look_failed(&mut self, error: Option<String>) {
+        self.look = Look::NotDue;
+        let before = self.look_failed.take();
+        let backoff = before.map_or_else(Backoff::new, |before| before.backoff.again());
+        self.look_failed = Some(LookFailed { error, backoff });
     }
 
     /// The look succeeded.
     pub(super) fn looked(&mut self) {
         self.look = Look::NotDue;
+        self.look_failed = None;
     }
 
-    /// Whether the last look failed.
+    /// Whether the last look failed, as a whole or in part.
     pub(super) fn has_look_failed(&self) -> bool {
-        matches!(self.look, Look::Failed(..))
+        self.look_failed.is_some()
     }
 
     /// Whether the host is to be looked at now.
     pub(super) fn look_is_due(&self) -> bool {
-        match &self.look {
-            Look::NotDue => false,
-            Look::Due => true,
-            Look::Failed(_, backoff) => backoff.at() <= Instant::now(),
-        }
+        self.look == Look::Due
+            || self.look_failed.as_ref().is_some_and(|f| f.backoff.at() <= Instant::now())
     }
 
     /// When something is to be done.
     pub(super) fn due(&self) -> Option<Instant> {
-        let look = match &self.look {
-            Look::NotDue => None,
+        let look = match self.look {
+            Look::NotDue => self.look_failed.as_ref().map(|failed| failed.backoff.at()),
             Look::Due => Some(Instant::now()),
-            Look::Failed(_, backoff) => Some(backoff.at()),
         };
         let maps = match (&self.maps, &self.failed) {
             (Maps::Services(services), _) if services.is_empty() => None,
@@ -133,10 +135,7 @@ impl Doubtful {
 
     /// Why something is not as wanted.
     pub(super) fn error(&self) -> Option<&str> {
-        let look = match &self.look {
-            Look::Failed(error, _) => Some(error.as_str()),
-            Look::NotDue | Look::Due => None,
-        };
+        let look = self.look_failed.as_ref().and_then(|failed| failed.error.as_deref());
         look.or(self.failed.as_ref().map(|(error, _)| error.as_str()))
     }
 
@@ -228,6 +227,7 @@ impl Director {
         let mut kept = Changed::default();
         let before = self.set_neighbours(neighbours);
         keep_neighbours(&self.netlink, &before, &self.neighbours, &mut kept).await;
+        self.look_again_if_short(&kept);
         shown.extend(kept.warnings);
         Ok(Changed { plan, warnings: shown })
     }
@@ -305,6 +305,7 @@ impl Director {
         }
         let mut kept = Changed::default();
         keep_neighbours(&self.netlink, &Neighbours::new(), &fresh, &mut kept).await;
+        self.look_again_if_short(&kept);
         shown.extend(kept.warnings);
         Ok(Changed { plan, warnings: shown })
     }
@@ -336,7 +337,7 @@ impl Director {
             .grow(capacity, &all, attachments, &|interface| interfaces.is_failing(interface))?;
         let all: Vec<_> = all.iter().collect();
         self.interfaces.record(&self.datapath, &all, attachments, errors);
-        self.pins = Pins::hold(&self.datapath.instance)?;
+        self.pins.hold_new(&self.datapath.instance)?;
         Ok(())
     }
 
@@ -354,6 +355,13 @@ impl Director {
         if !missing.is_empty() {
             let found = NextHopCache::find(&self.netlink, missing.into_iter(), wait).await;
             self.hops.update(found);
+        }
+    }
+
+    /// If the kernel was short of something for next hops or neighbours, the host is looked at again.
+    pub(super) fn look_again_if_short(&mut self, kept: &Changed) {
+        if !kept.warnings.is_empty() || self.hops.has_failures() {
+            self.doubtful.look_failed(None);
         }
     }
 

@@ -131,6 +131,12 @@ impl Datapath {
         interface: &Attached,
         attachments: &Attachments,
     ) -> Result<Before, DatapathError> {
+        if let Some(id) = interface.program
+            && !link_pins(&self.instance)?.iter().any(|pin| pin.ifindex == interface.ifindex)
+        {
+            // Loading the program only to be refused would take a good part of a second.
+            return Err(foreign(interface, id));
+        }
         let meta = self.tables.meta();
         let sizes = super::Sizes { table_bits: meta.table_bits, backends: 1, rings: 1 };
         let interface_slot = attachments.slot(interface.ifindex).unwrap_or(0);

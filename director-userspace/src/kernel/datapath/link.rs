@@ -13,9 +13,10 @@ use std::{
 use super::DatapathError;
 use crate::policy::config::model::AttachMode;
 
-/// `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_LINK_CREATE` and `BPF_LINK_DETACH` of linux/bpf.h.
+/// `BPF_OBJ_PIN`, `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD`, `BPF_LINK_CREATE` and `BPF_LINK_DETACH` of linux/bpf.h.
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -31,6 +32,26 @@ struct Obj {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
+#[repr(C)]
+struct ObjInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The first part of `struct bpf_link_info`, of a link of XDP.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _pad: u32,
+    ifindex: u32,
+    _rest: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
@@ -76,6 +97,18 @@ pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let bpf_fd = fd.as_raw_fd() as u32;
     let attr = Obj { pathname: path.as_ptr() as u64, bpf_fd, file_flags: 0 };
     bpf(OBJ_PIN, &attr).map(drop)
+}
+
+/// The index of the interface that a link is attached to; 0 if it is detached, or its interface is
+/// gone. `None` for what is not a link.
+pub(super) fn ifindex(link: BorrowedFd<'_>) -> Option<u32> {
+    let mut info = LinkInfo::default();
+    let attr = ObjInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &attr).ok().map(|_| info.ifindex)
 }
 
 /// Attaches a loaded program to an interface by a new link, which is pinned at `path`.

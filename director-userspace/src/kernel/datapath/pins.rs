@@ -36,6 +36,27 @@ impl Pins {
         Ok(Self(held))
     }
 
+    /// Opens what is pinned now, after pins were changed deliberately. What another process removed
+    /// meanwhile stays open, to be restored: a link that was detached deliberately has no interface
+    /// any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pins::hold`]; what was open stays so.
+    pub fn hold_new(&mut self, instance: &Instance) -> Result<(), DatapathError> {
+        let mut held = Self::hold(instance)?;
+        let links = instance.link_pins();
+        for (path, fd) in self.0.drain(..) {
+            let is_link = path.parent() == Some(&links);
+            let is_alive = !is_link || link::ifindex(fd.as_fd()).is_some_and(|index| index != 0);
+            if is_alive && !held.0.iter().any(|(there, _)| *there == path) {
+                held.0.push((path, fd));
+            }
+        }
+        *self = held;
+        Ok(())
+    }
+
     /// Creates missing pins again; returns their paths.
     ///
     /// # Errors

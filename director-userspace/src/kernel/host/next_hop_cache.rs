@@ -97,6 +97,24 @@ impl NextHopCache {
         differing
     }
 
+    /// Whether some could not be asked for: not that the host has no way to them, but that the
+    /// kernel was short of something.
+    pub fn has_failures(&self) -> bool {
+        let has_failed = |hop: &Result<NextHop, NetError>| match hop {
+            Ok(_)
+            | Err(
+                NetError::NoRoute { .. }
+                | NetError::OwnAddress { .. }
+                | NetError::NoSuchInterface { .. }
+                | NetError::NoSuchNamespace { .. }
+                | NetError::NamespaceExists { .. }
+                | NetError::BadNamespaceName { .. },
+            ) => false,
+            Err(NetError::System { .. } | NetError::NoSuchIndex { .. }) => true,
+        };
+        self.0.values().any(has_failed)
+    }
+
     /// All addresses in it.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.0.keys().copied().collect()
