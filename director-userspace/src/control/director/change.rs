@@ -78,8 +78,7 @@ impl Director {
     /// The services that `config` changes, if everything else of it is in effect.
     fn small_change(&self, config: &Config, scope: Scope<'_>) -> Option<Vec<usize>> {
         let before = &self.wanted;
-        let is_same = !self.doubtful.is_everything()
-            && (&config.interfaces, &config.tunnel) == (&before.interfaces, &before.tunnel)
+        let is_same = (&config.interfaces, &config.tunnel) == (&before.interfaces, &before.tunnel)
             && (config.hash_key, config.flows.size) == (before.hash_key, before.flows.size)
             && config.flows.clients == before.flows.clients
             && config.services.len() == before.services.len();
@@ -88,6 +87,8 @@ impl Director {
         }
         match scope {
             Scope::Services(services) => Some(services.to_vec()),
+            // What is doubtful may be what this configuration changes.
+            Scope::All if self.doubtful.is_everything() => None,
             Scope::All => {
                 let mut changed = Vec::new();
                 let pairs = config.services.iter().zip(&before.services);

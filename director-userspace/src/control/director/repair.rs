@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Director, DirectorError,
+    Changed, Director, DirectorError,
     prepare::{Accepts, Prepared},
 };
 use crate::{
@@ -73,8 +73,8 @@ impl Director {
         let pins = self.pins.restore()?;
         let flows = &self.wanted.flows;
         let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces.present, flows);
-        if self.doubtful.is_everything() {
-            // The next step does the same.
+        if self.doubtful.due().is_some() {
+            // What is doubtful already differs, and further steps bring it right.
             return Ok(Repaired { pins, rest, plan: Plan::default() });
         }
         let observed = datapath::observe(&self.datapath.tables);
@@ -91,8 +91,7 @@ impl Director {
             Accepts::Anything,
         )
         .await?;
-        let mut plan = prepared.changed.plan;
-        self.apply_in_portions(&mut plan.ops).await?;
+        let Changed { plan, .. } = self.apply_all(prepared).await?;
         Ok(Repaired { pins, rest, plan })
     }
 }

@@ -178,7 +178,7 @@ impl Director {
             Maps::Everything => {
                 let result = self.bring_all_right().await;
                 if result.is_ok() {
-                    self.doubtful.maps_are_right();
+                    self.doubtful.failed = None;
                 }
                 result
             }
@@ -211,7 +211,19 @@ impl Director {
             Accepts::Anything,
         )
         .await?;
-        self.apply_all(prepared).await
+        if !is_long(&prepared.changed.plan.ops) {
+            return self.apply_all(prepared).await;
+        }
+        // Service by service, with other events in between.
+        let Prepared { attachments, neighbours, warnings, .. } = prepared;
+        attachments.prune(&mut self.datapath.tables);
+        self.route_warnings = warnings;
+        let before = self.set_neighbours(neighbours);
+        let mut kept = Changed::default();
+        keep_neighbours(&self.netlink, &before, &self.neighbours, &mut kept).await;
+        self.look_again_if_short(&kept);
+        self.doubtful.maps = Maps::Services((0..config.services.len()).collect());
+        Ok(kept)
     }
 
     /// Applies a plan for all services.
@@ -222,6 +234,7 @@ impl Director {
         let Prepared { attachments, changed, neighbours, warnings, .. } = prepared;
         let Changed { mut plan, warnings: mut shown } = changed;
         self.apply_in_portions(&mut plan.ops).await?;
+        self.doubtful.maps_are_right();
         attachments.prune(&mut self.datapath.tables);
         self.route_warnings = warnings;
         let mut kept = Changed::default();
@@ -407,6 +420,26 @@ pub(super) fn addresses_of<'a>(
     let configured = services.into_iter().flat_map(|s| s.backends.iter().map(|b| b.address));
     let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
     configured.chain(present.map(|backend| backend.address)).collect::<Vec<_>>().into_iter()
+}
+
+/// Whether steps take long, and each concerns one service that is there before and after.
+fn is_long(ops: &[Op]) -> bool {
+    let is_of_one = |op: &Op| match op {
+        Op::SetServiceMeta { .. }
+        | Op::AddBackend { .. }
+        | Op::SetBackend { .. }
+        | Op::SetRing { .. }
+        | Op::DrainBackend { .. }
+        | Op::StopBackend { .. }
+        | Op::MoveBackend { .. }
+        | Op::FreeBackend { .. } => true,
+        Op::RemoveStrayKey(_)
+        | Op::AddService { .. }
+        | Op::ShowService { .. }
+        | Op::HideService { .. }
+        | Op::RemoveService { .. } => false,
+    };
+    portion_of(ops) < ops.len() && ops.iter().all(is_of_one)
 }
 
 /// How many of these steps are applied at once.
