@@ -199,6 +199,7 @@ impl Director {
             changed.warnings.push(error.to_string());
         }
         keep_neighbours(netlink, &Neighbours::new(), &prepared.neighbours, &mut changed).await;
+        prepared.hops.follow_path_mtus(netlink);
         let warnings = prepared.warnings;
         let effective = Effective { config: config.clone(), hops: prepared.hops, warnings };
         Ok((changed, prepared.neighbours, effective))
@@ -417,6 +418,7 @@ impl Director {
         keep_neighbours(&self.netlink, &self.neighbours, &prepared.neighbours, &mut changed).await;
         self.interfaces = interfaces;
         self.neighbours = prepared.neighbours;
+        prepared.hops.follow_path_mtus(&self.netlink);
         let (hops, warnings) = (prepared.hops, prepared.warnings);
         self.effective = Some(Effective { config: config.clone(), hops, warnings });
         Ok(changed)

@@ -186,7 +186,7 @@ impl Events {
                         // Unrelated neighbours change all the time.
                         Change::Neighbour { neighbour, .. } => sends_to(neighbour),
                         Change::Link { .. } | Change::Address { .. } => true,
-                        Change::Route | Change::Resync => true,
+                        Change::Route | Change::PathMtu { .. } | Change::Resync => true,
                     };
                     if matters {
                         let now = Instant::now();

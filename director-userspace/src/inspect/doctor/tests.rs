@@ -99,6 +99,8 @@ fn hop(backend: &str) -> NextHop {
         mac: Some([2, 0, 0, 0, 0, 0x11]),
         own_mac: [2, 0, 0, 0, 0, 3],
         mtu: 1600,
+        route_mtu: None,
+        route_mtu_ends: None,
     }
 }
 
