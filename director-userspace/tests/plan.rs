@@ -4,15 +4,15 @@ use std::net::IpAddr;
 
 use director_common::{
     address::Address,
-    backend::{BackendFields, BackendState, BackendWord, NextHop},
+    backend::{BackendFields, BackendState, BackendWord, ForwardMode, NextHop},
     flow::Family,
     service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
 };
 use director_userspace::policy::{
     config::{self, model::Availability},
     plan::{
-        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,
-        PlanError, Presence, diff, diff_growing, ring_fingerprint,
+        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, PathKey, Paths,
+        Plan, PlanError, Presence, diff, diff_growing, ring_fingerprint,
     },
 };
 
@@ -66,7 +66,11 @@ fn paths(mac: u8) -> Paths {
         source: "10.9.9.9".parse().ok(),
         mtu: 1500,
     };
-    (1..20u8).map(|last| (IpAddr::from([10, 0, 0, last]), path)).collect()
+    let backends = (1..20u8)
+        .flat_map(|last| [ForwardMode::Tunnel, ForwardMode::Direct].map(|forward| (last, forward)));
+    let key =
+        |(last, forward)| PathKey { address: IpAddr::from([10, 0, 0, last]), forward, mac: None };
+    backends.map(|backend| (key(backend), path)).collect()
 }
 
 /// What `datapath::apply` does to maps, here to their description.
@@ -440,6 +444,6 @@ fn families_and_ports_are_written_as_in_urls() {
         Ok(loaded) => loaded.config,
         Err(errors) => panic!("{errors}"),
     };
-    let plan = reach(&mut empty(), &Desired::new(&config, &Paths::new()), 0);
+    let plan = reach(&mut empty(), &Desired::new(&config, &Paths::default()), 0);
     assert!(plan.starts_with("+ service six (udp [2001:db8::1]:any)\n"), "{plan}");
 }

@@ -12,8 +12,8 @@ use director_common::{
 };
 
 use super::{
-    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths,
-    Plan, Presence, observed::PresenceKey, ring_fingerprint,
+    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, PathKey,
+    Paths, Plan, Presence, observed::PresenceKey, ring_fingerprint,
 };
 use crate::policy::config::model::Availability;
 
@@ -300,7 +300,9 @@ impl Differ<'_> {
                 deadline_ns: self.now_ns.saturating_add(timeout_ns),
             });
         }
-        if let Some(path) = paths.get(&backend.address)
+        let (address, mac) = (backend.address, None);
+        let key = backend.forward.map(|forward| PathKey { address, forward, mac });
+        if let Some(path) = key.and_then(|key| paths.get(&key))
             && path.next_hop.has_mac()
             && path.next_hop != backend.next_hop
             && !backend.fixed_next_hop
