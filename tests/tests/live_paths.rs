@@ -1,8 +1,9 @@
 //! Paths to backends behind routers: narrow ones, and some that move.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddrV4, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
@@ -102,31 +103,50 @@ impl Router {
     }
 
     /// Sends the director "fragmentation needed" about a packet of this protocol to `backend`.
-    fn complains(&self, live: &Live, backend: IpAddr, protocol: u8, mtu: u16) {
-        let (IpAddr::V4(to), Some(IpAddr::V4(director))) = (backend, live.node("director").ipv4())
-        else {
-            panic!("IPv4 only");
+    fn complains(&self, live: &Live, backend: Ipv4Addr, protocol: u8, mtu: u16) {
+        self.complains_of(live, [(backend, protocol, mtu)].into_iter());
+    }
+
+    /// The same about many; how many.
+    fn complains_of(
+        &self,
+        live: &Live,
+        packets: impl Iterator<Item = (Ipv4Addr, u8, u16)> + Send,
+    ) -> usize {
+        let Some(IpAddr::V4(director)) = live.node("director").ipv4() else {
+            panic!("no IPv4 address");
         };
-        let mut message = vec![3, 4, 0, 0, 0, 0];
-        message.extend(mtu.to_be_bytes());
-        message.extend([0x45, 0, 5, 220, 0, 1, 0x40, 0, 63, protocol, 0, 0]);
-        message.extend(director.octets());
-        message.extend(to.octets());
-        message.extend([0; 8]);
-        let mut sum = Sum::ZERO;
-        for word in message.chunks_exact(4) {
-            sum.add_word(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-        }
-        message[2..4].copy_from_slice(&sum.finish());
+        let to = SockaddrIn::from(SocketAddrV4::new(director, 0));
         let send = || {
             let (raw, icmp) = (SockType::Raw, SockProtocol::Icmp);
             let socket = socket(AddressFamily::Inet, raw, SockFlag::empty(), icmp)?;
-            let to = SockaddrIn::from(SocketAddrV4::new(director, 0));
-            sendto(socket.as_raw_fd(), &message, &to, MsgFlags::empty())
+            let mut sent = 0;
+            for (backend, protocol, mtu) in packets {
+                let message = fragmentation_needed(director, backend, protocol, mtu);
+                sendto(socket.as_raw_fd(), &message, &to, MsgFlags::empty())?;
+                sent += 1;
+            }
+            Ok::<_, nix::Error>(sent)
         };
         let sent = self.host.netns.run(|| Ok::<_, NetError>(send()));
-        sent.expect("enters").expect("sent");
+        sent.expect("enters").expect("sent")
     }
+}
+
+/// The ICMP error, which quotes only what it must: an IP header and eight bytes.
+fn fragmentation_needed(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, mtu: u16) -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend([0x45, 0, 5, 220, 0, 1, 0x40, 0, 63, protocol, 0, 0]);
+    message.extend(from.octets());
+    message.extend(to.octets());
+    message.extend([0; 8]);
+    let mut sum = Sum::ZERO;
+    for word in message.chunks_exact(4) {
+        sum.add_word(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    message[2..4].copy_from_slice(&sum.finish());
+    message
 }
 
 /// The route to one neighbour.
@@ -228,32 +248,76 @@ async fn uploads_pass_a_narrow_hop() {
     drop(servers);
 }
 
+const ICMP: u8 = 1;
+const IPIP: u8 = 4;
+/// The backend that routers report about.
+const REPORTED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+
 /// Off-path, a path MTU can be reported of a packet that the kernel itself would send (a ping's
 /// answer here), with or without a director: followed all the same, as is its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_mtu_that_the_kernel_learned_otherwise_is_followed() {
-    const ICMP: u8 = 1;
-    const IPIP: u8 = 4;
     let (live, router) = narrow("otherwise").await;
     let director = live.netlink("director");
     director.set_sysctl("net/ipv4/route/mtu_expires", "14").expect("sysctl");
     let daemon = live.run();
     let (service, _, backend) = KINDS[0];
     let backend = ip(backend);
-    router.complains(&live, backend, ICMP, 1300);
+    router.complains(&live, REPORTED, ICMP, 1300);
     wait_until("followed", POLLED, || path(&live, service, backend).0 == 1300);
     daemon.wait_for("mtu 1300 -> 1600", Duration::from_secs(14) + FOLLOWED);
     assert_eq!(path(&live, service, backend).0, WIDE);
     // Addresses that are no backends change nothing, whatever they are told of.
     daemon.clear_log();
-    for n in 100..110 {
-        router.complains(&live, [10, 0, 0, n].into(), IPIP, 1300);
-    }
+    router.complains_of(&live, (100..110).map(|n| (Ipv4Addr::new(10, 0, 0, n), IPIP, 1300)));
     thread::sleep(Duration::from_millis(500));
     assert_eq!(daemon.log(), "", "addresses that are no backends");
-    router.complains(&live, backend, IPIP, 1320);
+    router.complains(&live, REPORTED, IPIP, 1320);
     wait_until("reported of the tunnel", FOLLOWED, || path(&live, service, backend).0 == 1320);
     daemon.end(Signal::SIGTERM);
+}
+
+/// Forged errors, ten thousand destinations and ever smaller MTUs of a backend among them: they cost
+/// the daemon little, and what routers report about other backends is followed nonetheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_errors_costs_little() {
+    const LASTS: Duration = Duration::from_secs(3);
+    let (live, router) = narrow("flood").await;
+    let director = live.netlink("director");
+    director.set_sysctl("net/ipv4/route/mtu_expires", "600").expect("sysctl");
+    let servers = Echo::start(live.node("b2"), &[address(KINDS[1].1)]);
+    let daemon = live.run();
+    daemon.wait_for("ready", TIMEOUT);
+    let before = cpu_time(&daemon);
+    let began = Instant::now();
+    let forged = (0..u32::MAX).take_while(|_| began.elapsed() < LASTS).map(|n| match n % 10 {
+        0 => (REPORTED, IPIP, 1399 - (n / 10 % 800) as u16),
+        _ => (Ipv4Addr::from_bits(0x0a00_0200 + n % 10_000), IPIP, 1300),
+    });
+    let (sent, took) = thread::scope(|scope| {
+        let flood = scope.spawn(|| router.complains_of(&live, forged));
+        thread::sleep(LASTS / 3);
+        let took = upload(&live, KINDS[1].1);
+        (flood.join().expect("no panic"), took)
+    });
+    let spent = cpu_time(&daemon) - before;
+    println!("{sent} errors in {LASTS:?}: {spent:?} of CPU time; an upload beside them: {took:?}");
+    assert!(sent > 10_000, "{sent}");
+    assert!(spent < LASTS / 3, "{spent:?}");
+    assert!(took < POLLED, "{took:?}");
+    assert_eq!(path(&live, KINDS[1].0, ip(KINDS[1].2)).0, NARROW);
+    assert!(path(&live, KINDS[0].0, ip(KINDS[0].2)).0 < NARROW, "{}", daemon.log());
+    daemon.end(Signal::SIGTERM);
+    drop(servers);
+}
+
+/// What a daemon has used so far.
+fn cpu_time(daemon: &Daemon) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("runs");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let ticks = fields.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().expect("a number"));
+    // USER_HZ.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// `dir` and `last` reach the same backend directly that `tun` reaches by a tunnel; so does, while

@@ -38,12 +38,15 @@ async fn found_in_a_vlan() {
     // Where clients of the IPv6 VIP are cannot be known yet.
     daemon.wait_for("2001:db8::10/128 dev eth0.7", TIMEOUT);
     add_addresses(&live, "client1", ["192.0.2.99/24", "2001:db8::99/64"]).await;
+    let client = live.netlink("client1");
+    let there = client.link_by_name(VLAN).await.expect(VLAN).index;
+    let soon = Duration::from_secs(5);
+    let found = client.resolve_neighbour(there, ip(VIPS[1]), soon).await.expect("asked");
+    assert_eq!(found, None, "the warning is right");
     add_addresses(&live, "director", ["192.0.2.2/24", "2001:db8::2/64"]).await;
     let director = live.netlink("director");
     let vlan = director.link_by_name(VLAN).await.expect(VLAN);
     wait_until("assigned", TIMEOUT, || assigned_to(&director, vlan.index) == VIPS.map(ip));
-    let client = live.netlink("client1");
-    let there = client.link_by_name(VLAN).await.expect(VLAN).index;
     for vip in VIPS {
         let found = client.resolve_neighbour(there, ip(vip), TIMEOUT).await.expect("asked");
         assert_eq!(found, Some(vlan.mac), "{vip}");

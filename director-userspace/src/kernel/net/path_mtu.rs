@@ -41,8 +41,9 @@ const POLL: Duration = Duration::from_secs(10);
 const POLL_SHARE: u32 = 50;
 /// The kernel gives a path MTU's end in hundredths of a second, rounded down.
 const END_ROUNDING: Duration = Duration::from_millis(20);
-/// Most errors that are read at once, and the pause after them: a flood of errors costs little.
-const MAX_ERRORS: usize = 128;
+/// Most errors that are read at once, which is more than a socket's queue holds, and the pause after
+/// them: a flood of errors costs little.
+const MAX_ERRORS: usize = 512;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is followed of the route to an address.
@@ -197,6 +198,7 @@ pub(super) async fn follow(
     let mut followed = Followed::default();
     let mut poll_at = Instant::now() + POLL;
     loop {
+        let (mut pause, mut polled) = (Duration::ZERO, None);
         let due = followed.next_end().map_or(poll_at, |end| end.min(poll_at));
         let addresses = tokio::select! {
             changed = routes.changed() => {
@@ -207,15 +209,19 @@ pub(super) async fn follow(
                 continue;
             }
             destinations = sockets.destinations() => {
-                sleep(PAUSE).await;
+                pause = PAUSE;
                 followed.of(destinations)
             }
             () = sleep_until(due.into()) => {
                 let now = Instant::now();
-                if now >= poll_at { followed.behind_routers() } else { followed.ended(now) }
+                if now >= poll_at {
+                    polled = Some(now);
+                    followed.behind_routers()
+                } else {
+                    followed.ended(now)
+                }
             }
         };
-        let began = Instant::now();
         for destination in addresses {
             let Ok(route) = netlink.route_to(destination).await else { continue };
             let on_link = route.gateway.is_none();
@@ -230,9 +236,10 @@ pub(super) async fn follow(
         if changes.strong_count() == 0 {
             return;
         }
-        if began >= poll_at {
+        if let Some(began) = polled {
             poll_at = Instant::now() + POLL.max(began.elapsed() * POLL_SHARE);
         }
+        sleep(pause).await;
     }
 }
 
