@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd as _,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -267,6 +268,18 @@ async fn a_path_mtu_that_the_kernel_learned_otherwise_is_followed() {
     wait_until("followed", POLLED, || path(&live, service, backend).0 == 1300);
     daemon.wait_for("mtu 1300 -> 1600", Duration::from_secs(14) + FOLLOWED);
     assert_eq!(path(&live, service, backend).0, WIDE);
+    // A route's own MTU.
+    for (words, before, mtu) in
+        [(" mtu 1450", WIDE, 1450), (" mtu lock 1440", 1450, 1440), ("", 1440, WIDE)]
+    {
+        let line = format!("route replace {REPORTED} via {} dev eth0 onlink{words}", ROUTER[0]);
+        let mut ip = Command::new("ip");
+        ip.args(line.split(' '));
+        live.node("director").place(&mut ip).expect("placed");
+        assert!(ip.status().expect("runs").success(), "{line}");
+        daemon.wait_for(&format!("mtu {before} -> {mtu}"), FOLLOWED);
+        assert_eq!(path(&live, service, backend).0, mtu, "{line}");
+    }
     // Addresses that are no backends change nothing, whatever they are told of.
     daemon.clear_log();
     router.complains_of(&live, (100..110).map(|n| (Ipv4Addr::new(10, 0, 0, n), IPIP, 1300)));
