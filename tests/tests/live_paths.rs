@@ -287,6 +287,11 @@ async fn a_path_mtu_that_the_kernel_learned_otherwise_is_followed() {
     assert_eq!(daemon.log(), "", "addresses that are no backends");
     router.complains(&live, REPORTED, IPIP, 1320);
     wait_until("reported of the tunnel", FOLLOWED, || path(&live, service, backend).0 == 1320);
+    // The flows of a backend that drains are the oldest.
+    live.write(&kinds().replace(&format!("{{address: \"{REPORTED}\"}}"), ""));
+    daemon.wait_for("drains", FOLLOWED);
+    router.complains(&live, REPORTED, IPIP, 1310);
+    wait_until("reported while it drains", FOLLOWED, || path(&live, service, backend).0 == 1310);
     daemon.end(Signal::SIGTERM);
 }
 
