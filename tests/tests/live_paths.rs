@@ -321,7 +321,10 @@ async fn a_flood_of_errors_costs_little() {
     let spent = cpu_time(&daemon) - before;
     println!("{sent} errors in {LASTS:?}: {spent:?} of CPU time; an upload beside them: {took:?}");
     assert!(sent > 10_000, "{sent}");
-    assert!(spent < LASTS / 3, "{spent:?}");
+    assert!(spent < LASTS / 2, "{spent:?}");
+    // Ever smaller, yet not each of them at once.
+    let changes = daemon.log().matches("backend 10.0.0.11: mtu").count();
+    assert!(changes < 8, "{changes}: {}", daemon.log());
     assert!(took < POLLED, "{took:?}");
     assert_eq!(path(&live, KINDS[1].0, ip(KINDS[1].2)).0, NARROW);
     assert!(path(&live, KINDS[0].0, ip(KINDS[0].2)).0 < NARROW, "{}", daemon.log());

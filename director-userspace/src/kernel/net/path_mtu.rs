@@ -45,6 +45,9 @@ const END_ROUNDING: Duration = Duration::from_millis(20);
 /// them: a flood of errors costs little.
 const MAX_ERRORS: usize = 512;
 const PAUSE: Duration = Duration::from_millis(50);
+/// Errors about one destination change its MTU at most once in this time: forged ones can lower it
+/// hundreds of times.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// What is followed of the route to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +213,7 @@ pub(super) async fn follow(
             }
             destinations = sockets.destinations() => {
                 pause = PAUSE;
-                followed.of(destinations)
+                followed.of(destinations, Instant::now())
             }
             () = sleep_until(due.into()) => {
                 let now = Instant::now();
@@ -226,7 +229,7 @@ pub(super) async fn follow(
             let Ok(route) = netlink.route_to(destination).await else { continue };
             let on_link = route.gateway.is_none();
             let route = FollowedRoute { mtu: route.mtu, mtu_ends: route.mtu_ends, on_link };
-            if followed.is_news(destination, route) {
+            if followed.is_news(destination, route, Instant::now()) {
                 let Some(changes) = changes.upgrade() else { return };
                 if changes.send(Change::PathMtu { destination }).await.is_err() {
                     return;
@@ -248,6 +251,10 @@ pub(super) async fn follow(
 struct Followed {
     routes: FollowedRoutes,
     ends: BTreeSet<(Instant, IpAddr)>,
+    /// When their MTU last changed, if not long ago.
+    news: ByAddress<Instant>,
+    /// Errors that are held back.
+    held: BTreeSet<(Instant, IpAddr)>,
 }
 
 impl Followed {
@@ -257,10 +264,16 @@ impl Followed {
         self.routes = routes;
     }
 
-    /// Those of `destinations` that are followed.
-    fn of(&self, destinations: Vec<IpAddr>) -> Vec<IpAddr> {
-        let distinct: HashSet<IpAddr> = destinations.into_iter().collect();
-        distinct.into_iter().filter(|to| self.routes.contains_key(to)).collect()
+    /// Those of `destinations` that are followed, and did not change just now: the others are due
+    /// later.
+    fn of(&mut self, destinations: Vec<IpAddr>, now: Instant) -> Vec<IpAddr> {
+        self.news.retain(|_, at| *at + HOLD > now);
+        let mut distinct: HashSet<IpAddr> = destinations.into_iter().collect();
+        distinct.retain(|to| self.routes.contains_key(to));
+        let (held, due): (Vec<_>, Vec<_>) =
+            distinct.into_iter().partition(|to| self.news.contains_key(to));
+        self.held.extend(held.into_iter().map(|to| (self.news[&to] + HOLD, to)));
+        due
     }
 
     /// Those behind a router, which alone has a path beyond the link.
@@ -268,12 +281,14 @@ impl Followed {
         self.routes.iter().filter(|(_, route)| !route.on_link).map(|(to, _)| *to).collect()
     }
 
-    /// When the next MTU ends.
+    /// When the next MTU ends, or what was held back is due.
     fn next_end(&self) -> Option<Instant> {
-        self.ends.first().map(|(end, _)| *end + END_ROUNDING)
+        let end = self.ends.first().map(|(end, _)| *end + END_ROUNDING);
+        let held = self.held.first().map(|(due, _)| *due);
+        end.into_iter().chain(held).min()
     }
 
-    /// Those whose MTU should have ended at `now`.
+    /// Those whose MTU should have ended at `now`, and what was held back until then.
     fn ended(&mut self, now: Instant) -> Vec<IpAddr> {
         let mut ended = Vec::new();
         while let Some((end, to)) = self.ends.first().copied()
@@ -282,11 +297,17 @@ impl Followed {
             self.ends.pop_first();
             ended.push(to);
         }
+        while let Some((due, to)) = self.held.first().copied()
+            && due <= now
+        {
+            self.held.pop_first();
+            ended.push(to);
+        }
         ended
     }
 
     /// Records the route as it is now; whether its MTU is another one.
-    fn is_news(&mut self, to: IpAddr, now: FollowedRoute) -> bool {
+    fn is_news(&mut self, to: IpAddr, now: FollowedRoute, at: Instant) -> bool {
         let Some(known) = self.routes.get_mut(&to) else { return false };
         let before = std::mem::replace(known, now);
         self.ends.extend(now.mtu_ends.map(|end| (end, to)));
@@ -295,7 +316,11 @@ impl Followed {
         {
             self.ends.remove(&(end, to));
         }
-        before.mtu != now.mtu
+        let is_news = before.mtu != now.mtu;
+        if is_news {
+            self.news.insert(to, at);
+        }
+        is_news
     }
 }
 
@@ -333,10 +358,10 @@ mod tests {
             // Set by an administrator.
             (Some(1300), None, true),
         ] {
-            assert_eq!(followed.is_news(FAR, route(mtu, ends)), is_news, "{mtu:?} {ends:?}");
+            assert_eq!(followed.is_news(FAR, route(mtu, ends), start), is_news, "{mtu:?} {ends:?}");
             assert_eq!(followed.next_end(), ends.map(|end| end + END_ROUNDING), "{mtu:?}");
         }
-        assert!(!followed.is_news(OTHER, route(Some(1400), after(1))));
+        assert!(!followed.is_news(OTHER, route(Some(1400), after(1)), start));
         assert_eq!(followed.next_end(), None, "it is not followed");
     }
 
@@ -344,7 +369,7 @@ mod tests {
     fn an_mtu_is_looked_up_once_when_it_ends() {
         let (mut followed, start) = (followed(), Instant::now());
         let end = start + Duration::from_secs(3);
-        assert!(followed.is_news(FAR, route(Some(1400), Some(end))));
+        assert!(followed.is_news(FAR, route(Some(1400), Some(end)), start));
         assert_eq!(followed.ended(end), [] as [IpAddr; 0]);
         assert_eq!(followed.ended(end + END_ROUNDING), [FAR]);
         assert_eq!(followed.ended(end + END_ROUNDING), [] as [IpAddr; 0]);
@@ -356,8 +381,28 @@ mod tests {
 
     #[test]
     fn only_followed_destinations_are_looked_up() {
-        let followed = followed();
-        assert_eq!(followed.of(vec![OTHER, FAR, FAR]), [FAR]);
+        let mut followed = followed();
+        assert_eq!(followed.of(vec![OTHER, FAR, FAR], Instant::now()), [FAR]);
         assert_eq!(followed.behind_routers(), [FAR]);
+    }
+
+    /// The first error counts at once, the last one of many a second later.
+    #[test]
+    fn errors_about_one_destination_are_held_back() {
+        const NONE: [IpAddr; 0] = [];
+        let (mut followed, start) = (followed(), Instant::now());
+        assert_eq!(followed.of(vec![FAR], start), [FAR]);
+        assert!(followed.is_news(FAR, route(Some(1400), None), start));
+        for n in 1..10 {
+            let now = start + HOLD * n / 10;
+            assert_eq!(followed.of(vec![FAR, NEAR], now), [NEAR], "another is not held back");
+            // The daemon has followed meanwhile.
+            followed.replace(followed.routes.clone());
+            assert_eq!(followed.ended(now), NONE);
+        }
+        assert_eq!(followed.next_end(), Some(start + HOLD));
+        assert_eq!(followed.ended(start + HOLD), [FAR]);
+        assert_eq!(followed.next_end(), None);
+        assert_eq!(followed.of(vec![FAR], start + HOLD), [FAR]);
     }
 }
