@@ -4,15 +4,15 @@ use std::net::IpAddr;
 
 use director_common::{
     address::Address,
-    backend::{BackendFields, BackendState, BackendWord, NextHop},
+    backend::{BackendFields, BackendState, BackendWord, ForwardMode, NextHop},
     flow::Family,
     service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
 };
 use director_userspace::policy::{
     config::{self, model::Availability},
     plan::{
-        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, Paths, Plan,
-        PlanError, Presence, diff, diff_growing, ring_fingerprint,
+        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, PathKey, Paths,
+        Plan, PlanError, Presence, diff, diff_growing, ring_fingerprint,
     },
 };
 
@@ -66,7 +66,11 @@ fn paths(mac: u8) -> Paths {
         source: "10.9.9.9".parse().ok(),
         mtu: 1500,
     };
-    (1..20u8).map(|last| (IpAddr::from([10, 0, 0, last]), path)).collect()
+    let backends = (1..20u8)
+        .flat_map(|last| [ForwardMode::Tunnel, ForwardMode::Direct].map(|forward| (last, forward)));
+    let key =
+        |(last, forward)| PathKey { address: IpAddr::from([10, 0, 0, last]), forward, mac: None };
+    backends.map(|backend| (key(backend), path)).collect()
 }
 
 /// What `datapath::apply` does to maps, here to their description.
@@ -148,8 +152,9 @@ fn step(observed: &mut Observed, op: &Op) {
             let backend = observed.backends.get_mut(&reference.slot()).expect("there");
             backend.state = BackendState::Down;
         }
-        Op::MoveBackend { reference, next_hop, .. } => {
-            observed.backends.get_mut(&reference.slot()).expect("there").next_hop = *next_hop;
+        Op::MoveBackend { reference, next_hop, mtu, .. } => {
+            let backend = observed.backends.get_mut(&reference.slot()).expect("there");
+            (backend.next_hop, backend.mtu) = (*next_hop, *mtu);
         }
         Op::FreeBackend { reference, .. } => {
             observed.backends.remove(&reference.slot()).expect("there");
@@ -287,6 +292,33 @@ fn next_hops_change_in_place() {
     assert_eq!(plan.lines().count(), 2, "{plan}");
     assert_eq!(plan.lines().next(), Some("~   backend 10.0.0.1: next hop"));
     assert!(maps.backends.values().all(|backend| backend.next_hop.mac()[5] == 9));
+}
+
+/// So do the MTUs of their paths, whatever is known besides, and neither goes back to unknown.
+#[test]
+fn mtus_change_in_place() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+    reach(&mut maps, &desired(&["web 80: 1"]), SECOND);
+    for (hop, mtu, changes) in [
+        (NextHop::new([2, 0, 0, 0, 0, 1], 0, 1), 1400, "mtu 1500 -> 1400"),
+        (NextHop::UNRESOLVED, 1300, "mtu 1400 -> 1300"),
+        (NextHop::UNRESOLVED, 0, ""),
+        (NextHop::new([2, 0, 0, 0, 0, 9], 0, 1), 1500, "next hop, mtu 1300 -> 1500"),
+    ] {
+        let mut narrow = desired(&["web 80: 1"]);
+        for path in narrow.paths.values_mut() {
+            (path.next_hop, path.mtu) = (hop, mtu);
+        }
+        let path = &mut narrow.services[0].backends[0].path;
+        (path.next_hop, path.mtu) = (hop, mtu);
+        let plan = reach(&mut maps, &narrow, 2 * SECOND);
+        let expected = match changes {
+            "" => "nothing to change".to_owned(),
+            _ => format!("~   backend 10.0.0.1: {changes}\n~   backend 10.0.0.2: {changes}"),
+        };
+        assert_eq!(plan.trim_end(), expected);
+    }
 }
 
 /// While the path is unknown, the last known next hop stays.
@@ -440,6 +472,6 @@ fn families_and_ports_are_written_as_in_urls() {
         Ok(loaded) => loaded.config,
         Err(errors) => panic!("{errors}"),
     };
-    let plan = reach(&mut empty(), &Desired::new(&config, &Paths::new()), 0);
+    let plan = reach(&mut empty(), &Desired::new(&config, &Paths::default()), 0);
     assert!(plan.starts_with("+ service six (udp [2001:db8::1]:any)\n"), "{plan}");
 }

@@ -14,7 +14,7 @@ use director_userspace::{
     kernel::datapath::{Counters, Simulation, counters, observe},
     policy::{
         config::{self, model::Config},
-        plan::{Desired, Path, Paths},
+        plan::{Desired, Path, PathKey, Paths},
     },
 };
 
@@ -117,14 +117,14 @@ impl Given {
 
     /// What the maps should hold.
     pub fn desired(&self, config: &Config) -> Desired {
-        let mut paths = Paths::new();
-        for backend in config.services.iter().flat_map(|service| &service.backends) {
-            let next_hop = NextHop::new(mac_of(backend.address), self.vlan, self.interface);
-            let source = if backend.address.is_ipv4() { TUNNEL_V4 } else { TUNNEL_V6 };
-            paths.insert(
-                backend.address,
-                Path { next_hop, source: source.parse().ok(), mtu: self.mtu },
-            );
+        let mut paths = Paths::default();
+        for service in &config.services {
+            for backend in &service.backends {
+                let next_hop = NextHop::new(mac_of(backend.address), self.vlan, self.interface);
+                let source = if backend.address.is_ipv4() { TUNNEL_V4 } else { TUNNEL_V6 };
+                let path = Path { next_hop, source: source.parse().ok(), mtu: self.mtu };
+                paths.insert(PathKey::of(service, backend), path);
+            }
         }
         Desired::new(config, &paths)
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use director_common::{
-    backend::{BackendState, NextHop},
+    backend::{BackendState, ForwardMode, NextHop},
     service::{RING_SLOTS, WhenEmpty},
 };
 use director_tests::given::{Director, Given};
@@ -15,7 +15,7 @@ use director_userspace::{
     kernel::datapath::{Simulation, apply, observe},
     policy::{
         config::{self, model::Config},
-        plan::{Desired, Path, Paths, Plan, diff},
+        plan::{Desired, Path, PathKey, Paths, Plan, diff},
     },
 };
 use fastrand::Rng;
@@ -54,12 +54,16 @@ fn random(rng: &mut Rng) -> (Config, Desired) {
         Ok(loaded) => loaded.config,
         Err(errors) => panic!("{yaml}{errors}"),
     };
-    let mut paths = Paths::new();
+    let mut paths = Paths::default();
     for backend in 1..9u8 {
         let next_hop = NextHop::new([2, 0, 0, 0, rng.u8(..2), backend], rng.u16(..2), 1);
         let source: IpAddr = [10, 9, 9, rng.u8(1..3)].into();
         let mtu = [0, 1400, 1500][rng.usize(..3)];
-        paths.insert([10, 0, 0, backend].into(), Path { next_hop, source: Some(source), mtu });
+        let path = Path { next_hop, source: Some(source), mtu };
+        for forward in [ForwardMode::Tunnel, ForwardMode::Direct] {
+            let address = [10, 0, 0, backend].into();
+            paths.insert(PathKey { address, forward, mac: None }, path);
+        }
     }
     let desired = Desired::new(&config, &paths);
     (config, desired)

@@ -280,3 +280,54 @@ fn invalid_values_are_refused() {
         assert!(!schema_errors(&validator, &text).is_empty(), "the schema accepts:\n{text}");
     }
 }
+
+/// A default that is written out changes nothing.
+#[test]
+fn defaults_are_those_of_the_program() {
+    let schema = config::schema::schema();
+    let parsed = |text: String| match config::parse("t.yaml", &text) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{text}{errors}"),
+    };
+    let mut compared = Vec::new();
+    for (name, definition) in schema["$defs"].as_object().expect("definitions") {
+        let within = |object: &serde_json::Map<String, Value>| {
+            let object = Value::Object(object.clone());
+            match name.split_once('_').map_or(name.as_str(), |(kind, _)| kind) {
+                "agent" => Some(service(&format!("agent: {object}"))),
+                "check" => Some(service(&format!("health: {object}"))),
+                "flows" | "tunnel" => Some(document(&format!("{name}: {object}"))),
+                _ => None,
+            }
+        };
+        let Some(properties) = definition["properties"].as_object() else { continue };
+        let mut least = serde_json::Map::new();
+        if within(&least).is_none() {
+            continue;
+        }
+        for required in definition["required"].as_array().into_iter().flatten() {
+            let required = required.as_str().expect("a name");
+            let value = match required {
+                "type" => properties["type"]["const"].clone(),
+                "port" => 8081.into(),
+                "command" => serde_json::json!(["/bin/true"]),
+                "header" => "load".into(),
+                other => panic!("{name}: an example of {other}"),
+            };
+            least.insert(required.into(), value);
+        }
+        let plain = within(&least).map(parsed);
+        for (property, of) in properties {
+            if let Some(default) = of.get("default") {
+                let mut explicit = least.clone();
+                explicit.insert(property.clone(), default.clone());
+                let written_out = within(&explicit).map(parsed);
+                assert!(written_out == plain, "{name}: {property}: {default}");
+                compared.push(property.as_str());
+            }
+        }
+    }
+    for property in ["smoothing", "fall", "udp", "source"] {
+        assert!(compared.contains(&property), "{property} is not among {compared:?}");
+    }
+}

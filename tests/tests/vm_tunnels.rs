@@ -152,7 +152,7 @@ async fn with_kernel_devices() {
 fn verifier_is_below_its_limit() {
     let config = config::parse("test", CONFIG).expect("valid").config;
     let began = Instant::now();
-    let desired = Desired::new(&config, &Paths::new());
+    let desired = Desired::new(&config, &Paths::default());
     let simulation = Simulation::new(&config, &desired).expect("the kernel accepts it");
     let took = began.elapsed();
     let programs = loaded_programs().map(|program| program.expect("listed"));

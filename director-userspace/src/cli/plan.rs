@@ -1,7 +1,8 @@
 //! `director plan`: shows what would change.
 
-use std::process::ExitCode;
+use std::{collections::HashMap, net::IpAddr, process::ExitCode};
 
+use director_common::backend::ForwardMode;
 use serde::Serialize;
 
 use super::{
@@ -13,7 +14,7 @@ use crate::{
         host,
         net::Netlink,
     },
-    policy::plan::{Desired, Observed, Paths, diff},
+    policy::plan::{Desired, Observed, Path, PathKey, Paths, diff},
     serve::api::{client::Client, types::Planned},
 };
 
@@ -57,16 +58,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(explained(error)),
     };
     // Next hops depend on the host, not the file: those in effect are kept.
-    let paths: Paths = observed
-        .backends
-        .values()
-        .map(|backend| {
-            let source = Some(backend.source).filter(|source| !source.is_unspecified());
-            let path =
-                crate::policy::plan::Path { next_hop: backend.next_hop, source, mtu: backend.mtu };
-            (backend.address, path)
-        })
-        .collect();
+    let mut known: HashMap<(IpAddr, ForwardMode), Path> = HashMap::new();
+    for backend in observed.backends.values() {
+        let source = Some(backend.source).filter(|source| !source.is_unspecified());
+        let path = Path { next_hop: backend.next_hop, source, mtu: backend.mtu };
+        known.extend(backend.forward.map(|forward| ((backend.address, forward), path)));
+    }
+    let mut paths = Paths::default();
+    for service in &loaded.config.services {
+        let keys = service.backends.iter().map(|backend| PathKey::of(service, backend));
+        paths.extend(keys.filter_map(|key| Some((key, *known.get(&(key.address, key.forward))?))));
+    }
     let desired = Desired::new(&loaded.config, &paths);
     let plan = diff(&observed, &desired, datapath::clock_ns()).map_err(DatapathError::from)?;
     if plan.is_empty() {

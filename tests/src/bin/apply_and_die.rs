@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use director_userspace::{
     kernel::{
         datapath::{Attachments, Datapath, Instance, apply, clock_ns, observe},
-        host::{self, Draining, NextHopCache},
+        host::{self, NextHopCache},
         net::Netlink,
     },
     policy::{
@@ -40,12 +40,7 @@ async fn main() -> Result<()> {
     let services: Vec<&Service> = config.services.iter().collect();
     let named: Vec<IpAddr> =
         services.iter().flat_map(|service| service.backends.iter().map(|b| b.address)).collect();
-    let draining: Vec<Draining> = observed
-        .backends
-        .values()
-        .filter(|backend| !named.contains(&backend.address))
-        .map(|backend| Draining { address: backend.address, forward: backend.forward })
-        .collect();
+    let draining = host::draining(&observed, &services);
     let addresses = named.iter().copied().chain(draining.iter().map(|backend| backend.address));
     let hops = NextHopCache::find(&netlink, addresses, Duration::from_millis(500)).await;
     let routes =

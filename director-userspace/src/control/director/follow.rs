@@ -85,6 +85,7 @@ impl Director {
     async fn follow_addresses(&mut self, addresses: Vec<IpAddr>) {
         let found = NextHopCache::find(&self.netlink, addresses.into_iter(), Duration::ZERO).await;
         let differing = self.hops.update(found);
+        self.hops.follow_path_mtus(&self.netlink);
         if differing.is_empty() {
             return;
         }

@@ -14,8 +14,9 @@ pub(super) async fn assign_vips(
     config: &Config,
     changed: &mut Changed,
 ) {
-    if let Err(error) = host::assign_vips(netlink, config, &instance.run_dir()).await {
-        changed.warnings.push(format!("assign_vips: {error}"));
+    match host::assign_vips(netlink, config, &instance.run_dir()).await {
+        Ok(warnings) => changed.warnings.extend(warnings),
+        Err(error) => changed.warnings.push(format!("assign_vips: {error}")),
     }
 }
 

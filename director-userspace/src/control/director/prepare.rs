@@ -4,11 +4,10 @@ use super::{Changed, DirectorError, Neighbours};
 use crate::{
     kernel::{
         datapath::{Attached, Attachments, Datapath, DatapathError, Sizes, clock_ns},
-        host::{self, Draining, HostErrors, HostRoutes, NextHopCache},
+        host::{self, HostErrors, HostRoutes, NextHopCache},
         net::Netlink,
     },
     policy::{
-        by_address::ByAddress,
         config::{Config, model::Service},
         plan::{Capacity, Desired, Observed, diff_growing},
     },
@@ -47,19 +46,7 @@ impl Prepared {
         hops: &NextHopCache,
         accepts: Accepts,
     ) -> Result<Self, DirectorError> {
-        let mut draining: ByAddress<Draining> = observed
-            .backends
-            .values()
-            .filter(|backend| !backend.fixed_next_hop)
-            .map(|backend| {
-                let (address, forward) = (backend.address, backend.forward);
-                (address, Draining { address, forward })
-            })
-            .collect();
-        for backend in services.iter().flat_map(|service| &service.backends) {
-            draining.remove(&backend.address);
-        }
-        let draining: Vec<Draining> = draining.into_values().collect();
+        let draining = host::draining(&observed, services);
         let HostRoutes { paths, neighbours, mut warnings, errors } =
             host::routes(netlink, config, services, &draining, interfaces, &attachments, hops)
                 .await;

@@ -368,6 +368,7 @@ impl Director {
         if !missing.is_empty() {
             let found = NextHopCache::find(&self.netlink, missing.into_iter(), wait).await;
             self.hops.update(found);
+            self.hops.follow_path_mtus(&self.netlink);
         }
     }
 

@@ -114,6 +114,7 @@ impl Director {
         let tried: Vec<&Attached> = found.iter().collect();
         director.interfaces.record(&director.datapath, &tried, &attachments, errors);
         director.set_neighbours(neighbours);
+        director.hops.follow_path_mtus(&director.netlink);
         director.look_again_if_short(&Changed::default());
         director.assign_vips().await;
         changed.warnings.extend(director.host_warnings.iter().cloned());

@@ -96,7 +96,10 @@ pub(super) fn capabilities(host: &HostFacts) -> Vec<Finding> {
         missing.push(("CAP_NET_ADMIN", "attaching it and resolving next hops"));
     }
     if !has(CAP_NET_RAW) {
-        missing.push(("CAP_NET_RAW", "announcing VIPs and looking up their owners"));
+        missing.push((
+            "CAP_NET_RAW",
+            "announcing VIPs, looking up their owners, and learning the path MTUs of tunnels",
+        ));
     }
     if missing.is_empty() {
         return vec![Finding::ok("capabilities", "this process", "has all that Director needs")];

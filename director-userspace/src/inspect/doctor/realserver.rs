@@ -280,10 +280,20 @@ pub(super) fn mtu(facts: &RealserverFacts) -> Vec<Finding> {
     // The directors' addresses determine the outer family.
     let v6 = facts.expect.from.iter().any(|from| from.address.is_ipv6());
     let overhead = u32::from(ForwardMode::Tunnel.overhead(v6));
-    let mss = link.mtu.saturating_sub(40 + overhead);
+    // Each family's replies take a route of their own: IP's and TCP's headers differ, too.
+    let clamp = |command: &str, headers: u32| {
+        let mss = link.mtu.saturating_sub(headers + overhead);
+        format!("`{command} route change default via ROUTER advmss {mss}`")
+    };
+    let is_served = |v6: bool| facts.expect.vips.iter().any(|vip| vip.is_ipv6() == v6);
+    let clamps = match (is_served(false), is_served(true)) {
+        (true, true) => format!("{} and {}", clamp("ip", 40), clamp("ip -6", 60)),
+        (false, true) => clamp("ip -6", 60),
+        (_, false) => clamp("ip", 40),
+    };
     let message = format!(
         "lets clients send packets of {} bytes, {} in the tunnel; if the MTU between director and \
-         this host is smaller, clamp: `ip route change default via ROUTER advmss {mss}`",
+         this host is smaller, clamp: {clamps}",
         link.mtu,
         link.mtu + overhead
     );

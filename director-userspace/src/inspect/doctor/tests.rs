@@ -99,6 +99,8 @@ fn hop(backend: &str) -> NextHop {
         mac: Some([2, 0, 0, 0, 0, 0x11]),
         own_mac: [2, 0, 0, 0, 0, 3],
         mtu: 1600,
+        route_mtu: None,
+        route_mtu_ends: None,
     }
 }
 
@@ -487,6 +489,27 @@ fn all_findings_of_a_healthy_real_server_are_ok() {
     let facts = real_server();
     for check in super::REALSERVER {
         healthy(&check(&facts));
+    }
+}
+
+/// IP's and TCP's headers, and the tunnel's, which depends on the directors' family.
+#[test]
+fn the_mss_that_fits_a_real_server_s_tunnel() {
+    for (vips, from, clamps) in [
+        (&["192.0.2.10"][..], "10.0.0.1", &["`ip route change", "advmss 1440`"][..]),
+        (&["2001:db8::53"], "10.0.0.1", &["`ip -6 route change", "advmss 1420`"]),
+        (&["192.0.2.10"], "fd00::1", &["`ip route change", "advmss 1420`"]),
+        (&["2001:db8::53"], "fd00::1", &["`ip -6 route change", "advmss 1400`"]),
+        (
+            &["192.0.2.10", "2001:db8::53"],
+            "10.0.0.1",
+            &["advmss 1440` and `ip -6 route", "advmss 1420`"],
+        ),
+    ] {
+        let mut facts = real_server();
+        facts.expect.vips = vips.iter().map(|vip| ip(vip)).collect();
+        facts.expect.from = [ip(from).into()].into();
+        only(&realserver::mtu(&facts), Level::Ok, "eth0", clamps);
     }
 }
 

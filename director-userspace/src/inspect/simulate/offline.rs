@@ -9,7 +9,7 @@ use director_common::{backend::NextHop, wire::ethernet::Mac};
 
 use crate::policy::{
     config::model::{Config, TunnelSource},
-    plan::{Path, Paths},
+    plan::{Path, PathKey, Paths},
 };
 
 /// Next hop of a backend whose MAC address the configuration does not give.
@@ -25,7 +25,7 @@ const MAX_NAMED: usize = 5;
 /// Assumed paths to the backends of a configuration.
 #[derive(Debug)]
 pub struct Offline {
-    /// By address: all leave by the ingress interface, and any size fits.
+    /// All leave by the ingress interface, and any size fits.
     pub paths: Paths,
     /// The assumptions, in words.
     pub notes: Vec<String>,
@@ -37,7 +37,7 @@ pub fn offline(config: &Config) -> Offline {
         TunnelSource::Auto => (None, None),
         TunnelSource::Fixed { v4, v6 } => (v4, v6),
     };
-    let mut paths = Paths::new();
+    let mut paths = Paths::default();
     let (mut without_mac, mut assumed_sources) = (BTreeSet::new(), BTreeSet::new());
     for service in &config.services {
         for backend in &service.backends {
@@ -53,7 +53,8 @@ pub fn offline(config: &Config) -> Offline {
                 assumed_sources.insert(source);
             }
             let next_hop = NextHop::new(PLACEHOLDER_MAC, 0, 1);
-            paths.insert(backend.address, Path { next_hop, source: Some(source), mtu: 0 });
+            let path = Path { next_hop, source: Some(source), mtu: 0 };
+            paths.insert(PathKey::of(service, backend), path);
         }
     }
     let mut notes = Vec::new();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::plan::PathKey;
 
 const FRAME: &[u8] = &[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 6, 1, 2, 3];
 
@@ -187,15 +188,20 @@ fn paths_without_a_network() {
         |yaml: &str| offline(&crate::policy::config::parse("x.yaml", yaml).expect("valid").config);
 
     let assumed = of(&yaml("auto", ""));
-    let (v4, v6) = ("10.0.0.1".parse().expect("v4"), "2001:db8::1".parse().expect("v6"));
-    assert_eq!(assumed.paths[&v4].next_hop.mac(), PLACEHOLDER_MAC);
-    assert_eq!(assumed.paths[&v4].source, Some(PLACEHOLDER_V4.into()));
-    assert_eq!(assumed.paths[&v6].source, Some(PLACEHOLDER_V6.into()));
+    let path = |offline: &Offline, address: &str| {
+        let is_it = |key: &&PathKey| key.address.to_string() == address;
+        let key = offline.paths.keys().find(is_it).expect(address);
+        offline.paths[key]
+    };
+    let (v4, v6) = ("10.0.0.1", "2001:db8::1");
+    assert_eq!(path(&assumed, v4).next_hop.mac(), PLACEHOLDER_MAC);
+    assert_eq!(path(&assumed, v4).source, Some(PLACEHOLDER_V4.into()));
+    assert_eq!(path(&assumed, v6).source, Some(PLACEHOLDER_V6.into()));
     assert_eq!(assumed.notes.len(), 2, "{:?}", assumed.notes);
     assert!(assumed.notes[0].contains("10.0.0.1, 2001:db8::1"), "{:?}", assumed.notes);
 
     let given = of(&yaml("[10.9.9.9, \"2001:db8::9\"]", ", mac: \"02:00:00:00:0a:01\""));
-    assert_eq!(given.paths[&v4].source, "10.9.9.9".parse().ok());
-    assert_eq!(given.paths[&v6].source, "2001:db8::9".parse().ok());
+    assert_eq!(path(&given, v4).source, "10.9.9.9".parse().ok());
+    assert_eq!(path(&given, v6).source, "2001:db8::9".parse().ok());
     assert!(given.notes.is_empty(), "{:?}", given.notes);
 }

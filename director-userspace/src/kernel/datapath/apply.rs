@@ -110,9 +110,12 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         Op::StopBackend { reference, .. } => {
             publish_state(tables, reference.slot(), BackendState::Down);
         }
-        Op::MoveBackend { reference, next_hop, .. } => {
-            let at = offset_of!(Backend, next_hop);
-            tables.backends.publish(reference.slot(), at, next_hop.0);
+        Op::MoveBackend { reference, next_hop, mtu, .. } => {
+            let (slot, at) = (reference.slot(), offset_of!(Backend, next_hop));
+            tables.backends.publish(slot, at, next_hop.0);
+            let fields = tables.backends.get(slot).word.unpack();
+            let fields = BackendFields { mtu: *mtu, ..fields };
+            publish_backend(tables, slot, BackendWord::pack(fields));
         }
         Op::FreeBackend { reference, service, .. } => free_backend(tables, *reference, *service)?,
         Op::HideService { key, presence, .. } => {

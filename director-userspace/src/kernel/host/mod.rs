@@ -13,8 +13,8 @@ use std::net::IpAddr;
 
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
-pub use next_hop_cache::NextHopCache;
-pub use paths::{Draining, HostRoutes, routes};
+pub use next_hop_cache::{NextHopCache, NextHopState};
+pub use paths::{HostRoutes, draining, routes};
 pub use vips::{assign_vips, withdraw_vips};
 
 use crate::kernel::net::NetError;

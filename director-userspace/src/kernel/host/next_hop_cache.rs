@@ -9,7 +9,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::kernel::net::{
-    Link, NetError, Netlink, NextHop, Route, RouteClass, RouteClasses, RouteKind,
+    FollowedRoute, Link, NetError, Netlink, NextHop, Route, RouteClass, RouteClasses, RouteKind,
 };
 use crate::policy::by_address::ByAddress;
 
@@ -20,7 +20,38 @@ const MIN_FOR_DUMP: usize = 64;
 
 /// The next hops of some addresses.
 #[derive(Debug, Default)]
-pub struct NextHopCache(ByAddress<Result<NextHop, NetError>>);
+pub struct NextHopCache(ByAddress<Lookup>);
+
+/// What the kernel answered about one address.
+#[derive(Debug)]
+struct Lookup {
+    hop: Result<NextHop, NetError>,
+    /// When it answered.
+    at: Instant,
+}
+
+/// What is known about the next hop of an address.
+#[derive(Clone, Copy, Debug)]
+pub enum NextHopState<'a> {
+    /// Where frames go to.
+    Resolved(&'a NextHop),
+    /// The neighbour did not answer.
+    Silent {
+        /// The next hop, without a MAC address.
+        hop: &'a NextHop,
+        /// When the wait for an answer was over.
+        tried_at: Instant,
+    },
+    /// The kernel has no way to the address.
+    Unreachable {
+        /// Why.
+        error: &'a NetError,
+        /// When it was looked up.
+        tried_at: Instant,
+    },
+    /// It was never looked up.
+    Unknown,
+}
 
 impl NextHopCache {
     /// Resolves `addresses` by the kernel, unknown neighbours in parallel; `wait` limits the wait
@@ -30,15 +61,26 @@ impl NextHopCache {
         addresses: impl Iterator<Item = IpAddr>,
         wait: Duration,
     ) -> Self {
+        let mut hops = Self::default();
+        hops.find_again(netlink, addresses, wait).await;
+        hops
+    }
+
+    /// As [`NextHopCache::find`], for some addresses: what is known of the others stays.
+    pub async fn find_again(
+        &mut self,
+        netlink: &Netlink,
+        addresses: impl Iterator<Item = IpAddr>,
+        wait: Duration,
+    ) {
         let mut addresses: Vec<IpAddr> = addresses.collect();
         addresses.sort_unstable();
         addresses.dedup();
         let began = Instant::now();
-        let mut hops = Self::default();
         if addresses.len() >= MIN_FOR_DUMP {
             // What cannot be listed is resolved one by one.
             if let Ok(classes) = ClassLookup::new(netlink, wait).await {
-                addresses = hops.find_in(classes, addresses).await;
+                addresses = self.find_in(classes, addresses).await;
             }
         }
         let mut requests = JoinSet::new();
@@ -53,12 +95,12 @@ impl NextHopCache {
                     .spawn(async move { (address, netlink.resolve_next_hop(address, wait).await) });
             }
             match requests.join_next().await {
-                Some(Ok((address, hop))) => hops.0.insert(address, hop),
+                Some(Ok((address, hop))) => self.insert(address, hop),
                 // A task neither panics nor is cancelled here; otherwise its backend would have no
                 // next hop.
-                Some(Err(_)) => continue,
-                None => return hops,
-            };
+                Some(Err(_)) => {}
+                None => return,
+            }
         }
     }
 
@@ -73,7 +115,7 @@ impl NextHopCache {
         self.0.reserve(addresses.len());
         for address in addresses {
             match classes.next_hop(address).await {
-                Some(hop) => drop(self.0.insert(address, Ok(hop))),
+                Some(hop) => self.insert(address, Ok(hop)),
                 None => left.push(address),
             }
         }
@@ -83,16 +125,18 @@ impl NextHopCache {
     /// Takes over what `found` has; returns the addresses whose next hops differ from before.
     pub fn update(&mut self, found: Self) -> HashSet<IpAddr> {
         let mut differing = HashSet::new();
-        for (address, hop) in found.0 {
-            let is_same = match (self.0.get(&address), &hop) {
-                (Some(Ok(before)), Ok(now)) => before == now,
+        // When an MTU ends is no difference to packets.
+        let hop_only = |hop: &NextHop| NextHop { route_mtu_ends: None, ..*hop };
+        for (address, lookup) in found.0 {
+            let is_same = match (self.get(address), &lookup.hop) {
+                (Some(Ok(before)), Ok(now)) => hop_only(before) == hop_only(now),
                 (Some(Err(before)), Err(now)) => before.to_string() == now.to_string(),
                 (Some(_) | None, _) => false,
             };
             if !is_same {
                 differing.insert(address);
-                self.0.insert(address, hop);
             }
+            self.0.insert(address, lookup);
         }
         differing
     }
@@ -100,7 +144,7 @@ impl NextHopCache {
     /// Whether some could not be asked for: not that the host has no way to them, but that the
     /// kernel was short of something.
     pub fn has_failures(&self) -> bool {
-        let has_failed = |hop: &Result<NextHop, NetError>| match hop {
+        let has_failed = |lookup: &Lookup| match &lookup.hop {
             Ok(_)
             | Err(
                 NetError::NoRoute { .. }
@@ -120,24 +164,71 @@ impl NextHopCache {
         self.0.keys().copied().collect()
     }
 
-    /// The addresses whose packets are sent to one of these neighbours, and those among them that
-    /// have no next hop.
-    pub fn sent_by(&self, neighbours: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let is_sent = |(address, hop): &(&IpAddr, &Result<NextHop, NetError>)| match hop {
-            Ok(hop) => neighbours.contains(&hop.neighbour),
-            Err(_) => neighbours.contains(*address),
+    /// Those of `changed` that are in it, and the addresses whose packets are sent to one of them.
+    pub fn sent_by(&self, changed: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let is_sent = |(address, lookup): &(&IpAddr, &Lookup)| {
+            changed.contains(*address)
+                || lookup.hop.as_ref().is_ok_and(|hop| changed.contains(&hop.neighbour))
         };
         self.0.iter().filter(is_sent).map(|(address, _)| *address).collect()
     }
 
+    fn insert(&mut self, address: IpAddr, hop: Result<NextHop, NetError>) {
+        self.0.insert(address, Lookup { hop, at: Instant::now() });
+    }
+
     /// The next hop of one, or why there is none; `None` if it was not requested.
     pub fn get(&self, address: IpAddr) -> Option<&Result<NextHop, NetError>> {
-        self.0.get(&address)
+        self.0.get(&address).map(|lookup| &lookup.hop)
+    }
+
+    /// What is known about the next hop of an address, and since when.
+    pub fn state(&self, address: IpAddr) -> NextHopState<'_> {
+        let Some(Lookup { hop, at: tried_at }) = self.0.get(&address) else {
+            return NextHopState::Unknown;
+        };
+        let tried_at = *tried_at;
+        match hop {
+            Ok(hop) if hop.mac.is_some() => NextHopState::Resolved(hop),
+            Ok(hop) => NextHopState::Silent { hop, tried_at },
+            Err(error) => NextHopState::Unreachable { error, tried_at },
+        }
     }
 
     /// Whether the next hop of an address is known, including its MAC.
     pub fn is_resolved(&self, address: IpAddr) -> bool {
-        matches!(self.0.get(&address), Some(Ok(hop)) if hop.mac.is_some())
+        matches!(self.state(address), NextHopState::Resolved(_))
+    }
+
+    /// Records that a neighbour has another MAC address, or none; returns the addresses whose next
+    /// hop it is. Routes stay as they are.
+    pub fn set_neighbour(
+        &mut self,
+        link_index: u32,
+        neighbour: IpAddr,
+        mac: Option<[u8; 6]>,
+    ) -> Vec<IpAddr> {
+        let mut changed = Vec::new();
+        for (address, Lookup { hop, at }) in &mut self.0 {
+            if let Ok(hop) = hop
+                && (hop.route_link_index, hop.neighbour) == (link_index, neighbour)
+                && hop.mac != mac
+            {
+                hop.mac = mac;
+                *at = Instant::now();
+                changed.push(*address);
+            }
+        }
+        changed
+    }
+
+    /// Has `netlink` watch the MTU of the routes to these addresses, and no longer of others.
+    pub fn follow_path_mtus(&self, netlink: &Netlink) {
+        netlink.follow_path_mtus(self.0.iter().filter_map(|(address, lookup)| {
+            let hop = lookup.hop.as_ref().ok()?;
+            let (mtu, mtu_ends) = (hop.route_mtu, hop.route_mtu_ends);
+            Some((*address, FollowedRoute { mtu, mtu_ends, on_link: hop.on_link }))
+        }));
     }
 }
 
@@ -199,4 +290,75 @@ async fn route_to(netlink: &Netlink, address: IpAddr) -> Option<(Route, Link)> {
     let route = netlink.route_to(address).await.ok()?;
     let link = netlink.link_by_index(route.link_index).await.ok()?;
     (route.kind == RouteKind::Unicast && link.ethernet).then_some((route, link))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    const NONE: [IpAddr; 0] = [];
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// 1 is resolved and 2 silent, both on the link; 3 and 4 are behind neighbour 2; 5 has no route.
+    fn cache() -> NextHopCache {
+        let mut hops = NextHopCache::default();
+        for (last, neighbour, mac) in [(1, 1, Some(MAC)), (2, 2, None), (3, 2, None), (4, 2, None)]
+        {
+            let neighbour = address(neighbour);
+            let hop = NextHop {
+                link_index: 7,
+                route_link_index: 7,
+                vlan: None,
+                neighbour,
+                on_link: neighbour == address(last),
+                source: None,
+                mac,
+                own_mac: [2; 6],
+                mtu: 1500,
+                route_mtu: None,
+                route_mtu_ends: None,
+            };
+            hops.insert(address(last), Ok(hop));
+        }
+        let reason = "the routing table has none".to_owned();
+        hops.insert(address(5), Err(NetError::NoRoute { destination: address(5), reason }));
+        hops
+    }
+
+    #[test]
+    fn a_silent_neighbour_is_known_as_such_and_since_when() {
+        let began = Instant::now();
+        let hops = cache();
+        assert!(matches!(hops.state(address(1)), NextHopState::Resolved(hop) if hop.on_link));
+        for last in [2, 3] {
+            let state = hops.state(address(last));
+            let NextHopState::Silent { hop, tried_at } = state else { panic!("{state:?}") };
+            assert_eq!((hop.neighbour, hop.on_link), (address(2), last == 2));
+            assert!(tried_at >= began && tried_at <= Instant::now());
+        }
+        let state = hops.state(address(5));
+        assert!(
+            matches!(state, NextHopState::Unreachable { tried_at, .. } if tried_at >= began),
+            "{state:?}"
+        );
+        assert!(matches!(hops.state(address(6)), NextHopState::Unknown));
+        let resolved = [1, 2, 3, 4, 5, 6].map(|last| hops.is_resolved(address(last)));
+        assert_eq!(resolved, [true, false, false, false, false, false]);
+    }
+
+    #[test]
+    fn an_answer_resolves_every_address_behind_a_neighbour() {
+        let mut hops = cache();
+        assert_eq!(hops.set_neighbour(8, address(2), Some(MAC)), NONE, "on another link");
+        let mut changed = hops.set_neighbour(7, address(2), Some(MAC));
+        changed.sort_unstable();
+        assert_eq!(changed, [address(2), address(3), address(4)]);
+        assert_eq!(hops.set_neighbour(7, address(2), Some(MAC)), NONE, "known already");
+        assert_eq!(hops.set_neighbour(7, address(1), None), [address(1)]);
+        assert!(hops.is_resolved(address(4)) && !hops.is_resolved(address(1)));
+    }
 }

@@ -1,6 +1,9 @@
 //! The routes to backends: next hop, MTU, tunnel source.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use director_common::backend::NextHop;
 
@@ -13,16 +16,16 @@ use crate::{
     policy::{
         config::{
             Config,
-            model::{ForwardMode, Service, TunnelSource},
+            model::{Service, TunnelSource},
         },
-        plan::{Path, Paths},
+        plan::{Observed, Path, PathKey, Paths},
     },
 };
 
 /// The routes to all backends.
 #[derive(Debug, Default)]
 pub struct HostRoutes {
-    /// By backend address.
+    /// To backends, as each service sends to them.
     pub paths: Paths,
     /// Neighbours that frames are sent to, by the route's interface: they must be kept fresh.
     pub neighbours: BTreeSet<(u32, IpAddr)>,
@@ -34,32 +37,46 @@ pub struct HostRoutes {
     pub errors: Vec<HostError>,
 }
 
-/// A backend that the configuration no longer names, and whose tracked flows are still served.
-#[derive(Clone, Copy, Debug)]
-pub struct Draining {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its forward mode; `None` if unknown.
-    pub forward: Option<ForwardMode>,
+/// Backends in the maps that `services` no longer send to in this way, and whose tracked flows are
+/// still served. A next hop that was fixed stays.
+pub fn draining(observed: &Observed, services: &[&Service]) -> Vec<PathKey> {
+    let mut draining: HashSet<PathKey> = observed
+        .backends
+        .values()
+        .filter(|backend| !backend.fixed_next_hop)
+        .filter_map(|backend| {
+            Some(PathKey { address: backend.address, forward: backend.forward?, mac: None })
+        })
+        .collect();
+    for service in services {
+        for backend in &service.backends {
+            draining.remove(&PathKey::of(service, backend));
+        }
+    }
+    draining.into_iter().collect()
 }
 
 /// Finds the path to every backend of `services`, which are some of `config`'s or all of them, and
-/// to those of `draining`, which it no longer names. `hops` has their next hops.
+/// to those of `draining`, which it no longer names. `hops` has their next hops. The kernel is asked
+/// only for what explains an error, and where its choice of a tunnel's source is a VIP.
 pub async fn routes(
     netlink: &Netlink,
     config: &Config,
     services: &[&Service],
-    draining: &[Draining],
+    draining: &[PathKey],
     interfaces: &[Attached],
     attachments: &Attachments,
     hops: &NextHopCache,
 ) -> HostRoutes {
-    let sources = Sources::new(netlink, config).await;
+    let configured = services.iter().flat_map(|service| service.backends.iter().map(|b| b.address));
+    let addresses = configured.chain(draining.iter().map(|backend| backend.address));
+    let chosen = addresses.filter_map(|address| hops.get(address)?.as_ref().ok());
+    let sources = Sources::new(netlink, config, chosen.map(|hop| hop.source).collect()).await;
     let mut routes = HostRoutes::default();
     for service in services {
         for backend in &service.backends {
             let name = || service.name.to_string();
-            let address = backend.address;
+            let (address, key) = (backend.address, PathKey::of(service, backend));
             let Some(hop) = hops.get(address) else { continue };
             let hop = match hop {
                 Ok(hop) => hop,
@@ -80,7 +97,7 @@ pub async fn routes(
                         ));
                         continue;
                     }
-                    routes.paths.insert(address, Path { next_hop, source, mtu: 0 });
+                    routes.paths.insert(key, Path { next_hop, source, mtu: 0 });
                     continue;
                 }
                 Err(error) => {
@@ -127,16 +144,16 @@ pub async fn routes(
                     name()
                 ));
             }
-            routes.paths.insert(address, path);
+            routes.paths.insert(key, path);
         }
     }
     for backend in draining {
         if let Some(Ok(hop)) = hops.get(backend.address)
             && let Some(slot) = attachments.slot(hop.link_index)
-            && (hop.on_link || !backend.forward.is_some_and(ForwardMode::needs_link))
+            && (hop.on_link || !backend.forward.needs_link())
         {
             let path = path_of(&sources, hop, slot, backend.address);
-            routes.paths.entry(backend.address).or_insert(path);
+            routes.paths.entry(*backend).or_insert(path);
             routes.neighbours.insert((hop.route_link_index, hop.neighbour));
         }
     }
@@ -156,18 +173,27 @@ fn path_of(sources: &Sources<'_>, hop: &net::NextHop, slot: u32, address: IpAddr
 /// Sources of outer headers.
 struct Sources<'a> {
     config: &'a Config,
+    /// Empty unless the kernel chooses one of them.
     vips: BTreeSet<IpAddr>,
+    /// Used only where the kernel would choose a VIP, or nothing.
     addresses: Vec<net::Address>,
 }
 
 impl<'a> Sources<'a> {
-    async fn new(netlink: &Netlink, config: &'a Config) -> Self {
-        Self {
-            config,
-            vips: config.services.iter().map(|service| service.frontend.address).collect(),
-            // Used only where the kernel would choose a VIP.
-            addresses: netlink.addresses().await.unwrap_or_default(),
+    /// `chosen` are the kernel's choices.
+    async fn new(netlink: &Netlink, config: &'a Config, chosen: HashSet<Option<IpAddr>>) -> Self {
+        let mut sources = Self { config, vips: BTreeSet::new(), addresses: Vec::new() };
+        if config.tunnel.source != TunnelSource::Auto {
+            return sources;
         }
+        let vips = || config.services.iter().map(|service| service.frontend.address);
+        let is_unusable =
+            |source: &Option<IpAddr>| source.is_none_or(|source| vips().any(|vip| vip == source));
+        if chosen.iter().any(is_unusable) {
+            sources.vips = vips().collect();
+            sources.addresses = netlink.addresses().await.unwrap_or_default();
+        }
+        sources
     }
 
     /// The configured source towards a backend.

@@ -9,6 +9,7 @@
 //! - `route_classes`: which destinations share a route
 //! - `next_hop`: which interface and MAC address a packet to X leaves by
 //! - `watch`: what changes
+//! - `path_mtu`: has the kernel learn the MTUs of tunnels' paths, and follows them
 //! - `announce`: gratuitous ARP and neighbour advertisements, and finding the owner of an address
 //! - `ethtool`, `features`, `sysctl`: drivers, native XDP, kernel settings
 //! - `xdp`: programs that stay with their device; `classifier`: the same for tc
@@ -24,6 +25,7 @@ mod neighbour;
 pub mod netns;
 mod next_hop;
 mod packet;
+mod path_mtu;
 mod route;
 mod route_classes;
 mod sysctl;
@@ -45,7 +47,7 @@ use rtnetlink::{
     packet_route::RouteNetlinkMessage,
     sys::{Socket, protocols::NETLINK_GENERIC},
 };
-use tokio::time::sleep;
+use tokio::{sync::watch as latest, time::sleep};
 
 use self::error::failed;
 pub use self::{
@@ -59,6 +61,7 @@ pub use self::{
     neighbour::{Managed, Neighbour, NeighbourState},
     netns::NetNs,
     next_hop::NextHop,
+    path_mtu::FollowedRoute,
     route::{NewRoute, Route, RouteKind},
     route_classes::{RouteClass, RouteClasses},
     sysctl::{read_sysctl, write_sysctl},
@@ -81,6 +84,8 @@ pub struct Netlink {
     /// Any socket will do for ethtool's ioctl: it carries the namespace.
     control: Arc<OwnedFd>,
     netns: Arc<NetNs>,
+    /// Routes whose MTU is followed.
+    followed: Arc<latest::Sender<path_mtu::FollowedRoutes>>,
 }
 
 impl Netlink {
@@ -106,6 +111,7 @@ impl Netlink {
             generic: Arc::new(Mutex::new(generic)),
             control: Arc::new(control),
             netns: Arc::new(netns),
+            followed: Arc::new(latest::channel(path_mtu::FollowedRoutes::default()).0),
         })
     }
 

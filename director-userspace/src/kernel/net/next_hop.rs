@@ -1,6 +1,9 @@
 //! The interface and MAC address that a packet to an address is sent to.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use super::{Link, NetError, Netlink, Route, RouteKind};
 
@@ -25,6 +28,10 @@ pub struct NextHop {
     pub own_mac: [u8; 6],
     /// Largest layer-3 packet to that destination, in bytes.
     pub mtu: u32,
+    /// The MTU, if the route or path MTU discovery sets it, and not the link.
+    pub route_mtu: Option<u32>,
+    /// When that ends, if it does.
+    pub route_mtu_ends: Option<Instant>,
 }
 
 impl Netlink {
@@ -74,6 +81,8 @@ impl NextHop {
             mac,
             own_mac: link.mac,
             mtu: route.mtu.unwrap_or(link.mtu),
+            route_mtu: route.mtu,
+            route_mtu_ends: route.mtu_ends,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
 };
 
 use rtnetlink::{
@@ -31,9 +32,14 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Largest packet, in bytes, where the route or path MTU discovery sets one.
     pub mtu: Option<u32>,
+    /// When the kernel drops that MTU, if it learned it.
+    pub mtu_ends: Option<Instant>,
     /// What kind of route.
     pub kind: RouteKind,
 }
+
+/// The kernel's unit for the time that is left of a route (USER_HZ).
+const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// The kinds of route that forward. Those that reject are errors of [`Netlink::route_to`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +190,9 @@ fn route_of(message: &RouteMessage) -> Result<Route, String> {
         RouteType::BlackHole => return Err("a `blackhole` route drops it".to_owned()),
         other => return Err(format!("its route is of an unknown kind ({})", u8::from(other))),
     };
-    let mut route = Route { link_index: 0, gateway: None, source: None, mtu: None, kind };
+    let mut route =
+        Route { link_index: 0, gateway: None, source: None, mtu: None, mtu_ends: None, kind };
+    let mut ticks_left = 0;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.link_index = *index,
@@ -198,8 +206,13 @@ fn route_of(message: &RouteMessage) -> Result<Route, String> {
                     _ => None,
                 });
             }
+            RouteAttribute::CacheInfo(cache) => ticks_left = cache.expires,
             _ => {}
         }
+    }
+    // Signed: negative once it is over.
+    if ticks_left > 0 && ticks_left <= i32::MAX as u32 && route.mtu.is_some() {
+        route.mtu_ends = Some(Instant::now() + CLOCK_TICK * ticks_left);
     }
     Ok(route)
 }
@@ -214,6 +227,8 @@ fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::route::RouteCacheInfo;
+
     use super::*;
 
     #[test]
@@ -247,6 +262,26 @@ mod tests {
         message.header.kind = RouteType::Unicast;
         message.attributes =
             vec![RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)])];
-        assert_eq!(route_of(&message).expect("forwards").mtu, Some(1400));
+        let route = route_of(&message).expect("forwards");
+        assert_eq!((route.mtu, route.mtu_ends), (Some(1400), None));
+    }
+
+    #[test]
+    fn a_learned_mtu_ends() {
+        let began = Instant::now();
+        for (ticks, seconds) in
+            [(0, None), (250, Some(2)), (60_000, Some(600)), (u32::MAX - 5, None), (1 << 31, None)]
+        {
+            let mut message = RouteMessage::default();
+            message.header.kind = RouteType::Unicast;
+            let mut cache = RouteCacheInfo::parse(&[0; 32]).expect("eight words");
+            cache.expires = ticks;
+            message.attributes = vec![RouteAttribute::CacheInfo(cache)];
+            assert_eq!(route_of(&message).expect("forwards").mtu_ends, None, "without an MTU");
+            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
+            let ends = route_of(&message).expect("forwards").mtu_ends;
+            let left = ends.map(|ends| ends.duration_since(began).as_secs());
+            assert_eq!(left, seconds, "{ticks}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Notifications of changes in the kernel's network configuration.
 
-use std::{future::poll_fn, io};
+use std::{future::poll_fn, io, net::IpAddr};
 
 use bytes::BytesMut;
 use rtnetlink::{
@@ -12,8 +12,12 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 
 use super::{
-    Address, Link, Neighbour, NetError, Netlink, address::address_of, failed, link::link_of,
+    Address, Link, Neighbour, NetError, Netlink,
+    address::address_of,
+    failed,
+    link::link_of,
     neighbour::neighbour_of,
+    path_mtu::{self, ErrorSockets},
 };
 
 /// Changes that wait for a slow reader. When it is full the kernel's own buffer takes more, and
@@ -51,13 +55,20 @@ pub enum Change {
         /// It is gone.
         removed: bool,
     },
+    /// The path to a destination has another MTU, or its own has ended: see
+    /// [`Netlink::follow_path_mtus`]. A learned one is no change of a route.
+    PathMtu {
+        /// The destination.
+        destination: IpAddr,
+    },
     /// Changes were lost, because too many came at once: read everything again.
     Resync,
 }
 
 impl Netlink {
-    /// Subscribes to the changes in this connection's namespace. The subscription ends when the
-    /// receiver is dropped; the channel ends when the socket fails for good.
+    /// Subscribes to the changes in this connection's namespace, and has the kernel learn the path
+    /// MTUs of tunnels meanwhile. The subscription ends when the receiver is dropped; the channel
+    /// ends when the socket fails for good.
     ///
     /// # Errors
     /// [`NetError::System`] if the socket can't be opened.
@@ -70,7 +81,18 @@ impl Netlink {
             let _inside = runtime.enter();
             subscribe().map_err(|e| failed("watch the network's configuration", e))
         })?;
+        let errors = self.inside(|| {
+            let _inside = runtime.enter();
+            let doing = "have the kernel learn the path MTUs of tunnels (CAP_NET_RAW is needed)";
+            ErrorSockets::open().map_err(|e| failed(doing, e))
+        });
+        let errors = errors.unwrap_or_else(|error| {
+            tracing::warn!("{error}: packets that are too big for a path behind a router are lost");
+            ErrorSockets::none()
+        });
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let followed = self.followed.subscribe();
+        tokio::spawn(path_mtu::follow(self.clone(), errors, followed, sender.downgrade()));
         tokio::spawn(async move {
             tokio::select! {
                 () = forward(&socket, &sender) => {}

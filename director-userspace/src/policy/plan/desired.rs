@@ -1,6 +1,6 @@
 //! What the maps should hold: the configuration, and the ways to its backends.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, hash::BuildHasherDefault, net::IpAddr, time::Duration};
 
 use director_common::{
     backend::NextHop,
@@ -8,8 +8,11 @@ use director_common::{
     service::{ServiceKey, WhenEmpty},
 };
 
-use crate::policy::config::model::{
-    self, Availability, Config, ForwardMode, Frontend, Port, Scheduler,
+use crate::policy::{
+    by_address::AddressHasher,
+    config::model::{
+        self, Availability, Config, ForwardMode, Frontend, MacAddr, Port, Scheduler, Service,
+    },
 };
 
 /// The way to a backend, as far as it is known.
@@ -29,8 +32,27 @@ impl Path {
     pub const UNKNOWN: Self = Self { next_hop: NextHop::UNRESOLVED, source: None, mtu: 0 };
 }
 
-/// The ways to backends, by address.
-pub type Paths = HashMap<IpAddr, Path>;
+/// What the path to a backend depends on: services that share a backend's address may send to it in
+/// other ways, and not all of them can follow every route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathKey {
+    /// The backend's address.
+    pub address: IpAddr,
+    /// How packets travel to it.
+    pub forward: ForwardMode,
+    /// The next hop's MAC address, if the configuration fixes it.
+    pub mac: Option<MacAddr>,
+}
+
+impl PathKey {
+    /// Of a service's backend.
+    pub fn of(service: &Service, backend: &model::Backend) -> Self {
+        Self { address: backend.address, forward: service.forward, mac: backend.mac }
+    }
+}
+
+/// The ways to backends.
+pub type Paths = HashMap<PathKey, Path, BuildHasherDefault<AddressHasher>>;
 
 /// A backend as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,14 +105,15 @@ impl Desired {
     }
 
     /// The same for some services only; the others are not there.
-    pub fn of<'a>(services: impl IntoIterator<Item = &'a model::Service>, paths: Paths) -> Self {
+    pub fn of<'a>(services: impl IntoIterator<Item = &'a Service>, paths: Paths) -> Self {
         Self { services: services.into_iter().map(|s| service(s, &paths)).collect(), paths }
     }
 }
 
-fn service(service: &model::Service, paths: &Paths) -> DesiredService {
+fn service(service: &Service, paths: &Paths) -> DesiredService {
     let backend = |backend: &model::Backend| {
-        let path = paths.get(&backend.address).copied().unwrap_or(Path::UNKNOWN);
+        let key = PathKey::of(service, backend);
+        let path = paths.get(&key).copied().unwrap_or(Path::UNKNOWN);
         let next_hop = match backend.mac {
             Some(mac) if path.next_hop.is_resolved() => {
                 let hop = path.next_hop;

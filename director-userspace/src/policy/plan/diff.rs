@@ -7,13 +7,13 @@ use std::{
 };
 
 use director_common::{
-    backend::{BackendRef, BackendState},
+    backend::{BackendRef, BackendState, NextHop},
     service::ServiceKey,
 };
 
 use super::{
-    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, Paths,
-    Plan, Presence, observed::PresenceKey, ring_fingerprint,
+    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, PathKey,
+    Paths, Plan, Presence, observed::PresenceKey, ring_fingerprint,
 };
 use crate::policy::config::model::Availability;
 
@@ -300,15 +300,19 @@ impl Differ<'_> {
                 deadline_ns: self.now_ns.saturating_add(timeout_ns),
             });
         }
-        if let Some(path) = paths.get(&backend.address)
-            && path.next_hop.has_mac()
-            && path.next_hop != backend.next_hop
-            && !backend.fixed_next_hop
-        {
+        let (address, mac) = (backend.address, None);
+        let key = backend.forward.map(|forward| PathKey { address, forward, mac });
+        let Some(path) = key.and_then(|key| paths.get(&key)) else { return };
+        let next_hop = if path.next_hop.has_mac() { path.next_hop } else { backend.next_hop };
+        let mtu = if path.mtu == 0 { backend.mtu } else { path.mtu };
+        let changes = path_changes(backend, next_hop, mtu);
+        if !changes.is_empty() && !backend.fixed_next_hop {
             self.plan.ops.push(Op::MoveBackend {
                 reference: backend.reference,
-                address: backend.address,
-                next_hop: path.next_hop,
+                address,
+                next_hop,
+                mtu,
+                changes: changes.join(", "),
             });
         }
     }
@@ -353,12 +357,7 @@ impl Differ<'_> {
         if present.fixed_next_hop != spec.fixed_next_hop {
             changes.push("fixed next hop".to_owned());
         }
-        if present.next_hop != next_hop {
-            changes.push("next hop".to_owned());
-        }
-        if present.mtu != mtu {
-            changes.push(format!("mtu {} -> {mtu}", present.mtu));
-        }
+        changes.extend(path_changes(present, next_hop, mtu));
         if new_source {
             changes.push(format!("tunnel source {source}"));
         }
@@ -403,6 +402,18 @@ impl Differ<'_> {
         });
         Ok(())
     }
+}
+
+/// What differs of the path to a backend, in words.
+fn path_changes(present: &ObservedBackend, next_hop: NextHop, mtu: u16) -> Vec<String> {
+    let mut changes = Vec::new();
+    if present.next_hop != next_hop {
+        changes.push("next hop".to_owned());
+    }
+    if present.mtu != mtu {
+        changes.push(format!("mtu {} -> {mtu}", present.mtu));
+    }
+    changes
 }
 
 /// A backend's place in the ring; one that is down has none.

@@ -10,7 +10,7 @@ mod diff;
 mod observed;
 mod op;
 
-pub use desired::{BackendSpec, Desired, DesiredService, Path, Paths, key_of};
+pub use desired::{BackendSpec, Desired, DesiredService, Path, PathKey, Paths, key_of};
 pub use diff::{PlanError, diff, diff_growing};
 pub use observed::{Capacity, Observed, ObservedBackend, ObservedService, ring_of};
 pub use op::{Member, Op, Plan, Presence, front, ring_fingerprint};

@@ -133,6 +133,10 @@ pub enum Op {
         address: IpAddr,
         /// Where its packets leave now, and to whom.
         next_hop: NextHop,
+        /// Bytes of IP packet that fit; 0: unknown.
+        mtu: u16,
+        /// What differs, in words.
+        changes: String,
     },
     /// Gives up a backend's flows and frees its slot.
     FreeBackend {
@@ -272,7 +276,9 @@ impl fmt::Display for Op {
             Self::StopBackend { address, .. } => {
                 write!(f, "~   backend {address}: down, its flows go elsewhere")
             }
-            Self::MoveBackend { address, .. } => write!(f, "~   backend {address}: next hop"),
+            Self::MoveBackend { address, changes, .. } => {
+                write!(f, "~   backend {address}: {changes}")
+            }
             Self::FreeBackend { address, .. } => write!(f, "-   backend {address}"),
             Self::HideService { key, name, .. } => write!(f, "- service {name} ({})", Front(*key)),
             Self::RemoveService { .. } => f.write_str("-   its ring"),

@@ -50,8 +50,20 @@ pub(super) struct Api {
 #[openapi(
     info(title = "Director", description = "The API of `director run`, on its Unix socket."),
     paths(
-        status, config, plan, apply, history, rollback, drain, undrain, weight, reload, detach,
-        attach, openapi
+        status,
+        count_connections,
+        config,
+        plan,
+        apply,
+        history,
+        rollback,
+        drain,
+        undrain,
+        weight,
+        reload,
+        detach,
+        attach,
+        openapi
     )
 )]
 pub(super) struct Document;
@@ -373,4 +385,26 @@ async fn attach(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Ans
 #[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200)))]
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], super::openapi()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::OpenApi as _;
+
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_path() {
+        let described = Document::openapi().paths.paths;
+        let routes: Vec<&str> = include_str!("routes.rs")
+            .split(".route(\"")
+            .skip(1)
+            .filter_map(|rest| rest.split_once('"').map(|(path, _)| path))
+            .filter(|path| path.starts_with("/v1/"))
+            .collect();
+        assert!(routes.len() > 10, "{routes:?}");
+        for path in routes {
+            assert!(described.contains_key(path), "{path}");
+        }
+    }
 }

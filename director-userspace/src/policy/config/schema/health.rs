@@ -343,7 +343,7 @@ fn agent_keys(_: &str) -> Vec<(&'static str, Value)> {
         ("min", percent("1%", "The share of its weight that a backend never goes below.")),
         (
             "smoothing",
-            percent("50%", "How far the share moves to the reported one at once; 1% to 100%."),
+            percent("80%", "How far the share moves to the reported one at once; 1% to 100%."),
         ),
     ]
 }
