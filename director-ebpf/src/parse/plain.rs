@@ -41,6 +41,7 @@ pub fn v4(frame: &Frame) -> Option<Packet> {
     if ip.version() != 4
         || ip.header_length() != Ipv4Header::LEN
         || ip.is_fragment()
+        || ip.ttl == 0
         || !frame.reaches(end)
         || !ip.sum().is_valid()
     {
@@ -63,7 +64,7 @@ pub fn v6(frame: &Frame) -> Option<Packet> {
     let Plain(ethernet, ip) = *frame.header::<Plain<Ipv6Header>>(0)?;
     let length = Ipv6Header::LEN + ip.payload_length() as usize;
     let end = EthernetHeader::LEN + length;
-    if ip.version() != 6 || length > 0xffff || !frame.reaches(end) {
+    if ip.version() != 6 || ip.hop_limit == 0 || length > 0xffff || !frame.reaches(end) {
         return None;
     }
     let mut packet = addressed(&ethernet)?;
