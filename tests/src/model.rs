@@ -30,7 +30,7 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// TTL or hop limit 0.
-    Hops,
+    HopLimit,
     /// Its source is no address of a host, or its own destination.
     Source,
 }
@@ -54,7 +54,7 @@ fn flaw(hops: u8, sender: IpAddr, client: IpAddr, vip: IpAddr) -> Option<Flaw> {
     if !is_host(client) || client == vip || !is_host(sender) {
         return Some(Flaw::Source);
     }
-    (hops == 0).then_some(Flaw::Hops)
+    (hops == 0).then_some(Flaw::HopLimit)
 }
 
 /// What a frame carries.

@@ -106,7 +106,7 @@ fn forwarded(
     }
     if let Some(flaw) = flaw {
         let reason = match flaw {
-            Flaw::Hops => DropReason::HopLimit,
+            Flaw::HopLimit => DropReason::HopLimit,
             Flaw::Source => DropReason::MartianSource,
         };
         return if seen.verdict == Verdict::Drop(reason) {

@@ -91,6 +91,8 @@ fn addressed(ethernet: &EthernetHeader) -> Option<Packet> {
         destination_mac,
         l3_offset: EthernetHeader::LEN,
         content: Content::Whole,
+        // A constant, so that the fast path does not look at it.
+        flaw: 0,
         ..packet
     })
 }

@@ -453,7 +453,10 @@ fn apply_plan(
 /// Whether programs must be attached again.
 fn programs_differ(before: &[Attached], after: &[Attached]) -> bool {
     let parts = |all: &[Attached]| {
-        all.iter().map(|i| (i.name.clone(), i.ifindex, i.mode, i.role)).collect::<Vec<_>>()
+        // Programs are loaded with the interface's own MAC.
+        let part =
+            |i: &Attached| (i.name.clone(), i.ifindex, i.mode, i.role, i.macs.first().copied());
+        all.iter().map(part).collect::<Vec<_>>()
     };
     parts(before) != parts(after)
 }

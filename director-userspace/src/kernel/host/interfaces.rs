@@ -2,13 +2,16 @@
 
 use director_common::interface::INTERFACE_MACS;
 
-use super::{HostError, HostErrors};
+use super::{HostError, HostErrors, hidden_tags};
 use crate::{
     kernel::{
         datapath::Attached,
         net::{Link, NetError, Netlink},
     },
-    policy::config::Config,
+    policy::config::{
+        Config,
+        model::{AttachMode, Role},
+    },
 };
 
 /// Finds every configured interface.
@@ -47,6 +50,15 @@ pub async fn present_interfaces(
             errors.push(HostError::NotEthernet { name: name() });
             continue;
         }
+        // Only what receives sees received tags.
+        let has = |link: &Link, offload: &str| has_offload(netlink, &link.name, offload);
+        if interface.mode == AttachMode::Generic
+            && interface.role == Role::Both
+            && let Some(tags) = hidden_tags(link, &links, has)
+        {
+            errors.push(HostError::HiddenTags { name: name(), tags });
+            continue;
+        }
         found.push(Attached {
             name: name(),
             ifindex: link.index,
@@ -57,6 +69,12 @@ pub async fn present_interfaces(
         });
     }
     Ok((found, errors))
+}
+
+/// Whether a device has an offload; a driver that fails the query counts as one without.
+fn has_offload(netlink: &Netlink, device: &str, offload: &str) -> bool {
+    let features = netlink.features(device).unwrap_or_default();
+    features.iter().any(|feature| feature.name == offload && feature.active)
 }
 
 /// The MACs whose frames the interface accepts: its own, and those of devices on top of it that
