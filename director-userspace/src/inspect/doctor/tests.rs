@@ -17,7 +17,10 @@ use crate::{
         Address, AddressScope, Channels, Driver, Feature, Link, NetError, NextHop, XdpAttached,
         XdpFeatures, XdpMode,
     },
-    policy::config::{self, model::Role},
+    policy::config::{
+        self,
+        model::{AttachMode, Role},
+    },
     setup::realserver::Forward,
 };
 
