@@ -113,7 +113,10 @@ pub fn run<P: Path>(
             if P::REFUSES && (P::TRACED || constants::mode().records()) {
                 decision.service = u32::from(service.slot) + 1;
             }
-            if let Some(reason) = packet.flaw_of_new() {
+            // The fast path's parser has looked at IPv6 sources already.
+            if (P::REFUSES || !packet.is_v6())
+                && let Some(reason) = packet.flaw_of_new()
+            {
                 let service = service.slot;
                 return Err(path.refuse(Refusal::Dropped { service, reason }, packet, context));
             }

@@ -72,8 +72,14 @@ pub fn v6(frame: &Frame) -> Option<Packet> {
     packet.l3_length = length as u32;
     packet.flow.family = Family::V6 as u8;
     packet.flow.protocol = ip.next_header;
-    packet.flow.source = Address::v6(ip.source);
-    packet.flow.destination = Address::v6(ip.destination);
+    let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
+    // Sources that may be impossible are left to the slow path here, where their words are at hand: kept
+    // until the flow is known to be new, they cost 4 to 7 ns a packet.
+    if source.first == 0 || source.first.to_ne_bytes()[0] == 0xff || source == destination {
+        return None;
+    }
+    packet.flow.source = source;
+    packet.flow.destination = destination;
     transport::whole(frame, &mut packet, EthernetHeader::LEN + Ipv6Header::LEN, end).ok()?;
     Some(packet)
 }
