@@ -57,6 +57,21 @@ impl Address {
         (half >> (at % 2 * 32)) as u32
     }
 
+    /// Whether a host can send from this address. No host has an unspecified or loopback address on
+    /// the wire, a multicast or broadcast one, or a reserved one (RFC 6890: 0/8, 127/8, 224/4, 240/4;
+    /// `::`, `::1`, `ff00::/8`, `::ffff:0:0/96`).
+    #[inline(always)]
+    pub const fn is_possible_source(self, is_v6: bool) -> bool {
+        if is_v6 {
+            let second = u64::from_be(self.second);
+            let is_reserved = self.first == 0 && (second < 2 || second >> 32 == 0xffff);
+            !is_reserved && self.first.to_ne_bytes()[0] != 0xff
+        } else {
+            let first = self.v4_bytes()[0];
+            first != 0 && first != 127 && first < 224
+        }
+    }
+
     /// The address as the standard library's type.
     pub const fn to_ip(self, family: Family) -> IpAddr {
         match family {
@@ -92,5 +107,52 @@ mod tests {
         assert_eq!(address.to_ip(Family::V6), v6);
         assert_eq!(address.word(0), u32::from_ne_bytes([0x20, 0x01, 0x0d, 0xb8]));
         assert_eq!(address.word(3), u32::from_ne_bytes([0, 5, 0, 6]));
+    }
+
+    #[test]
+    fn possible_sources() {
+        let is_possible = |text: &str| {
+            let ip: IpAddr = text.parse().unwrap();
+            Address::from(ip).is_possible_source(ip.is_ipv6())
+        };
+        for text in [
+            "0.0.0.0",
+            "0.255.255.255",
+            "127.0.0.1",
+            "127.255.255.255",
+            "224.0.0.0",
+            "224.0.0.5",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "ff00::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "::ffff:0.0.0.0",
+            "::ffff:192.0.2.1",
+        ] {
+            assert!(!is_possible(text), "{text}");
+        }
+        for text in [
+            "1.0.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "223.255.255.255",
+            "10.0.0.1",
+            "169.254.0.1",
+            "::2",
+            "::fffe:192.0.2.1",
+            "0:0:0:1::",
+            "1::ffff:192.0.2.1",
+            "fe80::1",
+            "fd00::1",
+            "64:ff9b::192.0.2.1",
+            "feff:ffff::1",
+            "2001:db8::ff",
+        ] {
+            assert!(is_possible(text), "{text}");
+        }
     }
 }

@@ -7,9 +7,10 @@ use crate::backend::BackendRef;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Connection {
-    /// The packet has no flow, or none of a service.
+    /// The packet has no flow, or none of a service; or its flow is not in the flow table and was not
+    /// recorded: the ring alone places its packets.
     None = 0,
-    /// Scheduled by this packet.
+    /// Scheduled by this packet, and recorded if the packet is forwarded.
     New = 1,
     /// Found in the flow table.
     Known = 2,

@@ -19,6 +19,11 @@ pub const SET_WAYS: usize = 4;
 /// than a service with a million clients receives, and little compared with a flood.
 pub const MAX_ADMITTED_PER_TICK: u32 = 8192;
 
+/// An entry is written again when it is older than this (about half a second), so that its cache line
+/// stays shared between CPUs. Shorter than half of the shortest timeout, a second: a flow in use is
+/// refreshed before it ends.
+pub const REFRESH_AFTER: Ticks = Ticks(8);
+
 /// How far one CPU's reading of the clock may lag behind another's: a second, in ticks.
 const LAG: u32 = 16;
 
@@ -166,7 +171,7 @@ mod tests {
         let last_seen = LastSeen::new(Ticks(1000), FlowState::Established);
         assert_eq!(last_seen.age(Ticks(1000 - LAG)), Ticks(0));
         assert_eq!(last_seen.age(Ticks(1001)), Ticks(1));
-        let year = Ticks::from_secs(365 * 24 * 3600);
+        let year = Ticks::from_duration(core::time::Duration::from_secs(365 * 24 * 3600));
         assert_eq!(last_seen.age(Ticks(1000 + year.0)), year, "the longest timeout");
     }
 

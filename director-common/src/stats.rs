@@ -8,7 +8,7 @@ pub struct BackendStats {
     pub packets: u64,
     /// Bytes of L3 packet as received from the client.
     pub bytes: u64,
-    /// Flows that were scheduled to this backend.
+    /// Flows that were scheduled to this backend and recorded.
     pub flows: u64,
     /// Zero: rounds the value to half a cache line.
     pub _pad: u64,
@@ -20,8 +20,8 @@ pub struct BackendStats {
 pub struct ServiceStats {
     /// Packets of this service that were dropped, or answered with an ICMP error.
     pub dropped: u64,
-    /// Untracked flows, forwarded by the ring alone: their set of the flow table was full, or this
-    /// CPU had reached the limit on new flows.
+    /// Packets of untracked flows, forwarded by the ring alone: their set of the flow table was full,
+    /// or this CPU had reached the limit on new flows.
     pub untracked: u64,
 }
 

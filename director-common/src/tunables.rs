@@ -1,6 +1,11 @@
 //! Settings that may change while the program runs, in one cache line, and the clock.
 
-use crate::{flow::Protocol, flow_table::FlowState};
+use core::time::Duration;
+
+use crate::{
+    flow::Protocol,
+    flow_table::{FlowState, LastSeen, REFRESH_AFTER},
+};
 
 /// Nanoseconds in a tick, as a shift: 2^26 ns, 67 ms.
 pub const TICK_SHIFT: u32 = 26;
@@ -19,11 +24,10 @@ impl Ticks {
         Self((ns >> TICK_SHIFT) as u32 & TICKS_MASK)
     }
 
-    /// A duration in seconds, rounded up to ticks.
-    #[inline(always)]
-    pub const fn from_secs(secs: u64) -> Self {
-        let ticks = (secs * 1_000_000_000).div_ceil(1 << TICK_SHIFT);
-        Self(if ticks > TICKS_MASK as u64 { TICKS_MASK } else { ticks as u32 })
+    /// A duration, rounded up to ticks.
+    pub const fn from_duration(duration: Duration) -> Self {
+        let ticks = duration.as_nanos().div_ceil(1 << TICK_SHIFT);
+        Self(if ticks > TICKS_MASK as u128 { TICKS_MASK } else { ticks as u32 })
     }
 }
 
@@ -62,8 +66,18 @@ pub struct Tunables {
 const _: () = assert!(size_of::<Tunables>() == 64);
 
 impl Tunables {
-    /// How long a flow of this IP protocol number may idle in this state. The only definition: the
+    /// Whether a flow of this IP protocol number has timed out at `now`. The only definition: the
     /// program and all listings of flows use it.
+    ///
+    /// An entry's time may be [`REFRESH_AFTER`] earlier than the flow's last packet, and a flow never
+    /// ends before its timeout: it ends up to two thirds of a second after it.
+    #[inline(always)]
+    pub const fn has_timed_out(&self, protocol: u8, last_seen: LastSeen, now: Ticks) -> bool {
+        let timeout = self.timeout(protocol, last_seen.state());
+        last_seen.age(now).0 > timeout.0.saturating_add(REFRESH_AFTER.0)
+    }
+
+    /// How long a flow of this IP protocol number may idle in this state.
     #[inline(always)]
     pub const fn timeout(&self, protocol: u8, state: FlowState) -> Ticks {
         Ticks(match (Protocol::from_number(protocol), state) {
@@ -82,8 +96,11 @@ mod tests {
     #[test]
     fn ticks_round_so_that_no_flow_ends_early() {
         assert_eq!(Ticks::from_ns((1 << 26) - 1), Ticks(0));
-        assert_eq!(Ticks::from_secs(1), Ticks(15));
-        assert_eq!(Ticks::from_secs(7500), Ticks(111_759));
-        assert_eq!(Ticks::from_secs(u64::MAX / 1_000_000_000), Ticks(TICKS_MASK));
+        let secs = |secs| Ticks::from_duration(Duration::from_secs(secs));
+        assert_eq!(secs(1), Ticks(15));
+        assert_eq!(secs(7500), Ticks(111_759));
+        assert_eq!(Ticks::from_duration(Duration::from_millis(1500)), Ticks(23));
+        assert_eq!(Ticks::from_duration(Duration::from_nanos(1)), Ticks(1));
+        assert_eq!(Ticks::from_duration(Duration::MAX), Ticks(TICKS_MASK));
     }
 }

@@ -60,7 +60,7 @@ reasons! {
         /// A fragment for a service's address and protocol: not supported yet.
         Fragment = 0, "fragment";
         /// The service has no usable backend and `when_empty: drop`; or `reject`, but the limit on
-        /// ICMP errors is reached, or the source address allows no ICMP error.
+        /// ICMP errors is reached.
         NoBackend = 1, "no-backend";
         /// Too big for the path to the backend, and no ICMP error can be sent: the packet is an
         /// ICMP error itself, or the limit on ICMP errors is reached.
@@ -73,6 +73,13 @@ reasons! {
         NoHeadroom = 5, "no-headroom";
         /// The egress interface towards the backend is not one that Director may send from.
         NoInterface = 6, "no-interface";
+        /// The source is an address that no host can send from, or the service's own.
+        MartianSource = 7, "martian-source";
+        /// It arrived with TTL or hop limit 0.
+        HopLimit = 8, "hop-limit";
+        /// Too big for the path to the backend, and no bigger than the 1,280 bytes that every IPv6 path
+        /// must take: its sender cannot make it smaller.
+        BelowMinimumMtu = 9, "below-minimum-mtu";
     }
 }
 
@@ -87,6 +94,11 @@ impl DropReason {
             Self::NoNeighbour => "the next hop does not answer ARP or ND: see `ip neigh`",
             Self::NoHeadroom => "the driver leaves no room for the outer header: try mode: generic",
             Self::NoInterface => "the egress interface towards the backend is not listed",
+            Self::MartianSource => "forged: no host can send from this source address",
+            Self::HopLimit => "arrived with TTL or hop limit 0: a loop, or forged",
+            Self::BelowMinimumMtu => {
+                "the path to the backend takes less than IPv6's 1280 bytes: raise the MTU"
+            }
         }
     }
 }
@@ -205,6 +217,9 @@ mod tests {
                 (4, "no-neighbour"),
                 (5, "no-headroom"),
                 (6, "no-interface"),
+                (7, "martian-source"),
+                (8, "hop-limit"),
+                (9, "below-minimum-mtu"),
             ]
         );
         let passes: std::vec::Vec<_> =

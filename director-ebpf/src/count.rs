@@ -47,7 +47,7 @@ fn of_backend(selected: &SelectedBackend) -> Option<&'static mut BackendStats> {
     Some(unsafe { &mut *stats })
 }
 
-/// Counts a packet that is forwarded to a backend, and its flow if the flow is new.
+/// Counts a packet that is forwarded to a backend, and its flow if the packet made it a known one.
 #[inline(always)]
 pub fn forwarded(packet: &Packet, selected: &SelectedBackend, is_new_flow: bool) {
     if let Some(stats) = of_backend(selected) {
@@ -77,8 +77,8 @@ pub fn service_dropped(slot: u16) {
     }
 }
 
-/// Counts an untracked flow: its set of the flow table is full, or this CPU has reached the limit
-/// on new flows.
+/// Counts a packet of an untracked flow: its set of the flow table is full, or this CPU has reached the
+/// limit on new flows.
 #[inline(always)]
 pub fn untracked(slot: u16) {
     if let Some(stats) = of_service(slot) {

@@ -8,7 +8,7 @@ use core::ptr::{read_volatile, write_volatile};
 use director_common::{
     client::Client,
     flow::FlowHash,
-    flow_table::{FlowEntry, FlowSet, FlowState, LastSeen, SET_WAYS},
+    flow_table::{FlowEntry, FlowSet, FlowState, LastSeen, REFRESH_AFTER, SET_WAYS},
     tunables::Ticks,
     wire::tcp::{ACK, FIN, PROTOCOL_TCP, RST, SYN},
 };
@@ -21,9 +21,6 @@ use crate::{
     parse::{Content, Packet},
 };
 
-/// An entry is written again when it is older than this (about a second), so that its cache line
-/// stays shared between CPUs.
-const REFRESH_AFTER: Ticks = Ticks(16);
 /// An established flow that was seen within this time (about a minute) is never evicted.
 const PROTECT: Ticks = Ticks(900);
 
@@ -82,9 +79,7 @@ fn search(hash: FlowHash) -> Option<(*mut FlowEntry, FlowEntry)> {
 pub fn find(hash: FlowHash, packet: &Packet, context: &PacketContext) -> Option<FlowHit> {
     let (place, entry) = search(hash)?;
     let last_seen = entry.last_seen();
-    if last_seen.age(context.now)
-        > context.tunables.timeout(packet.flow.protocol, last_seen.state())
-    {
+    if context.tunables.has_timed_out(packet.flow.protocol, last_seen, context.now) {
         return None;
     }
     // A SYN on a closing connection opens a new connection from the same port (RFC 9293 3.6.1).
@@ -116,9 +111,7 @@ pub fn lookup_fast(hash: FlowHash, packet: &Packet, context: &PacketContext) -> 
         return FastLookup::Undecided;
     }
     if last_seen.age(context.now) >= REFRESH_AFTER {
-        if last_seen.age(context.now)
-            > context.tunables.timeout(packet.flow.protocol, FlowState::Established)
-        {
+        if context.tunables.has_timed_out(packet.flow.protocol, last_seen, context.now) {
             return FastLookup::Undecided;
         }
         if constants::mode().writes() {
@@ -152,22 +145,23 @@ pub fn refresh(hit: &FlowHit, packet: &Packet, context: &PacketContext) {
 }
 
 /// Records a new flow's backend. If its set is full of established flows, it stays untracked: the
-/// ring alone selects its backend, and a flood of new flows evicts no known one.
+/// ring alone selects its backend, and a flood of new flows evicts no known one. Returns whether it
+/// was recorded.
 #[inline(always)]
 pub fn record(
     hash: FlowHash,
     packet: &Packet,
     selected: &SelectedBackend,
     context: &PacketContext,
-) {
-    if !constants::mode().writes() {
-        return;
-    }
+) -> bool {
     // The end of a flow that is not in the table: nothing to record.
     if packet.flow.protocol == PROTOCOL_TCP && flags(packet) & (RST | FIN) != 0 {
-        return;
+        return false;
     }
-    let Some(set) = set_of(hash) else { return };
+    if !constants::mode().writes() {
+        return true;
+    }
+    let Some(set) = set_of(hash) else { return false };
     let mut victim = place(set, hash, 0);
     let mut most = 0;
     for at in 0..SET_WAYS {
@@ -180,7 +174,7 @@ pub fn record(
     }
     if most == 0 {
         count::untracked(selected.word.service());
-        return;
+        return false;
     }
     // A flow first seen midway (another director forwarded it before) may be forged, as a SYN may
     // be.
@@ -196,6 +190,7 @@ pub fn record(
         let place = (victim as usize).wrapping_sub(set as usize) / size_of::<FlowEntry>();
         record_client(hash, place, packet);
     }
+    true
 }
 
 /// Records the client of the flow in this place of its set. A reader sees by the flow's hash whether

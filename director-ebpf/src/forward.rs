@@ -3,6 +3,8 @@
 mod direct;
 mod tunnel;
 
+use core::hint::black_box;
+
 use director_common::{
     backend::ForwardMode,
     flow::FlowHash,
@@ -40,6 +42,23 @@ pub fn rewrite(
 #[inline(always)]
 fn link_length(hop: &Hop) -> usize {
     if hop.vlan_id == 0 { EthernetHeader::LEN } else { EthernetHeader::LEN + VlanTag::LEN }
+}
+
+/// Removes what follows the IP packet in the frame, as the kernel does: padding, or a trailer of the
+/// link that it came from. At least `shortest` bytes are kept behind the link header. Returns whether it
+/// succeeded.
+#[inline(always)]
+#[must_use]
+fn trim(frame: &mut Frame, packet: &Packet, shortest: u32) -> bool {
+    let keep = if packet.l3_length < shortest { shortest } else { packet.l3_length };
+    let end = packet.l3_offset + keep as usize;
+    if !frame.reaches(end + 1) {
+        return true;
+    }
+    // Kept in memory: the verifier forbids the subtraction's reordering ("pointer arithmetic on
+    // pkt_end prohibited").
+    let surplus = black_box(frame.len()) as i32 - end as i32;
+    frame.shrink_tail(surplus)
 }
 
 /// An Ethernet header and what follows it: one check against the frame's end for both.

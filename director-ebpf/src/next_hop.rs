@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use director_common::{
     address::Address, backend::NextHop, tunables::HEARTBEAT_STALE_NS, verdict::DropReason,
+    wire::ipv6::MINIMUM_MTU,
 };
 
 use crate::{
@@ -224,4 +225,12 @@ fn words(address: Address) -> [u32; 4] {
 #[inline(always)]
 pub fn too_big(packet: &Packet, hop: &Hop, overhead: u16) -> bool {
     hop.mtu != 0 && packet.l3_length + u32::from(overhead) > u32::from(hop.mtu)
+}
+
+/// Bytes of IP packet that fit, as the sender is told. IPv6 paths take 1,280 bytes, and hosts ignore
+/// errors that name less: those packets are dropped that are no bigger and do not fit.
+#[inline(always)]
+pub fn fits(packet: &Packet, hop: &Hop, overhead: u16) -> u16 {
+    let fits = hop.mtu.saturating_sub(overhead);
+    if packet.is_v6() && fits < MINIMUM_MTU { MINIMUM_MTU } else { fits }
 }

@@ -12,7 +12,7 @@ use director_common::{
     address::Address,
     flow::{Family, FlowKey},
     interface::INTERFACE_MACS,
-    verdict::PassReason,
+    verdict::{DropReason, PassReason},
     wire::{
         Header as _,
         ethernet::{
@@ -24,6 +24,7 @@ use director_common::{
     },
 };
 
+use ipv6::Part;
 pub use transport::Word;
 
 use crate::{constants, frame::Frame, maps};
@@ -39,6 +40,10 @@ pub enum Content {
     Fragment,
 }
 
+/// Values of `Packet::flaw`.
+const HOP_LIMIT: u32 = 1;
+const MARTIAN_SOURCE: u32 = 2;
+
 /// The parsed packet, for the later stages. Fields are words where bytes would suffice: the
 /// verifier requires aligned stack accesses, and LLVM merges those of neighbouring bytes.
 pub struct Packet {
@@ -52,6 +57,8 @@ pub struct Packet {
     pub l3_length: u32,
     /// DSCP and ECN.
     pub tos: u32,
+    /// Why no host can have sent the packet, as its headers alone tell: see [`Packet::flaw`].
+    flaw: u32,
     /// TCP control bits; 0 for anything else.
     pub tcp_flags: u32,
     /// Destination MAC, as `mac_to_u64` returns it.
@@ -79,8 +86,39 @@ impl Packet {
             l3_offset: zero as usize,
             l3_length: zero as u32,
             tos: zero as u32,
+            flaw: zero as u32,
             tcp_flags: zero as u32,
             destination_mac: zero,
+        }
+    }
+
+    /// Why it must be dropped if it is for a service, whatever its flow. The fast path leaves such
+    /// packets to the slow path.
+    #[inline(always)]
+    pub fn flaw(&self) -> Option<DropReason> {
+        match self.flaw {
+            0 => None,
+            HOP_LIMIT => Some(DropReason::HopLimit),
+            _ => Some(DropReason::MartianSource),
+        }
+    }
+
+    /// The same of a packet whose flow is not known: flows from an impossible source never become
+    /// known, so those that are need no look at their source. A packet from the VIP to itself is forged
+    /// (a host that has the VIP does not send it), one from another VIP need not be.
+    #[inline(always)]
+    pub fn flaw_of_new(&self) -> Option<DropReason> {
+        let source = self.flow.source;
+        if !source.is_possible_source(self.is_v6()) || source == self.flow.destination {
+            return Some(DropReason::MartianSource);
+        }
+        self.flaw()
+    }
+
+    #[inline(always)]
+    fn check_hops(&mut self, hops: u8) {
+        if hops == 0 {
+            self.flaw = HOP_LIMIT;
         }
     }
 
@@ -165,6 +203,7 @@ fn ipv4(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     }
     let mut sum = ip.sum();
     let (protocol, is_fragment) = (ip.protocol, ip.is_fragment());
+    packet.check_hops(ip.ttl);
     packet.tos = u32::from(ip.tos);
     packet.l3_length = u32::from(total_length);
     packet.flow.protocol = protocol;
@@ -213,6 +252,7 @@ fn ipv6(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     if ip.version() != 6 || length > 0xffff || packet.l3_offset + length > frame.len() {
         return Err(PassReason::Malformed);
     }
+    packet.check_hops(ip.hop_limit);
     packet.tos = u32::from(ip.traffic_class());
     packet.l3_length = length as u32;
     packet.flow.source = Address::v6(ip.source);
@@ -220,11 +260,13 @@ fn ipv6(frame: &Frame, packet: &mut Packet) -> Result<(), PassReason> {
     let end = packet.l3_offset + length;
     let first = packet.l3_offset + Ipv6Header::LEN;
     let upper = ipv6::skip_extensions(frame, ip.next_header, first, end)?;
-    packet.flow.protocol = upper.protocol;
-    if upper.is_fragment {
-        return transport::fragment(packet);
+    packet.flow.protocol = upper.protocol as u8;
+    match upper.part {
+        Part::Whole => {}
+        Part::First => return transport::fragment(packet),
+        Part::Later => return transport::later_fragment(packet),
     }
-    if upper.protocol == PROTOCOL_ICMPV6 {
+    if packet.flow.protocol == PROTOCOL_ICMPV6 {
         return icmp::v6_error(frame, packet, upper.offset, end);
     }
     transport::whole(frame, packet, upper.offset, end)

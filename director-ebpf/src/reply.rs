@@ -5,7 +5,6 @@ use core::hint::black_box;
 
 use director_common::{
     checksum::Sum,
-    flow::Family,
     verdict::ReplyReason,
     wire::{
         Header as _,
@@ -40,10 +39,11 @@ const TOS: u8 = 0xc0;
 /// TTL or hop limit of an error.
 const HOPS: u8 = 64;
 
-/// Whether this packet may be answered with an error, under the limit on errors sent.
+/// Whether this packet may be answered with an error, under the limit on errors sent. Its source is a
+/// single host (RFC 1122 3.2.2, RFC 4443 2.4 (e)): packets from elsewhere have been refused.
 #[inline(always)]
 pub fn allowed(packet: &Packet, context: &PacketContext) -> bool {
-    packet.content == Content::Whole && may_answer(packet) && within_limit(context)
+    packet.content == Content::Whole && within_limit(context)
 }
 
 /// Rewrites the frame into the error. `mtu` is the size that fits, or 0. Returns whether it
@@ -59,7 +59,9 @@ pub fn send(frame: &mut Frame, packet: &Packet, reason: ReplyReason, mtu: u16) -
     // Summed up here and not in `rewrite`: a third stack frame exceeds the stack that 6.1 allows,
     // where each takes a multiple of 32 bytes ("combined stack size of 3 calls is 544. Too large").
     let quoted = sum_quote(frame, packet.l3_offset, quote_length(packet));
-    rewrite(frame, packet, u32::from(kind) << 8 | u32::from(code), mtu, quoted)
+    // One number for three fields: each takes as much stack there.
+    let fields = u32::from(kind) << 24 | u32::from(code) << 16 | u32::from(mtu);
+    rewrite(frame, packet, fields, quoted)
 }
 
 /// Bytes of the packet that are quoted. Headers are made of words, so the sum's rounding down cuts
@@ -71,7 +73,7 @@ fn quote_length(packet: &Packet) -> usize {
 
 /// Not inlined, so that its variables are not on the pipeline's stack.
 #[inline(never)]
-fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted: u64) -> bool {
+fn rewrite(frame: &mut Frame, packet: &Packet, fields: u32, quoted: u64) -> bool {
     let quote = quote_length(packet);
     let ip_length = if packet.is_v6() { Ipv6Header::LEN } else { Ipv4Header::LEN };
 
@@ -93,11 +95,11 @@ fn rewrite(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted:
     let Some(tags) = tags else { return false };
     frame.write(0, link)
         && frame.write(EthernetHeader::LEN, tags)
-        && write_packet(frame, packet, kind_code, mtu, quoted)
+        && write_packet(frame, packet, fields, quoted)
 }
 
 #[inline(always)]
-fn write_packet(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, quoted: u64) -> bool {
+fn write_packet(frame: &mut Frame, packet: &Packet, fields: u32, quoted: u64) -> bool {
     let (client, vip) = (packet.flow.source, packet.flow.destination);
     let length = (IcmpHeader::LEN + quote_length(packet)) as u16;
     let mut sum = Sum::ZERO;
@@ -122,12 +124,12 @@ fn write_packet(frame: &mut Frame, packet: &Packet, kind_code: u32, mtu: u16, qu
         (packet.l3_offset + Ipv4Header::LEN, frame.write(packet.l3_offset, ip))
     };
     sum.add_folded(quoted);
-    sum.add_u16(kind_code as u16);
-    sum.add_u16(mtu);
-    let mtu = mtu.to_be_bytes();
+    sum.add_u16((fields >> 16) as u16);
+    sum.add_u16(fields as u16);
+    let mtu = (fields as u16).to_be_bytes();
     let icmp = IcmpHeader {
-        kind: (kind_code >> 8) as u8,
-        code: kind_code as u8,
+        kind: (fields >> 24) as u8,
+        code: (fields >> 16) as u8,
         checksum: sum.finish(),
         rest: [0, 0, mtu[0], mtu[1]],
     };
@@ -147,20 +149,6 @@ fn sum_quote(frame: &Frame, start: usize, length: usize) -> u64 {
         sum += u64::from(quoted.native());
     }
     sum
-}
-
-/// Errors are sent to a single host only (RFC 1122 3.2.2, RFC 4443 2.4 (e)).
-#[inline(always)]
-fn may_answer(packet: &Packet) -> bool {
-    if packet.flow.family == Family::V4 as u8 {
-        // 0/8 and 127/8 are not valid sources; 224/3 is multicast, reserved and broadcast.
-        let first = packet.flow.source.v4_bytes()[0];
-        first != 0 && first != 127 && first < 224
-    } else {
-        let source = packet.flow.source;
-        let unspecified_or_loopback = source.first == 0 && u64::from_be(source.second) < 2;
-        source.first as u8 != 0xff && !unspecified_or_loopback
-    }
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use core::ptr::read_volatile;
 use director_common::{
     flow::FlowKey,
     service::{Service, ServiceKey, ServiceWord},
+    wire::{tcp::PROTOCOL_TCP, udp::PROTOCOL_UDP},
 };
 
 use crate::maps;
@@ -49,8 +50,17 @@ fn slot_of(key: &ServiceKey) -> Option<u32> {
     maps::SERVICE_KEYS.get_ptr(key).map(|slot| unsafe { *slot })
 }
 
-/// The slot of any service with the flow's address and protocol: fragments do not tell their port.
+/// The slot of any service with the flow's address and protocol: fragments do not tell their port,
+/// and some not their protocol.
 #[inline(always)]
 pub fn of_any_port(flow: &FlowKey) -> Option<u16> {
-    slot_of(&ServiceKey::exact(flow).presence()).map(|slot| slot as u16)
+    let mut key = ServiceKey::exact(flow).presence();
+    if key.protocol != PROTOCOL_TCP && key.protocol != PROTOCOL_UDP {
+        key.protocol = PROTOCOL_TCP;
+        if let Some(slot) = slot_of(&key) {
+            return Some(slot as u16);
+        }
+        key.protocol = PROTOCOL_UDP;
+    }
+    slot_of(&key).map(|slot| slot as u16)
 }

@@ -104,7 +104,7 @@ pub fn run<P: Path>(
         Admission::Exhausted => Lookup::Unknown,
         Admission::Admitted => path.lookup(hash, packet, context)?,
     };
-    let (selected, connection) = match found {
+    let (selected, mut connection) = match found {
         Lookup::Known(selected) => (selected, Connection::Known),
         Lookup::Unknown => {
             let Some(service) = service::find(&packet.flow) else {
@@ -112,6 +112,13 @@ pub fn run<P: Path>(
             };
             if P::REFUSES && (P::TRACED || constants::mode().records()) {
                 decision.service = u32::from(service.slot) + 1;
+            }
+            // The fast path's parser has looked at IPv6 sources already.
+            if (P::REFUSES || !packet.is_v6())
+                && let Some(reason) = packet.flaw_of_new()
+            {
+                let service = service.slot;
+                return Err(path.refuse(Refusal::Dropped { service, reason }, packet, context));
             }
             let Some(selected) = schedule::pick(&service, hash) else {
                 return Err(path.refuse(Refusal::NoBackend(service), packet, context));
@@ -122,12 +129,16 @@ pub fn run<P: Path>(
     if P::REFUSES {
         note::<P>(decision, &selected, connection);
     }
+    if let Some(reason) = packet.flaw() {
+        let service = selected.word.service();
+        return Err(path.refuse(Refusal::Dropped { service, reason }, packet, context));
+    }
 
     let hop = path.next_hop(frame, packet, &selected, context)?;
     let overhead = forward::overhead(&selected);
     if next_hop::too_big(packet, &hop, overhead) {
         // The client is told what fits, also without don't-fragment: XDP cannot fragment.
-        let (service, fits) = (selected.word.service(), hop.mtu - overhead);
+        let (service, fits) = (selected.word.service(), next_hop::fits(packet, &hop, overhead));
         return Err(path.refuse(Refusal::TooBig { service, fits }, packet, context));
     }
     // From here on the frame changes: what fails is dropped, on either path.
@@ -140,17 +151,22 @@ pub fn run<P: Path>(
             return Ok(verdict_policy::dropped(selected.word.service(), reason));
         }
     };
-    let is_new = matches!(connection, Connection::New);
-    if is_new {
-        match admission {
-            Admission::Exhausted => count::untracked(selected.word.service()),
+    let mut is_recorded = false;
+    if matches!(connection, Connection::New) {
+        is_recorded = match admission {
+            Admission::Exhausted => {
+                count::untracked(selected.word.service());
+                false
+            }
             Admission::Admitted => flow_table::record(hash, packet, &selected, context),
+        };
+        // Its next packet is as new as this one: only a flow that is recorded counts as one.
+        if !is_recorded {
+            connection = Connection::None;
         }
     }
-    if !P::REFUSES {
-        note::<P>(decision, &selected, connection);
-    }
-    count::forwarded(packet, &selected, is_new);
+    note::<P>(decision, &selected, connection);
+    count::forwarded(packet, &selected, is_recorded);
     Ok(verdict)
 }
 

@@ -42,7 +42,7 @@ fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
     }
     // Read only now: packets that are not sampled need no clock.
     if context::clock() >= until {
-        end();
+        end(until);
         return false;
     }
     let every = tunables.trace_every;
@@ -58,13 +58,19 @@ fn is_turn(tunables: &'static Tunables, until: u64) -> bool {
     true
 }
 
-/// Ends an expired trace. A process that still traces renews it soon.
+/// Ends an expired trace, unless it has been renewed since. (A renewal between the two instructions is
+/// undone, and repeated by the tracing process.)
 #[inline(always)]
-fn end() {
+fn end(until: u64) {
     if let Some(tunables) = maps::TUNABLES.get_ptr_mut(0) {
         // SAFETY: the map's lookup returned it. Volatile: userspace writes it while packets read
         // it.
-        unsafe { write_volatile(&raw mut (*tunables).trace_until_ns, 0) };
+        unsafe {
+            let place = &raw mut (*tunables).trace_until_ns;
+            if read_volatile(place) == until {
+                write_volatile(place, 0);
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Refusal {
     TooBig {
         /// The service's slot.
         service: u16,
-        /// Bytes of IP packet that would fit.
+        /// Bytes of IP packet that its sender is told would fit.
         fits: u16,
     },
     /// A packet of the service in this slot cannot be forwarded.
@@ -50,6 +50,9 @@ pub fn decide(packet: &Packet, refusal: &Refusal, context: &PacketContext) -> Ve
                 DropReason::NoBackend,
             ),
         },
+        Refusal::TooBig { service, fits } if packet.l3_length <= u32::from(fits) => {
+            dropped(service, DropReason::BelowMinimumMtu)
+        }
         Refusal::TooBig { service, .. } => {
             answered(packet, service, context, ReplyReason::TooBig, DropReason::TooBig)
         }

@@ -13,7 +13,7 @@ use crate::packet::{
 /// Maximum offset of a header in the frame, bytes; headers beyond it are not parsed.
 const FURTHEST: usize = 1023;
 /// Maximum number of extension headers parsed.
-const EXTENSIONS: usize = 5;
+const EXTENSIONS: usize = 6;
 
 /// A flow, from the client to the VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,13 +26,44 @@ pub struct Flow {
     pub protocol: u8,
 }
 
+/// Why no host can have sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// TTL or hop limit 0.
+    HopLimit,
+    /// Its source is no address of a host, or its own destination.
+    Source,
+}
+
+/// Whether a host can have this address (RFC 6890).
+fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let class = v4.octets()[0];
+            !(class == 0 || class == 127 || (224..=255).contains(&class))
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast())
+                && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+/// The flaw of a packet from `sender`, about a flow from `client` to `vip`.
+fn flaw(hops: u8, sender: IpAddr, client: IpAddr, vip: IpAddr) -> Option<Flaw> {
+    if !is_host(client) || client == vip || !is_host(sender) {
+        return Some(Flaw::Source);
+    }
+    (hops == 0).then_some(Flaw::HopLimit)
+}
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Not for a service: not IP, another protocol, or an inconsistent header.
     Other,
-    /// A fragment of a TCP or UDP packet to this address.
-    Fragment(IpAddr, u8),
+    /// A fragment of a TCP or UDP packet to this address; `None`: of one of the two.
+    Fragment(IpAddr, Option<u8>),
     /// A whole TCP or UDP packet, or an ICMP error about one.
     Flow {
         /// The flow it belongs to.
@@ -43,6 +74,8 @@ pub enum Class {
         l3_offset: usize,
         /// Length of the IP packet.
         l3_length: usize,
+        /// Why it is dropped whatever its service.
+        flaw: Option<Flaw>,
     },
 }
 
@@ -121,19 +154,22 @@ fn ipv4(frame: &[u8], l3_offset: usize) -> Option<Class> {
     let payload = &packet[ip.length..];
     if u16_at(ip.bytes, 6) & 0x3fff != 0 {
         return (protocol == TCP || protocol == UDP)
-            .then_some(Class::Fragment(destination, protocol));
+            .then_some(Class::Fragment(destination, Some(protocol)));
     }
+    let hops = ip.bytes[8];
     if protocol != ICMP {
         let (from, to) = ports(protocol, payload)?;
         let flow = Flow { source: (source, from), destination: (destination, to), protocol };
-        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length });
+        let flaw = flaw(hops, source, source, destination);
+        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length, flaw });
     }
     matches!(payload.get(..8)?[0], 3 | 4 | 11 | 12).then_some(())?;
     let quote = v4_header(&payload[8..])?;
     let behind = payload[8 + quote.length..].get(..8)?;
     (u16_at(quote.bytes, 6) & 0x1fff == 0 && quote.source() == destination).then_some(())?;
     let flow = quoted(quote.source(), quote.destination(), quote.bytes[9], behind)?;
-    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
+    let flaw = flaw(hops, source, flow.source.0, destination);
+    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length, flaw })
 }
 
 /// Source and destination port of a TCP or UDP packet with consistent lengths.
@@ -176,14 +212,19 @@ fn ipv6(frame: &[u8], l3_offset: usize) -> Option<Class> {
     let (source, destination) = v6_addresses(ip);
     let upper = skip(frame, ip[6], l3_offset + 40)?;
     let protocol = upper.protocol;
-    if upper.is_fragment {
-        return (protocol == TCP || protocol == UDP)
-            .then_some(Class::Fragment(destination, protocol));
+    if upper.is_later && is_extension(protocol) {
+        return Some(Class::Fragment(destination, None));
     }
+    if upper.is_later || upper.is_first {
+        return (protocol == TCP || protocol == UDP)
+            .then_some(Class::Fragment(destination, Some(protocol)));
+    }
+    let hops = ip[7];
     if protocol != ICMPV6 {
         let (from, to) = ports(protocol, frame.get(upper.at..)?)?;
         let flow = Flow { source: (source, from), destination: (destination, to), protocol };
-        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length });
+        let flaw = flaw(hops, source, source, destination);
+        return Some(Class::Flow { flow, is_error: false, l3_offset, l3_length, flaw });
     }
     matches!(header(frame, upper.at, 8)?[0], 1..=4).then_some(())?;
     let quote = header(frame, upper.at + 8, 40)?;
@@ -191,37 +232,53 @@ fn ipv6(frame: &[u8], l3_offset: usize) -> Option<Class> {
     let (vip, client) = v6_addresses(quote);
     (vip == destination).then_some(())?;
     let quoted_upper = skip(frame, quote[6], upper.at + 48)?;
-    (!quoted_upper.is_fragment).then_some(())?;
+    (!quoted_upper.is_later).then_some(())?;
     let behind = header(frame, quoted_upper.at, 8)?;
     let flow = quoted(vip, client, quoted_upper.protocol, behind)?;
-    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length })
+    let flaw = flaw(hops, source, client, destination);
+    Some(Class::Flow { flow, is_error: true, l3_offset, l3_length, flaw })
 }
 
 /// The upper layer after the extension headers.
 struct Upper {
     protocol: u8,
     at: usize,
-    is_fragment: bool,
+    /// The first fragment of several.
+    is_first: bool,
+    /// A fragment without the transport header.
+    is_later: bool,
+}
+
+fn is_extension(protocol: u8) -> bool {
+    [HOP_BY_HOP, ROUTING, DESTINATION, AUTHENTICATION, FRAGMENT].contains(&protocol)
 }
 
 fn skip(packet: &[u8], mut protocol: u8, mut at: usize) -> Option<Upper> {
-    for _ in 0..=EXTENSIONS {
+    let mut is_first = false;
+    for skipped in 0.. {
+        if !is_extension(protocol) {
+            return Some(Upper { protocol, at, is_first, is_later: false });
+        }
+        (skipped < EXTENSIONS).then_some(())?;
+        let extension = header(packet, at, 8)?;
         let length = match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let extension = header(packet, at, 8)?;
-                (protocol != ROUTING || extension[3] == 0).then_some(())?;
-                (usize::from(extension[1]) + 1) * 8
-            }
-            AUTHENTICATION => (usize::from(header(packet, at, 8)?[1]) + 2) * 4,
+            AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
             FRAGMENT => {
-                let extension = header(packet, at, 8)?;
-                if u16_at(extension, 2) & 0xfff9 != 0 {
-                    return Some(Upper { protocol: extension[0], at, is_fragment: true });
+                let word = u16_at(extension, 2);
+                if word & 0xfff8 != 0 {
+                    return Some(Upper {
+                        protocol: extension[0],
+                        at,
+                        is_first: false,
+                        is_later: true,
+                    });
                 }
+                is_first |= word & 1 != 0;
                 8
             }
-            _ => return Some(Upper { protocol, at, is_fragment: false }),
+            _ => (usize::from(extension[1]) + 1) * 8,
         };
+        (protocol != ROUTING || extension[3] == 0).then_some(())?;
         protocol = packet[at];
         at += length;
         (at <= packet.len() && at <= FURTHEST).then_some(())?;
@@ -231,12 +288,12 @@ fn skip(packet: &[u8], mut protocol: u8, mut at: usize) -> Option<Upper> {
 
 /// The expected result for a frame under a configuration.
 pub fn expected<'a>(class: &Class, config: &'a Config) -> Expected<'a> {
-    let is = |service: &&Service, address: IpAddr, protocol: u8| {
+    let is = |service: &&Service, address: IpAddr, protocol: Option<u8>| {
         let number = match service.frontend.protocol {
             Protocol::Tcp => TCP,
             Protocol::Udp => UDP,
         };
-        service.frontend.address == address && number == protocol
+        service.frontend.address == address && protocol.is_none_or(|protocol| number == protocol)
     };
     match class {
         Class::Other => Expected::Pass,
@@ -251,7 +308,7 @@ pub fn expected<'a>(class: &Class, config: &'a Config) -> Expected<'a> {
         Class::Flow { flow, .. } => {
             let (address, port) = flow.destination;
             let mut candidates: Vec<&Service> =
-                config.services.iter().filter(|s| is(s, address, flow.protocol)).collect();
+                config.services.iter().filter(|s| is(s, address, Some(flow.protocol))).collect();
             // An exact port takes precedence over `any`.
             candidates.sort_by_key(|service| service.frontend.port == Port::Any);
             let matching = candidates.into_iter().find(|service| match service.frontend.port {

@@ -133,6 +133,13 @@ impl Packet {
         self
     }
 
+    /// Sets TTL or hop limit.
+    #[must_use]
+    pub fn hops(mut self, hops: u8) -> Self {
+        self.ttl = hops;
+        self
+    }
+
     /// Appends this many bytes of payload.
     #[must_use]
     pub fn payload(mut self, bytes: usize) -> Self {

@@ -77,6 +77,19 @@ fn cause(verdict: Verdict) -> Cause {
             DropReason::NoNeighbour => Cause::Elsewhere(LIVE, "drop_no_neighbour"),
             DropReason::NoHeadroom => Cause::NoRoom(tcp("192.0.2.1:80")),
             DropReason::NoInterface => Cause::Elsewhere(LIVE, "drop_no_interface"),
+            DropReason::MartianSource => Cause::Packet(
+                Packet::tcp("127.0.0.1:40000", "192.0.2.1:80"),
+                everything(),
+                Some("t44"),
+            ),
+            DropReason::HopLimit => {
+                Cause::Packet(tcp("192.0.2.1:80").hops(0), everything(), Some("t44"))
+            }
+            DropReason::BelowMinimumMtu => Cause::Packet(
+                Packet::tcp(V6, "[2001:db8::2]:80").payload(1261 - 60),
+                everything().mtu(1300),
+                Some("t66"),
+            ),
         },
     }
 }

@@ -130,3 +130,36 @@ services:
     wait_until("off", TIMEOUT, || live.json("conns --count")["clients"] == false);
     assert_eq!(live.json("conns --count")["flows"], FLOWS);
 }
+
+/// On the real clock: the kernel's tick count is hundreds of milliseconds behind CLOCK_MONOTONIC, which
+/// must shorten no flow. `udp: 1s` ended a busy flow every 1.2 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_ends_after_its_timeout_and_not_before() {
+    const YAML: &str = "
+interfaces: [{name: eth0}]
+flows: {size: 64Ki, udp: 1s}
+services:
+  - {name: only, address: 192.0.2.40, protocol: udp, port: 7, forward: tunnel,
+     backends: [{address: 10.0.0.11}]}
+";
+    let live = Live::with("timeouts", YAML).await;
+    live.attach();
+    let socket =
+        live.node("client1").run(|| UdpSocket::bind("0.0.0.0:0").expect("binds")).expect("enters");
+    let send = || socket.send_to(b"?", "192.0.2.40:7").expect("sends");
+    let flows = || live.json("services")[0]["flows"].as_u64().expect("a number");
+    let packets = || live.json("services")[0]["packets"].as_u64().expect("a number");
+    for _ in 0..40 {
+        send();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::thread::sleep(Duration::from_millis(600));
+    send();
+    wait_until("forwarded", TIMEOUT, || packets() == 41);
+    assert_eq!(flows(), 1, "in use, and then idle for 0.7 s");
+    std::thread::sleep(Duration::from_millis(1800));
+    send();
+    wait_until("forwarded", TIMEOUT, || packets() == 42);
+    assert_eq!(flows(), 2, "idle for 1.8 s");
+    live.detach();
+}

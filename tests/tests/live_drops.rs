@@ -195,3 +195,40 @@ async fn pass_not_our_mac() {
     assert!(verdicts.keys().all(|verdict| verdict.starts_with("pass/")), "{verdicts:?}");
     live.detach();
 }
+
+/// The interface gets another MAC while the daemon runs (VRRP without a virtual MAC). The program's
+/// fast path compares with a constant: it accepted the former one, now another host's, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn pass_frames_to_a_former_mac() {
+    let live = Live::with("former-mac", &service("tunnel", "10.0.0.11")).await;
+    let client = live.netlink("client1");
+    let eth0 = client.link_by_name("eth0").await.expect("eth0").index;
+    let director = live.netlink("director");
+    let link = director.link_by_name("eth0").await.expect("eth0");
+    let daemon = live.run();
+    let count = |verdict: &str| live.verdicts().get(verdict).copied().unwrap_or(0);
+    let sends_to = async |mac| {
+        client.set_neighbour(eth0, ip("192.0.2.40"), mac).await.expect("set");
+        send(&live);
+    };
+    sends_to(link.mac).await;
+    wait_until("forwarded", TIMEOUT, || count("tx") >= PACKETS);
+
+    let moved = [2, 0xaa, 0, 0, 0, 2];
+    director.set_mac(link.index, moved).await.expect("set");
+    sends_to(moved).await;
+    wait_until("forwarded to the new MAC", TIMEOUT, || {
+        let before = count("tx");
+        send(&live);
+        count("tx") >= before + PACKETS
+    });
+    client.set_neighbour(eth0, ip("192.0.2.40"), link.mac).await.expect("set");
+    // The switch floods them, as no port has that MAC any more.
+    wait_until("passed for the former MAC", TIMEOUT, || {
+        let (tx, passed) = (count("tx"), count("pass/not-our-mac"));
+        send(&live);
+        count("pass/not-our-mac") >= passed + PACKETS && count("tx") == tx
+    });
+    drop(daemon);
+    live.detach();
+}

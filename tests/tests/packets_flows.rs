@@ -84,7 +84,65 @@ fn udp_idles() {
     }
 }
 
-/// Every packet refreshes the flow, though the entry is only written once a second.
+fn with_timeouts(timeout: &str) -> Director {
+    let yaml = format!(
+        "flows: {{size: 1Ki, tcp: {timeout}, tcp_closing: {timeout}, udp: {timeout}}}\n\
+         services: [{{name: a, address: 192.0.2.1, protocol: [tcp, udp], port: 80, \
+         forward: tunnel, backends: [{{address: 10.0.0.1}}]}}]"
+    );
+    Director::new(Given::new(&yaml))
+}
+
+/// Whatever the timeout is, and wherever between two ticks (67 ms) the packets fall: a flow never ends
+/// before its timeout, sub-second parts included, and at most 0.7 s after it.
+#[rstest]
+fn no_flow_ends_early(#[values(1000, 1001, 1500, 10_000, 61_234)] timeout_ms: u64) {
+    let mut director = with_timeouts(&format!("{timeout_ms}ms"));
+    let mut rng = fastrand::Rng::with_seed(timeout_ms);
+    let millis = Duration::from_millis;
+    for round in 0..300_u16 {
+        let from = format!("198.51.100.7:{}", 2000 + round);
+        let tcp = |flags| Packet::tcp_with(&from, "192.0.2.1:80", flags);
+        // UDP, an established connection, and a closing one.
+        let (packet, more) = match round % 3 {
+            0 => (Packet::udp(&from, "192.0.2.1:80"), None),
+            1 => (tcp(ACK), Some(ACK)),
+            _ => (tcp(ACK), Some(FIN | ACK)),
+        };
+        sent(&mut director, &packet, "a", Connection::New);
+        if let Some(flags) = more {
+            sent(&mut director, &tcp(flags), "a", Connection::Known);
+        }
+        // In use: the entry is not written for every packet, and the last one counts.
+        for _ in 0..rng.u32(..8) {
+            director.after(millis(rng.u64(..=timeout_ms)));
+            sent(&mut director, &packet, "a", Connection::Known);
+        }
+        director.after(millis(timeout_ms));
+        sent(&mut director, &packet, "a", Connection::Known);
+        director.after(millis(timeout_ms + 700));
+        sent(&mut director, &packet, "a", Connection::New);
+        director.after(Duration::from_nanos(rng.u64(..100_000_000)) + secs(7200));
+    }
+}
+
+/// With `udp: 1s`, a flow of a datagram each 100 ms was placed anew every 1.2 s.
+#[rstest]
+fn a_busy_flow_never_ends(#[values("1s", "1500ms")] timeout: &str) {
+    let mut director = with_timeouts(timeout);
+    let packet = Packet::udp(V4, "192.0.2.1:80");
+    for gap_ms in [1, 33, 100, 250, 500, 750, 1000] {
+        director.after(secs(10));
+        sent(&mut director, &packet, "a", Connection::New);
+        for _ in 0..500 {
+            director.after(Duration::from_millis(gap_ms));
+            let seen = director.run(&packet.frame());
+            assert_eq!(seen.connection, Connection::Known, "{gap_ms} ms");
+        }
+    }
+}
+
+/// Every packet refreshes the flow, though the entry is only written twice a second.
 #[test]
 fn a_flow_in_use_does_not_idle() {
     let mut director = lend(&Given::everything());
@@ -117,13 +175,56 @@ fn a_syn_on_a_closing_flow(#[case] end: u8) {
     sent(&mut director, &packet(ACK), "t44", Connection::Known);
 }
 
+/// A flow that finds its set full of established ones is placed by the ring with each of its packets:
+/// none of them makes it a flow, and each is counted as a packet of an untracked one.
+#[rstest]
+#[case::udp(|from: &str| Packet::udp(from, "192.0.2.1:80"))]
+#[case::tcp(|from: &str| Packet::tcp_with(from, "192.0.2.1:80", ACK))]
+#[case::slow_path(|from: &str| Packet::udp(from, "192.0.2.1:80").options(4))]
+fn a_flow_without_a_place_is_no_new_flow(#[case] packet: fn(&str) -> Packet) {
+    let yaml = "flows: {size: 1Ki}\nservices: [{name: a, address: 192.0.2.1, protocol: [tcp, udp], \
+                port: 80, forward: tunnel, backends: [{address: 10.0.0.1}]}]";
+    let mut director = Director::new(Given::new(yaml));
+    let flows = |director: &Director| {
+        let counters = director.counters();
+        let services = counters.services.values();
+        services.fold((0, 0, 0), |(flows, untracked, packets), service| {
+            let total = &service.total;
+            (flows + total.flows, untracked + service.untracked, packets + total.packets)
+        })
+    };
+    // Twice as many established flows as there are places.
+    let all: Vec<Packet> =
+        (0..8192).map(|n| packet(&format!("198.51.100.7:{}", 2000 + n))).collect();
+    let mut known = 0;
+    for packet in &all {
+        director.run(&packet.frame());
+        let seen = director.run(&packet.frame());
+        known += u64::from(seen.connection == Connection::Known);
+    }
+    let before = flows(&director);
+    assert_eq!(before.0, known, "flows are those in the table");
+    assert!(known > 2000 && known < 8000, "{known} of 8192 found a place");
+    let without = all.len() as u64 - known;
+    assert_eq!(before.1, 2 * without, "packets of flows without a place");
+    for packet in &all {
+        let seen = director.run(&packet.frame());
+        assert_ne!(seen.connection, Connection::New, "an untracked flow is not new again");
+    }
+    assert_eq!(
+        flows(&director),
+        (before.0, before.1 + without, before.2 + all.len() as u64),
+        "flows, packets of untracked flows, packets"
+    );
+}
+
 /// The end of an untracked flow is forwarded and not recorded.
 #[rstest]
 fn the_end_of_an_untracked_flow(#[values(FIN, FIN | ACK, RST, RST | ACK)] flags: u8) {
     let mut director = lend(&Given::everything());
     let packet = Packet::tcp_with(V4, "192.0.2.1:80", flags);
-    let first = sent(&mut director, &packet, "t44", Connection::New);
-    let again = sent(&mut director, &packet, "t44", Connection::New);
+    let first = sent(&mut director, &packet, "t44", Connection::None);
+    let again = sent(&mut director, &packet, "t44", Connection::None);
     assert_eq!(again.backend, first.backend);
 }
 

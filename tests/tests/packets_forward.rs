@@ -110,6 +110,15 @@ fn options_of_every_length(
 #[case::routing_done(&[(ROUTING, routing_header(0))])]
 #[case::authentication(&[(AUTHENTICATION, authentication_header())])]
 #[case::atomic_fragment(&[(44, vec![0, 0, 0, 0, 1, 2, 3, 4])])]
+#[case::as_many_as_are_read(&vec![(DESTINATION, options_header(0)); 6])]
+#[case::six_and_an_atomic_fragment(&[
+    (HOP_BY_HOP, options_header(0)),
+    (DESTINATION, options_header(0)),
+    (DESTINATION, options_header(1)),
+    (AUTHENTICATION, authentication_header()),
+    (DESTINATION, options_header(0)),
+    (44, vec![0, 0, 0, 0, 1, 2, 3, 4]),
+])]
 #[case::chain(&[
     (HOP_BY_HOP, options_header(0)),
     (DESTINATION, options_header(0)),
@@ -151,6 +160,37 @@ fn padding_is_not_encapsulated(
         _ => "d4",
     };
     check(&Packet::tcp(V4, to).padded(length), TX, Some(service));
+}
+
+/// Bytes behind the IP packet are trimmed, as the kernel does, and do not count towards its size: the
+/// 1,444 bytes and 28 behind them went into the tunnel whole.
+#[rstest]
+fn trailers_are_trimmed(
+    #[values(
+        ("192.0.2.1:80", "t44"), ("192.0.2.2:80", "t46"), ("192.0.2.4:80", "d4"),
+        ("[2001:db8::1]:80", "t64"), ("[2001:db8::2]:80", "t66"), ("[2001:db8::4]:80", "d6")
+    )]
+    to: (&str, &str),
+    #[values(46, 60, 1444, 1460)] ip_length: usize,
+    #[values(1, 4, 28, 400)] behind: usize,
+    #[values(0, 1, 2)] tags: usize,
+    #[values(0, 12)] vlan: u16,
+) {
+    let (to, service) = to;
+    let from = if to.starts_with('[') { V6 } else { V4 };
+    let packet = Packet::tcp_with(from, to, ACK);
+    let short = packet.ip_bytes().len();
+    let mut packet = packet.payload(ip_length.saturating_sub(short));
+    for _ in 0..tags {
+        packet = packet.tag(0x8100, 7);
+    }
+    let length = packet.frame().len() + behind;
+    // The largest packet of the path, whatever is behind it.
+    let given = Given::everything().mtu(1500).vlan(vlan);
+    let seen = check_given(&given, &packet.padded(length), TX, Some(service));
+    assert!(seen.frame.len() >= 60);
+    let link = read::link(&seen.frame);
+    assert!(seen.frame.len() - link.l3_offset <= 1500, "{} bytes", seen.frame.len());
 }
 
 /// RFC 6040: DSCP and ECN bits are copied outwards, in every pair of families.

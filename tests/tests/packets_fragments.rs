@@ -7,7 +7,7 @@ use director_common::{
 use director_tests::{
     case::{check, check_in, dropped, pass},
     given::{Director, Given},
-    packet::{Packet, options_header},
+    packet::{Packet, authentication_header, options_header},
 };
 use rstest::rstest;
 
@@ -32,6 +32,51 @@ fn of_a_service(
         let seen = check(&packet.fragment(offset, more), dropped(DropReason::Fragment), None);
         assert_eq!(seen.connection, Connection::None);
     }
+}
+
+/// Extension headers may follow the fragment header. The first fragment has them and the transport
+/// header; what a later one says of its protocol is the number of the first of them.
+#[rstest]
+#[case::destination(&[(60, options_header(0))])]
+#[case::long_destination(&[(60, options_header(3))])]
+#[case::authentication(&[(51, authentication_header())])]
+#[case::several(&[(60, options_header(0)), (51, authentication_header()), (60, options_header(1))])]
+#[case::another_fragment_header(&[(44, vec![0, 0, 0, 0, 1, 2, 3, 4])])]
+#[case::no_more(&[])]
+fn headers_behind_the_fragment_header(
+    #[case] behind: &[(u8, Vec<u8>)],
+    #[values((0, true), (1480, true), (2960, false))] fragment: (u16, bool),
+    #[values(&[], &[(0, options_header(0))])] before: &[(u8, Vec<u8>)],
+) {
+    let add = |packet: Packet, headers: &[(u8, Vec<u8>)]| {
+        headers.iter().fold(packet, |packet, (number, body)| packet.extension(*number, body))
+    };
+    let (offset, more) = fragment;
+    let fragment = |packet| add(add(packet, before).fragment(offset, more), behind);
+    for to in ["[2001:db8::1]:80", "[2001:db8::1]:81", "[2001:db8::4]:80"] {
+        for packet in [Packet::udp(V6, to).payload(64), Packet::tcp(V6, to).payload(64)] {
+            check(&fragment(packet), dropped(DropReason::Fragment), None);
+        }
+    }
+    for packet in [Packet::udp(V6, "[2001:db8::100]:80"), Packet::tcp(V6, "[2001:db8::100]:80")] {
+        check(&fragment(packet), pass(PassReason::NoService), None);
+    }
+    // The first fragment tells what it is.
+    if offset == 0 {
+        let echo = Packet::icmp("2001:db8:1::7", "2001:db8::1", 128, 0, [0; 4], &[0; 64]);
+        check(&fragment(echo), pass(PassReason::OtherProtocol), None);
+    }
+}
+
+/// Headers that end behind the packet, and too many.
+#[test]
+fn broken_headers_behind_the_fragment_header() {
+    let packet = || Packet::udp(V6, "[2001:db8::1]:80").fragment(0, true);
+    let long = packet().extension(60, &[0, 9, 0, 0, 0, 0, 0, 0]);
+    check(&long, pass(PassReason::Malformed), None);
+    let with = |headers| (0..headers).fold(packet(), |p, _| p.extension(60, &options_header(0)));
+    check(&with(5), dropped(DropReason::Fragment), None);
+    check(&with(6), pass(PassReason::TooManyHeaders), None);
 }
 
 /// The last fragment may be shorter than any transport header.

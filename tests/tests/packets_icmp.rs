@@ -157,8 +157,42 @@ fn quoting_fragments() {
     check(&error_about(&later, 11, 1, 8), pass(PassReason::OtherProtocol), None);
     let first = packet.fragment(0, true);
     check(&error_about(&first, 11, 1, 8), TX, Some("t44"));
-    let later = Packet::udp(&format!("[{CLIENT6}]:40000"), "[2001:db8::1]:80").fragment(1480, true);
+    let packet = || Packet::udp(&format!("[{CLIENT6}]:40000"), "[2001:db8::1]:80");
+    let later = packet().fragment(1480, true);
     check(&error_about(&later, 3, 1, 8), pass(PassReason::OtherProtocol), None);
+    check(
+        &error_about(&later.extension(60, &options_header(0)), 3, 1, 8),
+        pass(PassReason::OtherProtocol),
+        None,
+    );
+}
+
+/// A large answer over UDP is sent in fragments, and a router that the first does not fit reports it.
+/// IPv6 reports about first fragments were passed to the host: the path MTU was never found.
+#[rstest]
+#[case::too_big(2, 0)]
+#[case::reassembly_time_exceeded(3, 1)]
+#[case::unreachable(1, 4)]
+fn quoting_first_ipv6_fragments(#[case] kind: u8, #[case] code: u8) {
+    for (to, service) in
+        [("[2001:db8::1]:80", "t64"), ("[2001:db8::2]:80", "t66"), ("[2001:db8::4]:80", "d6")]
+    {
+        let mut director = lend(&Given::everything());
+        let packet = Packet::udp(&format!("[{CLIENT6}]:45000"), to);
+        let first = check_in(&mut director, &packet, TX, Some(service));
+        for (before, behind) in [(0, 0), (1, 0), (0, 1), (1, 2)] {
+            let options = |packet: Packet, count| {
+                (0..count).fold(packet, |p: Packet, _| p.extension(60, &options_header(0)))
+            };
+            let answer = options(options(packet.clone(), before).fragment(0, true), behind);
+            for quoted in [8, 40] {
+                let error = error_about(&answer, kind, code, quoted);
+                let seen = check_in(&mut director, &error, TX, Some(service));
+                assert_eq!((seen.backend, seen.connection), (first.backend, Connection::Known));
+            }
+            check(&error_about(&answer, kind, code, 7), pass(PassReason::Malformed), None);
+        }
+    }
 }
 
 #[rstest]

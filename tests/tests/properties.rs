@@ -8,8 +8,9 @@ use director_common::{
     verdict::{DropReason, PassReason, ReplyReason, Verdict},
 };
 use director_tests::{
+    case::direct,
     given::{Director, Given, Seen},
-    model::{Class, Expected, Flow, classify, expected},
+    model::{Class, Expected, Flaw, Flow, classify, expected},
     packet::{Packet, fold, options_header, routing_header, sum_of},
     read,
 };
@@ -40,10 +41,13 @@ fn check_frames(seed: u64) {
     let config = director.config.clone();
     let mut flows: HashMap<Flow, IpAddr> = HashMap::new();
     let mut counts = [0u32; 3];
+    let mut new = 0;
     for number in 0..FRAMES {
         let frame = frame(&mut rng);
         director.after(Duration::from_millis(1));
         let seen = director.run(&frame);
+        // What is too big was scheduled, and makes no flow.
+        new += u64::from(seen.verdict == Verdict::Tx && seen.connection == Connection::New);
         let class = classify(&frame);
         let expected = expected(&class, &config);
         let fail = |what: &str| -> ! {
@@ -75,7 +79,10 @@ fn check_frames(seed: u64) {
         counts[0] > everywhere && counts[1] > everywhere / 20 && counts[2] > everywhere,
         "{counts:?}"
     );
-    let counted: u64 = director.counters().verdicts.iter().map(|(_, count)| count).sum();
+    let counters = director.counters();
+    let recorded: u64 = counters.services.values().map(|service| service.total.flows).sum();
+    assert_eq!(recorded, new, "flows counted, and flows that became known");
+    let counted: u64 = counters.verdicts.iter().map(|(_, count)| count).sum();
     let short = counted.abs_diff(u64::from(FRAMES));
     assert!(
         short < u64::from(FRAMES) / 20,
@@ -91,11 +98,22 @@ fn forwarded(
     seen: &Seen,
     flows: &mut HashMap<Flow, IpAddr>,
 ) -> Result<(), String> {
-    let Class::Flow { flow, is_error, l3_offset, l3_length } = *class else {
+    let Class::Flow { flow, is_error, l3_offset, l3_length, flaw } = *class else {
         return Err("only flows belong to services".into());
     };
     if seen.service.as_deref() != Some(service.name.to_string().as_str()) {
         return Err("another service".into());
+    }
+    if let Some(flaw) = flaw {
+        let reason = match flaw {
+            Flaw::HopLimit => DropReason::HopLimit,
+            Flaw::Source => DropReason::MartianSource,
+        };
+        return if seen.verdict == Verdict::Drop(reason) {
+            Ok(())
+        } else {
+            Err(format!("{flaw:?}, and not dropped for it"))
+        };
     }
     let has_active = service.backends.iter().any(|backend| backend.weight > 0);
     if !has_active {
@@ -104,7 +122,7 @@ fn forwarded(
                 Ok(())
             }
             (WhenEmpty::Drop, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
-            // No reply is sent to errors, nor to every source, nor beyond the rate limit.
+            // No reply is sent to errors, nor beyond the rate limit.
             (WhenEmpty::Reject, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
             (WhenEmpty::Reject, Verdict::Reply(ReplyReason::NoBackend)) if !is_error => {
                 replied(frame, l3_offset, l3_length, seen, 0)
@@ -129,10 +147,20 @@ fn forwarded(
         (ForwardMode::Tunnel, IpAddr::V6(_)) => 40,
     };
     if l3_length + overhead > usize::from(MTU) {
+        // No path of IPv6 takes less than 1,280 bytes, and hosts believe no other report.
+        let is_v6 = flow.destination.0.is_ipv6();
+        let fits = if is_v6 { 1280 } else { MTU - overhead as u16 };
+        if is_v6 && l3_length <= 1280 {
+            return if seen.verdict == Verdict::Drop(DropReason::BelowMinimumMtu) {
+                Ok(())
+            } else {
+                Err("no IPv6 path is this narrow".into())
+            };
+        }
         return match seen.verdict {
             Verdict::Drop(DropReason::TooBig) => Ok(()),
             Verdict::Reply(ReplyReason::TooBig) if !is_error => {
-                replied(frame, l3_offset, l3_length, seen, MTU - overhead as u16)
+                replied(frame, l3_offset, l3_length, seen, fits)
             }
             _ => Err("too big, and forwarded".into()),
         };
@@ -144,9 +172,11 @@ fn forwarded(
     if link.source != frame[..6] || !link.vlans.is_empty() {
         return Err("not from the director, or tagged".into());
     }
-    let (inner, sent) = (&frame[l3_offset..], &seen.frame[link.l3_offset..]);
+    let (received, sent) = (&frame[l3_offset..], &seen.frame[link.l3_offset..]);
+    let inner = &received[..l3_length];
     if service.forward == ForwardMode::Direct {
-        return if sent == inner { Ok(()) } else { Err("changed in transit".into()) };
+        let kept = direct(received, l3_length, link.l3_offset);
+        return if sent == kept { Ok(()) } else { Err("changed in transit".into()) };
     }
     // Checks checksum and lengths.
     let outer = read::outer(sent);
@@ -261,16 +291,22 @@ fn packet(rng: &mut Rng) -> Packet {
     let client = rng.u16(..200);
     let (from, to) = if is_v4 {
         let vip = VIPS[rng.usize(..VIPS.len())];
-        let special = ["0.0.0.0", "127.0.0.1", "255.255.255.255"];
-        let host = if rng.u8(..) < 4 {
-            special[rng.usize(..3)].to_owned()
+        let special = ["0.0.0.0", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255", vip];
+        let host = if rng.u8(..) < 12 {
+            special[rng.usize(..special.len())].to_owned()
         } else {
             format!("198.51.100.{}", client % 100)
         };
         (format!("{host}:{}", 1024 + client), format!("{vip}:{port}"))
     } else {
         let vip = VIPS6[rng.usize(..VIPS6.len())];
-        (format!("[2001:db8:1::{client:x}]:{}", 1024 + client), format!("[{vip}]:{port}"))
+        let special = ["::", "::1", "ff02::1", "::ffff:198.51.100.7", "::fffe:0:1", vip];
+        let host = if rng.u8(..) < 12 {
+            special[rng.usize(..special.len())].to_owned()
+        } else {
+            format!("2001:db8:1::{client:x}")
+        };
+        (format!("[{host}]:{}", 1024 + client), format!("[{vip}]:{port}"))
     };
     let payload = [0, 0, 1, 8, 33, 100, 620, 640, 660, 700, 1400][rng.usize(..11)];
     let flags = [2, 16, 16, 17, 4, 18, 0, 255][rng.usize(..8)];
@@ -280,15 +316,26 @@ fn packet(rng: &mut Rng) -> Packet {
     packet = headers(rng, packet, is_v4);
     if rng.u8(..) < 20 {
         packet = packet.fragment([0, 8, 1480][rng.usize(..3)], rng.bool());
+        if !is_v4 && rng.bool() {
+            packet = headers(rng, packet, is_v4);
+        }
     }
     if rng.u8(..) < 30 {
         let quote = packet.reversed().ip_bytes();
         let quote = &quote[..rng.usize(..=quote.len())];
         let kind = if is_v4 { [3, 4, 11, 12, 8][rng.usize(..5)] } else { rng.u8(0..6) };
         let vip = to.rsplit_once(':').expect("with a port").0.trim_matches(['[', ']']);
-        let router = if is_v4 { "203.0.113.9" } else { "2001:db8:9::9" };
+        let forged = if is_v4 { ["127.0.0.2", "255.255.255.255"] } else { ["::1", "ff02::2"] };
+        let router = match rng.u8(..16) {
+            0 => forged[rng.usize(..2)],
+            _ if is_v4 => "203.0.113.9",
+            _ => "2001:db8:9::9",
+        };
         packet = Packet::icmp(router, vip, kind, rng.u8(..5), [0, 0, 5, 0], quote);
         packet = headers(rng, packet, is_v4);
+    }
+    if rng.u8(..) < 8 {
+        packet = packet.hops(rng.u8(..2));
     }
     for _ in 0..[0, 0, 0, 0, 0, 1, 2, 3][rng.usize(..8)] {
         packet = packet.tag(if rng.bool() { 0x8100 } else { 0x88a8 }, rng.u16(..));

@@ -15,6 +15,9 @@ pub const NEXT_AUTHENTICATION: u8 = 51;
 /// Destination options.
 pub const NEXT_DESTINATION: u8 = 60;
 
+/// Bytes of packet that every IPv6 path takes (RFC 8200 5). Hosts ignore reports of less (RFC 8201 4).
+pub const MINIMUM_MTU: u16 = 1280;
+
 /// An IPv6 header.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

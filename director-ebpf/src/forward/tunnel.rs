@@ -15,7 +15,7 @@ use director_common::{
     },
 };
 
-use super::{link_length, write};
+use super::{link_length, trim, write};
 use crate::{backend::SelectedBackend, frame::Frame, next_hop::Hop, parse::Packet};
 
 /// Encapsulates the packet, from the director to the backend.
@@ -27,6 +27,9 @@ pub fn rewrite(
     hop: &Hop,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
+    if !trim(frame, packet, 0) {
+        return Err(DropReason::NoHeadroom);
+    }
     let protocol = if packet.is_v6() { PROTOCOL_IPV6 } else { PROTOCOL_IPIP };
     let source = selected.backend.sources[selected.word.source() & 1];
     let address = selected.backend.address;

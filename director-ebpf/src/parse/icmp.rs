@@ -14,7 +14,11 @@ use director_common::{
     },
 };
 
-use super::{Content, Packet, ipv6, transport::Word};
+use super::{
+    Content, MARTIAN_SOURCE, Packet,
+    ipv6::{self, Part},
+    transport::Word,
+};
 use crate::frame::Frame;
 
 /// Quoted bytes of the transport header that every error has.
@@ -74,13 +78,14 @@ pub fn v6_error(
     let client = Address::v6(quoted.destination);
     let first = quoted_at + Ipv6Header::LEN;
     let upper = ipv6::skip_extensions(frame, quoted.next_header, first, end)?;
-    if upper.is_fragment {
+    // Ports are in the first fragment only.
+    if upper.part == Part::Later {
         return Err(PassReason::OtherProtocol);
     }
     if upper.offset + QUOTED > end {
         return Err(PassReason::Malformed);
     }
-    quoted_flow(frame, packet, client, upper.protocol, upper.offset)
+    quoted_flow(frame, packet, client, upper.protocol as u8, upper.offset)
 }
 
 /// Swaps the quoted addresses and ports: the quoted destination is the client, the quoted source
@@ -95,6 +100,10 @@ fn quoted_flow(
 ) -> Result<(), PassReason> {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return Err(PassReason::OtherProtocol);
+    }
+    // The router's or host's that sends the error; the client's is checked as for any flow.
+    if !packet.flow.source.is_possible_source(packet.is_v6()) {
+        packet.flaw = MARTIAN_SOURCE;
     }
     let ports = frame.header::<Word>(ports_at).ok_or(PassReason::Truncated)?;
     let (vip_port, client_port) = ports.halves();

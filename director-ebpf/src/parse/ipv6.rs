@@ -17,14 +17,27 @@ use crate::frame::{Frame, MAX_OFFSET};
 /// or UDP are not seen outside of tests.
 const MAX_EXTENSIONS: usize = 6;
 
-/// The header behind the extension headers.
+/// The header behind the extension headers. Fields are words, as [`super::Packet`]'s.
 pub struct Upper {
     /// Protocol number.
-    pub protocol: u8,
+    pub protocol: u64,
     /// Where it starts, bytes from the start of the frame.
     pub offset: usize,
-    /// Whether it is a fragment of a larger packet.
-    pub is_fragment: bool,
+    /// How much of the original packet is there.
+    pub part: Part,
+}
+
+/// How much of the original packet a packet carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment: the headers up to the transport header's ports are there.
+    First,
+    /// A later fragment. The protocol is what the fragment header announces, which may be an extension
+    /// header in the first fragment.
+    Later,
 }
 
 /// Follows the extension headers from `offset` up to the packet's `end`.
@@ -35,17 +48,26 @@ pub fn skip_extensions(
     offset: usize,
     end: usize,
 ) -> Result<Upper, PassReason> {
-    match protocol {
-        NEXT_FRAGMENT | NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION => {
-            unpack(walk(frame, protocol, offset, end))
-        }
-        _ => Ok(Upper { protocol, offset, is_fragment: false }),
+    if is_extension(protocol) {
+        return unpack(walk(frame, protocol, offset, end));
     }
+    Ok(Upper { protocol: u64::from(protocol), offset, part: Part::Whole })
+}
+
+/// Whether this protocol number announces an extension header that is skipped.
+#[inline(always)]
+pub fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        NEXT_FRAGMENT | NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION
+    )
 }
 
 /// [`Upper`] or a [`PassReason`] as one number, since that is all that a BPF function returns:
-/// bits 0-15 offset, 16-23 protocol, 24 fragment, 32-39 one more than the reason.
-const FRAGMENT: u64 = 1 << 24;
+/// bits 0-15 offset, 16-23 protocol, 24 first fragment, 25 later fragment, 32-39 one more than the
+/// reason.
+const FIRST: u64 = 1 << 24;
+const LATER: u64 = 1 << 25;
 
 #[inline(always)]
 fn refuse(reason: PassReason) -> u64 {
@@ -56,9 +78,15 @@ fn refuse(reason: PassReason) -> u64 {
 fn unpack(packed: u64) -> Result<Upper, PassReason> {
     match packed >> 32 {
         0 => Ok(Upper {
-            protocol: (packed >> 16) as u8,
+            protocol: packed >> 16 & 0xff,
             offset: packed as usize & MAX_OFFSET,
-            is_fragment: packed & FRAGMENT != 0,
+            part: if packed & LATER != 0 {
+                Part::Later
+            } else if packed & FIRST != 0 {
+                Part::First
+            } else {
+                Part::Whole
+            },
         }),
         1 => Err(PassReason::Truncated),
         4 => Err(PassReason::Malformed),
@@ -70,41 +98,46 @@ fn unpack(packed: u64) -> Result<Upper, PassReason> {
 /// Not inlined, so that its many exits become one for the verifier.
 #[inline(never)]
 fn walk(frame: &Frame, mut protocol: u8, mut offset: usize, end: usize) -> u64 {
-    for _ in 0..MAX_EXTENSIONS {
-        let length = match protocol {
-            NEXT_FRAGMENT => {
-                let Some(header) = frame.header::<FragmentHeader>(offset) else {
-                    return refuse(PassReason::Truncated);
-                };
-                protocol = header.next_header;
-                if !header.is_atomic() {
-                    // What lies behind the packet's end is padding.
-                    if offset + FragmentHeader::LEN > end {
-                        return refuse(PassReason::Malformed);
-                    }
-                    return offset as u64 | u64::from(protocol) << 16 | FRAGMENT;
-                }
-                FragmentHeader::LEN
+    let mut part = 0;
+    // One round more than there may be headers: it only sees that there is no further one.
+    for at in 0..=MAX_EXTENSIONS {
+        if !is_extension(protocol) {
+            return offset as u64 | u64::from(protocol) << 16 | part;
+        }
+        if at == MAX_EXTENSIONS {
+            break;
+        }
+        if protocol == NEXT_FRAGMENT {
+            let Some(header) = frame.header::<FragmentHeader>(offset) else {
+                return refuse(PassReason::Truncated);
+            };
+            protocol = header.next_header;
+            if !header.is_first() {
+                part = LATER;
+            } else if !header.is_atomic() {
+                part = FIRST;
             }
-            NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION | NEXT_AUTHENTICATION => {
-                // The routing header is the longest of those read here; any extension header has at
-                // least eight bytes.
-                let Some(header) = frame.header::<RoutingHeader>(offset) else {
-                    return refuse(PassReason::Truncated);
-                };
-                // The host is a waypoint, not the destination.
-                if protocol == NEXT_ROUTING && header.segments_left != 0 {
-                    return refuse(PassReason::OtherProtocol);
-                }
-                let length = header.extension.length(protocol);
-                protocol = header.extension.next_header;
-                length
+            offset += FragmentHeader::LEN;
+        } else {
+            // The routing header is the longest of those read here; any extension header has at
+            // least eight bytes.
+            let Some(header) = frame.header::<RoutingHeader>(offset) else {
+                return refuse(PassReason::Truncated);
+            };
+            // The host is a waypoint, not the destination.
+            if protocol == NEXT_ROUTING && header.segments_left != 0 {
+                return refuse(PassReason::OtherProtocol);
             }
-            _ => return offset as u64 | u64::from(protocol) << 16,
-        };
-        offset += length;
+            offset += header.extension.length(protocol);
+            protocol = header.extension.next_header;
+        }
+        // What lies behind the packet's end is padding.
         if offset > end {
             return refuse(PassReason::Malformed);
+        }
+        // What follows is not a header.
+        if part == LATER {
+            return offset as u64 & MAX_OFFSET as u64 | u64::from(protocol) << 16 | LATER;
         }
         if offset > MAX_OFFSET {
             return refuse(PassReason::TooManyHeaders);

@@ -41,6 +41,7 @@ pub fn v4(frame: &Frame) -> Option<Packet> {
     if ip.version() != 4
         || ip.header_length() != Ipv4Header::LEN
         || ip.is_fragment()
+        || ip.ttl == 0
         || !frame.reaches(end)
         || !ip.sum().is_valid()
     {
@@ -63,7 +64,7 @@ pub fn v6(frame: &Frame) -> Option<Packet> {
     let Plain(ethernet, ip) = *frame.header::<Plain<Ipv6Header>>(0)?;
     let length = Ipv6Header::LEN + ip.payload_length() as usize;
     let end = EthernetHeader::LEN + length;
-    if ip.version() != 6 || length > 0xffff || !frame.reaches(end) {
+    if ip.version() != 6 || ip.hop_limit == 0 || length > 0xffff || !frame.reaches(end) {
         return None;
     }
     let mut packet = addressed(&ethernet)?;
@@ -71,8 +72,14 @@ pub fn v6(frame: &Frame) -> Option<Packet> {
     packet.l3_length = length as u32;
     packet.flow.family = Family::V6 as u8;
     packet.flow.protocol = ip.next_header;
-    packet.flow.source = Address::v6(ip.source);
-    packet.flow.destination = Address::v6(ip.destination);
+    let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
+    // Sources that may be impossible are left to the slow path here, where their words are at hand: kept
+    // until the flow is known to be new, they cost 4 to 7 ns a packet.
+    if source.first == 0 || source.first.to_ne_bytes()[0] == 0xff || source == destination {
+        return None;
+    }
+    packet.flow.source = source;
+    packet.flow.destination = destination;
     transport::whole(frame, &mut packet, EthernetHeader::LEN + Ipv6Header::LEN, end).ok()?;
     Some(packet)
 }
@@ -90,6 +97,8 @@ fn addressed(ethernet: &EthernetHeader) -> Option<Packet> {
         destination_mac,
         l3_offset: EthernetHeader::LEN,
         content: Content::Whole,
+        // A constant, so that the fast path does not look at it.
+        flaw: 0,
         ..packet
     })
 }

@@ -9,7 +9,7 @@ use director_common::{
     },
 };
 
-use super::{Content, Packet};
+use super::{Content, Packet, ipv6::is_extension};
 use crate::frame::Frame;
 
 /// Four bytes of anything.
@@ -73,6 +73,17 @@ pub fn whole(
 pub fn fragment(packet: &mut Packet) -> Result<(), PassReason> {
     if packet.flow.protocol != PROTOCOL_TCP && packet.flow.protocol != PROTOCOL_UDP {
         return Err(PassReason::OtherProtocol);
+    }
+    packet.content = Content::Fragment;
+    Ok(())
+}
+
+/// A later fragment of an IPv6 packet: its protocol is not told if the first fragment has extension
+/// headers in front of it.
+#[inline(always)]
+pub fn later_fragment(packet: &mut Packet) -> Result<(), PassReason> {
+    if !is_extension(packet.flow.protocol) {
+        return fragment(packet);
     }
     packet.content = Content::Fragment;
     Ok(())

@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let loaded = load_config(&args.file.config)?;
     let netlink = Netlink::connect()?;
-    host::interfaces(&netlink.links().await?, &loaded.config)?;
+    host::interfaces(&netlink, &netlink.links().await?, &loaded.config)?;
     let observed = match Datapath::open(args.daemon.instance()) {
         Ok(opened) => datapath::observe(&opened.tables),
         Err(DatapathError::NotAttached(_)) if missing_privileges().is_none() => {

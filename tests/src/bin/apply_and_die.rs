@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
 
     // As the daemon does.
     let netlink = Netlink::connect()?;
-    let interfaces = host::interfaces(&netlink.links().await?, &config)?;
+    let interfaces = host::interfaces(&netlink, &netlink.links().await?, &config)?;
     let _lock = instance.lock()?;
     let mut datapath = Datapath::open(&instance)?;
     let attachments = Attachments::assign(&datapath.tables, &interfaces)?;

@@ -137,7 +137,7 @@ impl Director {
             return Err(HostErrors(vec![HostError::NoInterfaces]).into());
         }
         let links = self.netlink.links().await?;
-        let (found, missing) = host::present_interfaces(&links, config);
+        let (found, missing) = host::present_interfaces(&self.netlink, &links, config);
         let (known, new): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|error| self.interfaces.is_missing(error));
         if new.is_empty() { Ok((found, known)) } else { Err(HostErrors(new).into()) }

@@ -57,7 +57,7 @@ impl Director {
     async fn look_at_all(&mut self) -> Result<(), DirectorError> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let (found, missing) = host::present_interfaces(&links, &self.wanted);
+        let (found, missing) = host::present_interfaces(&self.netlink, &links, &self.wanted);
         let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
         let tables = &mut self.datapath.tables;
         Attachments::clear_gone(tables, &indices);

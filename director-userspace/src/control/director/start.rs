@@ -67,7 +67,7 @@ impl Director {
         host.looked();
         let links = netlink.links().await?;
         let addresses = netlink.addresses().await?;
-        let (found, missing) = host::present_interfaces(&links, config);
+        let (found, missing) = host::present_interfaces(&netlink, &links, config);
         let may_come = |error: &HostError| matches!(error, HostError::NoSuchInterface { .. });
         let waits_for = match waits {
             Waits::ForInterfaces if missing.iter().all(may_come) => missing,

@@ -135,7 +135,13 @@ impl HostFacts {
             sysctls: BTreeMap::new(),
             links,
         };
-        for link in facts.links.iter().filter(|link| interfaces.contains(&link.name.as_str())) {
+        // Ports of a bond or bridge receive for it.
+        let is_named = |link: &Link| interfaces.contains(&link.name.as_str());
+        let examined = facts.links.iter().filter(|link| {
+            is_named(link)
+                || facts.links.iter().any(|l| is_named(l) && Some(l.index) == link.master)
+        });
+        for link in examined {
             // A driver that fails a query counts as one that does not report.
             let nic = Nic {
                 driver: netlink.driver(&link.name).unwrap_or_default(),

@@ -5,7 +5,10 @@ use super::{
     facts::{DirectorFacts, HostFacts, Nic},
 };
 use crate::{
-    kernel::net::{Link, XdpMode},
+    kernel::{
+        host::hidden_tags,
+        net::{Link, XdpMode},
+    },
     policy::config::model::{AttachMode, Interface, Role},
 };
 
@@ -183,15 +186,29 @@ pub(super) fn offloads(facts: &DirectorFacts) -> Vec<Finding> {
                 ));
             }
         }
-        let has_vlans =
-            facts.host.links.iter().any(|l| l.vlan_id.is_some() && l.parent == Some(link.index));
-        if has_vlans && nic.has("rx-vlan-hw-parse") {
-            findings.push(Finding::warn(
+        let has = |link: &Link, offload: &str| {
+            facts.host.nics.get(&link.name).is_some_and(|nic| nic.has(offload))
+        };
+        match (interface.mode, hidden_tags(link, &facts.host.links, has)) {
+            (_, None) => {}
+            (AttachMode::Generic, Some(tags)) if interface.role == Role::Both => {
+                findings.push(Finding::fail(
+                    "offloads",
+                    name,
+                    format!(
+                        "VLAN tags are taken off before XDP in `mode: generic`, and stay on what it \
+                         sends: {} is on it",
+                        tags.vlan
+                    ),
+                    tags.remedy(),
+                ));
+            }
+            (AttachMode::Generic | AttachMode::Native, Some(_)) => findings.push(Finding::warn(
                 "offloads",
                 name,
                 "the NIC strips VLAN tags before XDP, and there are VLANs on it",
                 format!("`ethtool -K {name} rxvlan off`"),
-            ));
+            )),
         }
     }
     findings

@@ -17,7 +17,10 @@ use crate::{
         Address, AddressScope, Channels, Driver, Feature, Link, NetError, NextHop, XdpAttached,
         XdpFeatures, XdpMode,
     },
-    policy::config::{self, model::Role},
+    policy::config::{
+        self,
+        model::{AttachMode, Role},
+    },
     setup::realserver::Forward,
 };
 
@@ -263,6 +266,12 @@ fn offloads_that_merge_packets_or_strip_tags() {
     offload(&mut facts, "rx-vlan-hw-parse");
     healthy(&interface::offloads(&facts));
     facts.host.links.push(Link { vlan_id: Some(7), parent: Some(ETH0), ..link(9, "eth0.7", 1500) });
+    only(&interface::offloads(&facts), Level::Warn, "eth0", &["rxvlan off"]);
+    // In generic mode, the tag stays on what is sent.
+    facts.config.interfaces[0].mode = AttachMode::Generic;
+    let words = ["mode: generic", "eth0.7", "rxvlan off", "attach to eth0.7"];
+    only(&interface::offloads(&facts), Level::Fail, "eth0", &words);
+    facts.config.interfaces[0].role = Role::Egress;
     only(&interface::offloads(&facts), Level::Warn, "eth0", &["rxvlan off"]);
 }
 

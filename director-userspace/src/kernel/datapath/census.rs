@@ -47,7 +47,7 @@ pub fn census(tables: &Tables) -> Census {
     let now = Ticks::from_ns(clock_ns());
     let tunables = tables.tunables.get(0);
     let word_at = offset_of!(Backend, word);
-    let live: Vec<Option<(BackendRef, Ticks)>> = (0..tables.capacity().backends)
+    let live: Vec<Option<(BackendRef, u8)>> = (0..tables.capacity().backends)
         .map(|slot| {
             let word = tables.backends.word(slot, word_at);
             let fields = BackendWord(word.load(std::sync::atomic::Ordering::Acquire)).unpack();
@@ -57,8 +57,7 @@ pub fn census(tables: &Tables) -> Census {
                 && service < tables.services.len();
             is_used.then(|| {
                 let protocol = tables.services.get(service).key.protocol;
-                let timeout = tunables.timeout(protocol, FlowState::Established);
-                (BackendRef::new(slot, fields.generation), timeout)
+                (BackendRef::new(slot, fields.generation), protocol)
             })
         })
         .collect();
@@ -72,9 +71,9 @@ pub fn census(tables: &Tables) -> Census {
                     continue;
                 }
                 let slot = reference.slot() as usize;
-                if let Some(Some((live, timeout))) = live.get(slot)
+                if let Some(Some((live, protocol))) = live.get(slot)
                     && *live == reference
-                    && last_seen.age(now) <= *timeout
+                    && !tunables.has_timed_out(*protocol, last_seen, now)
                 {
                     flows[slot] += 1;
                     found += 1;

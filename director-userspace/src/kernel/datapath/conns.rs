@@ -7,7 +7,7 @@ use director_common::{
     client::ClientSet,
     flow::{Family, HashKey},
     flow_table::{FlowEntry, FlowState, SET_WAYS},
-    tunables::{TICK_SHIFT, TICKS_MASK, Ticks, Tunables},
+    tunables::{TICK_SHIFT, Ticks, Tunables},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -98,10 +98,11 @@ impl<'a> Conns<'a> {
         let service = self.datapath.tables.services.get(u32::from(backend.word.service()));
         let last_seen = entry.last_seen();
         let age = last_seen.age(self.now);
-        let timeout = self.tunables.timeout(service.key.protocol, last_seen.state()).0;
-        if age.0 > timeout.min(TICKS_MASK) {
+        let protocol = service.key.protocol;
+        if self.tunables.has_timed_out(protocol, last_seen, self.now) {
             return None;
         }
+        let timeout = self.tunables.timeout(protocol, last_seen.state());
         let vip = service.key.address;
         let client = clients
             .map(|clients| clients.clients[place])
@@ -119,7 +120,7 @@ impl<'a> Conns<'a> {
             backend: reference.slot(),
             state: last_seen.state(),
             idle_ms: ms(age.0),
-            left_ms: ms(timeout - age.0),
+            left_ms: ms(timeout.0.saturating_sub(age.0)),
             client,
         })
     }

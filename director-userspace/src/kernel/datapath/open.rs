@@ -210,9 +210,9 @@ fn pinned_version(instance: &Instance) -> Result<Option<u32>, DatapathError> {
 /// Writes the flow timeouts, two at a time: each pair is a word.
 pub(super) fn set_timeouts(tables: &Tables, flows: &Flows) {
     let tunables = Tunables {
-        tcp_ticks: Ticks::from_secs(flows.tcp.as_secs()).0,
-        tcp_closing_ticks: Ticks::from_secs(flows.tcp_closing.as_secs()).0,
-        udp_ticks: Ticks::from_secs(flows.udp.as_secs()).0,
+        tcp_ticks: Ticks::from_duration(flows.tcp).0,
+        tcp_closing_ticks: Ticks::from_duration(flows.tcp_closing).0,
+        udp_ticks: Ticks::from_duration(flows.udp).0,
         ..Tunables::default()
     };
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

@@ -55,7 +55,7 @@ impl Datapath {
         let tunables = tables.tunables.get(0);
         let is = [tunables.tcp_ticks, tunables.tcp_closing_ticks, tunables.udp_ticks];
         let wanted = [flows.tcp, flows.tcp_closing, flows.udp];
-        if is != wanted.map(|time| Ticks::from_secs(time.as_secs()).0) {
+        if is != wanted.map(|time| Ticks::from_duration(time).0) {
             set_timeouts(tables, flows);
             found.push("flow timeouts".to_owned());
         }

@@ -2,10 +2,16 @@
 
 use director_common::interface::INTERFACE_MACS;
 
-use super::{HostError, HostErrors};
+use super::{HostError, HostErrors, hidden_tags};
 use crate::{
-    kernel::{datapath::Attached, net::Link},
-    policy::config::Config,
+    kernel::{
+        datapath::Attached,
+        net::{Link, Netlink},
+    },
+    policy::config::{
+        Config,
+        model::{AttachMode, Role},
+    },
 };
 
 /// Finds every configured interface among this host's `links`.
@@ -13,16 +19,24 @@ use crate::{
 /// # Errors
 ///
 /// Each interface that does not exist or cannot be used; if none is configured.
-pub fn interfaces(links: &[Link], config: &Config) -> Result<Vec<Attached>, HostErrors> {
+pub fn interfaces(
+    netlink: &Netlink,
+    links: &[Link],
+    config: &Config,
+) -> Result<Vec<Attached>, HostErrors> {
     if config.interfaces.is_empty() {
         return Err(HostErrors(vec![HostError::NoInterfaces]));
     }
-    let (found, errors) = present_interfaces(links, config);
+    let (found, errors) = present_interfaces(netlink, links, config);
     if errors.is_empty() { Ok(found) } else { Err(HostErrors(errors)) }
 }
 
 /// Finds the configured interfaces among this host's `links`, and what is wrong with the others.
-pub fn present_interfaces(links: &[Link], config: &Config) -> (Vec<Attached>, Vec<HostError>) {
+pub fn present_interfaces(
+    netlink: &Netlink,
+    links: &[Link],
+    config: &Config,
+) -> (Vec<Attached>, Vec<HostError>) {
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for interface in &config.interfaces {
@@ -34,6 +48,15 @@ pub fn present_interfaces(links: &[Link], config: &Config) -> (Vec<Attached>, Ve
         };
         if !link.ethernet {
             errors.push(HostError::NotEthernet { name: name() });
+            continue;
+        }
+        // Only what receives sees received tags.
+        let has = |link: &Link, offload: &str| has_offload(netlink, &link.name, offload);
+        if interface.mode == AttachMode::Generic
+            && interface.role == Role::Both
+            && let Some(tags) = hidden_tags(link, links, has)
+        {
+            errors.push(HostError::HiddenTags { name: name(), tags });
             continue;
         }
         found.push(Attached {
@@ -53,6 +76,12 @@ pub fn present_interfaces(links: &[Link], config: &Config) -> (Vec<Attached>, Ve
 fn above(link: &Link, links: &[Link]) -> Vec<u32> {
     let on_it = links.iter().filter(|other| other.parent == Some(link.index));
     on_it.map(|other| other.index).chain(link.master).collect()
+}
+
+/// Whether a device has an offload; a driver that fails the query counts as one without.
+fn has_offload(netlink: &Netlink, device: &str, offload: &str) -> bool {
+    let features = netlink.features(device).unwrap_or_default();
+    features.iter().any(|feature| feature.name == offload && feature.active)
 }
 
 /// The MACs whose frames the interface accepts: its own, and those of devices on top of it that

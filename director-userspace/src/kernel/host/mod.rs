@@ -1,6 +1,7 @@
 //! Resolves the configuration on this host: its interfaces, and the paths to its backends. Between
 //! `config`, which does not depend on a host, and `plan`, which does not depend on a kernel.
 
+mod hidden_tags;
 mod interfaces;
 pub mod kernel;
 mod neighbours;
@@ -11,6 +12,7 @@ mod vips;
 
 use std::net::IpAddr;
 
+pub use hidden_tags::{HiddenTags, hidden_tags};
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
 pub use next_hop_cache::{NextHopCache, NextHopState};
@@ -40,6 +42,18 @@ pub enum HostError {
     NotEthernet {
         /// The name configured.
         name: String,
+    },
+    /// Generic mode where tags are kept outside of the frame.
+    #[error(
+        "interface {name}: in `mode: generic`, VLAN tags that {} takes off stay on what Director sends, \
+         beside the next hop's own, and {} is on it: {}",
+        .tags.devices.join(", "), .tags.vlan, .tags.remedy()
+    )]
+    HiddenTags {
+        /// The name configured.
+        name: String,
+        /// What hides them.
+        tags: HiddenTags,
     },
     /// Direct routing to a backend behind a router.
     #[error(
@@ -88,7 +102,9 @@ impl HostError {
     /// The configured interface that cannot be used, if that is the error.
     pub fn interface(&self) -> Option<&str> {
         match self {
-            Self::NoSuchInterface { name, .. } | Self::NotEthernet { name } => Some(name),
+            Self::NoSuchInterface { name, .. }
+            | Self::NotEthernet { name }
+            | Self::HiddenTags { name, .. } => Some(name),
             Self::NoInterfaces
             | Self::DirectOffLink { .. }
             | Self::OwnAddress { .. }

@@ -88,7 +88,7 @@ metrics! {
     SERVICE_DROPPED: Counter "director_service_dropped_packets_total" SERVICE,
         "Packets that reached no backend: dropped, or answered with an ICMP error.";
     SERVICE_UNTRACKED: Counter "director_service_untracked_flows_total" SERVICE,
-        "Flows that the flow table had no room for; the ring alone places their packets.";
+        "Packets of flows that the flow table had no room for: the ring alone places them.";
     SERVICE_UNRECORDED: Counter "director_service_unrecorded_flows_total" SERVICE,
         "Deprecated: the former name of director_service_untracked_flows_total, gone with the next version.";
     SERVICE_ESTABLISHED: Gauge "director_service_established_flows" SERVICE,
