@@ -70,6 +70,18 @@ fn change(text: &str, from: &str, to: &str) -> String {
     text.replacen(from, to, 1)
 }
 
+/// Services whose checks have large expressions, no two alike.
+fn expressions(count: usize) -> String {
+    let service = |n: usize| {
+        format!(
+            "  - {{name: s{n}, address: 192.0.2.1, protocol: tcp, port: {}, forward: tunnel, backends: \
+             [{{address: 10.0.0.1}}], health: {{type: http, body: '\\w{{18}}x{n}'}}}}\n",
+            n + 1
+        )
+    };
+    format!("services:\n{}", (0..count).map(service).collect::<String>())
+}
+
 fn scratch_file(name: &str) -> PathBuf {
     let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{name}.yaml"))
@@ -87,6 +99,7 @@ fn rows() -> Vec<Row> {
     // The file.
     row("no such file", Given::Path("/nonexistent/director.yaml"), Kind::Unreadable, (0, 0), "", "No such file");
     row("a directory", Given::Path("/"), Kind::IsDirectory, (0, 0), "", "director.yaml");
+    row("a device", Given::Path("/dev/null"), Kind::NotRegular, (0, 0), "", "it is a device");
     row("not UTF-8", Given::Bytes(b"services: []\n# caf\xe9\n".to_vec()), Kind::NotUtf8, (2, 6), "", "UTF-8");
     row("not UTF-8 after UTF-8", Given::Bytes("# äöü\nä: ö\u{fc}\n".bytes().chain([0xff]).collect()), Kind::NotUtf8, (3, 1), "", "UTF-8");
     row("file too big", Given::Bytes(vec![b' '; MAX_BYTES + 1]), Kind::TooBig, (0, 0), "", "64 MiB");
@@ -291,6 +304,7 @@ fn rows() -> Vec<Row> {
     row("fragment of a URL", change("scheduler: maglev", "health: {type: http, path: \"/a#b\"}"), Kind::BadPath, (16, 32), "services[0].health.path", "no path of a URL");
     row("long path of a URL", change("scheduler: maglev", &format!("health: {{type: http, path: /{}}}", "x".repeat(3000))), Kind::TooLong, (16, 32), "services[0].health.path", "at most 2048 bytes");
     row("bad host", change("scheduler: maglev", "health: {type: http, host: \"a b\"}"), Kind::BadHost, (16, 32), "services[0].health.host", "www.example.net");
+    row("bad name of the API", change("hash_key: 6469726563746f722e686173686b6579", "api: {names: [lb1.example.net, 10.0.0.1]}"), Kind::BadHost, (10, 32), "api.names[1]", "not an address");
     row("bad sni", change("scheduler: maglev", "health: {type: https, sni: 10.0.0.1}"), Kind::BadHost, (16, 32), "services[0].health.sni", "not an address");
     row("unknown truth", change("scheduler: maglev", "health: {type: https, verify: yes}"), Kind::UnknownValue, (16, 35), "services[0].health.verify", "true or false");
     row("headers are no mapping", change("scheduler: maglev", "health: {type: http, headers: [a]}"), Kind::WrongType, (16, 35), "services[0].health.headers", "headers: {X-Check");
@@ -306,6 +320,7 @@ fn rows() -> Vec<Row> {
     row("status 600", change("scheduler: maglev", "health: {type: http, status: 200-600}"), Kind::BadStatus, (16, 34), "services[0].health.status", "100 to 599");
     row("bad regular expression", change("scheduler: maglev", "health: {type: http, body: \"(ok\"}"), Kind::BadRegex, (16, 32), "services[0].health.body", "unclosed group");
     row("huge regular expression", change("scheduler: maglev", "health: {type: http, body: \"(a{1000}){1000}\"}"), Kind::BadRegex, (16, 32), "services[0].health.body", "too large");
+    row("too many regular expressions", text(&expressions(5_000)), Kind::TooManyRegexes, (34, 139), "services[32].health.body", "32 MiB");
     row("bad expectation", change("scheduler: maglev", "health: {type: udp, expect: \"*\"}"), Kind::BadRegex, (16, 33), "services[0].health.expect", "malformed");
     row("unknown version of HTTP", change("scheduler: maglev", "health: {type: http, version: 3}"), Kind::UnknownValue, (16, 35), "services[0].health.version", "1.1, 2");
     row("bad DNS name", change("scheduler: maglev", "health: {type: dns, name: a..b}"), Kind::BadDnsName, (16, 31), "services[0].health.name", "www.example.net");
@@ -678,8 +693,10 @@ fn an_api() -> impl Strategy<Value = Api> {
         ])
     };
     let socket = prop::option::of("/[a-z]{1,9}/[a-z]{1,9}".prop_map(PathBuf::from));
-    (socket, prop::option::of("[a-z0-9_]{1,9}"), listener(9815), listener(9816))
-        .prop_map(|(socket, group, metrics, page)| Api { socket, group, metrics, page })
+    let names = prop::collection::vec("[a-z]{1,9}(\\.[a-z]{2,3})?", 0..3);
+    (names, socket, prop::option::of("[a-z0-9_]{1,9}"), listener(9815), listener(9816)).prop_map(
+        |(names, socket, group, metrics, page)| Api { names, socket, group, metrics, page },
+    )
 }
 
 fn some_alarms() -> impl Strategy<Value = Alarms> {

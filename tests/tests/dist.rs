@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use director_tests::live::binary;
+use director_tests::{live::binary, tree::read};
 use director_userspace::policy::config;
 use xtask::{
     dist::Package,
@@ -210,5 +210,37 @@ fn the_package_contains_completions_man_pages_and_the_schema() {
     for example in fs::read_dir(tree.join("usr/share/doc/director/examples")).unwrap() {
         let loaded = config::load(&example.unwrap().path()).unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+}
+
+/// The unit starts as often as needed, after the network, and what it creates is private.
+#[test]
+fn the_unit_has_no_start_limit_and_creates_private_files() {
+    let unit = read("xtask/src/dist/assets/director.service");
+    let (_, rest) = unit.split_once("[Unit]\n").unwrap();
+    let (head, rest) = rest.split_once("[Service]\n").unwrap();
+    let (service, _) = rest.split_once("[Install]\n").unwrap();
+    let has = |section: &str, line: &str| section.lines().any(|there| there == line);
+    for line in ["StartLimitIntervalSec=0", "After=network-pre.target network.target"] {
+        assert!(has(head, line), "{line}");
+    }
+    for line in [
+        "Restart=on-failure",
+        "UMask=0077",
+        "StateDirectoryMode=0700",
+        // The API's group passes it.
+        "RuntimeDirectoryMode=0755",
+    ] {
+        assert!(has(service, line), "{line}");
+    }
+    if Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        let scratch = Scratch::create("dist-unit");
+        // What it names need not be on this machine.
+        let here = unit.replace("/usr/bin/director", "/bin/true");
+        let here = here.lines().filter(|line| !line.starts_with("Documentation="));
+        let path = scratch.write("director.service", &here.collect::<Vec<_>>().join("\n"));
+        let verified = Command::new("systemd-analyze").arg("verify").arg(path).output().unwrap();
+        assert!(verified.status.success(), "{verified:?}");
+        assert_eq!(String::from_utf8_lossy(&verified.stderr), "");
     }
 }

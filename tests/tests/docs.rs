@@ -16,7 +16,7 @@ use director_userspace::{
 
 const OPERATIONS: &str = "docs/operations.md";
 /// Files for users: every example in them must be valid.
-const FOR_USERS: [&str; 7] = [
+const FOR_USERS: [&str; 8] = [
     "README.md",
     "docs/install.md",
     "docs/guide.md",
@@ -24,6 +24,7 @@ const FOR_USERS: [&str; 7] = [
     OPERATIONS,
     "docs/troubleshooting.md",
     "docs/migrating.md",
+    "docs/threat-model.md",
 ];
 
 /// Every Markdown file of the project.
@@ -138,6 +139,24 @@ fn every_scheduler_is_described() {
         assert!(row.contains(&format!("`{name}`: {help}")), "{name}: {help} is not in: {row}");
         assert!(aliases.iter().all(|alias| row.contains(&format!("`{alias}`"))), "{row}");
     }
+}
+
+/// Each test that the threat model names, as `FILE` (`FUNCTION`), exists.
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let text = read("docs/threat-model.md");
+    let mut named = 0;
+    for part in text.split("(`").skip(1) {
+        let test = part.split('`').next().unwrap();
+        let before = &text[..part.as_ptr() as usize - text.as_ptr() as usize];
+        let file = before.trim_end_matches("(`").trim_end().trim_end_matches('`');
+        let file = file.rsplit('`').next().unwrap();
+        if file.ends_with(".rs") {
+            assert!(read(file).contains(&format!("fn {test}(")), "{file} has no test {test}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} tests found");
 }
 
 /// A heading's anchor, as Git forges generate it.

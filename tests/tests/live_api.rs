@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{Shutdown, TcpListener},
     os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     time::{Duration, Instant},
 };
@@ -26,6 +26,25 @@ fn send(live: &Live, bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The same, and closes this side before the answer: a client that half-closes is answered.
+fn send_and_close(live: &Live, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(api::socket_of(live.instance())).expect("listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Every refusal is JSON with a kind and an error.
+#[track_caller]
+fn is_problem(what: &str, answer: &str) {
+    let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let problem: serde_json::Value = serde_json::from_str(body).expect(what);
+    assert!(problem["kind"].is_string() && problem["error"].is_string(), "{what}: {answer}");
 }
 
 fn post(live: &Live, path: &str, content: &str, body: &str) -> String {
@@ -212,6 +231,38 @@ async fn lost_sockets_are_restored() {
     assert_eq!(fs::read_to_string(&precious).expect("there"), "keep");
 }
 
+/// A client that closes its side is answered; the request of one that has gone is not carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_closed_clients_are_answered_and_gone_ones_forgotten() {
+    let live = Live::new("half").await;
+    let daemon = live.run();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    for path in ["/v1/status", "/v1/config", "/v1/history"] {
+        let answer = send_and_close(&live, get(path).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let yaml = DEFAULT_CONFIG.replace("weight: 3", "weight: 30");
+    let apply = |yaml: &str| {
+        let length = yaml.len();
+        let head =
+            format!("POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        head + yaml
+    };
+    let answer = send_and_close(&live, apply(&yaml).as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(live.json("backends web")[2]["weight"], 30);
+    // Stopped, it cannot begin; then the client goes.
+    daemon.signal(Signal::SIGSTOP);
+    let mut gone = UnixStream::connect(api::socket_of(live.instance())).expect("listens");
+    gone.write_all(apply(&DEFAULT_CONFIG.replace("weight: 3", "weight: 31")).as_bytes())
+        .expect("sent");
+    drop(gone);
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(live.json("plan -f director.yaml")["changes"], false);
+    assert_eq!(live.json("backends web")[2]["weight"], 30);
+    daemon.end(Signal::SIGTERM);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_requests_are_refused_without_harm() {
     let live = Live::new("nonsense").await;
@@ -247,6 +298,7 @@ async fn invalid_requests_are_refused_without_harm() {
     for (path, content, body, status) in rows {
         let answer = post(&live, path, content, body);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {body}: {answer}");
+        is_problem(path, &answer);
     }
     let deep = format!("{{\"backend\": {}", "[".repeat(30_000));
     assert!(post(&live, "/v1/drain", "application/json", &deep).starts_with("HTTP/1.1 422"));
@@ -255,6 +307,35 @@ async fn invalid_requests_are_refused_without_harm() {
     let huge = "POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Type: application/yaml\r\n\
                 Content-Length: 99999999999\r\n\r\nservices:";
     assert!(send(&live, huge.as_bytes()).starts_with("HTTP/1.1 413"));
+    // Bodies that are malformed or end early, as opposed to ones that are too long.
+    let head = |path: &str, rest: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{rest}\r\n\r\n"
+        )
+    };
+    let chunked = "Transfer-Encoding: chunked";
+    for (what, request, status) in [
+        ("a chunk without a length", head("/v1/drain", chunked) + "x\r\n{}\r\n0\r\n\r\n", "400"),
+        ("a chunk longer than it says", head("/v1/drain", chunked) + "1\r\n{}\r\n0\r\n\r\n", "400"),
+        ("a length beyond 64 bits", head("/v1/apply", chunked) + &"f".repeat(40), "400"),
+        ("the last chunk is missing", head("/v1/apply", chunked) + "2\r\n{}\r\n", "400"),
+        ("a short body", head("/v1/drain", "Content-Length: 100") + "{}", "400"),
+        ("a short configuration", head("/v1/plan", "Content-Length: 100") + "services", "400"),
+        ("no body", head("/v1/plan", "Content-Length: 100"), "400"),
+        (
+            "chunks that are too long",
+            head("/v1/drain", chunked) + &format!("{:x}\r\n{}", 70_000, "a".repeat(70_000)),
+            "413",
+        ),
+    ] {
+        let answer = send_and_close(&live, request.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {answer}");
+        is_problem(what, &answer);
+    }
+    let not_text = [head("/v1/plan", "Content-Length: 2").as_bytes(), &[0xff, 0xfe]].concat();
+    let answer = send_and_close(&live, &not_text);
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    is_problem("not UTF-8", &answer);
     let mut random = fastrand::Rng::with_seed(4);
     for _ in 0..50 {
         let bytes: Vec<u8> = (0..random.usize(1..2000)).map(|_| random.u8(..)).collect();

@@ -15,7 +15,7 @@ use std::{
 
 use director_tests::browser::Browser;
 use director_userspace::serve::{
-    page,
+    Names, page,
     view::{
         Sampler,
         fixture::{snapshot, status},
@@ -47,7 +47,7 @@ impl Daemon {
             let sampler = Sampler::new(read, receiver);
             let listener = TcpListener::bind(address).await.expect("a free port");
             let address = listener.local_addr().expect("bound");
-            tokio::spawn(serve(listener, page::router(sampler)));
+            tokio::spawn(serve(listener, page::router(sampler, Names::default())));
             address
         });
         Self { runtime, address, status }

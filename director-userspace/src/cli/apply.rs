@@ -1,12 +1,12 @@
 //! `director apply`, `director rollback`: change the configuration of the running daemon.
 
-use std::{fs, io::Read as _, path::Path, process::ExitCode};
+use std::{io::Read as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
 use super::{ConfigFile, DaemonOf, output::Output, print_message};
 use crate::{
-    policy::config::MAX_BYTES,
+    policy::config,
     serve::{
         api::types::{Applied, ApplyOptions, History, RollbackRequest},
         api::{TEXT, client::ClientError},
@@ -92,7 +92,9 @@ fn listing(history: &History) -> String {
         .map(|one| {
             let ago = format!("{} ago", text::ago(one.at));
             let (services, backends) = (one.services.to_string(), one.backends.to_string());
-            vec![one.revision.to_string(), ago, services, backends, one.by.clone()]
+            let lost = if one.lost { " (not kept)" } else { "" };
+            let by = format!("{}{lost}", one.by);
+            vec![one.revision.to_string(), ago, services, backends, by]
         })
         .collect();
     text::table(&["REVISION", "APPLIED", "SERVICES", "BACKENDS", "BY"], &rows)
@@ -126,13 +128,11 @@ pub(super) fn named(mut error: ClientError, file: &Path) -> ClientError {
 
 /// A configuration's text; `-` is stdin.
 pub(super) fn read(path: &Path) -> anyhow::Result<String> {
-    let limit = MAX_BYTES as u64 + 1;
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().take(limit).read_to_string(&mut text).context("stdin")?;
-    } else {
-        let file = fs::File::open(path).with_context(|| path.display().to_string())?;
-        file.take(limit).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    if path != Path::new("-") {
+        return Ok(config::read(path)?);
     }
+    let mut text = String::new();
+    let limit = config::MAX_BYTES as u64 + 1;
+    std::io::stdin().take(limit).read_to_string(&mut text).context("stdin")?;
     Ok(text)
 }

@@ -1,7 +1,6 @@
 //! `director capture`: writes packets before and after, with their verdicts, for Wireshark.
 
 use std::{
-    fs::File,
     io::{BufWriter, Write},
     path::PathBuf,
     process::ExitCode,
@@ -11,7 +10,10 @@ use anyhow::Context as _;
 use director_common::trace::MAX_SNAP;
 
 use super::watch::{Sink, WatchArgs, summary, unix_ns, watch};
-use crate::inspect::trace::{Event, Pcapng};
+use crate::{
+    inspect::trace::{Event, Pcapng},
+    kernel::private_file,
+};
 
 /// Write packets to a pcapng file, each as received and as sent, with the verdict
 ///
@@ -41,7 +43,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let to: Box<dyn Write> = if args.write.as_os_str() == "-" {
         Box::new(std::io::stdout())
     } else {
-        Box::new(File::create(&args.write).with_context(failed)?)
+        Box::new(private_file::create(&args.write).with_context(failed)?)
     };
     let file = Pcapng::new(BufWriter::new(to), args.snaplen).with_context(failed)?;
     let mut sink = Frames { file, frames: 0, shown: shown.to_string() };

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use super::{ConfigFile, load_config, output::Output, print_message};
 use crate::{
     inspect::simulate::{Capture, PacketResult, Simulator, Writer, offline},
-    kernel::host::privileges,
+    kernel::{host::privileges, private_file},
     policy::config::model::Config,
 };
 
@@ -100,7 +100,7 @@ fn simulate(
 
 fn out<R: io::Read>(path: &Path, capture: &Capture<R>) -> anyhow::Result<Writer<BufWriter<File>>> {
     let failed = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(failed)?;
+    let file = private_file::create(path).with_context(failed)?;
     Writer::new(BufWriter::new(file), capture.nanoseconds()).with_context(failed)
 }
 

@@ -26,7 +26,6 @@ mod probes;
 mod status;
 mod watch;
 mod web;
-mod whole_file;
 
 use std::{
     io,
@@ -59,7 +58,7 @@ use crate::{
         wall_clock,
     },
     policy::{
-        config::{self, Config, ConfigErrors},
+        config::{Config, ConfigErrors},
         health_policy::{Change as HealthChange, HealthState, QuorumState},
     },
     serve::{
@@ -107,7 +106,7 @@ pub async fn run(
     instance: &Instance,
     mut started: impl FnMut(),
 ) -> Result<(), DaemonError> {
-    let (text, loaded) = config::load_with_text(path)?;
+    let (text, loaded) = file::load(path).await?;
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -121,6 +120,7 @@ pub async fn run(
     let (mut events, commands) = Events::new(path, health, host.clone())?;
     let heart = Heart::start(host.clone()).map_err(system("the heartbeat's thread"))?;
     let state = history::state_directory(instance);
+    file::sweep(path, &state, instance);
     let overrides_at = state.join("state.json");
     let overrides = Overrides::load(&overrides_at).map_err(system(&format!(
         "{}: remove it to start without overrides",
@@ -132,7 +132,7 @@ pub async fn run(
     let mut health_tracker = HealthTracker::new(checker, overrides, known_down);
     health_tracker.watch(&config, &Marks::new());
     let (effective, changes) = health_tracker.evaluate_all(&config);
-    let (history, history_error) = History::open(&state);
+    let (history, history_error) = History::open(&state, &instance.run_dir());
     if let Some(error) = history_error {
         warn!("{}: {error}: no earlier configuration can be rolled back to", state.display());
     }
@@ -179,7 +179,7 @@ pub async fn run(
         started_at: wall_clock::now(),
         is_ready: false,
     };
-    daemon.record_revision(text, "file");
+    daemon.record_revision(text, "file").await;
     daemon.notify(&changes);
     // The API starts after forwarding and health, which matter more.
     daemon.listen().await;
@@ -460,14 +460,6 @@ impl Daemon {
     /// Reports a state change of the director itself.
     fn notify_director(&self, from: &str, to: &str, reason: &str) {
         self.alarms.notify(Transition::now(Subject::Director, from, to, reason));
-    }
-
-    /// Keeps the text of the configuration in effect.
-    fn record_revision(&mut self, text: String, by: &str) {
-        if let Err(error) = self.history.add(text, &self.config, by, wall_clock::now()) {
-            warn!("{}: {error}: this configuration cannot be rolled back to", self.path.display());
-        }
-        self.status_changed = true;
     }
 
     async fn stop(&mut self, signal: &str) {

@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    hash::{Hash, Hasher},
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -13,7 +15,7 @@ use crate::policy::{
 };
 
 /// What is probed. Equal targets share one probe.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// How.
     pub check: Arc<HealthCheck>,
@@ -26,6 +28,22 @@ pub struct Target {
     pub mark: Option<u32>,
 }
 
+impl Hash for Target {
+    /// Without most of the check: targets of one address rarely differ in nothing else, and hundreds
+    /// of thousands are looked up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.address, self.port, self.mark, self.check.interval).hash(state);
+        mem::discriminant(&self.check.probe).hash(state);
+    }
+}
+
+impl Hash for AgentTarget {
+    /// Likewise.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.address, self.port, self.agent.interval).hash(state);
+    }
+}
+
 impl fmt::Display for Target {
     /// `tcp 10.0.0.11:80`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +52,7 @@ impl fmt::Display for Target {
 }
 
 /// An agent that reports a backend's load.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentTarget {
     /// How.
     pub agent: Arc<Agent>,

@@ -9,6 +9,7 @@
 //! - [`net`]: netlink, ethtool, sysctls, network namespaces;
 //! - [`host`]: a configuration on this host: its interfaces, the routes to its backends, privileges;
 //! - [`path_probe`]: the tc programs of health checks through the data path;
+//! - `private_file`: files that only their owner can read: state, configurations;
 //! - [`unprivileged`]: runs the operator's programs (checks, alarms) without privileges;
 //! - `wall_clock`: the time of day.
 
@@ -16,5 +17,6 @@ pub mod datapath;
 pub mod host;
 pub mod net;
 pub mod path_probe;
+pub(crate) mod private_file;
 pub mod unprivileged;
 pub(crate) mod wall_clock;

@@ -8,9 +8,14 @@
 //! - [`metrics`]: the view in Prometheus's text format, printing only: numbers come from
 //!   [`view::ServiceView`], whose counters `kernel/datapath/stats.rs` reads and whose established flows
 //!   `kernel/datapath/census.rs` counts;
-//! - [`page`]: the view as a web page.
+//! - [`page`]: the view as a web page;
+//! - `limiter`: which connections the listeners keep; `host`: which names they answer to.
 
 pub mod api;
+mod host;
+mod limiter;
 pub mod metrics;
 pub mod page;
 pub mod view;
+
+pub use host::Names;

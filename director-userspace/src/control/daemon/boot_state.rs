@@ -1,17 +1,21 @@
 //! State in /run that a daemon leaves for the next one of the same boot: which backends are down,
 //! and whether it was detached.
 
-use std::{collections::HashMap, fs, net::IpAddr, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use director_common::backend::BackendState;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::whole_file::write_whole;
 use crate::{
     kernel::{
         datapath::{self, Datapath, Instance},
-        wall_clock,
+        private_file, wall_clock,
     },
     policy::{
         config::{
@@ -31,6 +35,12 @@ struct Down {
 
 fn down_path(instance: &Instance) -> PathBuf {
     instance.run_dir().join("down.json")
+}
+
+/// Writes a file beside the API's socket, which a group may reach.
+fn leave(instance: &Instance, path: &Path, content: &[u8]) -> std::io::Result<()> {
+    private_file::create_passable_directory(&instance.run_dir())?;
+    private_file::replace(path, content)
 }
 
 fn detached_path(instance: &Instance) -> PathBuf {
@@ -79,10 +89,18 @@ pub(super) fn write<'a>(instance: &Instance, down: impl Iterator<Item = (&'a Ser
         .collect();
     let written = serde_json::to_vec(&down)
         .map_err(std::io::Error::from)
-        .and_then(|text| write_whole(&down_path(instance), &text));
+        .and_then(|text| leave(instance, &down_path(instance), &text));
     if let Err(error) = written {
         // The maps still hold most of it.
         warn!("{}: {error}", down_path(instance).display());
+    }
+}
+
+/// Removes what killed processes were writing.
+pub(super) fn sweep(instance: &Instance) {
+    let revision = instance.run_dir().join(super::history::LAST);
+    for path in [down_path(instance), detached_path(instance), revision] {
+        private_file::sweep(&path);
     }
 }
 
@@ -99,7 +117,7 @@ pub(super) fn is_detached(instance: &Instance) -> bool {
 pub(super) fn set_detached(instance: &Instance, detached: bool) -> std::io::Result<()> {
     let path = detached_path(instance);
     if detached {
-        return write_whole(&path, b"");
+        return leave(instance, &path, b"");
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

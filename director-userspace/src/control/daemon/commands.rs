@@ -5,23 +5,28 @@ use std::{collections::HashSet, net::IpAddr};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, boot_state, file, file::When, whole_file::write_whole};
+use super::{
+    Daemon, boot_state,
+    file::{self, When, off_the_loop},
+    history::NoRollback,
+};
 use crate::{
     control::director::{Changed, Director, DirectorError, Waits},
     kernel::{
         datapath::{Pulse, clock_ns},
+        private_file::Replacement,
         unprivileged::DEFAULT_USER,
         wall_clock,
     },
     policy::{
         config::{
-            self, Config, Loaded,
+            Config, Loaded,
             model::{AgentSource, Probe},
         },
         health_policy::{Drain, Override},
     },
     serve::api::{
-        Command, Refused, Reply, Request, TEXT,
+        Command, Parsed, Refused, Reply, Request,
         types::{
             Acted, Applied, ApplyOptions, Backend, DetachRequest, Detached, DrainRequest, History,
             Planned, RollbackRequest, WeightRequest,
@@ -42,12 +47,12 @@ impl Daemon {
         match command {
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Config(reply) => answer(reply, Ok(self.history.current().to_owned())),
-            Command::Plan(text, reply) => {
-                let planned = self.plan(&text).await;
+            Command::Plan(parsed, reply) => {
+                let planned = self.plan(*parsed).await;
                 answer(reply, planned);
             }
-            Command::Apply(text, options, reply) => {
-                let applied = self.apply(text, options, &by, is_root).await;
+            Command::Apply(parsed, options, reply) => {
+                let applied = self.apply(*parsed, options, &by, is_root).await;
                 answer(reply, applied);
             }
             Command::History(reply) => {
@@ -93,8 +98,8 @@ impl Daemon {
         }
     }
 
-    async fn plan(&mut self, text: &str) -> Result<Planned, Refused> {
-        let Loaded { config, warnings } = parse(text)?;
+    async fn plan(&mut self, parsed: Parsed) -> Result<Planned, Refused> {
+        let Loaded { config, warnings } = parsed.loaded;
         let changed = self.planned(&config).await.map_err(failed)?;
         let warnings = warnings.iter().map(ToString::to_string).chain(changed.warnings);
         Ok(Planned {
@@ -118,12 +123,12 @@ impl Daemon {
     /// noticed before anything has changed, and replaces the file once the maps are right.
     async fn apply(
         &mut self,
-        text: String,
+        parsed: Parsed,
         options: ApplyOptions,
         by: &str,
         is_root: bool,
     ) -> Result<Applied, Refused> {
-        let Loaded { config, warnings } = parse(&text)?;
+        let Parsed { text, loaded: Loaded { config, warnings } } = parsed;
         if !is_root {
             no_new_programs(&self.config, &config)?;
             same_api(&self.config, &config)?;
@@ -142,29 +147,37 @@ impl Daemon {
                     .into(),
             ));
         }
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         if options.dry_run {
             let changed = self.planned(&config).await.map_err(failed)?;
             return Ok(self.applied(&changed, warnings, true));
         }
         let path = self.path.clone();
-        let replacement = Replacement::write(&path, &text)
-            .map_err(|error| Refused::Failed(format!("{}: {error}", path.display())))?;
+        let (text, replacement) = off_the_loop({
+            let path = path.clone();
+            move || {
+                let replacement = Replacement::write_as_it_was(&path, text.as_bytes());
+                (text, replacement)
+            }
+        })
+        .await;
+        let replacement =
+            replacement.map_err(|error| Refused::Failed(format!("{}: {error}", path.display())))?;
         let changed = self.put(config).await.map_err(failed)?;
-        if let Err(error) = replacement.rename() {
+        if let Err(error) = off_the_loop(|| replacement.rename()).await {
             let message = format!(
                 "in effect, but {} could not be replaced: {error}. A restart would load its old \
                  content",
                 path.display()
             );
             error!("{message}");
-            self.record_revision(text, by);
+            self.record_revision(text, by).await;
             return Err(Refused::Failed(message));
         }
         self.refused = None;
         self.file_warnings.clone_from(&warnings);
         super::report(&format!("configuration applied ({by})"), &changed);
-        self.record_revision(text, by);
+        warnings.extend(self.record_revision(text, by).await);
         Ok(self.applied(&changed, warnings, false))
     }
 
@@ -174,13 +187,16 @@ impl Daemon {
         by: &str,
         is_root: bool,
     ) -> Result<Applied, Refused> {
-        let nothing = || {
-            Refused::Unknown("there is no earlier configuration that differs from this one".into())
+        let refused = |why: NoRollback| match &why {
+            NoRollback::Nothing | NoRollback::AllLost { .. } => Refused::Unknown(why.to_string()),
+            NoRollback::Lost { .. } => Refused::Conflict(why.to_string()),
         };
-        let to = to.or_else(|| self.history.last_other()).ok_or_else(nothing)?;
+        let to = to.map_or_else(|| self.history.previous(), Ok).map_err(refused)?;
         let text = self.history.text(to).map_err(|error| Refused::Unknown(error.to_string()))?;
+        let parsed = off_the_loop(|| Parsed::new(text)).await;
+        let parsed = parsed.map_err(|errors| Refused::Invalid(errors.to_string()))?;
         let options = ApplyOptions { dry_run, force: true, if_revision: None };
-        self.apply(text, options, &format!("rollback to {to}, {by}"), is_root).await
+        self.apply(parsed, options, &format!("rollback to {to}, {by}"), is_root).await
     }
 
     async fn drain(
@@ -245,12 +261,14 @@ impl Daemon {
             let (service, address) = (service.name.to_string(), address.to_string());
             backends.push(Backend { service, frontend, address });
         }
-        self.health_tracker.overrides.set(changes).map_err(|error| {
+        let changed = self.health_tracker.overrides.changed(changes);
+        let stored = off_the_loop(|| changed.store()).await.map_err(|error| {
             Refused::Failed(format!(
                 "the override could not be saved, so nothing was changed: {error}. Is the state \
                  directory's disk full?"
             ))
         })?;
+        self.health_tracker.overrides.replace(stored);
         let of: Vec<_> =
             backends.iter().map(|b| format!("{} of {}", b.address, b.service)).collect();
         info!("{verb} {} ({by})", of.join(", "));
@@ -312,10 +330,6 @@ impl Daemon {
 fn answer<T>(reply: Reply<T>, result: Result<T, Refused>) {
     let reply: oneshot::Sender<_> = reply;
     let _ = reply.send(result);
-}
-
-fn parse(text: &str) -> Result<Loaded, Refused> {
-    config::parse(TEXT, text).map_err(|errors| Refused::Invalid(errors.to_string()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -410,42 +424,6 @@ fn matching_backends(
     Ok(of.into_iter().map(|at| (at, address)).collect())
 }
 
-/// A temporary file that replaces another.
-struct Replacement {
-    temporary: std::path::PathBuf,
-    path: std::path::PathBuf,
-}
-
-impl Replacement {
-    /// Writes it to disk. If `path` is a symbolic link, its target is replaced.
-    fn write(path: &std::path::Path, text: &str) -> std::io::Result<Self> {
-        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.apply"));
-        write_whole(&temporary, text.as_bytes())?;
-        if let Ok(metadata) = std::fs::metadata(&path) {
-            std::fs::set_permissions(&temporary, metadata.permissions())?;
-            std::os::unix::fs::chown(
-                &temporary,
-                Some(std::os::unix::fs::MetadataExt::uid(&metadata)),
-                Some(std::os::unix::fs::MetadataExt::gid(&metadata)),
-            )?;
-        }
-        Ok(Self { temporary, path })
-    }
-
-    fn rename(self) -> std::io::Result<()> {
-        std::fs::rename(&self.temporary, &self.path)
-    }
-}
-
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        // Absent after `rename`.
-        let _ = std::fs::remove_file(&self.temporary);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,7 +433,7 @@ mod tests {
             "services: [{{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: tunnel, \
              {health} backends: [{{address: 10.0.0.1}}]}}]"
         );
-        config::parse("test", &yaml).expect("valid").config
+        crate::policy::config::parse("test", &yaml).expect("valid").config
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! All events of the daemon, as one stream.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
@@ -11,7 +10,7 @@ use tokio::{
 
 use super::{
     DaemonError,
-    watch::{FileEvent, Watch, next_file_event, watch_file},
+    watch::{FileEvent, Watch},
 };
 use crate::{control::director::HostChanges, health, serve::api::Request};
 
@@ -59,8 +58,7 @@ pub(super) struct Events {
     tick: Interval,
     /// Whether the last event was [`Event::Step`]: many steps in a row let other events through.
     stepped: bool,
-    inotify: AsyncFd<Watch>,
-    file_name: OsString,
+    file: Watch,
     file_due: Option<(Instant, Instant)>,
     /// Whether the file is being written: it is read when it is closed.
     file_open: bool,
@@ -90,11 +88,10 @@ impl Events {
         let events = Self {
             tick,
             stepped: false,
-            inotify: watch_file(path).map_err(|error| DaemonError::System {
+            file: Watch::new(path).map_err(|error| DaemonError::System {
                 what: format!("cannot watch {}", path.display()),
                 error,
             })?,
-            file_name: path.file_name().unwrap_or_default().to_owned(),
             file_due: None,
             file_open: false,
             file_tried: false,
@@ -148,7 +145,7 @@ impl Events {
                     return Event::Health(std::iter::once(event).chain(more).collect());
                 }
                 Some(request) = self.commands.recv() => return Event::Command(request),
-                event = next_file_event(&self.inotify, &self.file_name) => match event {
+                event = self.file.next() => match event {
                     FileEvent::Other => {}
                     // Half a file may be valid.
                     FileEvent::MaybeReplaced if self.file_open => {}

@@ -10,11 +10,12 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::{Daemon, report};
+use super::{Daemon, boot_state, report};
 use crate::{
     control::director::{Changed, DirectorError, Scope},
+    kernel::{datapath::Instance, private_file, wall_clock},
     policy::config::{
-        self, Config, Loaded,
+        self, Config, ConfigErrors, Loaded,
         model::{Frontend, Service},
     },
     serve::api::server::Server,
@@ -43,6 +44,37 @@ impl Stamp {
     }
 }
 
+/// Does what takes its time, such as reading, parsing and writing files, on a thread for that.
+///
+/// # Panics
+/// If it panics.
+pub(super) async fn off_the_loop<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Removes what killed processes were writing, and makes the state of former versions private.
+pub(super) fn sweep(path: &Path, state: &Path, instance: &Instance) {
+    private_file::sweep(path);
+    if let Err(error) = private_file::tidy(state) {
+        warn!("{}: other users may be able to read it: {error}", state.display());
+    }
+    boot_state::sweep(instance);
+}
+
+/// Reads and checks the file.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) async fn load(path: &Path) -> Result<(String, Loaded), ConfigErrors> {
+    let path = path.to_path_buf();
+    off_the_loop(move || config::load_with_text(&path)).await
+}
+
 /// Why the file is not in effect. Reported already, if it must be.
 pub(super) struct NotInEffect(pub(super) String);
 
@@ -60,7 +92,7 @@ impl Daemon {
             Err(NotInEffect(why))
         };
         self.file_read = Stamp::of(&self.path);
-        let (text, Loaded { config, warnings }) = match config::load_with_text(&self.path) {
+        let (text, Loaded { config, warnings }) = match load(&self.path).await {
             Ok(read) => read,
             Err(errors) => return refuse(self, format!(":\n{errors}")),
         };
@@ -94,7 +126,7 @@ impl Daemon {
                 self.file_warnings = warnings.iter().map(ToString::to_string).collect();
                 report("configuration applied", &changed);
                 self.logged.extend(changed.warnings.iter().cloned());
-                self.record_revision(text, "file");
+                self.record_revision(text, "file").await;
                 Ok(changed)
             }
             Err(error) => refuse(self, format!(":\n{error}")),
@@ -126,6 +158,30 @@ impl Daemon {
         self.listen().await;
         self.evaluate_all().await;
         Ok(changed)
+    }
+
+    /// Keeps the text of the configuration in effect. Returns why it cannot be rolled back to, if it
+    /// could not be kept.
+    pub(super) async fn record_revision(&mut self, text: String, by: &str) -> Option<String> {
+        let services = self.config.services.len();
+        let backends = self.config.services.iter().map(|service| service.backends.len()).sum();
+        let by = by.to_owned();
+        let mut history = std::mem::take(&mut self.history);
+        let (history, kept) = off_the_loop(move || {
+            let kept = history.add(text, services, backends, &by, wall_clock::now());
+            (history, kept)
+        })
+        .await;
+        self.history = history;
+        self.status_changed = true;
+        let error = kept.err()?;
+        let why = format!(
+            "revision {} could not be kept, so that it cannot be rolled back to: {}: {error}",
+            self.history.revision(),
+            self.history.directory().display()
+        );
+        warn!("{why}");
+        Some(why)
     }
 
     /// Evaluates all services, and brings the result into effect.

@@ -37,7 +37,7 @@ pub(super) struct HealthTracker {
     agents: HashMap<Arc<AgentTarget>, TargetState<AgentReport>>,
     /// Backends that are known to be down, also from an earlier process; for targets that were not
     /// checked yet.
-    known_down: HashSet<(Frontend, IpAddr)>,
+    known_down: HashMap<Frontend, HashSet<IpAddr>>,
 }
 
 /// The services that watch a target, and the state that its last event carried.
@@ -117,7 +117,13 @@ impl HealthTracker {
             memories,
             targets: HashMap::new(),
             agents: HashMap::new(),
-            known_down: known_down.into_keys().collect(),
+            known_down: known_down.into_keys().fold(
+                HashMap::new(),
+                |mut all, (frontend, address)| {
+                    all.entry(frontend).or_insert_with(HashSet::new).insert(address);
+                    all
+                },
+            ),
         }
     }
 
@@ -132,11 +138,12 @@ impl HealthTracker {
         let mut down = HashSet::new();
         for (at, service) in config.services.iter().enumerate() {
             let mut backends = Vec::with_capacity(service.backends.len());
+            let known_down = self.known_down.get(&service.frontend);
             for backend in &service.backends {
                 let mut probes = probes(service, backend, marks, &mut checks);
                 for target in &mut probes.checks {
                     share(&mut targets, target, at);
-                    if self.known_down.contains(&(service.frontend, backend.address)) {
+                    if known_down.is_some_and(|known| known.contains(&backend.address)) {
                         down.insert(target.clone());
                     }
                 }
@@ -169,13 +176,12 @@ impl HealthTracker {
         }
         let wanted: HashSet<Frontend> = config.services.iter().map(|s| s.frontend).collect();
         self.memories.retain(|frontend, _| wanted.contains(frontend));
-        self.known_down.retain(|(frontend, _)| wanted.contains(frontend));
-        if !self.known_down.is_empty() {
-            let configured = config.services.iter().flat_map(|service| {
-                service.backends.iter().map(|backend| (service.frontend, backend.address))
-            });
-            let configured: HashSet<_> = configured.collect();
-            self.known_down.retain(|backend| configured.contains(backend));
+        self.known_down.retain(|frontend, _| wanted.contains(frontend));
+        for service in &config.services {
+            if let Some(known) = self.known_down.get_mut(&service.frontend) {
+                let there: HashSet<IpAddr> = service.backends.iter().map(|b| b.address).collect();
+                known.retain(|address| there.contains(address));
+            }
         }
     }
 
@@ -269,15 +275,15 @@ impl HealthTracker {
             watched.state = evaluation.state;
             watched.evaluations = evaluation.backends;
             // A new check, or one by a new path, has no result yet: the last one counts until then.
-            if watched.evaluations.is_empty() && !self.known_down.is_empty() {
-                self.known_down.retain(|(frontend, _)| *frontend != service.frontend);
-            }
-            for backend in &watched.evaluations {
-                let key = (service.frontend, backend.address);
-                match backend.state {
-                    Some(HealthState::Down) => _ = self.known_down.insert(key),
-                    Some(HealthState::Up) | None => _ = self.known_down.remove(&key),
-                }
+            let down = watched.evaluations.iter().filter(|backend| match backend.state {
+                Some(HealthState::Down) => true,
+                Some(HealthState::Up) | None => false,
+            });
+            let down: HashSet<IpAddr> = down.map(|backend| backend.address).collect();
+            if down.is_empty() {
+                self.known_down.remove(&service.frontend);
+            } else {
+                self.known_down.insert(service.frontend, down);
             }
             watched.again_ns = evaluation.again_ns;
             if effective.services[at] != evaluation.service {
@@ -298,6 +304,9 @@ impl HealthTracker {
         let mut effective = config.clone();
         let mut checks = Interned::default();
         for (service, effective) in config.services.iter().zip(&mut effective.services) {
+            if self.is_plain(service) {
+                continue;
+            }
             let mut memory = self.memories.get(&service.frontend).cloned().unwrap_or_default();
             let front = service.frontend.to_string();
             *effective = evaluate(service, &mut memory, now(), |backend| {
@@ -309,6 +318,18 @@ impl HealthTracker {
         effective
     }
 
+    /// Whether neither health nor overrides change a service. Most of a hundred thousand backends
+    /// belong to such.
+    fn is_plain(&self, service: &Service) -> bool {
+        let health = &service.health;
+        health.checks.is_empty()
+            && health.agent.is_none()
+            && health.quorum <= 1
+            && service.sorry.is_none()
+            && (self.overrides.is_empty()
+                || self.overrides.of_service(&service.frontend.to_string()).is_none())
+    }
+
     fn evaluate_service(
         &self,
         at: usize,
@@ -316,15 +337,7 @@ impl HealthTracker {
         memory: &mut Memory,
         now: Now,
     ) -> Evaluation {
-        let overrides = self.overrides.of_service(&service.frontend.to_string());
-        let health = &service.health;
-        let is_plain = health.checks.is_empty()
-            && health.agent.is_none()
-            && health.quorum <= 1
-            && service.sorry.is_none()
-            && overrides.is_none();
-        if is_plain {
-            // Most of a hundred thousand backends belong to such services.
+        if self.is_plain(service) {
             *memory = Memory::default();
             return Evaluation {
                 service: service.clone(),
@@ -334,6 +347,7 @@ impl HealthTracker {
                 again_ns: None,
             };
         }
+        let overrides = self.overrides.of_service(&service.frontend.to_string());
         let mut index = 0;
         evaluate(service, memory, now, |backend| {
             let probes = &self.services[at].backends[index];
@@ -350,7 +364,8 @@ impl HealthTracker {
         probes: &Probes,
         admin_override: Override,
     ) -> Facts {
-        let is_known_down = self.known_down.contains(&(service.frontend, backend.address));
+        let known_down = self.known_down.get(&service.frontend);
+        let is_known_down = known_down.is_some_and(|known| known.contains(&backend.address));
         let mut checked = (probes.without_path > 0).then(|| Checked {
             state: if is_known_down || probes.starts_down {
                 HealthState::Down

@@ -8,13 +8,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::whole_file::write_whole;
 use crate::{
-    kernel::datapath::Instance,
-    policy::config::{Config, MAX_BYTES},
+    kernel::{datapath::Instance, private_file},
+    policy::config::MAX_BYTES,
     serve::api::types::Revision,
 };
 
+/// The file of the last number, in the run directory.
+pub(super) const LAST: &str = "revision";
 /// Number of revisions that are kept.
 const KEPT: usize = 20;
 
@@ -26,9 +27,12 @@ pub(super) fn state_directory(instance: &Instance) -> PathBuf {
 }
 
 /// The texts, and an index of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct History {
     directory: PathBuf,
+    /// Where the last number is recorded for the next process of this boot: the state directory may
+    /// be full.
+    last_at: PathBuf,
     index: Index,
     /// The text in effect, also if it could not be written.
     current: String,
@@ -41,11 +45,44 @@ struct Index {
     revisions: Vec<Revision>,
 }
 
+/// Why there is nothing to roll back to.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoRollback {
+    /// The configuration in effect is the only one.
+    #[error("there is no earlier configuration that differs from this one")]
+    Nothing,
+    /// A later one than `kept` is lost.
+    #[error(
+        "revision {lost} came before this one and was not kept ({why}). The last that was kept is \
+         revision {kept}: `director rollback --to {kept}` restores it"
+    )]
+    Lost {
+        /// The revision that rolling back would skip.
+        lost: u64,
+        /// Why it cannot be restored.
+        why: String,
+        /// The last revision before it that can be.
+        kept: u64,
+    },
+    /// All of them are lost.
+    #[error(
+        "revision {lost} came before this one and was not kept ({why}), and none before it was"
+    )]
+    AllLost {
+        /// The revision before.
+        lost: u64,
+        /// Why it cannot be restored.
+        why: String,
+    },
+}
+
 impl History {
     /// Reads the history of earlier processes. An unreadable one does not prevent a start: the
-    /// error comes with an empty history.
-    pub(super) fn open(directory: &Path) -> (Self, Option<io::Error>) {
+    /// error comes with an empty history. Revisions that an earlier process of this boot could not
+    /// keep are known by the number that it left in `run_dir`.
+    pub(super) fn open(directory: &Path, run_dir: &Path) -> (Self, Option<io::Error>) {
         let directory = directory.join("history");
+        let tidied = private_file::tidy(&directory);
         let (index, error) = match fs::read(directory.join("index.json")) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(index) => (index, None),
@@ -54,10 +91,19 @@ impl History {
             Err(error) if error.kind() == ErrorKind::NotFound => (Index::default(), None),
             Err(error) => (Index::default(), Some(error)),
         };
-        let mut history = Self { directory, index, current: String::new(), last: 0 };
+        let last_at = run_dir.join(LAST);
+        let mut history = Self { directory, last_at, index, current: String::new(), last: 0 };
         // Numbers are assigned once, even if the index is lost.
         history.last = history.numbers_on_disk().max().unwrap_or(0).max(history.revision());
-        (history, error)
+        let assigned = fs::read_to_string(&history.last_at).ok();
+        let assigned = assigned.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+        if assigned > history.last {
+            let by = "unknown".to_owned();
+            let lost = Revision { revision: assigned, by, lost: true, ..Revision::default() };
+            history.index.revisions.push(lost);
+            history.last = assigned;
+        }
+        (history, error.or(tidied.err()))
     }
 
     fn numbers_on_disk(&self) -> impl Iterator<Item = u64> {
@@ -95,7 +141,8 @@ impl History {
     pub(super) fn add(
         &mut self,
         text: String,
-        config: &Config,
+        services: usize,
+        backends: usize,
         by: &str,
         at: u64,
     ) -> io::Result<()> {
@@ -107,21 +154,28 @@ impl History {
         }
         let revision = self.last + 1;
         self.last = revision;
+        let written = private_file::replace(&self.path(revision), self.current.as_bytes());
         self.index.revisions.push(Revision {
             revision,
             at,
             by: by.to_owned(),
-            services: config.services.len(),
-            backends: config.services.iter().map(|service| service.backends.len()).sum(),
+            services,
+            backends,
+            lost: written.is_err(),
         });
-        let written = write_whole(&self.path(revision), self.current.as_bytes());
         while self.index.revisions.len() > KEPT {
             let oldest = self.index.revisions.remove(0);
             let _ = fs::remove_file(self.path(oldest.revision));
         }
         // Also if the text could not be written: its number is assigned.
         let index = serde_json::to_vec_pretty(&self.index)?;
-        let indexed = write_whole(&self.directory.join("index.json"), &index);
+        let indexed = private_file::replace(&self.directory.join("index.json"), &index);
+        if let Some(run_dir) = self.last_at.parent() {
+            // Optional: with it, the next process recognises what could not be kept.
+            let _ = private_file::create_passable_directory(run_dir).and_then(|()| {
+                private_file::replace(&self.last_at, revision.to_string().as_bytes())
+            });
+        }
         written.and(indexed)
     }
 
@@ -131,11 +185,19 @@ impl History {
     ///
     /// If it is not kept, or cannot be read.
     pub(super) fn text(&self, revision: u64) -> io::Result<String> {
-        if !self.index.revisions.iter().any(|kept| kept.revision == revision) {
-            let kept: Vec<_> =
-                self.index.revisions.iter().map(|kept| kept.revision.to_string()).collect();
-            let message = format!("there is no revision {revision}; kept: {}", kept.join(", "));
-            return Err(io::Error::new(ErrorKind::NotFound, message));
+        let known = self.index.revisions.iter().find(|known| known.revision == revision);
+        let missing = |message: String| Err(io::Error::new(ErrorKind::NotFound, message));
+        match known {
+            Some(known) if known.lost => {
+                return missing(format!("revision {revision} could not be written"));
+            }
+            Some(_) => {}
+            None => {
+                let kept = self.index.revisions.iter().filter(|known| !known.lost);
+                let kept: Vec<_> = kept.map(|kept| kept.revision.to_string()).collect();
+                let kept = kept.join(", ");
+                return missing(format!("there is no revision {revision}; kept: {kept}"));
+            }
         }
         let path = self.path(revision);
         if fs::metadata(&path)?.len() > MAX_BYTES as u64 {
@@ -148,9 +210,41 @@ impl History {
     }
 
     /// The last revision whose text differs from the one in effect.
-    pub(super) fn last_other(&self) -> Option<u64> {
-        let numbers = self.index.revisions.iter().rev().map(|kept| kept.revision);
-        numbers.skip(1).find(|n| self.text(*n).is_ok_and(|text| text != self.current))
+    ///
+    /// # Errors
+    ///
+    /// [`NoRollback`]; also if a later one might differ and is lost.
+    pub(super) fn previous(&self) -> Result<u64, NoRollback> {
+        let mut lost: Option<(u64, String)> = None;
+        let mut above = self.revision();
+        let differs = |text: &str| text != self.current;
+        for known in self.index.revisions.iter().rev() {
+            let number = known.revision;
+            // Numbers without an entry were assigned by a process whose index is lost.
+            if number + 1 < above && lost.is_none() {
+                lost = Some((above - 1, "its record is lost".to_owned()));
+            }
+            above = number;
+            if number == self.revision() {
+                continue;
+            }
+            match (self.text(number), &lost) {
+                (Ok(text), None) if differs(&text) => return Ok(number),
+                (Ok(text), Some((lost, why))) if differs(&text) => {
+                    let (lost, why) = (*lost, why.clone());
+                    return Err(NoRollback::Lost { lost, why, kept: number });
+                }
+                (Ok(_), _) | (Err(_), Some(_)) => {}
+                (Err(why), None) => lost = Some((number, why.to_string())),
+            }
+        }
+        let all = lost.map(|(lost, why)| NoRollback::AllLost { lost, why });
+        Err(all.unwrap_or(NoRollback::Nothing))
+    }
+
+    /// Where they are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn path(&self, revision: u64) -> PathBuf {
@@ -165,29 +259,45 @@ mod tests {
     #[test]
     fn revision_numbers_are_assigned_once_even_if_the_index_is_lost() {
         let directory = env::temp_dir().join(format!("director-history-{}", std::process::id()));
-        let yaml = "services: [{name: web, address: 192.0.2.1, protocol: tcp, port: 80, forward: \
-                    tunnel, backends: [{address: 10.0.0.1}]}]";
-        let config = crate::policy::config::parse("test", yaml).expect("valid").config;
-        let (mut history, error) = History::open(&directory);
+        let run_dir = directory.join("run");
+        let (mut history, error) = History::open(&directory, &run_dir);
         assert!(error.is_none());
         for number in 1..=KEPT as u64 + 3 {
-            history.add(format!("# {number}"), &config, "test", 1).expect("written");
+            history.add(format!("# {number}"), 1, 1, "test", 1).expect("written");
             assert_eq!(history.revision(), number);
         }
         assert_eq!(history.revisions().len(), KEPT);
         assert!(history.text(3).is_err() && history.text(4).is_ok());
 
         fs::write(directory.join("history/index.json"), "{").expect("written");
-        let (mut history, error) = History::open(&directory);
+        let (mut history, error) = History::open(&directory, &run_dir);
         assert!(error.is_some() && history.revisions().is_empty());
-        history.add("# next".to_owned(), &config, "test", 1).expect("written");
+        history.add("# next".to_owned(), 1, 1, "test", 1).expect("written");
         assert_eq!(history.revision(), KEPT as u64 + 4);
+
+        // What was not kept is known, and nothing before it is restored in its place.
+        history.add("# lost".to_owned(), 1, 1, "test", 1).expect("written");
+        fs::remove_file(history.path(history.revision())).expect("removed");
+        history.add("# now".to_owned(), 1, 1, "test", 1).expect("written");
+        let (lost, kept) = (KEPT as u64 + 5, KEPT as u64 + 4);
+        let refused = history.previous().expect_err("refused");
+        assert!(
+            matches!(refused, NoRollback::Lost { lost: l, kept: k, .. } if (l, k) == (lost, kept)),
+            "{refused}"
+        );
+        // Also by the next process, whose index ends before it.
+        fs::write(run_dir.join(LAST), (lost + 2).to_string()).expect("written");
+        let (mut history, _) = History::open(&directory, &run_dir);
+        history.add("# after a restart".to_owned(), 1, 1, "test", 1).expect("written");
+        assert_eq!(history.revision(), lost + 3);
+        let refused = history.previous().expect_err("refused");
+        assert!(matches!(refused, NoRollback::Lost { lost: l, .. } if l == lost + 2), "{refused}");
 
         // The limit also holds if nothing can be written.
         fs::remove_dir_all(&directory).expect("removed");
         fs::write(&directory, "in the way").expect("written");
         for number in 0..2 * KEPT {
-            history.add(format!("# lost {number}"), &config, "test", 1).expect_err("in the way");
+            history.add(format!("# lost {number}"), 1, 1, "test", 1).expect_err("in the way");
         }
         assert_eq!(history.revisions().len(), KEPT);
         fs::remove_file(&directory).expect("removed");

@@ -10,8 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::whole_file::write_whole;
-use crate::policy::health_policy::Override;
+use crate::{kernel::private_file, policy::health_policy::Override};
 
 /// All admin overrides, by service (its front: `tcp 192.0.2.10:443`) and backend.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub(super) struct Overrides {
 
 /// The file.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+pub(super) struct Stored {
     version: u32,
     /// The kernel's boot id, for `deadline_ns`.
     boot: String,
@@ -72,6 +71,11 @@ impl Overrides {
         self.all.get(front)
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Every backend with an override.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, IpAddr, &Override)> {
         self.all.iter().flat_map(|(front, backends)| {
@@ -79,16 +83,12 @@ impl Overrides {
         })
     }
 
-    /// Sets overrides and stores them: first on disk, so that nothing is in effect that a restart
-    /// would lose.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written; then nothing has changed.
-    pub(super) fn set(
-        &mut self,
+    /// The overrides after `changes`, which are not in effect yet: first they are stored, so that
+    /// nothing is in effect that a restart would lose.
+    pub(super) fn changed(
+        &self,
         changes: impl IntoIterator<Item = (String, IpAddr, Override)>,
-    ) -> io::Result<()> {
+    ) -> Unstored {
         let mut all = self.all.clone();
         for (front, backend, one) in changes {
             let backends = all.entry(front.clone()).or_default();
@@ -101,10 +101,29 @@ impl Overrides {
                 all.remove(&front);
             }
         }
-        let stored = Stored { version: VERSION, boot: self.boot.clone(), overrides: all };
-        write_whole(&self.path, &serde_json::to_vec_pretty(&stored)?)?;
+        let path = self.path.clone();
+        Unstored(path, Stored { version: VERSION, boot: self.boot.clone(), overrides: all })
+    }
+
+    /// Brings stored overrides into effect.
+    pub(super) fn replace(&mut self, stored: Stored) {
         self.all = stored.overrides;
-        Ok(())
+    }
+}
+
+/// Overrides that are to be stored.
+pub(super) struct Unstored(PathBuf, Stored);
+
+impl Unstored {
+    /// Stores them, on disk.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be stored; the file is as before then.
+    pub(super) fn store(self) -> io::Result<Stored> {
+        let Self(path, stored) = self;
+        private_file::replace(&path, &serde_json::to_vec_pretty(&stored)?)?;
+        Ok(stored)
     }
 }
 
@@ -128,7 +147,11 @@ mod tests {
             since: 1,
         };
         let mut overrides = Overrides::load(&path).expect("nothing there yet");
-        overrides.set([(front.to_owned(), address, weight_and_drain.clone())]).expect("written");
+        let set = |overrides: &mut Overrides, one: Override| {
+            let stored = overrides.changed([(front.to_owned(), address, one)]).store();
+            overrides.replace(stored.expect("written"));
+        };
+        set(&mut overrides, weight_and_drain.clone());
         let again = Overrides::load(&path).expect("read");
         assert_eq!(again.of(front, address), weight_and_drain);
         assert_eq!(again.iter().count(), 1);
@@ -137,23 +160,23 @@ mod tests {
         fs::write(&path, other_boot).expect("written");
         let later = Overrides::load(&path).expect("read").of(front, address);
         assert_eq!(later.drain, Some(Drain { since: 1, deadline_ns: None }));
-        overrides.set([(front.to_owned(), address, Override::default())]).expect("written");
+        set(&mut overrides, Override::default());
         assert_eq!(Overrides::load(&path).expect("read").iter().count(), 0);
         fs::remove_dir_all(path.parent().expect("has one")).expect("removed");
     }
 
     #[test]
-    fn an_override_that_cannot_be_stored_is_not_set() {
+    fn an_override_that_cannot_be_stored_is_an_error() {
         let directory = path("unwritable");
         fs::write(&directory, "a file").expect("written");
-        let mut overrides = Overrides {
+        let overrides = Overrides {
             path: directory.join("state.json"),
             boot: String::new(),
             all: BTreeMap::new(),
         };
         let address: IpAddr = "10.0.0.11".parse().expect("an address");
         let weight = Override { weight: Some(1), ..Override::default() };
-        assert!(overrides.set([("a".to_owned(), address, weight)]).is_err());
+        assert!(overrides.changed([("a".to_owned(), address, weight)]).store().is_err());
         assert_eq!(overrides.of("a", address), Override::default());
         fs::remove_file(directory).expect("removed");
     }

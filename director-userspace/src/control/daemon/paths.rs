@@ -1,6 +1,9 @@
 //! Health checks through the data path: their probe filters and firewall marks.
 
-use std::net::IpAddr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use tracing::error;
 
@@ -58,16 +61,19 @@ impl Daemon {
             return Vec::new();
         };
         let observed = director.observe(&services);
-        let vips: Vec<IpAddr> = self.config.services.iter().map(|s| s.frontend.address).collect();
+        let vips: HashSet<IpAddr> =
+            self.config.services.iter().map(|s| s.frontend.address).collect();
         let own = self.own_addresses(&vips).await;
+        let mut sources: HashMap<IpAddr, IpAddr> = HashMap::new();
+        for backend in observed.backends.values() {
+            sources.entry(backend.address).or_insert(backend.source);
+        }
         let mut probes = Vec::new();
         for service in services {
             let vip = service.frontend.address;
             for backend in &service.backends {
-                let is_backend =
-                    |b: &&crate::policy::plan::ObservedBackend| b.address == backend.address;
-                let in_maps = observed.backends.values().find(is_backend);
-                let source = in_maps.map(|b| b.source).filter(|source| !source.is_unspecified());
+                let source = sources.get(&backend.address).copied();
+                let source = source.filter(|source| !source.is_unspecified());
                 let is_mixed = vip.is_ipv4() != backend.address.is_ipv4();
                 let from = own.iter().find(|own| is_mixed && own.is_ipv4() == vip.is_ipv4());
                 probes.push(PathProbe {
@@ -86,7 +92,7 @@ impl Daemon {
     }
 
     /// Addresses of Director's interfaces that probes' replies can be sent to, without VIPs.
-    async fn own_addresses(&self, vips: &[IpAddr]) -> Vec<IpAddr> {
+    async fn own_addresses(&self, vips: &HashSet<IpAddr>) -> Vec<IpAddr> {
         let Some(director) = &self.director else { return Vec::new() };
         let Ok(addresses) = self.netlink.addresses().await else { return Vec::new() };
         let is_usable = |address: &crate::kernel::net::Address| {

@@ -9,15 +9,18 @@ use crate::{
     kernel::datapath::Instance,
     policy::config::model::Api,
     serve::{
-        metrics, page,
+        Names, metrics, page,
         view::{Sampler, Status, serve},
     },
 };
 
+/// Addresses of metrics and the page, and their names.
+type Wanted = (Option<SocketAddr>, Option<SocketAddr>, Vec<String>);
+
 /// The HTTP listeners. Dropping the value closes them.
 #[derive(Default)]
 pub(super) struct Web {
-    wanted: (Option<SocketAddr>, Option<SocketAddr>),
+    wanted: Wanted,
     serving: Vec<(SocketAddr, JoinHandle<()>)>,
     errors: Vec<String>,
 }
@@ -31,7 +34,7 @@ impl Web {
         instance: &Instance,
         status: &watch::Sender<Arc<Status>>,
     ) {
-        let wanted = (config.metrics, config.page);
+        let wanted = (config.metrics, config.page, config.names.clone());
         if self.wanted == wanted && self.errors.is_empty() {
             return;
         }
@@ -39,6 +42,8 @@ impl Web {
             self.close().await;
             self.wanted = wanted;
         }
+        let names: Names = self.wanted.2.clone().into();
+        let wanted = (config.metrics, config.page);
         if wanted == (None, None) {
             self.errors.clear();
             return;
@@ -47,13 +52,15 @@ impl Web {
         let mut routers = Vec::new();
         match wanted {
             (Some(metrics), Some(page)) if metrics == page => {
-                let both = metrics::router(sampler.clone()).merge(page::router(sampler));
+                let both = metrics::router(sampler.clone(), names.clone())
+                    .merge(page::router(sampler, names));
                 routers.push(("metrics and the status page", page, both));
             }
             (metrics, page) => {
-                let metrics = metrics.map(|at| (at, metrics::router(sampler.clone())));
+                let metrics =
+                    metrics.map(|at| (at, metrics::router(sampler.clone(), names.clone())));
                 routers.extend(metrics.map(|(at, router)| ("metrics", at, router)));
-                let page = page.map(|at| (at, page::router(sampler)));
+                let page = page.map(|at| (at, page::router(sampler, names)));
                 routers.extend(page.map(|(at, router)| ("the status page", at, router)));
             }
         }

@@ -12,14 +12,13 @@ use hyper::{
     rt::{Read, Write},
 };
 use hyper_util::rt::TokioIo;
-use regex::bytes::Regex;
 use tokio::time::timeout;
 
 use super::{
     super::{failure::Failure, socket},
     Common, Destination, Stage,
+    expression::Expression,
     tls::TlsOptions,
-    udp::expression,
 };
 use crate::{
     health::hyper_tasks::Tasks,
@@ -40,7 +39,7 @@ pub(in super::super) struct HttpCheck {
     host: Option<String>,
     headers: HeaderMap,
     status: Vec<RangeInclusive<u16>>,
-    body: Option<Regex>,
+    body: Option<Expression>,
     http2: bool,
     tls: Option<Secured>,
 }
@@ -88,7 +87,7 @@ impl HttpCheck {
             host: probe.host.clone(),
             headers,
             status: probe.status.clone(),
-            body: probe.body.as_deref().map(expression).transpose()?,
+            body: probe.body.as_deref().map(Expression::new),
             http2: probe.version == HttpVersion::Http2,
             tls: tls.then_some(Secured { name, verify: probe.verify }),
         })
@@ -116,7 +115,7 @@ impl HttpCheck {
     ) -> Result<(), Failure> {
         let answer = self.answer(to, common, stage).await?;
         let Some(wanted) = &self.body else { return Ok(()) };
-        if wanted.is_match(&answer.body) {
+        if wanted.is_match(&answer.body)? {
             return Ok(());
         }
         let body = match answer.body.len() {
@@ -124,7 +123,7 @@ impl HttpCheck {
             MAX_BODY => format!("the first {} KiB of the body", MAX_BODY >> 10),
             length => format!("the body ({length} bytes)"),
         };
-        Err(Failure::backend(format!("{body} does not match {:?}", wanted.as_str())))
+        Err(Failure::backend(format!("{body} does not match {wanted:?}")))
     }
 
     /// The value of a header of an answer with an expected status, as text.

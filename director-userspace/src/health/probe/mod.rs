@@ -4,6 +4,7 @@ mod dns;
 mod echo;
 mod echo_packet;
 pub(super) mod exec;
+mod expression;
 mod grpc;
 pub(super) mod http;
 mod tls;
@@ -74,7 +75,7 @@ impl Prepared {
             Probe::Http(probe) => http::HttpCheck::new(probe, false).map(Kind::Http),
             Probe::Https(probe) => http::HttpCheck::new(probe, true).map(Kind::Http),
             Probe::Dns(probe) => dns::Question::new(probe).map(Kind::Dns),
-            Probe::Udp(probe) => udp::Datagram::new(probe).map(Kind::Udp),
+            Probe::Udp(probe) => Ok(Kind::Udp(udp::Datagram::new(probe))),
             Probe::Icmp => Ok(Kind::Icmp),
             Probe::Exec(probe) => Ok(Kind::Exec(exec::Program::new(probe))),
             Probe::Grpc(probe) => Ok(Kind::Grpc(grpc::Call::new(probe))),

@@ -1,6 +1,5 @@
 //! Checks by a UDP datagram, with or without an expected answer.
 
-use regex::bytes::Regex;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
         streak::Outcome,
     },
     Destination,
+    expression::Expression,
 };
 use crate::policy::config::model::UdpProbe;
 
@@ -18,13 +18,13 @@ const DATAGRAM: usize = 64 << 10;
 
 pub(super) struct Datagram {
     bytes: Vec<u8>,
-    expect: Option<Regex>,
+    expect: Option<Expression>,
 }
 
 impl Datagram {
-    pub(super) fn new(probe: &UdpProbe) -> Result<Self, Failure> {
-        let expect = probe.expect.as_deref().map(expression).transpose()?;
-        Ok(Self { bytes: probe.send.clone().into_bytes(), expect })
+    pub(super) fn new(probe: &UdpProbe) -> Self {
+        let expect = probe.expect.as_deref().map(Expression::new);
+        Self { bytes: probe.send.clone().into_bytes(), expect }
     }
 
     /// Sends the datagram. Without `expect` it waits until the deadline for an error or an answer.
@@ -41,7 +41,7 @@ impl Datagram {
             };
         };
         let length = answer.await.map_err(refused)?;
-        if expect.is_match(&buffer[..length]) {
+        if expect.is_match(&buffer[..length])? {
             return Ok(Some(start.elapsed()));
         }
         let text = one_line(&String::from_utf8_lossy(&buffer[..length.min(64)]));
@@ -55,14 +55,4 @@ pub(super) fn refused(error: std::io::Error) -> Failure {
         std::io::ErrorKind::ConnectionRefused => Failure::backend("port unreachable: no listener"),
         _ => error.into(),
     }
-}
-
-/// A regular expression on bytes.
-pub(super) fn expression(text: &str) -> Result<Regex, Failure> {
-    Regex::new(text).map_err(|error| {
-        Failure::host(format!(
-            "not probed: {text:?} is not a regular expression: {}",
-            one_line(&error.to_string())
-        ))
-    })
 }

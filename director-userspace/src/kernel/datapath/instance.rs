@@ -129,6 +129,7 @@ impl Instance {
         let directory = self.run_dir();
         let _ = fs::remove_file(directory.join("lock"));
         let _ = fs::remove_file(directory.join("trace"));
+        let _ = fs::remove_file(directory.join("revision"));
         let _ = fs::remove_dir(&directory);
         if let Some(parent) = directory.parent() {
             let _ = fs::remove_dir(parent);

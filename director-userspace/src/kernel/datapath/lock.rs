@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -11,6 +11,8 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+
+use crate::kernel::private_file;
 
 /// A lock of this process. Released when dropped, and by the kernel when the process ends.
 #[derive(Debug)]
@@ -38,10 +40,11 @@ impl Lock {
     /// directory if needed.
     pub(super) fn take(path: &Path) -> Result<Self, NotTaken> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
+            private_file::create_passable_directory(directory)?;
         }
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // Its last holder removed the file between our open and lock.
             Ok(lock) if !is_at(&lock, path) => {

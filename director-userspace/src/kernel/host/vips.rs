@@ -10,7 +10,10 @@ use std::{
 
 use super::HostErrors;
 use crate::{
-    kernel::net::{Address, Link, NetError, Netlink},
+    kernel::{
+        net::{Address, Link, NetError, Netlink},
+        private_file,
+    },
     policy::config::Config,
 };
 
@@ -159,7 +162,7 @@ fn write(run_dir: &Path, added: &BTreeSet<(String, IpAddr)>) {
         return;
     }
     let text: String = added.iter().map(|(i, a)| format!("{i} {a}\n")).collect();
-    if let Err(error) = fs::write(&path, text) {
+    if let Err(error) = private_file::replace(&path, text.as_bytes()) {
         tracing::warn!(
             "cannot record in {} which VIPs were added: {error}; `director detach` will not remove \
              them",

@@ -10,6 +10,7 @@ use super::{PathProbeError, program::Programs};
 use crate::kernel::{
     datapath::{Attached, Instance},
     net::{Clsact, Filter, NetError, Netlink, Side},
+    private_file,
 };
 
 /// Priorities to try: filters in front might consume a packet.
@@ -176,8 +177,8 @@ impl Interfaces<'_> {
             fs::remove_file(&path)
         } else {
             let lines: Vec<String> = made.iter().map(u32::to_string).collect();
-            fs::create_dir_all(self.instance.run_dir())
-                .and_then(|()| fs::write(&path, lines.join("\n")))
+            private_file::create_passable_directory(&self.instance.run_dir())
+                .and_then(|()| private_file::replace(&path, lines.join("\n").as_bytes()))
         };
         result.map_err(|error| PathProbeError::File { path, error })
     }

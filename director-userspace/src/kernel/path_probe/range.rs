@@ -4,7 +4,7 @@
 //! interfaces must not match another instance's marks.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
 };
@@ -12,7 +12,7 @@ use std::{
 use director_common::probe::{FIRST_RANGE, MAX_RANGES};
 
 use super::PathProbeError;
-use crate::kernel::datapath::Instance;
+use crate::kernel::{datapath::Instance, private_file};
 
 /// Beside the instances' directories; no instance can have this name.
 const CLAIMS: &str = ".path-marks";
@@ -26,7 +26,7 @@ pub(super) fn claim(instance: &Instance) -> Result<u16, PathProbeError> {
     let Some(directory) = directory(instance) else { return Ok(FIRST_RANGE) };
     // Its absence means that an instance is gone.
     for path in [&directory, &instance.run_dir()] {
-        fs::create_dir_all(path).map_err(file(path))?;
+        private_file::create_passable_directory(path).map_err(file(path))?;
     }
     claim_in(&directory, instance.name(), |name| {
         Instance::new(name).is_ok_and(|other| other.run_dir().exists())
@@ -68,7 +68,7 @@ fn claim_in(
         if owner(&path).is_some_and(|owner| !is_there(&owner)) {
             remove(&path)?;
         }
-        match File::create_new(&path) {
+        match private_file::create_new(&path) {
             Ok(mut new) => {
                 return new.write_all(name.as_bytes()).map(|()| range).map_err(file(&path));
             }

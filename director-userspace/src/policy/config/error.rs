@@ -16,6 +16,8 @@ words! {
         Unreadable = "unreadable",
         /// The file is a directory.
         IsDirectory = "is-directory",
+        /// The file is a device, a socket or a pipe.
+        NotRegular = "not-regular",
         /// The file is longer than [`MAX_BYTES`](super::MAX_BYTES).
         TooBig = "too-big",
         /// The file is no UTF-8 text.
@@ -111,6 +113,8 @@ words! {
         TooLong = "too-long",
         /// A regular expression that is malformed, or too large.
         BadRegex = "bad-regex",
+        /// Regular expressions that are too large together.
+        TooManyRegexes = "too-many-regexes",
         /// Something that is no HTTP method, or none for a check.
         BadMethod = "bad-method",
         /// Something that is no path of a URL.

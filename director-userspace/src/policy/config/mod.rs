@@ -4,7 +4,7 @@
 //! text -> raw (tree with positions) -> lower (checks) -> model (valid by construction)
 //! ```
 //!
-//! Pure but for [`load`], which reads one file: no clock, no other system call, no log. Facts about
+//! Pure but for [`read()`], which reads one file: no clock, no other system call, no log. Facts about
 //! this host (whether an interface exists, whether a backend is on-link) are checked elsewhere.
 
 mod error;
@@ -19,8 +19,9 @@ pub mod units;
 mod words;
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, Read},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -57,12 +58,26 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_with_text(path: &Path) -> Result<(String, Loaded), ConfigErrors> {
+    let text = read(path)?;
+    let loaded = parse(&path.display().to_string(), &text)?;
+    Ok((text, loaded))
+}
+
+/// The text of a file; see [`load`] for its checks.
+///
+/// # Errors
+/// A single error: it is no regular file, is too long, cannot be read, or is no UTF-8 text.
+pub fn read(path: &Path) -> Result<String, ConfigErrors> {
     let source_name = path.display().to_string();
-    let bytes = read(path).map_err(|error| {
+    let bytes = read_bytes(path).map_err(|error| {
         let (kind, hint) = match error.kind() {
             io::ErrorKind::IsADirectory => {
                 (ConfigErrorKind::IsDirectory, "name the file in it, such as director.yaml")
             }
+            io::ErrorKind::InvalidInput => (
+                ConfigErrorKind::NotRegular,
+                "name a regular file; `director plan` and `director apply` read a pipe as `-f -`",
+            ),
             io::ErrorKind::NotFound => (
                 ConfigErrorKind::Unreadable,
                 "check the path; -c and -f both name the configuration file",
@@ -78,7 +93,7 @@ pub fn load_with_text(path: &Path) -> Result<(String, Loaded), ConfigErrors> {
     if bytes.len() > MAX_BYTES {
         return Err(too_big(&source_name));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
         let line = before.matches('\n').count() + 1;
@@ -87,16 +102,36 @@ pub fn load_with_text(path: &Path) -> Result<(String, Loaded), ConfigErrors> {
         let message = "this is no UTF-8 text".to_owned();
         let hint = "save the file as UTF-8; a configuration needs no other than ASCII letters";
         ConfigErrors::of_file(&source_name, ConfigErrorKind::NotUtf8, position, message, hint)
-    })?;
-    let loaded = parse(&source_name, &text)?;
-    Ok((text, loaded))
+    })
 }
 
 /// At most one byte more than [`MAX_BYTES`].
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened, which has effects on some devices.
+    regular(&fs::metadata(path)?)?;
+    // A pipe that was put there since would not let the opening return.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    regular(&file.metadata()?)?;
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Refuses what has no content of its own, or never ends.
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    let is = metadata.file_type();
+    let what = if is.is_fifo() {
+        "it is a pipe (FIFO)"
+    } else if is.is_socket() {
+        "it is a socket"
+    } else if is.is_char_device() || is.is_block_device() {
+        "it is a device"
+    } else if is.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 /// Checks the text of a file; errors name it `source_name`.

@@ -7,6 +7,7 @@ use super::{
         ConfigError, ConfigErrorKind as Kind, ConfigErrors, Diagnostic, MAX_REPORTED, Position,
         Warning, WarningKind,
     },
+    pattern::Patterns,
     raw::Node,
 };
 
@@ -61,6 +62,8 @@ pub(super) struct Report<'a> {
     errors: Vec<ConfigError>,
     warnings: Vec<Warning>,
     omitted: usize,
+    /// The document's regular expressions.
+    pub(super) patterns: Patterns,
     /// What was reported: a node of `defaults` is read once per service, an alias's once per use.
     reported: HashSet<(Kind, Position, String)>,
 }
@@ -73,6 +76,7 @@ impl<'a> Report<'a> {
             errors: Vec::new(),
             warnings: Vec::new(),
             omitted: 0,
+            patterns: Patterns::default(),
             reported: HashSet::new(),
         }
     }
@@ -86,6 +90,20 @@ impl<'a> Report<'a> {
         hint: impl Into<String>,
     ) -> Option<T> {
         self.error_at(kind, item.node.at, &item.path, message, hint)
+    }
+
+    /// An error that is reported for the first node that has it only.
+    pub(super) fn error_once<T>(
+        &mut self,
+        kind: Kind,
+        item: &Item<'_>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Option<T> {
+        if self.errors.iter().any(|error| error.kind == kind) {
+            return None;
+        }
+        self.error(kind, item, message, hint)
     }
 
     /// An error about a place that is no node: a key, or a key that is missing.

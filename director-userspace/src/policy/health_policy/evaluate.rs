@@ -1,5 +1,7 @@
 //! The service in effect, from the configured one and the facts about its backends.
 
+use std::{collections::HashSet, net::IpAddr};
+
 use super::{
     BackendEvaluation, BackendMemory, Change, Checked, Evaluation, Facts, HealthState, Memory, Now,
     Override, QuorumState, ServiceState,
@@ -25,7 +27,8 @@ pub fn evaluate(
         backends.push(state(backend, facts, memory, now, &mut changes));
     }
     if memory.backends.len() > service.backends.len() {
-        memory.backends.retain(|address, _| service.backends.iter().any(|b| b.address == *address));
+        let there: HashSet<IpAddr> = service.backends.iter().map(|b| b.address).collect();
+        memory.backends.retain(|address, _| there.contains(address));
     }
     let panics = panics(service, &backends, memory, &mut changes);
     let usable = |b: &BackendEvaluation| panics || !b.is_down();

@@ -3,8 +3,10 @@
 //! - [`types`]: requests and responses; the OpenAPI document is generated from them;
 //! - [`server`]: the socket, limits, and clients' credentials;
 //! - `routes`: one handler per path; each passes a [`Command`] to the daemon's loop and waits;
+//! - `body`: bodies of requests and responses, and their limits;
 //! - [`client`]: the client.
 
+mod body;
 pub mod client;
 mod connections;
 mod routes;
@@ -20,10 +22,34 @@ use self::types::{
     Acted, Applied, ApplyOptions, BackendRequest, DetachRequest, Detached, DrainRequest, History,
     Planned, RollbackRequest, WeightRequest,
 };
-use crate::{kernel::datapath::Instance, serve::view::Status};
+use crate::{
+    kernel::datapath::Instance,
+    policy::config::{ConfigErrors, Loaded, parse},
+    serve::view::Status,
+};
 
 /// The name of a request's text in errors.
 pub const TEXT: &str = "the configuration";
+
+/// A configuration's text, and what it says.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The text.
+    pub text: String,
+    /// The configuration, and warnings about it.
+    pub loaded: Loaded,
+}
+
+impl Parsed {
+    /// Parses a text, in up to seconds.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn new(text: String) -> Result<Self, ConfigErrors> {
+        let loaded = parse(TEXT, &text)?;
+        Ok(Self { text, loaded })
+    }
+}
 
 /// A command for the daemon.
 #[derive(Debug)]
@@ -32,10 +58,10 @@ pub enum Command {
     Status(Reply<Status>),
     /// Report the text of the configuration in effect.
     Config(Reply<String>),
-    /// Report what applying this text would change.
-    Plan(String, Reply<Planned>),
-    /// Apply this text, and write it to the file.
-    Apply(String, ApplyOptions, Reply<Applied>),
+    /// Report what applying this configuration would change.
+    Plan(Box<Parsed>, Reply<Planned>),
+    /// Apply this configuration, and write its text to the file.
+    Apply(Box<Parsed>, ApplyOptions, Reply<Applied>),
     /// List the configurations that were applied.
     History(Reply<History>),
     /// Apply a former configuration.

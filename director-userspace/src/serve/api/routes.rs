@@ -6,33 +6,28 @@ use std::{
 };
 
 use axum::{
-    Extension, Json, Router,
-    extract::{DefaultBodyLimit, Query, State, rejection::JsonRejection},
+    Extension, Router,
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
-    middleware::Next,
-    response::{AppendHeaders, IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse as _, Response},
     routing::{get, post},
 };
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use serde::Serialize;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::warn;
 
 use super::{
-    Command, Refused, Reply, Request, connections,
+    Command, Refused, Reply, Request,
+    body::{Answer, Body, Configuration, Query, limit_body, problem, rendered},
+    connections,
     server::Peer,
     types::{
         Acted, Applied, ApplyOptions, BackendRequest, Connections, ConnectionsOf, DetachRequest,
         Detached, DrainRequest, History, Planned, Problem, RollbackRequest, WeightRequest,
     },
 };
-use crate::{kernel::datapath::Instance, policy::config::MAX_BYTES, serve::view::Status};
+use crate::{kernel::datapath::Instance, serve::view::Status};
 
-/// Longest body other than a configuration.
-const MAX_SMALL_BODY: usize = 64 << 10;
-/// A longer configuration needs a `Content-Length`, and only so many are received at once.
-const LARGE_BODY: usize = 1 << 20;
-static LARGE_BODIES: Semaphore = Semaphore::const_new(16);
-/// Timeout of a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of a command in the daemon's loop.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -89,91 +84,33 @@ pub(super) fn router(api: Api) -> Router {
         let error = "no such path: see /v1/openapi.json";
         problem(StatusCode::NOT_FOUND, "bad_request", error)
     };
-    let router = texts.merge(rest).fallback(not_found).with_state(api);
+    let not_allowed = async || {
+        let error = "this path has other methods: see /v1/openapi.json";
+        problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", error)
+    };
+    let router = texts.merge(rest).method_not_allowed_fallback(not_allowed);
+    let router = router.fallback(not_found).with_state(api);
     // `limit_body` limits the length instead.
     router.layer(DefaultBodyLimit::disable()).layer(axum::middleware::from_fn(limit_body))
 }
 
-/// Reads the whole body, in bounded time and memory, before a handler runs: a client that sends
-/// half of it occupies a connection for seconds only.
-async fn limit_body(request: axum::extract::Request, next: Next) -> Response {
-    let is_text = matches!(request.uri().path(), "/v1/plan" | "/v1/apply");
-    let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
-    let limit = match (is_text, has_length) {
-        (true, true) => MAX_BYTES,
-        (true, false) => LARGE_BODY,
-        (false, _) => MAX_SMALL_BODY,
-    };
-    let too_long = || {
-        let error = format!("the body is longer than {limit} bytes, the limit of this path");
-        problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", &error)
-    };
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit as u64) {
-        return too_long();
-    }
-    let is_large = length.is_some_and(|length| length > LARGE_BODY as u64);
-    let permit = is_large.then(|| LARGE_BODIES.try_acquire());
-    if let Some(Err(_)) = permit {
-        let error = "too many large configurations are being received: try again in a few seconds";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "failed", error);
-    }
-    let (parts, body) = request.into_parts();
-    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
-        Ok(Ok(whole)) => next.run(axum::extract::Request::from_parts(parts, whole.into())).await,
-        Ok(Err(_)) => too_long(),
-        Err(_) => {
-            let error = format!("the body was not received within {} s", BODY_TIMEOUT.as_secs());
-            problem(StatusCode::REQUEST_TIMEOUT, "bad_request", &error)
-        }
-    }
-}
-
-fn problem(status: StatusCode, kind: &str, error: &str) -> Response {
-    (status, Json(Problem { kind: kind.into(), error: error.into() })).into_response()
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, kind) = match &self {
-            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
-            Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            Self::Denied(_) => (StatusCode::FORBIDDEN, "denied"),
-            Self::NeedsForce(_) => (StatusCode::CONFLICT, "needs_force"),
-            Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
-        };
-        problem(status, kind, &self.to_string())
-    }
-}
-
-/// A JSON body; its errors are reported as JSON.
-struct Body<T>(T);
-
-impl<T, S> axum::extract::FromRequest<S> for Body<T>
-where
-    Json<T>: axum::extract::FromRequest<S, Rejection = JsonRejection>,
-    S: Send + Sync,
-{
-    type Rejection = Response;
-
-    async fn from_request(
-        request: axum::extract::Request,
-        state: &S,
-    ) -> Result<Self, Self::Rejection> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                Err(problem(rejection.status(), "bad_request", &rejection.body_text()))
-            }
-        }
-    }
-}
-
 impl Api {
+    /// Runs a command in the daemon's loop, and writes its result as JSON.
+    async fn run<T: Serialize + Send + 'static>(
+        &self,
+        peer: &Peer,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Answer {
+        let result = self.result(peer, command).await?;
+        rendered(move || Ok(result)).await
+    }
+
     /// Runs a command in the daemon's loop.
-    async fn run<T>(&self, peer: &Peer, command: impl FnOnce(Reply<T>) -> Command) -> Answer<T> {
+    async fn result<T>(
+        &self,
+        peer: &Peer,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, Refused> {
         let (reply, answer) = oneshot::channel();
         let request =
             Request { command: command(reply), by: peer.to_string(), is_root: peer.is_root() };
@@ -191,18 +128,15 @@ impl Api {
         })
         .await
         .map_err(|_| timed_out())?
-        .map(Json)
     }
 }
-
-type Answer<T> = Result<Json<T>, Refused>;
 
 /// The former path of `/v1/status`; served for one version.
 const FORMER_STATUS: &str = "/v1/conditions";
 
 /// The status of services, backends and checks, with admin overrides.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
-async fn status(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Status> {
+async fn status(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
     api.run(&peer, Command::Status).await
 }
 
@@ -210,7 +144,7 @@ async fn status(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Ans
 async fn former_status(
     api: State<Api>,
     peer: Extension<Peer>,
-) -> (AppendHeaders<[(&'static str, &'static str); 1]>, Answer<Status>) {
+) -> (AppendHeaders<[(&'static str, &'static str); 1]>, Answer) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         warn!("{FORMER_STATUS} is deprecated and gone with the next version: use /v1/status");
@@ -223,17 +157,11 @@ async fn former_status(
     get, path = "/v1/connections", params(ConnectionsOf),
     responses((status = 200, body = Connections), (status = 500, body = Problem))
 )]
-async fn count_connections(
-    State(api): State<Api>,
-    Query(of): Query<ConnectionsOf>,
-) -> Answer<Connections> {
+async fn count_connections(State(api): State<Api>, Query(of): Query<ConnectionsOf>) -> Answer {
     let instance = api.instance.clone();
     // Takes tens of milliseconds with a large table: other requests must not wait for it.
-    let counted = tokio::task::spawn_blocking(move || connections::count(&instance, &of)).await;
-    match counted {
-        Ok(counted) => counted.map(Json).map_err(|error| Refused::Failed(error.to_string())),
-        Err(error) => Err(Refused::Failed(error.to_string())),
-    }
+    let count = move || connections::count(&instance, &of);
+    rendered(move || count().map_err(|error| Refused::Failed(error.to_string()))).await
 }
 
 /// The text of the configuration in effect.
@@ -245,7 +173,7 @@ async fn config(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Response, Refused> {
-    let Json(text) = api.run(&peer, Command::Config).await?;
+    let text = api.result(&peer, Command::Config).await?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
 }
 
@@ -257,9 +185,9 @@ async fn config(
 async fn plan(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
-    text: String,
-) -> Answer<Planned> {
-    api.run(&peer, |reply| Command::Plan(text, reply)).await
+    Configuration(parsed): Configuration,
+) -> Answer {
+    api.run(&peer, |reply| Command::Plan(parsed, reply)).await
 }
 
 /// Applies a configuration and then writes it to the daemon's file, as a whole or not at all.
@@ -275,10 +203,10 @@ async fn apply(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Query(options): Query<ApplyOptions>,
-    text: String,
-) -> Answer<Applied> {
+    Configuration(parsed): Configuration,
+) -> Answer {
     let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
-    api.run(&peer, |reply| Command::Apply(text, options, reply)).await
+    api.run(&peer, |reply| Command::Apply(parsed, options, reply)).await
 }
 
 fn already_applying() -> Refused {
@@ -291,7 +219,7 @@ fn already_applying() -> Refused {
 
 /// Configurations that were applied.
 #[utoipa::path(get, path = "/v1/history", responses((status = 200, body = History)))]
-async fn history(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<History> {
+async fn history(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
     api.run(&peer, Command::History).await
 }
 
@@ -305,7 +233,7 @@ async fn rollback(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Body(request): Body<RollbackRequest>,
-) -> Answer<Applied> {
+) -> Answer {
     let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
     api.run(&peer, |reply| Command::Rollback(request, reply)).await
 }
@@ -319,7 +247,7 @@ async fn drain(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Body(request): Body<DrainRequest>,
-) -> Answer<Acted> {
+) -> Answer {
     api.run(&peer, |reply| Command::Drain(request, reply)).await
 }
 
@@ -332,7 +260,7 @@ async fn undrain(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Body(request): Body<BackendRequest>,
-) -> Answer<Acted> {
+) -> Answer {
     api.run(&peer, |reply| Command::Undrain(request, reply)).await
 }
 
@@ -345,7 +273,7 @@ async fn weight(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Body(request): Body<WeightRequest>,
-) -> Answer<Acted> {
+) -> Answer {
     api.run(&peer, |reply| Command::Weight(request, reply)).await
 }
 
@@ -354,7 +282,7 @@ async fn weight(
     post, path = "/v1/reload",
     responses((status = 200, body = Applied), (status = 422, body = Problem))
 )]
-async fn reload(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Applied> {
+async fn reload(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
     let _applying = api.applying.try_lock().map_err(|_| already_applying())?;
     api.run(&peer, Command::Reload).await
 }
@@ -368,7 +296,7 @@ async fn detach(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
     Body(request): Body<DetachRequest>,
-) -> Answer<Detached> {
+) -> Answer {
     api.run(&peer, |reply| Command::Detach(request, reply)).await
 }
 
@@ -377,7 +305,7 @@ async fn detach(
     post, path = "/v1/attach",
     responses((status = 200, body = Applied), (status = 500, body = Problem))
 )]
-async fn attach(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer<Applied> {
+async fn attach(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
     api.run(&peer, Command::Attach).await
 }
 

@@ -3,7 +3,10 @@
 use std::{
     fmt, fs,
     io::{self, ErrorKind},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,10 +18,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use nix::unistd::{Group, chown};
+use nix::{
+    sys::stat::{Mode, fchmod},
+    unistd::{Group, chown},
+};
 use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::{Mutex, Semaphore, mpsc},
+    io::{Interest, unix::AsyncFd},
+    net::{UnixListener, UnixSocket, UnixStream},
+    sync::{Mutex, mpsc},
     task::JoinHandle,
 };
 use tracing::{debug, warn};
@@ -28,10 +35,16 @@ use super::{
     routes::{self, Api},
     socket_of,
 };
-use crate::{kernel::datapath::Instance, policy::config::model};
+use crate::{
+    kernel::{datapath::Instance, private_file},
+    policy::config::model,
+    serve::limiter::{Limiter, Limits, Place},
+};
 
-/// Most connections at once; further clients wait until one ends.
-const MAX_CONNECTIONS: usize = 128;
+/// Most connections at once. One user leaves a quarter of them to others.
+const LIMITS: Limits = Limits { in_all: 128, of_a_peer: 96 };
+/// Most connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Timeout of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a whole request: its body, the daemon, and reading the response.
@@ -135,9 +148,7 @@ fn socket_at(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
+    path.parent().map_or(Ok(()), private_file::create_passable_directory)?;
     // The path may have a link to the socket of a former configuration.
     let is_other_file = |file: fs::Metadata| !file.file_type().is_socket() && !file.is_symlink();
     if fs::symlink_metadata(path).is_ok_and(is_other_file) {
@@ -150,11 +161,11 @@ fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
         Err(_) => {}
     }
-    // No client can connect before the mode is set.
-    let listener = {
-        let _umask = Umask::set(0o177);
-        UnixListener::bind(path)?
-    };
+    // The mode of the socket itself is that of its file: no client can connect before it is set.
+    let socket = UnixSocket::new_stream()?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(path)?;
+    let listener = socket.listen(BACKLOG)?;
     // A system without a group database has no such group.
     let found = Group::from_name(group.unwrap_or(GROUP)).unwrap_or_default();
     if let (None, Some(name)) = (&found, group) {
@@ -168,33 +179,18 @@ fn listen(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Sets the process's file mode mask until dropped.
-struct Umask(nix::sys::stat::Mode);
-
-impl Umask {
-    fn set(bits: u32) -> Self {
-        Self(nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits)))
-    }
-}
-
-impl Drop for Umask {
-    fn drop(&mut self) {
-        nix::sys::stat::umask(self.0);
-    }
-}
-
 async fn accept(listener: UnixListener, api: Api) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let limiter = Limiter::new(LIMITS);
     let router = routes::router(api);
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    serve(stream, router).await;
-                    drop(permit);
-                });
+                let Ok(credentials) = stream.peer_cred() else { continue };
+                let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
+                match limiter.admit(peer.uid) {
+                    Some(place) => drop(tokio::spawn(serve(stream, peer, router.clone(), place))),
+                    None => debug!("API: too many connections ({peer})"),
+                }
             }
             Err(error) => {
                 // An error such as a lack of descriptors would recur at once.
@@ -206,19 +202,46 @@ async fn accept(listener: UnixListener, api: Api) {
 }
 
 /// Serves one request per connection, so that an idle client does not occupy one.
-async fn serve(stream: UnixStream, router: axum::Router) {
-    let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
-    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+async fn serve(stream: UnixStream, peer: Peer, router: axum::Router, place: Place<u32>) {
+    let Ok(hung_up) = HungUp::of(&stream) else { return };
+    let router = router.layer(Extension(peer)).layer(Extension(place.reporter()));
+    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .keep_alive(false)
+        .half_close(true)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(REQUEST_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!("API: {error}"),
-        Err(_) => debug!("API: a client was too slow"),
+    tokio::select! {
+        served = tokio::time::timeout(REQUEST_TIMEOUT, connection) => match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!("API: {error}"),
+            Err(_) => debug!("API: a client was too slow"),
+        },
+        () = hung_up.wait() => debug!("API: a client has gone"),
+        () = place.lost() => debug!("API: an idle client made room"),
+    }
+}
+
+/// Notices that a client has gone: one that only closed its side waits for its answer.
+struct HungUp(AsyncFd<OwnedFd>);
+
+impl HungUp {
+    fn of(stream: &UnixStream) -> io::Result<Self> {
+        let duplicate = stream.as_fd().try_clone_to_owned()?;
+        // SAFETY: an OwnedFd owns its descriptor and always returns that one.
+        let registered = unsafe { AsyncFd::register_with_interest(duplicate, Interest::WRITABLE) };
+        Ok(Self(registered.map_err(|error| error.into_parts().1)?))
+    }
+
+    async fn wait(&self) {
+        loop {
+            let Ok(mut ready) = self.0.ready(Interest::WRITABLE).await else { return };
+            if ready.ready().is_write_closed() {
+                return;
+            }
+            ready.clear_ready();
+        }
     }
 }

@@ -49,7 +49,8 @@ pub struct Applied {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Its revision; the last one that differs from the one in effect, if missing.
+    /// Its revision; the last one that differs from the one in effect, if missing. That is refused if
+    /// a later one was lost.
     #[serde(default)]
     pub to: Option<u64>,
     /// Only report what would change.
@@ -77,6 +78,9 @@ pub struct Revision {
     pub services: usize,
     /// Number of backends.
     pub backends: usize,
+    /// Whether its text could not be kept, so that it cannot be rolled back to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// Which backends to select.

@@ -13,12 +13,16 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
 
 pub use self::catalogue::{ALL, Kind, Metric};
-use crate::serve::view::{Sampler, Snapshot};
+use crate::serve::{
+    host::{self, Names},
+    view::{Sampler, Snapshot},
+};
 
 /// Most series of all backends together; with more, only services have series.
 pub const MAX_BACKEND_SERIES: usize = 10_000;
@@ -28,9 +32,10 @@ pub fn render(snapshot: &Snapshot) -> String {
     collect::render(snapshot, MAX_BACKEND_SERIES)
 }
 
-/// Serves `/metrics`.
-pub fn router(source: Sampler) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(source)
+/// Serves `/metrics`, by the host's addresses, its own names and `names`.
+pub fn router(source: Sampler, names: Names) -> Router {
+    let router = Router::new().route("/metrics", get(metrics)).with_state(source);
+    router.layer(from_fn_with_state(names, host::guard))
 }
 
 async fn metrics(State(source): State<Sampler>) -> Response {
@@ -41,10 +46,15 @@ async fn metrics(State(source): State<Sampler>) -> Response {
             return (StatusCode::SERVICE_UNAVAILABLE, text, format!("{error}\n")).into_response();
         }
     };
-    match &sample.snapshot {
-        Ok(snapshot) => {
+    // Tens of thousands of lines take tens of milliseconds.
+    let rendered = tokio::task::spawn_blocking(move || match &sample.snapshot {
+        Ok(snapshot) => Ok(render(snapshot)),
+        Err(why) => Err(why.to_string()),
+    });
+    match rendered.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(metrics) => {
             let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-            (format, render(snapshot)).into_response()
+            (format, metrics).into_response()
         }
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, text, format!("{why}\n")).into_response(),
     }

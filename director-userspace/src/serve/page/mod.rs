@@ -4,7 +4,6 @@
 //! points at this host (DNS rebinding) is refused by its Host header.
 
 mod event;
-mod host;
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -13,14 +12,17 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
 use futures_util::stream;
 
-use crate::serve::view::Sampler;
+use crate::serve::{
+    host::{self, Names},
+    view::Sampler,
+};
 
 /// The document; `NONCE` in it is replaced by the nonce that permits its own style and script.
 const PAGE: &str = include_str!("index.html");
@@ -37,25 +39,21 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ];
 
 /// Serves `/` and `/events`, and refuses everything else.
-pub fn router(source: Sampler) -> Router {
+pub fn router(source: Sampler, names: Names) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/events", get(events))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are only / and /events here\n") })
+        .layer(from_fn_with_state(names, host::guard))
         .layer(from_fn(guard))
         .with_state(source)
 }
 
-/// Refuses other methods and foreign names in the Host header, and adds [`HEADERS`].
+/// Refuses other methods, and adds [`HEADERS`].
 async fn guard(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let mut response = if request.method() != Method::GET && request.method() != Method::HEAD {
         let allow = [(header::ALLOW, "GET")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, "this page is read-only: use GET\n").into_response()
-    } else if !host.is_some_and(host::is_own_name) {
-        let why = "open this page by the host's IP address, its own name, or localhost: another \
-                   name may belong to a site that points it here\n";
-        (StatusCode::MISDIRECTED_REQUEST, why).into_response()
     } else {
         next.run(request).await
     };

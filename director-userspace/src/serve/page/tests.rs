@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::router;
+use super::{Names, router};
 use crate::serve::view::{
     Sampler,
     fixture::{snapshot, status},
@@ -25,7 +25,7 @@ async fn server() -> Server {
     let sampler = Sampler::new(|| Ok(snapshot(1000)), receiver);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, router(sampler)));
+    tokio::spawn(serve(listener, router(sampler, Names::default())));
     Server { address, status: sender }
 }
 
@@ -108,6 +108,31 @@ async fn other_methods_paths_and_hosts_are_refused() {
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{line} {host}: {head}");
         assert!(head.contains("cache-control: no-store"), "{head}");
         assert!(body.is_empty() || body.ends_with('\n'), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_answer_to_own_names_only() {
+    let sampler = Sampler::new(|| Ok(snapshot(1000)), watch::channel(status(&[])).1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let names: Names = ["lb1.example.net".to_owned()].into();
+    tokio::spawn(serve(listener, crate::serve::metrics::router(sampler, names)));
+    for (host, status) in [
+        ("127.0.0.1:9815", "200"),
+        ("localhost", "200"),
+        ("lb1.example.net:9815", "200"),
+        ("evil.example", "421"),
+        ("evil.example:9815", "421"),
+        ("lb1.example.net.evil.example", "421"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {answer}");
+        assert_eq!(answer.contains("director_"), status == "200", "{host}: {answer}");
     }
 }
 

@@ -161,7 +161,7 @@ struct Task {
     /// The snapshot that rates are computed from.
     before: Option<Snapshot>,
     /// The last snapshot and its time, without status.
-    last: Option<(Instant, Result<Snapshot, String>)>,
+    last: Option<(Instant, Arc<Result<Snapshot, String>>)>,
 }
 
 impl Task {
@@ -188,7 +188,7 @@ impl Task {
                 changed = self.status.changed(), if is_watched && !status_ended => {
                     status_ended = changed.is_err();
                     // The same maps with the new status.
-                    self.publish();
+                    self.publish().await;
                 }
             }
         }
@@ -198,33 +198,41 @@ impl Task {
     /// read.
     async fn refresh(&mut self, fresh: Duration) -> Instant {
         match self.last {
-            Some((at, Ok(_))) if at.elapsed() < fresh => {}
+            Some((at, ref last)) if last.is_ok() && at.elapsed() < fresh => {}
             _ => {
-                let read = self.read.clone();
+                let (read, before) = (self.read.clone(), self.before.take());
                 let result = spawn_blocking(move || {
                     // A reader that panicked once may succeed now.
                     let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
-                    read()
+                    let result = read();
+                    let shown = match (&result, &before) {
+                        (Ok(now), Some(before)) if now.taken - before.taken < 5 * INTERVAL => {
+                            Ok(now.clone().since(before))
+                        }
+                        (result, _) => result.clone(),
+                    };
+                    (result.ok(), Arc::new(shown))
                 });
-                let result = result.await.unwrap_or_else(|_| Err("reading the maps failed".into()));
-                let shown = match (&result, &self.before) {
-                    (Ok(now), Some(before)) if now.taken - before.taken < 5 * INTERVAL => {
-                        Ok(now.clone().since(before))
-                    }
-                    (result, _) => result.clone(),
-                };
-                self.before = result.ok();
+                let failed = |_| (None, Arc::new(Err("reading the maps failed".to_owned())));
+                let (before, shown) = result.await.unwrap_or_else(failed);
+                self.before = before;
                 self.last = Some((Instant::now(), shown));
             }
         }
-        self.publish();
+        self.publish().await;
         self.last.as_ref().map_or_else(Instant::now, |(at, _)| *at)
     }
 
-    fn publish(&mut self) {
+    async fn publish(&mut self) {
         let Some((_, last)) = &self.last else { return };
+        let last = last.clone();
         let status = self.status.borrow_and_update().clone();
-        let sample = last.clone().map(|snapshot| snapshot.with(Some(status)));
+        // Hundreds of thousands of backends take their time.
+        let sample = spawn_blocking(move || {
+            last.as_ref().clone().map(|snapshot| snapshot.with(Some(status)))
+        });
+        let failed = |_| Err("adding the daemon's status failed".to_owned());
+        let sample = sample.await.unwrap_or_else(failed);
         self.publish.send_replace(Some(Sample::new(sample)));
     }
 }

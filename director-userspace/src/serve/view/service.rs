@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     former_names,
-    status::{BackendHealth, BackendStatus, Quorum, ServiceState, ServiceStatus, Status},
+    status::{BackendHealth, BackendStatus, Quorum, ServiceState, ServiceStatus},
 };
 use crate::{
     kernel::datapath::{self, Census, Counters},
@@ -214,8 +214,7 @@ impl ServiceView {
     }
 
     /// Adds the daemon's status.
-    pub(super) fn add(&mut self, status: &Status) {
-        let Some(service) = status.service(&self.frontend) else { return };
+    pub(super) fn add(&mut self, service: &ServiceStatus) {
         self.status = Some(service.into());
         let of: HashMap<IpAddr, &BackendStatus> =
             service.backends.iter().map(|backend| (backend.address, backend)).collect();

@@ -12,7 +12,7 @@ use director_common::{backend::BackendRef, tunables::HEARTBEAT_STALE_NS, verdict
 
 use super::{
     service::{BackendView, ServiceView, per_second, services},
-    status::Status,
+    status::{ServiceStatus, Status},
 };
 use crate::kernel::datapath::{self, Datapath, DatapathError, Instance};
 
@@ -85,8 +85,12 @@ impl Snapshot {
     #[must_use]
     pub fn with(mut self, status: Option<Arc<Status>>) -> Self {
         if let Some(status) = &status {
+            let of: HashMap<&str, &ServiceStatus> =
+                status.services.iter().map(|service| (&*service.frontend, service)).collect();
             for service in &mut self.services {
-                service.add(status);
+                if let Some(status) = of.get(&*service.frontend) {
+                    service.add(status);
+                }
             }
         }
         self.status = status;

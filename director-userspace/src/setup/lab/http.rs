@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    fs,
+    fs::{self, DirBuilder},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -45,7 +46,10 @@ impl HttpServer {
             let doing = format!("{doing} {}", directory.display());
             move |error| LabError::system(doing, error)
         };
-        fs::create_dir_all(directory.join("temp")).map_err(system("create"))?;
+        // Others can guess the name, and create files in /tmp: what is there already is not used.
+        let _ = fs::remove_dir_all(&directory);
+        DirBuilder::new().mode(0o700).create(&directory).map_err(system("create"))?;
+        fs::create_dir(directory.join("temp")).map_err(system("create"))?;
         // Also at its own addresses, as a server does: health checks connect there.
         let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
         let own = node.addresses().iter();

@@ -13,7 +13,10 @@ use super::{
     LabError, process,
     topology::{NodePlan, Role},
 };
-use crate::{kernel::net::NetNs, setup::realserver};
+use crate::{
+    kernel::{net::NetNs, private_file},
+    setup::realserver,
+};
 
 /// Where records are kept.
 const DIRECTORY: &str = "/run/director";
@@ -79,11 +82,11 @@ impl Record {
     /// that a dead process left behind is removed with its lab.
     pub(super) fn claim(&self) -> Result<(), LabError> {
         let path = path(&self.name);
-        fs::create_dir_all(DIRECTORY)
+        private_file::create_passable_directory(Path::new(DIRECTORY))
             .map_err(|e| LabError::system(format!("create {DIRECTORY}"), e))?;
         // Linked into place whole, so that no process reads a part of it.
         let new = PathBuf::from(format!("{DIRECTORY}/.{}.{}", self.name, std::process::id()));
-        fs::write(&new, self.text()?)
+        private_file::replace(&new, &self.text()?)
             .map_err(|e| LabError::system(format!("write {}", new.display()), e))?;
         let claimed = self.link_into_place(&new, &path);
         // Whatever the outcome, the other name is no longer needed.
@@ -114,9 +117,7 @@ impl Record {
     /// Replaces the record on disk.
     pub(super) fn save(&self) -> Result<(), LabError> {
         let path = path(&self.name);
-        let new = path.with_extension("json.new");
-        fs::write(&new, self.text()?)
-            .and_then(|()| fs::rename(&new, &path))
+        private_file::replace(&path, &self.text()?)
             .map_err(|e| LabError::system(format!("write {}", path.display()), e))
     }
 

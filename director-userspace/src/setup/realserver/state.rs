@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -14,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Decap, RealServerError, Step};
+use crate::kernel::private_file;
 
 /// Changes when the file's meaning changes.
 const VERSION: u32 = 1;
@@ -148,14 +148,9 @@ impl StateFile {
         let text = serde_json::to_vec_pretty(state)
             .map_err(|error| self.failed("write", io::Error::other(error)))?;
         let written = || {
-            if let Some(directory) = self.path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            let new = self.path.with_extension("json.new");
-            let mut file = fs::File::create(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)
+            // Beside it may be an instance's socket, which a group may reach.
+            self.path.parent().map_or(Ok(()), private_file::create_passable_directory)?;
+            private_file::replace(&self.path, &text)
         };
         written().map_err(|error| self.failed("write", error))
     }

@@ -14,7 +14,7 @@ use crate::policy::config::{
 };
 
 pub(super) const API: Keys =
-    Keys { known: &["socket", "group", "metrics", "page"], unsupported: &[] };
+    Keys { known: &["socket", "group", "metrics", "page", "names"], unsupported: &[] };
 
 pub(super) const ALARMS: Keys =
     Keys { known: &["exec", "user", "webhooks", "webhook", "mail"], unsupported: &[] };
@@ -30,6 +30,11 @@ pub(super) fn api(item: &Item<'_>, report: &mut Report<'_>) -> Option<Api> {
         mapping.optional("group", report, |item, report| text::account(item, "group", report));
     let metrics = mapping.optional("metrics", report, listener);
     let page = mapping.optional("page", report, listener);
+    let names = mapping.optional("names", report, |item, report| {
+        some_of(item, report, |item, report| {
+            Some(text::host_name(item, report)?.trim_end_matches('.').to_ascii_lowercase())
+        })
+    });
     if let (Some(Some(metrics)), Some(Some(page))) = (metrics, page)
         && metrics == page
         && let Some(item) = mapping.get("page")
@@ -38,7 +43,13 @@ pub(super) fn api(item: &Item<'_>, report: &mut Report<'_>) -> Option<Api> {
         let hint = "give the page another port";
         return report.error(Kind::DuplicateListener, &item, message, hint);
     }
-    Some(Api { socket: socket?, group: group?, metrics: metrics?, page: page? })
+    Some(Api {
+        names: names?.unwrap_or_default(),
+        socket: socket?,
+        group: group?,
+        metrics: metrics?,
+        page: page?,
+    })
 }
 
 /// The address of a listener that serves any client.

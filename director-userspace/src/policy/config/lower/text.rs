@@ -16,7 +16,7 @@ use super::{
 };
 use crate::policy::config::{
     error::ConfigErrorKind as Kind,
-    pattern,
+    pattern::{BadPattern, MAX_COMPILED_IN_ALL},
     raw::Value,
     report::{Item, Report, quote},
 };
@@ -42,13 +42,18 @@ pub(super) fn short<'a>(
 /// A regular expression that compiles.
 pub(super) fn regex(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
     let text = scalar(item, "a regular expression", report)?;
-    let error = match pattern::compile(text) {
-        Ok(_) => return Some(text.to_owned()),
-        Err(regex::Error::CompiledTooBig(_)) => "is too large once compiled".to_owned(),
-        Err(error) => {
-            let error = error.to_string();
-            let reason = error.lines().last().unwrap_or("").trim_start_matches("error: ");
-            format!("is malformed: {reason}")
+    let error = match report.patterns.check(text) {
+        Ok(()) => return Some(text.to_owned()),
+        Err(BadPattern::Itself(error)) => error,
+        Err(BadPattern::TooManyInAll) => {
+            let most = MAX_COMPILED_IN_ALL >> 20;
+            let message = format!(
+                "the regular expressions up to {} take more than {most} MiB once compiled",
+                quote(text)
+            );
+            let hint = "the limit holds for all that differ together: use fewer, or smaller ones, \
+                        such as [0-9a-z] or (?-u:\\w) in place of \\w";
+            return report.error_once(Kind::TooManyRegexes, item, message, hint);
         }
     };
     let message = format!("the regular expression {} {error}", quote(text));

@@ -7,6 +7,9 @@ use serde::Serialize;
 /// The daemon's API and HTTP listeners.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Api {
+    /// Names in lower case that clients of metrics and the page may use, besides the hostname.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// The socket's absolute path; the instance's own if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,

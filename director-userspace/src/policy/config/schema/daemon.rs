@@ -40,6 +40,17 @@ fn api() -> Value {
                     reference("socket_address"),
                 ),
             ),
+            (
+                "names",
+                described(
+                    "Names by which clients reach metrics and the page, besides addresses, \
+                     localhost and the hostname.",
+                    or([
+                        json!({"type": "array", "maxItems": 0}),
+                        one_or_more(json!({}), reference("text")),
+                    ]),
+                ),
+            ),
         ],
         &[],
     )
