@@ -223,7 +223,7 @@ mod tests {
             ServiceMeta { name: 0, retired: 64, scheduler: 96 } 128;
             ServiceStats { dropped: 0, untracked: 8 } 16;
             Backend { word: 0, next_hop: 8, address: 16, sources: 32 } 64;
-            BackendMeta { drain_deadline_ns: 0, weight: 8 } 16;
+            BackendMeta { drain_deadline_ns: 0, weight: 8, check: 12 } 16;
             BackendStats { packets: 0, bytes: 8, flows: 16 } 32;
             RingChunk { slots: 0 } 64;
             Interface { macs: 0, ifindex: 56 } 64;

@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     alarm::{Notifier, Subject, Transition},
-    control::director::{Changed, Director, DirectorError, Scope},
+    control::director::{Changed, Director, DirectorError, Repaired, Scope},
     health::{Checker, Event as HealthEvent},
     kernel::{
         datapath::{Instance, clock_ns},
@@ -280,6 +280,7 @@ impl Daemon {
         } else {
             director.datapath().heartbeat();
         }
+        self.scrub();
         if Instant::now() >= self.repair_at {
             self.repair().await;
             self.check_file().await;
@@ -351,6 +352,23 @@ impl Daemon {
         }
     }
 
+    /// Restores what other processes changed in the maps: a bounded step of it with each heartbeat.
+    fn scrub(&mut self) {
+        if let Some(director) = &mut self.director {
+            let repaired = director.scrub();
+            self.report_repaired(&repaired);
+        }
+    }
+
+    fn report_repaired(&self, repaired: &Repaired) {
+        if repaired.is_empty() {
+            return;
+        }
+        let what = repaired.to_string();
+        warn!("another process changed this director's maps or pins; repaired:\n{what}");
+        self.notify_director("changed by somebody else", "repaired", &what);
+    }
+
     /// Restores maps, pins and probe filters that other processes changed.
     async fn repair(&mut self) {
         let start = Instant::now();
@@ -362,15 +380,7 @@ impl Daemon {
         }
         if let Some(director) = &mut self.director {
             match director.repair(&self.effective).await {
-                Ok(repaired) if repaired.is_empty() => {}
-                Ok(repaired) => {
-                    let what = repaired.to_string();
-                    warn!(
-                        "another process changed this director's maps or pins; \
-                         repaired:\n{what}"
-                    );
-                    self.notify_director("changed by somebody else", "repaired", &what);
-                }
+                Ok(repaired) => self.report_repaired(&repaired),
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
         }

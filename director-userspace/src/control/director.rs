@@ -28,7 +28,7 @@ use crate::{
     },
     policy::{
         config::{Config, model::Service},
-        plan::{Capacity, Observed, Plan, key_of},
+        plan::{Capacity, ObservedSome, Plan, key_of},
     },
 };
 
@@ -83,7 +83,7 @@ pub struct Director {
     effective: Option<Effective>,
     /// Everything that is pinned, held open.
     pins: Pins,
-    /// What the last scrub read.
+    /// Where the comparison of the maps continues.
     scrub: Scrub,
     _lock: datapath::Lock,
 }
@@ -351,7 +351,7 @@ impl Director {
     }
 
     /// What the maps hold of some services.
-    pub fn observe(&self, services: &[&Service]) -> Observed {
+    pub fn observe(&self, services: &[&Service]) -> ObservedSome {
         let keys = services.iter().map(|service| key_of(&service.frontend)).collect();
         datapath::observe_some(&self.datapath.tables, &keys)
     }

@@ -12,7 +12,7 @@ use crate::{
     policy::{
         by_address::ByAddress,
         config::{Config, model::Service},
-        plan::{Capacity, Desired, Observed, diff_growing},
+        plan::{Capacity, Desired, View, diff_growing},
     },
 };
 
@@ -53,7 +53,7 @@ impl Prepared {
     #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
     pub(super) async fn of(
         netlink: &Netlink,
-        observed: Observed,
+        observed: impl View,
         config: &Config,
         services: &[&Service],
         interfaces: &[Attached],
@@ -62,7 +62,7 @@ impl Prepared {
         is_new: bool,
     ) -> Result<Self, DirectorError> {
         let mut draining: ByAddress<Draining> = observed
-            .backends
+            .backends()
             .values()
             .filter(|backend| !backend.fixed_next_hop)
             .map(|backend| {

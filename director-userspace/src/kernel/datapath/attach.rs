@@ -88,7 +88,7 @@ impl Attachments {
                 interface: interface.name.clone(),
                 error,
             };
-            match tables.tx_ports.insert(interface.ifindex, interface.ifindex, None, 0) {
+            match tables.tx_ports.insert(interface.ifindex) {
                 // Removed since it was listed: that is an event of its own, and the others are
                 // still written. The kernel returns EINVAL for an unused index.
                 Err(error) if errno(&error) == Some(libc::EINVAL) => {}
@@ -100,20 +100,20 @@ impl Attachments {
 
     /// Clears interfaces that have no slot here, and next hops through them.
     pub fn prune(&self, tables: &mut Tables) {
-        for slot in (1..MAX_INTERFACES).filter(|slot| !self.slots.values().any(|s| s == slot)) {
+        tables.tx_ports.retain(|index| self.slots.contains_key(&index));
+        for slot in (0..MAX_INTERFACES).filter(|slot| !self.slots.values().any(|s| s == slot)) {
             let old = tables.interfaces.get(slot);
-            if old.ifindex == 0 {
+            if old == Interface::default() {
                 continue;
             }
             for backend in 1..tables.backends.len() {
-                if tables.backends.get(backend).next_hop.interface() == slot {
+                let hop = tables.backends.get(backend).next_hop;
+                if hop.is_resolved() && hop.interface() == slot {
                     let at = offset_of!(Backend, next_hop);
                     tables.backends.publish(backend, at, NextHop::UNRESOLVED.0);
                 }
             }
             tables.interfaces.set(slot, Interface::default());
-            // Gone already if the device is.
-            let _ = tables.tx_ports.remove(old.ifindex);
         }
     }
 

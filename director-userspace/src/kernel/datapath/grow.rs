@@ -10,7 +10,9 @@
 //! ([`Instance::map_pin`]), whichever programs use them already, and the next start attaches all
 //! programs again, which ends in [`finish`] as usual. Meanwhile old and new maps hold the same.
 
-use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread};
+use std::{
+    collections::BTreeSet, fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread,
+};
 
 use aya::maps::MapData;
 use director_common::{abi::map, service::RING_CHUNKS};
@@ -23,7 +25,7 @@ use super::{
     open::make_directory,
     rings,
 };
-use crate::policy::plan::{Capacity, Plan, ring_of};
+use crate::policy::plan::{Capacity, ObservedRing, Plan};
 
 /// Maps with an entry per backend.
 const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS];
@@ -74,13 +76,19 @@ impl Datapath {
         // From here on, opening the maps finds the larger ones.
         rename(&unfinished, &self.instance.larger_pins())?;
         let attached = thread::scope(|scope| {
-            scope.spawn(|| rings::build(&mut larger.rings, plan));
-            self.attach(interfaces, attachments)
+            let building = scope.spawn(|| rings::build(&mut larger.rings, plan));
+            let attached = self.attach(interfaces, attachments);
+            match building.join() {
+                Ok(built) => larger.ring_sums.set(built),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            attached
         });
         if let Err(error) = attached {
             self.shrink_back(interfaces, attachments);
             return Err(error);
         }
+        larger.take_written(&mut self.tables);
         self.tables = larger;
         if let Some(before) = counted {
             // Counts in the smaller maps after the copy. Packets already count in the larger ones,
@@ -88,7 +96,10 @@ impl Datapath {
             grace::wait();
             let after = Copies::read(smaller_stats, old.backends)?;
             for (slot, stats) in after.since(&before) {
-                let service = self.tables.backends.get(slot).word.service().into();
+                let service = u32::from(self.tables.backends.get(slot).word.service());
+                if service >= self.tables.services.len() {
+                    continue;
+                }
                 let mut meta = self.tables.service_meta.get(service);
                 meta.retired.add(&stats);
                 self.tables.service_meta.set(service, meta);
@@ -139,13 +150,13 @@ impl Datapath {
     ) -> Result<Option<Copies>, DatapathError> {
         let smaller = &self.tables;
         if names.contains(&BY_RING.as_slice()) {
+            let capacity = smaller.capacity();
             let words = (0..smaller.services.len()).map(|slot| smaller.services.get(slot).word);
-            let mut firsts: Vec<u32> = words
+            let used: BTreeSet<u32> = words
                 .filter(|word| word.in_use())
-                .filter_map(ring_of)
-                .map(|ring| ring * RING_CHUNKS)
+                .filter_map(|word| ObservedRing::of(word, capacity).number())
                 .collect();
-            firsts.sort_unstable();
+            let firsts: Vec<u32> = used.into_iter().map(|ring| ring * RING_CHUNKS).collect();
             let places = larger.rings.slices_mut(&firsts, RING_CHUNKS);
             for (place, first) in places.into_iter().zip(&firsts) {
                 for (chunk, at) in place.iter_mut().zip(*first..) {
@@ -156,6 +167,9 @@ impl Datapath {
         if !names.contains(&BY_BACKEND.as_slice()) {
             return Ok(None);
         }
+        // The process that grows maps is the one that writes them.
+        larger.backends.keep_written();
+        larger.backend_meta.keep_written();
         let slots = smaller.capacity().backends;
         for slot in 0..slots {
             larger.backends.set(slot, smaller.backends.get(slot));
