@@ -1,12 +1,19 @@
 //! Repair of maps and pins that another process changed.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{Director, DirectorError};
 use crate::policy::config::Config;
 
 /// Most repaired places of the maps that are shown.
 const REPAIRS_SHOWN: usize = 200;
+/// How long a comparison of everything may take: 12,000 rings are built in about a quarter of it.
+const SCRUB_ALL: Duration = Duration::from_secs(60);
 
 /// What another process had changed, and was repaired.
 #[derive(Debug)]
@@ -42,6 +49,17 @@ impl Director {
     /// [`SCRUB_BUDGET`]: crate::kernel::datapath::SCRUB_BUDGET
     pub fn scrub(&mut self) -> Repaired {
         Repaired { pins: Vec::new(), maps: self.datapath.scrub(&mut self.scrub) }
+    }
+
+    /// As [`Director::scrub`], until everything was compared: for a process that ends then.
+    pub fn scrub_all(&mut self) -> Repaired {
+        let (began, mut maps) = (Instant::now(), Vec::new());
+        while self.scrub.passes() == 0 && began.elapsed() < SCRUB_ALL {
+            maps.extend(self.datapath.scrub(&mut self.scrub));
+            // Rings of an earlier process are being built on another thread.
+            thread::sleep(Duration::from_millis(1));
+        }
+        Repaired { pins: Vec::new(), maps }
     }
 
     /// As [`Director::scrub`], and restores pins.

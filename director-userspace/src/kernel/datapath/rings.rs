@@ -76,7 +76,7 @@ pub(super) fn build(rings: &mut MappedArray<RingChunk>, plan: &Plan) -> Vec<(u32
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(Job { ring, scheduler, members, chunks }) = job else { return };
-            // Built aside: the hash is of what was built, whoever writes into the map meanwhile.
+            // Built aside: the hash is of what was built, also if another process writes into the map meanwhile.
             let built = builder.build(scheduler, members);
             chunks.copy_from_slice(built);
             let sum = sum_of(built);

@@ -52,6 +52,8 @@ pub struct Scrub {
     keys: KeyCursor,
     /// The service slot whose ring is next.
     rings: u32,
+    /// Rings of this pass whose contents are not known yet.
+    unknown: u32,
     adopted: AdoptedRings,
     passes: Passes,
 }
@@ -136,31 +138,31 @@ impl Scrub {
     fn rings(&mut self, tables: &mut Tables, until: Instant, found: &mut Vec<String>) {
         self.adopted.learn(tables);
         let count = tables.services.len();
-        let (mut damaged, mut unknown, mut compared) = (Vec::new(), false, 0);
+        let (mut damaged, mut compared) = (Vec::new(), 0);
         for _ in 0..count {
-            let slot = self.rings % count;
+            let slot = self.rings;
             if let Some(ring) = ring_of(tables, slot) {
+                compared += 1;
                 match tables.ring_sums.of(ring) {
                     Some(sum) if sum != rings::present_sum(&tables.rings, ring) => {
                         damaged.push(slot);
                     }
                     Some(_) => {}
-                    None => unknown = true,
-                }
-                compared += 1;
-                if compared >= LEAST_RINGS && Instant::now() >= until {
-                    self.rings = slot + 1;
-                    break;
+                    None => self.unknown += 1,
                 }
             }
             self.rings = slot + 1;
             if self.rings == count {
-                self.rings = 0;
-                self.passes.rings += u64::from(!unknown);
+                if self.unknown == 0 {
+                    self.passes.rings += 1;
+                } else {
+                    self.adopted.begin(tables);
+                }
+                (self.rings, self.unknown) = (0, 0);
             }
-        }
-        if unknown {
-            self.adopted.begin(tables);
+            if compared >= LEAST_RINGS && Instant::now() >= until {
+                break;
+            }
         }
         let members = members_of(tables, &damaged.iter().copied().collect());
         let mut builder = RingBuilder::default();
