@@ -7,7 +7,9 @@ use crate::{flow::HashKey, numbered::numbered};
 ///
 /// - 3: a backend may be [`Down`](crate::backend::BackendState::Down), which version 2 reads as a
 ///   free slot. Maps of version 2 are maps of version 3 without such backends.
-/// - 4: some maps are renamed, see [`map::FORMER`]. Their contents are those of version 3.
+/// - 4: some maps are renamed, see [`map::FORMER`], and [`BackendMeta`](crate::backend::BackendMeta)
+///   has a check, which is 0 in maps of former versions. Their contents are those of version 3
+///   otherwise.
 pub const ABI_VERSION: u32 = 4;
 /// Maps from this version on are adopted: only their version number and names change.
 pub const OLDEST_ADOPTED: u32 = 2;
