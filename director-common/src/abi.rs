@@ -7,7 +7,9 @@ use crate::{flow::HashKey, numbered::numbered};
 ///
 /// - 3: a backend may be [`Down`](crate::backend::BackendState::Down), which version 2 reads as a
 ///   free slot. Maps of version 2 are maps of version 3 without such backends.
-/// - 4: some maps are renamed, see [`map::FORMER`]. Their contents are those of version 3.
+/// - 4: some maps are renamed, see [`map::FORMER`], and [`BackendMeta`](crate::backend::BackendMeta)
+///   has a check, which is 0 in maps of former versions. Their contents are those of version 3
+///   otherwise.
 pub const ABI_VERSION: u32 = 4;
 /// Maps from this version on are adopted: only their version number and names change.
 pub const OLDEST_ADOPTED: u32 = 2;
@@ -223,7 +225,7 @@ mod tests {
             ServiceMeta { name: 0, retired: 64, scheduler: 96 } 128;
             ServiceStats { dropped: 0, untracked: 8 } 16;
             Backend { word: 0, next_hop: 8, address: 16, sources: 32 } 64;
-            BackendMeta { drain_deadline_ns: 0, weight: 8 } 16;
+            BackendMeta { drain_deadline_ns: 0, weight: 8, check: 12 } 16;
             BackendStats { packets: 0, bytes: 8, flows: 16 } 32;
             RingChunk { slots: 0 } 64;
             Interface { macs: 0, ifindex: 56 } 64;

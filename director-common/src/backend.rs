@@ -335,8 +335,20 @@ pub struct BackendMeta {
     pub drain_deadline_ns: u64,
     /// Weight, 0 to 65,535.
     pub weight: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// [`BackendMeta::check_of`] the entry; 0: not known, as in maps of former directors.
+    pub check: u32,
+}
+
+impl BackendMeta {
+    /// A number, never 0, by which a later process recognises a backend whose address, family or
+    /// service another process changed: it is not the one that these flows were assigned to.
+    pub const fn check_of(address: Address, is_v6: bool, service: u16) -> u32 {
+        // Each step is invertible, so no single changed bit is lost before the last fold.
+        let mut hash = 0x9e37_79b9_7f4a_7c15 ^ (service as u64) << 1 ^ is_v6 as u64;
+        hash = (hash ^ address.first).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ hash >> 33 ^ address.second).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        (hash >> 32) as u32 ^ hash as u32 | 1
+    }
 }
 
 #[cfg(test)]
@@ -358,6 +370,22 @@ mod tests {
         assert_eq!(BackendWord::pack(fields).unpack(), fields);
         assert!(BackendWord::pack(fields).is(BackendRef::new(7, 0xabc)));
         assert!(!BackendWord::pack(fields).is(BackendRef::new(7, 0xabd)));
+    }
+
+    #[test]
+    fn a_changed_bit_of_a_backends_identity_changes_its_check() {
+        let address = Address::v4([10, 0, 0, 7]);
+        let check = BackendMeta::check_of(address, false, 3);
+        for bit in 0..64 {
+            let first = Address { first: address.first ^ 1 << bit, ..address };
+            let second = Address { second: address.second ^ 1 << bit, ..address };
+            assert_ne!(BackendMeta::check_of(first, false, 3), check, "first {bit}");
+            assert_ne!(BackendMeta::check_of(second, false, 3), check, "second {bit}");
+        }
+        for bit in 0..16 {
+            assert_ne!(BackendMeta::check_of(address, false, 3 ^ 1 << bit), check, "{bit}");
+        }
+        assert_ne!(BackendMeta::check_of(address, true, 3), check);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const _: () = assert!(size_of::<RingChunk>() == 64);
 
 /// Identifies a service: the key of its map.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// The VIP.
     pub address: Address,

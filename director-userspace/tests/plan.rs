@@ -6,13 +6,14 @@ use director_common::{
     address::Address,
     backend::{BackendFields, BackendState, BackendWord, ForwardMode, NextHop},
     flow::Family,
-    service::{RING_CHUNKS, RING_SLOTS, ServiceKey, ServiceWord},
+    service::{ServiceKey, WhenEmpty},
 };
 use director_userspace::policy::{
     config::{self, model::Availability},
     plan::{
-        Capacity, Desired, Observed, ObservedBackend, ObservedService, Op, Path, PathKey, Paths,
-        Plan, PlanError, Presence, diff, diff_growing, ring_fingerprint,
+        Capacity, Desired, Observed, ObservedBackend, ObservedRing, ObservedService, ObservedSome,
+        Op, Path, PathKey, Paths, Plan, PlanError, Presence, View, diff, diff_growing,
+        ring_fingerprint,
     },
 };
 
@@ -83,12 +84,20 @@ fn carry_out(observed: &mut Observed, plan: &Plan) {
 fn step(observed: &mut Observed, op: &Op) {
     match op {
         Op::RemoveStrayKey(key) => observed.stray_keys.retain(|stray| stray != key),
+        Op::ResetService { slot } => {
+            observed.damaged.services.remove(slot).expect("damaged");
+        }
+        Op::ResetBackend { reference } => {
+            assert!(observed.damaged.backends.remove(&reference.slot()), "damaged");
+            observed.words[reference.slot() as usize] = BackendWord::default();
+        }
         Op::AddService { slot, key, name, drain_timeout_s, scheduler, when_empty } => {
             let service = ObservedService {
                 scheduler: Some(*scheduler),
                 key: *key,
                 name: name.clone(),
-                word: ServiceWord::new(0, 0, *when_empty),
+                ring: ObservedRing::None,
+                when_empty: *when_empty,
                 drain_timeout_s: *drain_timeout_s,
                 ring_fingerprint: 0,
                 is_shown: false,
@@ -121,6 +130,7 @@ fn step(observed: &mut Observed, op: &Op) {
                 source_place: 0,
                 mtu: spec.path.mtu,
                 drain_deadline_ns: 0,
+                is_exact: true,
             };
             let before = observed.backends.insert(reference.slot(), backend);
             assert_eq!(before.is_some(), matches!(op, Op::SetBackend { .. }), "{op}");
@@ -134,8 +144,8 @@ fn step(observed: &mut Observed, op: &Op) {
                 assert!(observed.free_rings().any(|free| free == *ring), "ring {ring} is in use");
             }
             let there = observed.services.get_mut(service).expect("there");
-            let slots = if ring.is_some() { RING_SLOTS } else { 0 };
-            there.word = ServiceWord::new(ring.unwrap_or(0) * RING_CHUNKS, slots, *when_empty);
+            there.ring = ring.map_or(ObservedRing::None, ObservedRing::Whole);
+            there.when_empty = *when_empty;
             there.ring_fingerprint = ring_fingerprint(*scheduler, members, *when_empty);
         }
         Op::ShowService { slot, key } => {
@@ -386,6 +396,100 @@ fn leftovers_of_a_crash_are_removed() {
     maps.backends.insert(6, orphan);
     let plan = reach(&mut maps, &desired(&["web 80: 1"]), 0);
     shows(&plan, &["- stray entry tcp 192.0.2.1:81", "-   backend 10.0.0.1"]);
+}
+
+/// What another process wrote: the plan restores it, whatever it is.
+#[test]
+fn damage_is_repaired() {
+    type Damage = fn(&mut Observed);
+    const WEB: &str = "~ service web (tcp 192.0.2.1:80): ring over 2 backends";
+    fn web(maps: &mut Observed) -> &mut ObservedService {
+        maps.services.values_mut().next().expect("one")
+    }
+    fn backend(maps: &mut Observed) -> &mut ObservedBackend {
+        maps.backends.values_mut().next().expect("two")
+    }
+    let cases: [(&str, Damage, &[&str]); 9] = [
+        ("no slots", |maps| web(maps).ring = ObservedRing::None, &[WEB]),
+        ("no such ring", |maps| web(maps).ring = ObservedRing::Damaged(Some(1)), &[WEB]),
+        ("another policy", |maps| web(maps).when_empty = WhenEmpty::Pass, &[WEB]),
+        (
+            "no shared key",
+            |maps| maps.presence.clear(),
+            &["+ service at tcp 192.0.2.1:80 takes packets"],
+        ),
+        (
+            "a damaged service entry",
+            |maps| assert!(maps.damaged.services.insert(2, Some(3)).is_none()),
+            &["- damaged entry 2 of services"],
+        ),
+        (
+            "a damaged backend entry",
+            |maps| assert!(maps.damaged.backends.insert(6)),
+            &["- damaged entry 6 of backends"],
+        ),
+        (
+            "a backend whose address another process changed: not drained",
+            |maps| {
+                let reference = backend(maps).reference;
+                maps.backends.remove(&reference.slot());
+                maps.damaged.backends.insert(reference.slot());
+            },
+            &["+   backend 10.0.0.1 weight 1", WEB, "- damaged entry 1 of backends"],
+        ),
+        (
+            "a second entry of a backend: not drained",
+            |maps| {
+                let mut second = backend(maps).clone();
+                second.reference = director_common::backend::BackendRef::new(5, 0);
+                maps.backends.insert(5, second);
+            },
+            &["-   backend 10.0.0.1"],
+        ),
+        (
+            "reserved bits",
+            |maps| backend(maps).is_exact = false,
+            &["~   backend 10.0.0.1: not as this version writes it"],
+        ),
+    ];
+    for (name, damage, steps) in cases {
+        let mut maps = empty();
+        reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+        damage(&mut maps);
+        let plan = reach(&mut maps, &desired(&["web 80: 1 2"]), 0);
+        assert_eq!(plan.lines().collect::<Vec<_>>(), steps, "{name}");
+        assert_eq!(maps.damaged, empty().damaged, "{name}");
+    }
+}
+
+/// A plan for some services takes nothing that the others may have.
+#[test]
+fn a_partial_view_adds_and_removes_no_service() {
+    let mut maps = empty();
+    reach(&mut maps, &desired(&["web 80: 1", "tls 443: 2", "dns 53: 3"]), 0);
+    let some = |maps: &Observed, name: &str| {
+        let services: std::collections::BTreeMap<_, _> =
+            maps.services.clone().into_iter().filter(|(_, s)| s.name == name).collect();
+        let backends =
+            maps.backends.clone().into_iter().filter(|(_, b)| services.contains_key(&b.service));
+        let others = maps.services.iter().filter(|(slot, _)| !services.contains_key(slot));
+        ObservedSome {
+            capacity: maps.capacity,
+            rings_of_others: others.filter_map(|(_, s)| s.ring.number()).collect(),
+            backends: backends.collect(),
+            words: maps.words.clone(),
+            services,
+        }
+    };
+    // The others stay, although the desired state does not name them; the one free ring is taken.
+    let plan = diff(&some(&maps, "web"), &desired(&["web 80: 1*0"]), 0).expect("there is room");
+    assert_eq!(plan.to_string().lines().count(), 2, "{plan}");
+    let plan = diff(&some(&maps, "web"), &desired(&["web 80: 1*2 4"]), 0).expect("there is room");
+    let rings: Vec<_> = plan.ops.iter().filter(|op| matches!(op, Op::SetRing { .. })).collect();
+    assert!(matches!(rings.as_slice(), [Op::SetRing { ring: Some(3), .. }]), "{plan}");
+    // The maps lost a service: no slot that was not seen to be free is taken for it.
+    let lost = diff(&some(&maps, "none"), &desired(&["web 80: 1"]), 0);
+    assert_eq!(lost, Err(PlanError::NotObserved { service: "tcp 192.0.2.1:80".into() }));
 }
 
 fn first(maps: &Observed) -> u32 {

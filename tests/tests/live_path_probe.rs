@@ -125,7 +125,8 @@ async fn lab(test: &str) -> (Live, Vec<Attached>) {
         }
     }
     let config = config::parse("test", CONFIG).expect("valid").config;
-    let interfaces = host::interfaces(&live.netlink("director"), &config).await.expect("there");
+        let links = netlink.links().await.expect("listed");
+        let interfaces = host::interfaces(&netlink, &links, &config).expect("known");
     (live, interfaces)
 }
 

@@ -4,18 +4,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use director_common::{
+    abi::map,
     backend::{BackendState, ForwardMode, NextHop},
-    service::{RING_SLOTS, WhenEmpty},
+    service::{RING_CHUNKS, RING_SLOTS, WhenEmpty},
 };
 use director_tests::given::{Director, Given};
 use director_userspace::{
-    kernel::datapath::{Simulation, apply, observe},
+    kernel::datapath::{Scrub, Simulation, apply, observe},
     policy::{
         config::{self, model::Config},
-        plan::{Desired, Path, PathKey, Paths, Plan, diff},
+        plan::{Damaged, Desired, Path, PathKey, Paths, Plan, diff},
     },
 };
 use fastrand::Rng;
@@ -100,13 +102,14 @@ fn holds(simulation: &Simulation, desired: &Desired, now_ns: u64) {
     assert!(left.is_empty(), "the plan is not empty: {left}");
     let observed = observe(&simulation.tables);
     assert_eq!(observed.stray_keys, []);
+    assert_eq!(observed.damaged, Damaged::default());
     let shown = observed.services.values().filter(|service| service.is_shown).count();
     assert_eq!((observed.services.len(), shown), (desired.services.len(), shown));
     let mut rings = 0;
     for (slot, service) in &observed.services {
         let wanted = desired.services.iter().find(|s| s.key == service.key).expect("desired");
         assert_eq!(service.name, wanted.name);
-        assert_eq!(service.word.when_empty(), wanted.when_empty);
+        assert_eq!(service.when_empty, wanted.when_empty);
         let backends: BTreeMap<IpAddr, _> = observed
             .backends_of(*slot)
             .filter(|(_, backend)| backend.state == BackendState::Active)
@@ -230,13 +233,150 @@ fn consistent_for_packets(simulation: &Simulation) {
         }
     }
     // Rings are never shared.
-    let rings: Vec<u32> = observed
-        .services
-        .values()
-        .filter(|service| service.word.slots() > 0)
-        .map(|service| service.word.first_chunk())
-        .collect();
+    let rings: Vec<u32> =
+        observed.services.values().filter_map(|service| service.ring.number()).collect();
     assert_eq!(rings.iter().collect::<BTreeSet<_>>().len(), rings.len());
+}
+
+/// Bits to flip in a word: one, all, or any.
+fn bits(rng: &mut Rng) -> u64 {
+    match rng.u8(..4) {
+        0 => u64::MAX,
+        1 => rng.u64(..),
+        _ => 1 << rng.u32(..64),
+    }
+}
+
+/// Flips bits of a random word of a random array: where entries are in use, and where they are not.
+fn damage(rng: &mut Rng, simulation: &mut Simulation, arrays: &[&str]) -> String {
+    let name = arrays[rng.usize(..arrays.len())];
+    let (entries, words) = match name {
+        map::SERVICES => (10, 8),
+        map::SERVICE_META => (10, 16),
+        map::BACKENDS => (60, 8),
+        map::BACKEND_META => (60, 2),
+        map::INTERFACES => (16, 8),
+        map::META => (1, 12),
+        map::VIP_FILTER => (1024, 1),
+        _ => unreachable!("{name}"),
+    };
+    let (index, word, bits) = (rng.u32(..entries), rng.usize(..words), bits(rng));
+    simulation.tables.flip(name, index, word, bits);
+    format!("{name}[{index}] word {word} ^ {bits:#x}")
+}
+
+/// Removes a key, diverts one, or adds a stray one.
+fn damage_keys(rng: &mut Rng, simulation: &mut Simulation) -> String {
+    let keys: Vec<_> = simulation.tables.present_keys().into_iter().collect();
+    if keys.is_empty() {
+        return String::new();
+    }
+    let (mut key, slot) = keys[rng.usize(..keys.len())];
+    let slot = match rng.u8(..4) {
+        0 => None,
+        1 => Some(slot ^ 1 << rng.u32(..32)),
+        2 => Some(rng.u32(..8)),
+        _ => {
+            key.port[1] ^= 1 << rng.u32(..8);
+            key._pad[rng.usize(..4)] ^= rng.u8(..2);
+            Some(slot)
+        }
+    };
+    simulation.tables.divert(key, slot).expect("written");
+    format!("{key:?} -> {slot:?}")
+}
+
+/// Maps that another process damaged while no daemon ran: from any content, one plan makes them
+/// exactly what they should be.
+#[test]
+fn any_damage_to_the_desired_state() {
+    const ARRAYS: [&str; 4] = [map::SERVICES, map::SERVICE_META, map::BACKENDS, map::BACKEND_META];
+    let seed = fastrand::u64(..);
+    println!("seed {seed:#x}");
+    for seed in [0xda_3a9e, seed] {
+        let mut rng = Rng::with_seed(seed);
+        let mut simulation = simulation();
+        let mut now_ns = 1_000 * MINUTE;
+        for round in 0..50 {
+            let (_, desired) = random(&mut rng);
+            simulation.reconcile(&desired, now_ns).expect("there is room");
+            let mut done = Vec::new();
+            for _ in 0..rng.usize(1..6) {
+                done.push(damage(&mut rng, &mut simulation, &ARRAYS));
+                if rng.u8(..4) == 0 {
+                    done.push(damage_keys(&mut rng, &mut simulation));
+                }
+            }
+            // Sometimes the configuration changed, too.
+            let desired = if rng.bool() { desired } else { random(&mut rng).1 };
+            println!("{round}: {done:?}");
+            simulation.reconcile(&desired, now_ns).expect("there is room");
+            holds(&simulation, &desired, now_ns);
+            now_ns += MINUTE * rng.u64(..3);
+        }
+    }
+}
+
+/// Under a process that keeps what it wrote: everything is again as it was, bit by bit, and each
+/// place is named; and what it plans meanwhile is not misled.
+#[test]
+fn a_scrub_undoes_any_damage() {
+    const ARRAYS: [&str; 7] = [
+        map::SERVICES,
+        map::SERVICE_META,
+        map::BACKENDS,
+        map::BACKEND_META,
+        map::INTERFACES,
+        map::META,
+        map::VIP_FILTER,
+    ];
+    let contents = |simulation: &Simulation| {
+        let tables = &simulation.tables;
+        let mut words = Vec::new();
+        for (name, entries) in ARRAYS.into_iter().zip([16, 16, 64, 64, 16, 1, 1024]) {
+            words.extend((0..entries).flat_map(|index| tables.present(name, index)));
+        }
+        let rings: Vec<_> =
+            observe(tables).services.keys().map(|service| tables.ring(*service)).collect();
+        (words, rings, tables.present_keys())
+    };
+    let mut rng = Rng::with_seed(0x5c_4ab);
+    let mut simulation = simulation();
+    simulation.tables.keep_written();
+    let mut scrub = Scrub::default();
+    for round in 0..40 {
+        let (_, desired) = random(&mut rng);
+        simulation.reconcile(&desired, 0).expect("there is room");
+        let before = contents(&simulation);
+        let mut done = Vec::new();
+        for _ in 0..rng.usize(1..8) {
+            done.push(damage(&mut rng, &mut simulation, &ARRAYS));
+            if rng.u8(..4) == 0 {
+                done.push(damage_keys(&mut rng, &mut simulation));
+            }
+        }
+        let rings: Vec<u32> = observe(&simulation.tables)
+            .services
+            .values()
+            .filter_map(|service| service.ring.number())
+            .collect();
+        if !rings.is_empty() {
+            let chunk = rings[rng.usize(..rings.len())] * RING_CHUNKS + rng.u32(..RING_CHUNKS);
+            for word in 0..rng.usize(1..=8) {
+                simulation.tables.flip(map::RINGS, chunk, word, bits(&mut rng));
+            }
+        }
+        println!("{round}: {done:?}");
+        // Plans are made from what was written, and see no damage.
+        assert!(plan(&simulation, &desired, 0).is_empty());
+        let (passes, mut found) = (scrub.passes(), Vec::new());
+        while scrub.passes() < passes + 2 {
+            found.extend(scrub.step(&mut simulation.tables, Duration::from_millis(50)));
+        }
+        assert!(contents(&simulation) == before, "not as before; found {found:#?}");
+        assert!(!found.is_empty());
+        assert_eq!(scrub.step(&mut simulation.tables, Duration::from_secs(1)), [] as [String; 0]);
+    }
 }
 
 /// A plan that does not fit the maps is refused before any change.

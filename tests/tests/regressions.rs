@@ -90,7 +90,7 @@ fn a_key_that_is_gone_already_could_not_be_removed() {
         let mut plan = diff(&observe(tables), &Desired::default(), 0).expect("an empty state fits");
         plan.ops.truncate(1);
         assert!(matches!(plan.ops[0], Op::HideService { .. }), "{plan}");
-        apply(tables, &plan).expect("again");
+        apply(tables, &plan.ops).expect("again");
     }
     director.simulation.reconcile(&Desired::default(), 0).expect("to the end");
     assert!(observe(&director.simulation.tables).services.is_empty());
@@ -106,7 +106,7 @@ fn a_backend_removed_while_it_moved() {
     let mut desired = director.given.desired(&director.config);
     desired.services[0].backends.clear();
     let plan = diff(&observe(tables), &desired, 0).expect("there is room");
-    apply(tables, &plan).expect("maps can be written");
+    apply(tables, &plan.ops).expect("maps can be written");
     let rest = diff(&observe(tables), &desired, 0).expect("there is room");
     assert!(rest.is_empty(), "{rest}");
 }

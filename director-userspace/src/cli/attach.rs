@@ -35,7 +35,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let loaded = load_config(&args.file.config)?;
     let instance = args.daemon.instance();
-    let (director, changed) = Director::start(
+    let (mut director, changed) = Director::start(
         Netlink::connect()?,
         instance,
         &loaded.config,
@@ -45,6 +45,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     .await?;
     for warning in &changed.warnings {
         print_message("warning", warning);
+    }
+    // No daemon will: an earlier one may have ended long ago.
+    let repaired = director.scrub_all();
+    if !repaired.is_empty() {
+        print_message(
+            "warning",
+            &format!("another process had changed the maps; repaired:\n{repaired}"),
+        );
     }
     drop(director);
     let names: Vec<_> = loaded.config.interfaces.iter().map(|i| i.name.as_str()).collect();

@@ -49,7 +49,9 @@ use self::{
 };
 use crate::{
     alarm::{Notifier, Subject, Transition},
-    control::director::{Changed, Director, DirectorError, HostChanges, Scope, Stepped, Waits},
+    control::director::{
+        Changed, Director, DirectorError, HostChanges, Repaired, Scope, Stepped, Waits,
+    },
     health::{Checker, Event as HealthEvent},
     kernel::{
         datapath::{Instance, Pulse, clock_ns},
@@ -274,6 +276,7 @@ impl Daemon {
         if let Some(director) = &mut self.director {
             director.end_drains();
         }
+        self.scrub();
         if self.director.as_ref().is_some_and(Director::repair_is_due) {
             self.repair().await;
             self.check_file().await;
@@ -334,6 +337,23 @@ impl Daemon {
         self.status_changed = true;
     }
 
+    /// Restores what other processes changed in the maps: a bounded step of it with each heartbeat.
+    fn scrub(&mut self) {
+        if let Some(director) = &mut self.director {
+            let repaired = director.scrub();
+            self.report_repaired(&repaired);
+        }
+    }
+
+    fn report_repaired(&self, repaired: &Repaired) {
+        if repaired.is_empty() {
+            return;
+        }
+        let what = repaired.to_string();
+        warn!("another process changed this director's maps or pins; repaired:\n{what}");
+        self.notify_director("changed by somebody else", "repaired", &what);
+    }
+
     /// Restores maps, pins and probe filters that other processes changed.
     async fn repair(&mut self) {
         self.listen().await;
@@ -343,16 +363,8 @@ impl Daemon {
             self.notify_director("changed by somebody else", "repaired", &what);
         }
         if let Some(director) = &mut self.director {
-            match director.repair().await {
-                Ok(repaired) if repaired.is_empty() => {}
-                Ok(repaired) => {
-                    let what = repaired.to_string();
-                    warn!(
-                        "another process changed this director's maps or pins; \
-                         repaired:\n{what}"
-                    );
-                    self.notify_director("changed by somebody else", "repaired", &what);
-                }
+            match director.repair() {
+                Ok(repaired) => self.report_repaired(&repaired),
                 Err(error) => error!("cannot compare the maps with what they should hold: {error}"),
             }
         }

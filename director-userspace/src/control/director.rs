@@ -43,7 +43,7 @@ use crate::{
     },
     policy::{
         config::{Config, model::Service},
-        plan::{Observed, Plan, key_of},
+        plan::{ObservedSome, Plan, key_of},
     },
 };
 
@@ -108,7 +108,7 @@ pub struct Director {
     host: HostChanges,
     /// Everything that is pinned, held open.
     pins: Pins,
-    /// What the last scrub read.
+    /// Where the comparison of the maps continues.
     scrub: Scrub,
     repair_at: Instant,
     _lock: datapath::Lock,
@@ -175,7 +175,7 @@ impl Director {
     }
 
     /// What the maps hold of some services.
-    pub fn observe(&self, services: &[&Service]) -> Observed {
+    pub fn observe(&self, services: &[&Service]) -> ObservedSome {
         let keys = services.iter().map(|service| key_of(&service.frontend)).collect();
         datapath::observe_some(&self.datapath.tables, &keys)
     }

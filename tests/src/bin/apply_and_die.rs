@@ -40,7 +40,7 @@ async fn main() -> Result<()> {
     let services: Vec<&Service> = config.services.iter().collect();
     let named: Vec<IpAddr> =
         services.iter().flat_map(|service| service.backends.iter().map(|b| b.address)).collect();
-    let draining = host::draining(&observed, &services);
+    let draining = host::draining(observed.backends.values(), &services);
     let addresses = named.iter().copied().chain(draining.iter().map(|backend| backend.address));
     let hops = NextHopCache::find(&netlink, addresses, Duration::from_millis(500)).await;
     let routes =

@@ -9,7 +9,7 @@ use crate::{
     },
     policy::{
         config::{Config, model::Service},
-        plan::{Capacity, Desired, Observed, diff_growing},
+        plan::{Capacity, Desired, View, diff_growing},
     },
 };
 
@@ -38,7 +38,7 @@ impl Prepared {
     #[expect(clippy::too_many_arguments, reason = "everything that a plan depends on")]
     pub(super) async fn of(
         netlink: &Netlink,
-        observed: Observed,
+        observed: impl View,
         config: &Config,
         services: &[&Service],
         interfaces: &[Attached],
@@ -46,7 +46,7 @@ impl Prepared {
         hops: &NextHopCache,
         accepts: Accepts,
     ) -> Result<Self, DirectorError> {
-        let draining = host::draining(&observed, services);
+        let draining = host::draining(observed.backends().values(), services);
         let HostRoutes { paths, neighbours, mut warnings, errors } =
             host::routes(netlink, config, services, &draining, interfaces, &attachments, hops)
                 .await;

@@ -1,66 +1,64 @@
 //! Repair of maps and pins that another process changed.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, thread, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    Changed, Director, DirectorError,
-    prepare::{Accepts, Prepared},
-};
-use crate::{
-    kernel::datapath,
-    policy::{config::model::Service, plan::Plan},
-};
+use super::{Director, DirectorError};
+use crate::kernel::datapath;
 
-/// Shortest time between two comparisons of the maps with what they should hold.
+/// Shortest time between two looks for pins that are gone.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Comparing takes at most 1/`SHARE` of the time.
-const SHARE: u32 = 10;
-/// Most steps of a repair that are shown.
-const REPAIRS_SHOWN: usize = 50;
+/// Most repaired places of the maps that are shown.
+const REPAIRS_SHOWN: usize = 200;
+/// How long a comparison of everything may take: 12,000 rings are built in about a quarter of it.
+const SCRUB_ALL: Duration = Duration::from_secs(60);
 
 /// What another process had changed, and was repaired.
 #[derive(Debug)]
 pub struct Repaired {
     /// Pins that were gone.
     pub pins: Vec<PathBuf>,
-    /// What is not in a plan: rings, the filter, interfaces, timeouts.
-    pub rest: Vec<String>,
-    /// The steps that restored the maps.
-    pub plan: Plan,
+    /// Places in the maps.
+    pub maps: Vec<String>,
 }
 
 impl Repaired {
     /// Whether nothing had to be repaired.
     pub fn is_empty(&self) -> bool {
-        self.pins.is_empty() && self.rest.is_empty() && self.plan.is_empty()
+        self.pins.is_empty() && self.maps.is_empty()
     }
 }
 
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for pin in &self.pins {
-            writeln!(f, "+ pin {}", pin.display())?;
-        }
-        for what in &self.rest {
-            writeln!(f, "~ {what}")?;
-        }
-        f.write_str(&self.plan.brief(REPAIRS_SHOWN))
+        let pins = self.pins.iter().map(|pin| format!("+ pin {}", pin.display()));
+        let maps = self.maps.iter().take(REPAIRS_SHOWN).map(|what| format!("~ {what}"));
+        let more = self.maps.len().saturating_sub(REPAIRS_SHOWN);
+        let more = (more > 0).then(|| format!("and {more} places more"));
+        f.write_str(&pins.chain(maps).chain(more).collect::<Vec<_>>().join("\n"))
     }
 }
 
 impl Director {
-    /// Repairs maps that another process changed: they must hold exactly what is in effect. Does not query the host.
+    /// Restores what another process changed in the maps: they must hold what this process wrote,
+    /// whichever configuration that was for. Takes [`SCRUB_BUDGET`] at most; larger maps take several
+    /// calls, each of which continues where the last one ended. Does not query the host.
     ///
-    /// # Errors
-    ///
-    /// If a map cannot be written, or a pin cannot be made.
-    pub async fn repair(&mut self) -> Result<Repaired, DirectorError> {
-        let start = Instant::now();
-        let result = self.repair_now().await;
-        self.repair_at = Instant::now() + INTERVAL.max(start.elapsed() * SHARE);
-        result
+    /// [`SCRUB_BUDGET`]: crate::kernel::datapath::SCRUB_BUDGET
+    pub fn scrub(&mut self) -> Repaired {
+        Repaired { pins: Vec::new(), maps: self.datapath.scrub(&mut self.scrub) }
+    }
+
+    /// As [`Director::scrub`], until everything was compared: for a process that ends then.
+    pub fn scrub_all(&mut self) -> Repaired {
+        let (began, mut maps) = (Instant::now(), Vec::new());
+        while self.scrub.passes() == 0 && began.elapsed() < SCRUB_ALL {
+            maps.extend(self.datapath.scrub(&mut self.scrub));
+            // Rings of an earlier process are being built on another thread.
+            thread::sleep(Duration::from_millis(1));
+        }
+        Repaired { pins: Vec::new(), maps }
     }
 
     /// Whether it is time for [`Director::repair`].
@@ -68,30 +66,14 @@ impl Director {
         Instant::now() >= self.repair_at
     }
 
-    async fn repair_now(&mut self) -> Result<Repaired, DirectorError> {
+    /// Restores pins, and the BPF file system that they are in.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mounted, or a pin cannot be made.
+    pub fn repair(&mut self) -> Result<Repaired, DirectorError> {
+        self.repair_at = Instant::now() + INTERVAL;
         datapath::mount_bpffs()?;
-        let pins = self.pins.restore()?;
-        let flows = &self.wanted.flows;
-        let rest = self.datapath.scrub(&mut self.scrub, &self.interfaces.present, flows);
-        if self.doubtful.due().is_some() {
-            // What is doubtful already differs, and further steps bring it right.
-            return Ok(Repaired { pins, rest, plan: Plan::default() });
-        }
-        let observed = datapath::observe(&self.datapath.tables);
-        let config = &self.wanted;
-        let all: Vec<&Service> = config.services.iter().collect();
-        let prepared = Prepared::of(
-            &self.netlink,
-            observed,
-            config,
-            &all,
-            &self.interfaces.present,
-            self.attachments(),
-            &self.hops,
-            Accepts::Anything,
-        )
-        .await?;
-        let Changed { plan, .. } = self.apply_all(prepared).await?;
-        Ok(Repaired { pins, rest, plan })
+        Ok(Repaired { pins: self.pins.restore()?, maps: Vec::new() })
     }
 }

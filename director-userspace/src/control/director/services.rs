@@ -20,7 +20,7 @@ use crate::{
     },
     policy::{
         config::{Config, model::Service},
-        plan::{Op, Plan, key_of},
+        plan::{Op, Plan, View as _, key_of},
     },
 };
 
@@ -269,7 +269,7 @@ impl Director {
         let chosen: Vec<&Service> = services.iter().map(|at| &config.services[*at]).collect();
         let keys = chosen.iter().map(|service| key_of(&service.frontend)).collect();
         let observed = datapath::observe_some(&self.datapath.tables, &keys);
-        if observed.services.len() != chosen.len() {
+        if observed.services().len() != chosen.len() {
             return Ok(None);
         }
         let wait = match accepts {
@@ -416,10 +416,10 @@ impl Director {
 /// The addresses of services' backends, and of those in the maps.
 pub(super) fn addresses_of<'a>(
     services: impl IntoIterator<Item = &'a Service>,
-    observed: &crate::policy::plan::Observed,
+    observed: &impl crate::policy::plan::View,
 ) -> impl Iterator<Item = IpAddr> {
     let configured = services.into_iter().flat_map(|s| s.backends.iter().map(|b| b.address));
-    let present = observed.backends.values().filter(|backend| !backend.fixed_next_hop);
+    let present = observed.backends().values().filter(|backend| !backend.fixed_next_hop);
     configured.chain(present.map(|backend| backend.address)).collect::<Vec<_>>().into_iter()
 }
 
@@ -433,12 +433,14 @@ fn is_long(ops: &[Op]) -> bool {
         | Op::DrainBackend { .. }
         | Op::StopBackend { .. }
         | Op::MoveBackend { .. }
-        | Op::FreeBackend { .. } => true,
+        | Op::FreeBackend { .. }
+        | Op::ResetBackend { .. } => true,
         Op::RemoveStrayKey(_)
         | Op::AddService { .. }
         | Op::ShowService { .. }
         | Op::HideService { .. }
-        | Op::RemoveService { .. } => false,
+        | Op::RemoveService { .. }
+        | Op::ResetService { .. } => false,
     };
     portion_of(ops) < ops.len() && ops.iter().all(is_of_one)
 }

@@ -8,7 +8,7 @@ use director_common::{
     backend::{
         Backend, BackendFields, BackendMeta, BackendRef, BackendState, BackendWord, GENERATIONS,
     },
-    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceKey, ServiceMeta, ServiceWord},
+    service::{NAME_LEN, RING_CHUNKS, RING_SLOTS, Service, ServiceMeta, ServiceWord},
     stats::{BackendStats, ServiceStats},
 };
 
@@ -28,13 +28,16 @@ use crate::policy::{
 /// Only system calls on the services' keys and on counters can fail.
 pub fn apply(tables: &mut Tables, ops: &[Op]) -> Result<(), DatapathError> {
     // No packet reads these places until their services' words point at them.
-    rings::build(&mut tables.rings, ops);
+    let built = rings::build(&mut tables.rings, ops);
+    tables.ring_sums.set(built);
     let mut unlinked = false;
     let result = ops.iter().try_for_each(|op| {
         match op {
             Op::SetRing { .. } | Op::HideService { .. } => unlinked = true,
             // A packet that read the old ring, or found the service, may still be in flight.
-            Op::FreeBackend { .. } | Op::StopBackend { .. } if unlinked => {
+            Op::FreeBackend { .. } | Op::StopBackend { .. } | Op::ResetBackend { .. }
+                if unlinked =>
+            {
                 grace::wait();
                 unlinked = false;
             }
@@ -42,8 +45,9 @@ pub fn apply(tables: &mut Tables, ops: &[Op]) -> Result<(), DatapathError> {
         }
         step(tables, op)
     });
-    if ops.iter().any(|op| matches!(op, Op::RemoveService { .. })) {
-        super::filter::clear_unused(tables);
+    let removes = |op: &Op| matches!(op, Op::RemoveService { .. } | Op::ResetService { .. });
+    if ops.iter().any(removes) {
+        super::filter::rebuild(tables);
     }
     if !ops.is_empty() {
         // Also after an error: the next plan reuses what this one freed.
@@ -54,7 +58,7 @@ pub fn apply(tables: &mut Tables, ops: &[Op]) -> Result<(), DatapathError> {
 
 fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
     match op {
-        Op::RemoveStrayKey(key) => remove_key(tables, *key)?,
+        Op::RemoveStrayKey(key) => tables.keys.remove(*key)?,
         Op::AddService { slot, key, name, drain_timeout_s, scheduler, when_empty } => {
             tables.service_meta.set(*slot, service_meta(name, *scheduler));
             zero_service_stats(tables, *slot)?;
@@ -95,10 +99,10 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         Op::ShowService { slot, key } => {
             super::filter::admit(tables, key);
             // The service counts as shown by its own key, so that comes last.
-            if tables.keys.get(&AsPod(key.presence()), 0).is_err() {
-                insert_key(tables, key.presence(), *slot)?;
+            if !tables.keys.contains(key.presence()) {
+                tables.keys.insert(key.presence(), *slot)?;
             }
-            insert_key(tables, *key, *slot)?;
+            tables.keys.insert(*key, *slot)?;
         }
         Op::DrainBackend { reference, deadline_ns, .. } => {
             let slot = reference.slot();
@@ -119,14 +123,20 @@ fn step(tables: &mut Tables, op: &Op) -> Result<(), DatapathError> {
         }
         Op::FreeBackend { reference, service, .. } => free_backend(tables, *reference, *service)?,
         Op::HideService { key, presence, .. } => {
-            remove_key(tables, *key)?;
+            tables.keys.remove(*key)?;
             match presence {
                 Presence::Keep => {}
-                Presence::Move(slot) => insert_key(tables, key.presence(), *slot)?,
-                Presence::Remove => remove_key(tables, key.presence())?,
+                Presence::Move(slot) => tables.keys.insert(key.presence(), *slot)?,
+                Presence::Remove => tables.keys.remove(key.presence())?,
             }
         }
-        Op::RemoveService { slot } => publish_service(tables, *slot, ServiceWord::default()),
+        Op::RemoveService { slot } | Op::ResetService { slot } => {
+            publish_service(tables, *slot, ServiceWord::default());
+        }
+        Op::ResetBackend { reference } => {
+            // Whatever its counters and its service were.
+            publish_backend(tables, reference.slot(), free_word(*reference));
+        }
     }
     Ok(())
 }
@@ -179,6 +189,15 @@ fn word(
     })
 }
 
+fn meta(service: u32, spec: &BackendSpec) -> BackendMeta {
+    let is_v6 = matches!(spec.address, IpAddr::V6(_));
+    BackendMeta {
+        drain_deadline_ns: 0,
+        weight: u32::from(spec.weight),
+        check: BackendMeta::check_of(spec.address.into(), is_v6, service as u16),
+    }
+}
+
 fn add_backend(
     tables: &mut Tables,
     reference: BackendRef,
@@ -186,8 +205,7 @@ fn add_backend(
     spec: &BackendSpec,
 ) -> Result<(), DatapathError> {
     let slot = reference.slot();
-    let meta = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
-    tables.backend_meta.set(slot, meta);
+    tables.backend_meta.set(slot, meta(service, spec));
     // In its first generation a slot has counted nothing yet: maps start as zeros. (The last
     // generation's end leaves zeros too: see `free_backend`.)
     if reference.generation() != 0 {
@@ -221,8 +239,7 @@ fn set_backend(
     state: BackendState,
 ) {
     let slot = reference.slot();
-    let meta = BackendMeta { weight: u32::from(spec.weight), ..BackendMeta::default() };
-    tables.backend_meta.set(slot, meta);
+    tables.backend_meta.set(slot, meta(service, spec));
     // The place that the word does not name; two words, which no packet reads until it does.
     let at = offset_of!(Backend, sources) + usize::from(source_place) * size_of::<Address>();
     let source = source_address(spec);
@@ -232,19 +249,24 @@ fn set_backend(
     publish_backend(tables, slot, word(reference, service, spec, source_place, state));
 }
 
+/// The word of the slot's next use.
+fn free_word(reference: BackendRef) -> BackendWord {
+    BackendWord::pack(BackendFields {
+        generation: (reference.generation() + 1) % GENERATIONS,
+        state: BackendState::Free,
+        ..BackendWord::default().unpack()
+    })
+}
+
 fn free_backend(
     tables: &mut Tables,
     reference: BackendRef,
     service: u32,
 ) -> Result<(), DatapathError> {
     let slot = reference.slot();
-    let next = (reference.generation() + 1) % GENERATIONS;
-    let free = BackendFields {
-        generation: next,
-        state: BackendState::Free,
-        ..BackendWord::default().unpack()
-    };
-    publish_backend(tables, slot, BackendWord::pack(free));
+    let free = free_word(reference);
+    let next = free.generation();
+    publish_backend(tables, slot, free);
     // What it forwarded stays with the service.
     if tables.services.get(service).word.in_use() {
         let mut meta = tables.service_meta.get(service);
@@ -256,23 +278,6 @@ fn free_backend(
         zero_backend_stats(tables, slot)?;
     }
     Ok(())
-}
-
-fn insert_key(tables: &mut Tables, key: ServiceKey, slot: u32) -> Result<(), DatapathError> {
-    tables.keys.insert(AsPod(key), slot, 0).map_err(of(map::SERVICE_KEYS))
-}
-
-fn remove_key(tables: &mut Tables, key: ServiceKey) -> Result<(), DatapathError> {
-    match tables.keys.remove(&AsPod(key)) {
-        Ok(()) => Ok(()),
-        // Removed already: an earlier process reached this step.
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(of(map::SERVICE_KEYS)(error)),
-    }
 }
 
 fn of(name: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {

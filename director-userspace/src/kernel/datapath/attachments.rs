@@ -77,7 +77,7 @@ impl Attachments {
                 interface: interface.name.clone(),
                 error,
             };
-            match tables.tx_ports.insert(interface.ifindex, interface.ifindex, None, 0) {
+            match tables.tx_ports.insert(interface.ifindex) {
                 // Removed since it was listed: that is an event of its own, and the others are
                 // still written. The kernel returns EINVAL for an unused index.
                 Err(error) if errno(&error) == Some(libc::EINVAL) => {}
@@ -89,12 +89,14 @@ impl Attachments {
 
     /// Clears interfaces that have no slot here, and next hops through them.
     pub fn prune(&self, tables: &mut Tables) {
+        tables.tx_ports.retain(|index| self.slots.contains_key(&index));
         clear_slots(tables, |slot, _| !self.slots.values().any(|taken| *taken == slot));
     }
 
     /// Clears the slots of interfaces that the host has no more, and next hops through them: nothing
     /// can leave by them, and an interface that was made anew needs a slot.
     pub fn clear_gone(tables: &mut Tables, present: &[u32]) {
+        tables.tx_ports.retain(|index| present.contains(&index));
         clear_slots(tables, |_, ifindex| !present.contains(&ifindex));
     }
 
@@ -106,20 +108,19 @@ impl Attachments {
 
 /// Clears the used slots that `is_unused` says so of, by slot and interface index.
 fn clear_slots(tables: &mut Tables, is_unused: impl Fn(u32, u32) -> bool) {
-    for slot in 1..MAX_INTERFACES {
+    for slot in 0..MAX_INTERFACES {
         let old = tables.interfaces.get(slot);
-        if old.ifindex == 0 || !is_unused(slot, old.ifindex) {
+        if old == Interface::default() || !is_unused(slot, old.ifindex) {
             continue;
         }
         for backend in 1..tables.backends.len() {
-            if tables.backends.get(backend).next_hop.interface() == slot {
+            let hop = tables.backends.get(backend).next_hop;
+            if hop.is_resolved() && hop.interface() == slot {
                 let at = offset_of!(Backend, next_hop);
                 tables.backends.publish(backend, at, NextHop::UNRESOLVED.0);
             }
         }
         tables.interfaces.set(slot, Interface::default());
-        // Gone already if the device is.
-        let _ = tables.tx_ports.remove(old.ifindex);
     }
 }
 

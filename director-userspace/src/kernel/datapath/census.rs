@@ -49,8 +49,7 @@ pub fn census(tables: &Tables) -> Census {
     let word_at = offset_of!(Backend, word);
     let live: Vec<Option<(BackendRef, u8)>> = (0..tables.capacity().backends)
         .map(|slot| {
-            let word = tables.backends.word(slot, word_at);
-            let fields = BackendWord(word.load(std::sync::atomic::Ordering::Acquire)).unpack();
+            let fields = BackendWord(tables.backends.load(slot, word_at)).unpack();
             let service = u32::from(fields.service);
             // Flows of a backend that is down are rescheduled.
             let is_used = matches!(fields.state, BackendState::Active | BackendState::Draining)

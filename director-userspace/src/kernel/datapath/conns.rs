@@ -95,7 +95,11 @@ impl<'a> Conns<'a> {
         if !backend.word.is(reference) {
             return None;
         }
-        let service = self.datapath.tables.services.get(u32::from(backend.word.service()));
+        let service = u32::from(backend.word.service());
+        if service >= self.datapath.tables.services.len() {
+            return None;
+        }
+        let service = self.datapath.tables.services.get(service);
         let last_seen = entry.last_seen();
         let age = last_seen.age(self.now);
         let protocol = service.key.protocol;

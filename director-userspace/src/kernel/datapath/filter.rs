@@ -1,8 +1,6 @@
 //! The filter that separates VIPs from other addresses: an extra bit costs a lookup, a missing bit
 //! causes an outage. So bits are set before their service is shown, and cleared after it is hidden.
 
-use std::sync::atomic::Ordering;
-
 use director_common::{
     flow::Family,
     service::{ServiceKey, VIP_FILTER_WORDS, vip_bit},
@@ -15,15 +13,17 @@ fn bit_of(key: &ServiceKey) -> (u32, u64) {
     (word, 1 << bit)
 }
 
-/// Lets packets for `key`'s address through to the service lookup. Returns whether it did already.
-pub(super) fn admit(tables: &Tables, key: &ServiceKey) -> bool {
+/// Lets packets for `key`'s address through to the service lookup.
+pub(super) fn admit(tables: &Tables, key: &ServiceKey) {
     let (word, bit) = bit_of(key);
-    let word = tables.vip_filter.word(word, 0);
-    word.load(Ordering::Acquire) & bit != 0 || word.fetch_or(bit, Ordering::Release) & bit != 0
+    let present = tables.vip_filter.load(word, 0);
+    if present & bit == 0 {
+        tables.vip_filter.publish(word, 0, present | bit);
+    }
 }
 
-/// Clears bits that no service needs.
-pub(super) fn clear_unused(tables: &Tables) {
+/// Makes the filter exactly what the services need.
+pub(super) fn rebuild(tables: &Tables) {
     let mut words = vec![0; VIP_FILTER_WORDS as usize];
     for service in (0..tables.services.len()).map(|slot| tables.services.get(slot)) {
         if service.word.in_use() {

@@ -10,7 +10,9 @@
 //! ([`Instance::map_pin`]), whichever programs use them already, and the next start attaches all
 //! programs again, which ends in [`finish`] as usual. Meanwhile old and new maps hold the same.
 
-use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread};
+use std::{
+    collections::BTreeSet, fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::PathBuf, thread,
+};
 
 use aya::maps::MapData;
 use director_common::{abi::map, service::RING_CHUNKS};
@@ -23,7 +25,7 @@ use super::{
     load,
     open::make_directory,
 };
-use crate::policy::plan::{Capacity, ring_of};
+use crate::policy::plan::{Capacity, ObservedRing};
 
 /// Maps with an entry per backend.
 const BY_BACKEND: [&str; 3] = [map::BACKENDS, map::BACKEND_META, map::BACKEND_STATS];
@@ -63,7 +65,7 @@ impl Datapath {
             let smaller_stats = load::pinned(&self.instance, map::BACKEND_STATS)?;
             Ok((larger, counted, smaller_stats))
         });
-        let (larger, counted, smaller_stats) = match prepared {
+        let (mut larger, counted, smaller_stats) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let _ = discard_unfinished(&self.instance);
@@ -83,6 +85,7 @@ impl Datapath {
             // The program on it, if it is this instance's, uses the smaller maps.
             detach_from(&self.instance, interface)?;
         }
+        larger.take_written(&mut self.tables);
         self.tables = larger;
         if let Some(before) = counted {
             // Counts in the smaller maps after the copy. Packets already count in the larger ones,
@@ -90,7 +93,10 @@ impl Datapath {
             grace::wait();
             let after = Copies::read(smaller_stats, old.backends)?;
             for (slot, stats) in after.since(&before) {
-                let service = self.tables.backends.get(slot).word.service().into();
+                let service = u32::from(self.tables.backends.get(slot).word.service());
+                if service >= self.tables.services.len() {
+                    continue;
+                }
                 let mut meta = self.tables.service_meta.get(service);
                 meta.retired.add(&stats);
                 self.tables.service_meta.set(service, meta);
@@ -141,13 +147,13 @@ impl Datapath {
     ) -> Result<Option<Copies>, DatapathError> {
         let smaller = &self.tables;
         if names.contains(&BY_RING.as_slice()) {
+            let capacity = smaller.capacity();
             let words = (0..smaller.services.len()).map(|slot| smaller.services.get(slot).word);
-            let mut firsts: Vec<u32> = words
+            let used: BTreeSet<u32> = words
                 .filter(|word| word.in_use())
-                .filter_map(ring_of)
-                .map(|ring| ring * RING_CHUNKS)
+                .filter_map(|word| ObservedRing::of(word, capacity).number())
                 .collect();
-            firsts.sort_unstable();
+            let firsts: Vec<u32> = used.into_iter().map(|ring| ring * RING_CHUNKS).collect();
             let places = larger.rings.slices_mut(&firsts, RING_CHUNKS);
             for (place, first) in places.into_iter().zip(&firsts) {
                 for (chunk, at) in place.iter_mut().zip(*first..) {
@@ -158,6 +164,9 @@ impl Datapath {
         if !names.contains(&BY_BACKEND.as_slice()) {
             return Ok(None);
         }
+        // The process that grows maps is the one that writes them.
+        larger.backends.keep_written();
+        larger.backend_meta.keep_written();
         let slots = smaller.capacity().backends;
         for slot in 0..slots {
             larger.backends.set(slot, smaller.backends.get(slot));

@@ -78,10 +78,16 @@ impl Datapath {
         grow::discard_unfinished(instance)?;
         let mut opened = Self::open(instance)?;
         opened.adopted = complete;
+        opened.tables.keep_written();
+        // The table's size is in two places, of which one cannot be written.
+        let (meta, bits) = (opened.tables.meta(), opened.tables.flows.len().ilog2());
+        if meta.table_bits != bits {
+            opened.tables.meta.set(0, Meta { table_bits: bits, ..meta });
+        }
         Ok(opened)
     }
 
-    /// Marks adopted maps as this version's: an older director then refuses them, since it would
+    /// Makes adopted maps' filter of VIPs exact, and marks them as this version's: an older director then refuses them, since it would
     /// misread what this one writes.
     ///
     /// # Errors
@@ -92,6 +98,7 @@ impl Datapath {
         if meta.abi_version != ABI_VERSION {
             self.tables.meta.set(0, Meta { abi_version: ABI_VERSION, ..meta });
         }
+        super::filter::rebuild(&self.tables);
         self.instance.rename_pins()
     }
 

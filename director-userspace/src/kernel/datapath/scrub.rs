@@ -1,157 +1,248 @@
-//! Compares what no plan covers with what it should be: another process may have written to it.
+//! Finds and undoes what other processes wrote into the maps.
 //!
-//! A plan compares services, backends and keys. This module compares the contents of rings, the
-//! filter of VIPs, interfaces and flow timeouts: a wrong bit in one of them misdirects packets just
-//! the same.
+//! The process that changes a director keeps what it wrote ([`Tables::keep_written`]), and never
+//! reads back what it should find. A scrub compares that copy with the maps, word by word, and writes
+//! back what differs, in place: no service, backend or flow is given up. Rings are too large for a
+//! copy (256 KiB each); of those a hash is kept, and one that differs is built again and written over
+//! the damaged one. Rings of adopted maps are built again once, on another thread, for their hashes.
+//!
+//! Each step is short, and continues where the last one ended: see [`SCRUB_BUDGET`].
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+mod adopted;
+mod names;
 
-use director_common::{
-    interface::{INTERFACE_MACS, Interface, MAX_INTERFACES},
-    service::{RING_CHUNKS, Service},
-    tunables::Ticks,
-    wire::ethernet::mac_to_u64,
+use std::{
+    collections::{HashMap, HashSet},
+    mem::offset_of,
+    net::IpAddr,
+    time::{Duration, Instant},
 };
 
-use super::{Attached, Datapath, Tables, attachments::write_interface, filter, open::set_timeouts};
-use crate::policy::{config::model::Flows, plan::ring_of};
+use director_common::{
+    backend::{Backend, BackendRef, BackendState, BackendWord},
+    flow::Family,
+    service::{RING_SLOTS, VIP_FILTER_WORDS},
+    trace::TRACE_LEASE_NS,
+    tunables::Tunables,
+};
 
-/// Most rings that are read per call: 256 KiB each.
-const RINGS_AT_ONCE: usize = 64;
+use self::adopted::AdoptedRings;
+use super::{
+    Datapath, Tables, clock_ns,
+    keys::KeyCursor,
+    rings::{self, RingBuilder},
+};
+use crate::policy::{
+    plan::{ObservedRing, front},
+    scheduler::{Member, Scheduler},
+};
 
-/// What the last calls read.
+/// How long a step may take: a twentieth of the daemon's heartbeat, which it precedes. Small maps are
+/// compared whole in a fraction of it.
+pub const SCRUB_BUDGET: Duration = Duration::from_millis(25);
+/// Values compared between two looks at the clock.
+const RUN: u32 = 4096;
+/// Rings that each step compares, also on a machine that is so busy that time is up before.
+const LEAST_RINGS: u32 = 8;
+
+/// What the last steps compared, and where the next one continues.
 #[derive(Debug, Default)]
 pub struct Scrub {
-    /// By service slot.
-    rings: HashMap<u32, Seen>,
-    /// The service slot that is read next.
-    next: u32,
-    /// Interfaces' slots, by index: programs are loaded with their own.
-    slots: HashMap<u32, u32>,
+    backends: u32,
+    keys: KeyCursor,
+    /// The service slot whose ring is next.
+    rings: u32,
+    /// Rings of this pass whose contents are not known yet.
+    unknown: u32,
+    adopted: AdoptedRings,
+    passes: Passes,
 }
 
-/// A ring, what it was built from, and what it held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    ring: u32,
-    fingerprint: u64,
-    contents: u64,
+/// How often each part was compared whole.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passes {
+    backends: u64,
+    keys: u64,
+    rings: u64,
 }
 
 impl Datapath {
-    /// Repairs what differs from the last call, or from `interfaces` and `flows`; returns what
-    /// differed. A ring whose contents changed counts as never built: the next plan builds it
-    /// again. Each call reads some rings only, in turn.
-    pub fn scrub(
-        &mut self,
-        scrub: &mut Scrub,
-        interfaces: &[Attached],
-        flows: &Flows,
-    ) -> Vec<String> {
-        let tables = &mut self.tables;
-        let mut found = scrub.rings(tables);
-        found.extend(admit_all(tables));
-        found.extend(scrub.interfaces(tables, interfaces));
-        let tunables = tables.tunables.get(0);
-        let is = [tunables.tcp_ticks, tunables.tcp_closing_ticks, tunables.udp_ticks];
-        let wanted = [flows.tcp, flows.tcp_closing, flows.udp];
-        if is != wanted.map(|time| Ticks::from_duration(time).0) {
-            set_timeouts(tables, flows);
-            found.push("flow timeouts".to_owned());
-        }
-        found
+    /// Takes a step of `scrub`; returns what was repaired, for the operator.
+    pub fn scrub(&mut self, scrub: &mut Scrub) -> Vec<String> {
+        scrub.step(&mut self.tables, SCRUB_BUDGET)
     }
 }
 
 impl Scrub {
-    fn rings(&mut self, tables: &Tables) -> Vec<String> {
+    /// How often everything was compared; adopted rings count once they are known.
+    pub fn passes(&self) -> u64 {
+        self.passes.backends.min(self.passes.keys).min(self.passes.rings)
+    }
+
+    /// Compares for about as long as `budget`, and writes back what differs; returns what was
+    /// repaired.
+    pub fn step(&mut self, tables: &mut Tables, budget: Duration) -> Vec<String> {
+        let began = Instant::now();
+        let mut found = Vec::new();
+        self.arrays(tables, began + budget / 2, &mut found);
+        for index in tables.tx_ports.restore() {
+            found.push(format!("the interface with index {index} as an egress port"));
+        }
+        let until = Instant::now() + budget / 5;
+        if tables.keys.restore(&mut self.keys, until, |key| found.push(names::key(key))) {
+            self.passes.keys += 1;
+        }
+        // What comes before may take long on a busy machine; rings get their share all the same.
+        let until = (began + budget).max(Instant::now() + budget * 3 / 5);
+        self.rings(tables, until, &mut found);
+        found
+    }
+
+    fn arrays(&mut self, tables: &Tables, until: Instant, found: &mut Vec<String>) {
+        tables.meta.restore(0..1, |_, words| found.push(names::meta(words)));
+        tunables(tables, found);
+        let interfaces = 0..tables.interfaces.len();
+        tables.interfaces.restore(interfaces, |slot, words| {
+            found.push(names::interface(slot, words));
+        });
+        tables.vip_filter.restore(0..VIP_FILTER_WORDS, |word, _| {
+            found.push(format!("word {word} of the filter of VIPs"));
+        });
+        // What names are taken from comes first; they are those that this process wrote.
+        let services = 0..tables.services.len();
+        tables.service_meta.restore(services.clone(), |slot, words| {
+            found.push(names::service_meta(tables, slot, words));
+        });
+        tables.services.restore(services, |slot, words| {
+            found.push(names::service(tables, slot, words));
+        });
+        let count = tables.capacity().backends;
+        for _ in 0..count.div_ceil(RUN) {
+            let run = self.backends..count.min(self.backends + RUN);
+            tables.backend_meta.restore(run.clone(), |slot, words| {
+                found.push(names::backend_meta(tables, slot, words));
+            });
+            tables.backends.restore(run.clone(), |slot, words| {
+                found.push(names::backend(tables, slot, words));
+            });
+            self.backends = run.end;
+            if run.end == count {
+                self.backends = 0;
+                self.passes.backends += 1;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+    }
+
+    /// Compares rings with their hashes.
+    fn rings(&mut self, tables: &mut Tables, until: Instant, found: &mut Vec<String>) {
+        self.adopted.learn(tables);
         let count = tables.services.len();
-        let (mut found, mut read) = (Vec::new(), 0);
-        for at in 0..count {
-            let slot = (self.next + at) % count;
-            let service = tables.services.get(slot);
-            let ring = if service.word.in_use() { ring_of(service.word) } else { None };
-            let (Some(ring), fingerprint @ 1..) = (ring, service.ring_fingerprint) else {
-                self.rings.remove(&slot);
+        let (mut damaged, mut compared) = (Vec::new(), 0);
+        for _ in 0..count {
+            let slot = self.rings;
+            if let Some(ring) = ring_of(tables, slot) {
+                compared += 1;
+                match tables.ring_sums.of(ring) {
+                    Some(sum) if sum != rings::present_sum(&tables.rings, ring) => {
+                        damaged.push(slot);
+                    }
+                    Some(_) => {}
+                    None => self.unknown += 1,
+                }
+            }
+            self.rings = slot + 1;
+            if self.rings == count {
+                if self.unknown == 0 {
+                    self.passes.rings += 1;
+                } else {
+                    self.adopted.begin(tables);
+                }
+                (self.rings, self.unknown) = (0, 0);
+            }
+            if compared >= LEAST_RINGS && Instant::now() >= until {
+                break;
+            }
+        }
+        let members = members_of(tables, &damaged.iter().copied().collect());
+        let mut builder = RingBuilder::default();
+        for slot in damaged {
+            let (Some(ring), Some(scheduler)) = (ring_of(tables, slot), scheduler_of(tables, slot))
+            else {
                 continue;
             };
-            if read == RINGS_AT_ONCE {
-                self.next = slot;
-                return found;
-            }
-            read += 1;
-            if (ring + 1) * RING_CHUNKS > tables.rings.len() {
-                // There is no such ring; the next plan finds that too.
-                continue;
-            }
-            let now = Seen { ring, fingerprint, contents: contents(tables, ring) };
-            let before = self.rings.insert(slot, now);
-            let is_same = |before: &Seen| (before.ring, before.fingerprint) == (ring, fingerprint);
-            if before.filter(is_same).is_some_and(|before| before != now) {
-                self.rings.remove(&slot);
-                let at = std::mem::offset_of!(Service, ring_fingerprint);
-                tables.services.publish(slot, at, 0);
-                let name = tables.service_meta.get(slot).name;
-                let name = String::from_utf8_lossy(&name);
-                found.push(format!("ring of {}", name.trim_end_matches('\0')));
+            let built = builder.build(scheduler, members.get(&slot).map_or(&[], Vec::as_slice));
+            if tables.ring_sums.of(ring) == Some(rings::sum_of(built)) {
+                let slots = rings::restore(&tables.rings, ring, built);
+                let name = names::of_service(tables, slot);
+                found.push(format!("ring of {name}: up to {slots} of its {RING_SLOTS} slots"));
             }
         }
-        found
-    }
-
-    fn interfaces(&mut self, tables: &mut Tables, interfaces: &[Attached]) -> Vec<String> {
-        let mut found = Vec::new();
-        for slot in 1..MAX_INTERFACES {
-            let index = tables.interfaces.get(slot).ifindex;
-            if interfaces.iter().any(|interface| interface.ifindex == index) {
-                self.slots.insert(index, slot);
-            }
-        }
-        self.slots.retain(|index, _| interfaces.iter().any(|i| i.ifindex == *index));
-        for interface in interfaces {
-            let Some(&slot) = self.slots.get(&interface.ifindex) else { continue };
-            let mut macs = [0; INTERFACE_MACS];
-            for (place, mac) in macs.iter_mut().zip(&interface.macs) {
-                *place = mac_to_u64(*mac);
-            }
-            let Interface { macs: there, ifindex, .. } = tables.interfaces.get(slot);
-            if (there, ifindex) != (macs, interface.ifindex) {
-                write_interface(tables, slot, interface);
-                found.push(format!("interface {}", interface.name));
-            }
-            let index = interface.ifindex;
-            // A removed interface cannot be an egress port; its removal is an event of its own.
-            if tables.tx_ports.get(index, 0).is_err()
-                && tables.tx_ports.insert(index, index, None, 0).is_ok()
-            {
-                found.push(format!("{} as an egress port", interface.name));
-            }
-        }
-        found
     }
 }
 
-/// Lets packets for every service through to the lookup; returns what was repaired if some were
-/// not.
-fn admit_all(tables: &Tables) -> Option<String> {
-    let services = (0..tables.services.len()).map(|slot| tables.services.get(slot));
-    let mut was_complete = true;
-    for service in services.filter(|service| service.word.in_use()) {
-        was_complete &= filter::admit(tables, &service.key);
-    }
-    (!was_complete).then(|| "filter of VIPs".to_owned())
-}
-
-/// A hash of a ring's contents.
-fn contents(tables: &Tables, ring: u32) -> u64 {
-    let first = ring * RING_CHUNKS;
-    let mut sum = 0u64;
-    for chunk in first..first + RING_CHUNKS {
-        for at in (0..64).step_by(8) {
-            let word = tables.rings.word(chunk, at).load(Ordering::Relaxed);
-            // FNV-1a, a word at a time.
-            sum = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+/// The words of TUNABLES that the daemon writes, and a trace without end, which no process began.
+fn tunables(tables: &Tables, found: &mut Vec<String>) {
+    let words = [
+        (offset_of!(Tunables, heartbeat_ns), "heartbeat"),
+        (offset_of!(Tunables, simulated_ns), "unused bits of the tunables"),
+        (offset_of!(Tunables, tcp_ticks), "flow timeouts"),
+        (offset_of!(Tunables, udp_ticks), "flow timeouts"),
+        (offset_of!(Tunables, _more), "unused bits of the tunables"),
+        (offset_of!(Tunables, _more) + 8, "unused bits of the tunables"),
+    ];
+    for (at, name) in words {
+        if tables.tunables.restore_word(0, at / 8) {
+            found.push(name.to_owned());
         }
     }
-    sum
+    let at = offset_of!(Tunables, trace_until_ns);
+    let trace_until = tables.tunables.present(0, at / 8);
+    if trace_until > clock_ns().saturating_add(2 * TRACE_LEASE_NS) && tables.tunables.is_kept() {
+        tables.tunables.publish(0, at, 0);
+        found.push("end of a trace".to_owned());
+    }
+}
+
+/// The ring of the service in a slot, if it has one.
+fn ring_of(tables: &Tables, slot: u32) -> Option<u32> {
+    let word = tables.services.get(slot).word;
+    match ObservedRing::of(word, tables.capacity()) {
+        ObservedRing::Whole(ring) if word.in_use() => Some(ring),
+        ObservedRing::Whole(_) | ObservedRing::None | ObservedRing::Damaged(_) => None,
+    }
+}
+
+fn scheduler_of(tables: &Tables, slot: u32) -> Option<Scheduler> {
+    Scheduler::from_number(tables.service_meta.get(slot).scheduler)
+}
+
+/// The backends that the rings of these services are built over, by service slot.
+fn members_of(tables: &Tables, services: &HashSet<u32>) -> HashMap<u32, Vec<Member>> {
+    let mut members: HashMap<u32, Vec<Member>> = HashMap::new();
+    if services.is_empty() {
+        return members;
+    }
+    for slot in 1..tables.capacity().backends {
+        let word = BackendWord(tables.backends.load(slot, offset_of!(Backend, word)));
+        let fields = word.unpack();
+        let service = u32::from(fields.service);
+        if fields.state != BackendState::Active || !services.contains(&service) {
+            continue;
+        }
+        let weight = tables.backend_meta.get(slot).weight as u16;
+        if weight > 0 {
+            let reference = BackendRef::new(slot, fields.generation);
+            let address: IpAddr = address_of(tables, slot, fields.is_v6);
+            members.entry(service).or_default().push(Member { reference, address, weight });
+        }
+    }
+    members
+}
+
+fn address_of(tables: &Tables, slot: u32, is_v6: bool) -> IpAddr {
+    let family = if is_v6 { Family::V6 } else { Family::V4 };
+    tables.backends.get(slot).address.to_ip(family)
 }

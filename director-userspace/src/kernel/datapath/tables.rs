@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{DevMapHash, HashMap, MapData, PerCpuArray},
+    maps::{MapData, PerCpuArray},
 };
 use director_common::{
     abi::{Meta, map},
@@ -23,8 +23,13 @@ use director_common::{
     tunables::Tunables,
 };
 
-use super::{DatapathError, mmap::MappedArray};
-use crate::policy::plan::Capacity;
+use super::{
+    DatapathError,
+    keys::{ServiceKeys, TxPorts},
+    mmap::MappedArray,
+    rings::RingSums,
+};
+use crate::policy::plan::{Capacity, ObservedRing};
 
 /// Lets aya hand `T` to the kernel as bytes.
 #[repr(transparent)]
@@ -44,13 +49,14 @@ pub struct Tables {
     pub(super) flows: MappedArray<FlowSet>,
     pub(super) backends: MappedArray<Backend>,
     pub(super) backend_meta: MappedArray<BackendMeta>,
-    pub(super) keys: HashMap<MapData, AsPod<ServiceKey>, u32>,
+    pub(super) keys: ServiceKeys,
     pub(super) services: MappedArray<Service>,
     pub(super) vip_filter: MappedArray<u64>,
     pub(super) service_meta: MappedArray<ServiceMeta>,
     pub(super) rings: MappedArray<RingChunk>,
+    pub(super) ring_sums: RingSums,
     pub(super) interfaces: MappedArray<Interface>,
-    pub(super) tx_ports: DevMapHash<MapData>,
+    pub(super) tx_ports: TxPorts,
     pub(super) tunables: MappedArray<Tunables>,
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) backend_stats: PerCpuArray<MapData, AsPod<BackendStats>>,
@@ -81,18 +87,51 @@ impl Tables {
             flows: mapped!(map::FLOWS, FlowSet),
             backends: mapped!(map::BACKENDS, Backend),
             backend_meta: mapped!(map::BACKEND_META, BackendMeta),
-            keys: typed!(map::SERVICE_KEYS, HashMap, HashMap),
+            keys: ServiceKeys::open(get(map::SERVICE_KEYS)?)?,
             services: mapped!(map::SERVICES, Service),
             vip_filter: mapped!(map::VIP_FILTER, u64),
             service_meta: mapped!(map::SERVICE_META, ServiceMeta),
             rings: mapped!(map::RINGS, RingChunk),
+            ring_sums: RingSums::default(),
             interfaces: mapped!(map::INTERFACES, Interface),
-            tx_ports: typed!(map::TX_PORTS, DevMapHash, DevMapHash),
+            tx_ports: TxPorts::open(get(map::TX_PORTS)?)?,
             tunables: mapped!(map::TUNABLES, Tunables),
             verdicts: typed!(map::VERDICTS, PerCpuArray, PerCpuArray),
             backend_stats: typed!(map::BACKEND_STATS, PerCpuArray, PerCpuArray),
             service_stats: typed!(map::SERVICE_STATS, PerCpuArray, PerCpuArray),
         })
+    }
+
+    /// Keeps a copy of everything that this process writes from now on, which begins with what is
+    /// there: this is the process that changes the maps. What others write is then found, undone, and
+    /// never read ([`super::Scrub`]).
+    pub fn keep_written(&mut self) {
+        self.meta.keep_written();
+        self.backends.keep_written();
+        self.backend_meta.keep_written();
+        self.keys.keep_written();
+        self.services.keep_written();
+        self.vip_filter.keep_written();
+        self.service_meta.keep_written();
+        self.interfaces.keep_written();
+        self.tx_ports.keep_written();
+        self.tunables.keep_written();
+    }
+
+    /// Takes over what these maps, of which some are the same, had kept.
+    pub(super) fn take_written(&mut self, from: &mut Self) {
+        self.meta.take_written(&mut from.meta);
+        self.backends.take_written(&mut from.backends);
+        self.backend_meta.take_written(&mut from.backend_meta);
+        self.keys.take_written(&mut from.keys);
+        self.services.take_written(&mut from.services);
+        self.vip_filter.take_written(&mut from.vip_filter);
+        self.service_meta.take_written(&mut from.service_meta);
+        self.interfaces.take_written(&mut from.interfaces);
+        self.tx_ports.take_written(&mut from.tx_ports);
+        self.tunables.take_written(&mut from.tunables);
+        let sums = std::mem::take(&mut from.ring_sums);
+        self.ring_sums.take_others(sums);
     }
 
     /// What fits.
@@ -111,9 +150,12 @@ impl Tables {
     /// The ring of the service in this slot, as packets see it; empty if it has none.
     pub fn ring(&self, service: u32) -> Vec<BackendRef> {
         let word = self.services.get(service).word;
-        let chunks = (0..RING_CHUNKS).map(|chunk| self.rings.get(word.first_chunk() + chunk).slots);
-        let slots = word.slots() as usize;
-        if slots == 0 { Vec::new() } else { chunks.flatten().take(slots).collect() }
+        let ObservedRing::Whole(ring) = ObservedRing::of(word, self.capacity()) else {
+            return Vec::new();
+        };
+        let chunks = ring * RING_CHUNKS..(ring + 1) * RING_CHUNKS;
+        let slots = chunks.flat_map(|chunk| self.rings.get(chunk).slots);
+        slots.take(word.slots() as usize).collect()
     }
 
     /// Whether some backend's drain is over at `now_ns`. Reads shared memory only: the daemon calls

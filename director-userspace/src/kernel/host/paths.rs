@@ -18,7 +18,7 @@ use crate::{
             Config,
             model::{Service, TunnelSource},
         },
-        plan::{Observed, Path, PathKey, Paths},
+        plan::{ObservedBackend, Path, PathKey, Paths},
     },
 };
 
@@ -37,12 +37,13 @@ pub struct HostRoutes {
     pub errors: Vec<HostError>,
 }
 
-/// Backends in the maps that `services` no longer send to in this way, and whose tracked flows are
+/// Backends `present` in the maps that `services` no longer send to in this way, and whose tracked flows are
 /// still served. A next hop that was fixed stays.
-pub fn draining(observed: &Observed, services: &[&Service]) -> Vec<PathKey> {
-    let mut draining: HashSet<PathKey> = observed
-        .backends
-        .values()
+pub fn draining<'a>(
+    present: impl Iterator<Item = &'a ObservedBackend>,
+    services: &[&Service],
+) -> Vec<PathKey> {
+    let mut draining: HashSet<PathKey> = present
         .filter(|backend| !backend.fixed_next_hop)
         .filter_map(|backend| {
             Some(PathKey { address: backend.address, forward: backend.forward?, mac: None })

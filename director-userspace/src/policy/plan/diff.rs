@@ -1,8 +1,10 @@
 //! The steps from the observed to the desired state.
 
+mod removal;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -12,13 +14,13 @@ use director_common::{
 };
 
 use super::{
-    BackendSpec, Capacity, Desired, DesiredService, Member, Observed, ObservedBackend, Op, PathKey,
-    Paths, Plan, Presence, observed::PresenceKey, ring_fingerprint,
+    BackendSpec, Desired, DesiredService, Member, ObservedBackend, ObservedRing, ObservedService,
+    Op, PathKey, Paths, Plan, View, front, observed::PresenceKey, ring_fingerprint,
 };
 use crate::policy::config::model::Availability;
 
 /// Why there is no plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A map is full.
     #[error("no room for {what}: the maps hold at most {capacity}")]
@@ -28,28 +30,33 @@ pub enum PlanError {
         /// How many fit.
         capacity: u32,
     },
+    /// A service is to be changed that is not among those that were read: everything must be.
+    #[error("service {service} is not in the maps any more")]
+    NotObserved {
+        /// Its address, protocol and port.
+        service: String,
+    },
 }
 
-/// The steps from `observed` to `desired`; `now_ns` is CLOCK_MONOTONIC. What is not in `desired`
-/// is removed: services at once, backends after their service's drain timeout.
+/// The steps from `observed` to `desired`; `now_ns` is CLOCK_MONOTONIC. If everything was observed,
+/// what is not in `desired` is removed: services at once, backends after their service's drain
+/// timeout. Of some services, only those are changed.
 ///
 /// # Errors
 ///
-/// [`PlanError::Full`]; nothing must be applied then.
-pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan, PlanError> {
+/// [`PlanError::Full`], [`PlanError::NotObserved`]; nothing must be applied then.
+pub fn diff<V: View>(observed: &V, desired: &Desired, now_ns: u64) -> Result<Plan, PlanError> {
     let mut backends: HashMap<u32, Vec<&ObservedBackend>> = HashMap::new();
-    for backend in observed.backends.values() {
+    for backend in observed.backends().values() {
         backends.entry(backend.service).or_default().push(backend);
     }
-    let mut free_rings: Vec<u32> = observed.free_rings().collect();
+    let mut free_rings = observed.free_rings();
     free_rings.reverse();
     let mut differ = Differ {
         observed,
         backends,
         now_ns,
-        free_services: free(observed.capacity.services, |slot| {
-            observed.services.contains_key(&slot)
-        }),
+        free_services: free_services(observed),
         free_backends: None,
         free_rings,
         plan: Plan::default(),
@@ -59,42 +66,12 @@ pub fn diff(observed: &Observed, desired: &Desired, now_ns: u64) -> Result<Plan,
     Ok(differ.plan)
 }
 
-/// As [`diff`], for maps that can be made larger, up to `most`: the plan, and the capacity that it
-/// needs, which is `observed`'s own if that suffices.
-///
-/// # Errors
-///
-/// [`PlanError::Full`] if not even `most` suffices.
-pub fn diff_growing(
-    observed: &Observed,
-    desired: &Desired,
-    now_ns: u64,
-    most: Capacity,
-) -> Result<(Plan, Capacity), PlanError> {
-    let mut capacity = observed.capacity;
-    let mut result = diff(observed, desired, now_ns);
-    // Room for the present and the desired entries always suffices; much of it is free afterwards.
-    let larger = |there: usize, wanted: usize, most: u32| {
-        let need = u64::try_from(there + wanted).unwrap_or(u64::MAX);
-        u32::try_from(need + need / 8 + 64).unwrap_or(u32::MAX).min(most)
-    };
-    loop {
-        match result {
-            Err(PlanError::Full { what: "backends", .. }) if capacity.backends < most.backends => {
-                let taken =
-                    (1..observed.capacity.backends).filter(|n| observed.is_taken(*n)).count();
-                let wanted = desired.services.iter().map(|service| service.backends.len()).sum();
-                capacity.backends = larger(taken, wanted, most.backends).max(capacity.backends + 1);
-            }
-            Err(PlanError::Full { what: "rings", .. }) if capacity.rings < most.rings => {
-                let there = observed.capacity.rings as usize - observed.free_rings().count();
-                capacity.rings =
-                    larger(there, desired.services.len(), most.rings).max(capacity.rings + 1);
-            }
-            result => return Ok((result?, capacity)),
-        }
-        result = diff(&observed.grown(capacity), desired, now_ns);
-    }
+/// Free service slots, the lowest last; none if only some services are known.
+fn free_services(observed: &impl View) -> Vec<u32> {
+    let Some(whole) = observed.whole() else { return Vec::new() };
+    let taken =
+        |slot| whole.services.contains_key(&slot) || whole.damaged.services.contains_key(&slot);
+    free(whole.capacity.services, taken)
 }
 
 /// Numbers below `capacity` that are not taken, the lowest last.
@@ -104,11 +81,15 @@ fn free(capacity: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
 
 /// Free backend slots, the least used last, which is taken first: a generation comes back only
 /// after all slots have used all generations.
-fn free_backends(observed: &Observed) -> Vec<u32> {
+fn free_backends(observed: &impl View) -> Vec<u32> {
     let taken = |slot| slot == 0 || observed.is_taken(slot);
-    let mut slots = free(observed.capacity.backends, taken);
-    slots.sort_by_key(|slot| Reverse((observed.words[*slot as usize].generation(), *slot)));
+    let mut slots = free(observed.capacity().backends, taken);
+    slots.sort_by_key(|slot| Reverse((generation(observed, *slot), *slot)));
     slots
+}
+
+fn generation(observed: &impl View, slot: u32) -> u16 {
+    observed.words().get(slot as usize).map_or(0, |word| word.generation())
 }
 
 fn free_backend(backend: &ObservedBackend) -> Op {
@@ -119,8 +100,8 @@ fn free_backend(backend: &ObservedBackend) -> Op {
     }
 }
 
-struct Differ<'a> {
-    observed: &'a Observed,
+struct Differ<'a, V> {
+    observed: &'a V,
     /// By service.
     backends: HashMap<u32, Vec<&'a ObservedBackend>>,
     now_ns: u64,
@@ -133,37 +114,11 @@ struct Differ<'a> {
     deferred: Vec<Op>,
 }
 
-impl Differ<'_> {
+impl<V: View> Differ<'_, V> {
     fn run(&mut self, desired: &Desired) -> Result<(), PlanError> {
-        for key in &self.observed.stray_keys {
-            self.plan.ops.push(Op::RemoveStrayKey(*key));
-        }
         let by_key: HashMap<ServiceKey, u32> =
-            self.observed.services.iter().map(|(slot, s)| (s.key, *slot)).collect();
-        let wanted: BTreeMap<u32, &DesiredService> = desired
-            .services
-            .iter()
-            .filter_map(|service| Some((*by_key.get(&service.key)?, service)))
-            .collect();
-
-        // All steps of a kind together: a grace period separates the kinds.
-        let removed = self.observed.services.keys().filter(|slot| !wanted.contains_key(slot));
-        let removed: Vec<u32> = removed.copied().collect();
-        for slot in &removed {
-            self.hide_service(*slot, &wanted);
-        }
-        for slot in &removed {
-            for backend in self.backends.remove(slot).unwrap_or_default() {
-                self.plan.ops.push(free_backend(backend));
-            }
-        }
-        self.plan.ops.extend(removed.iter().map(|slot| Op::RemoveService { slot: *slot }));
-        // A backend without a service: a process died between two steps.
-        for backend in self.observed.backends.values() {
-            if !self.observed.services.contains_key(&backend.service) {
-                self.plan.ops.push(free_backend(backend));
-            }
-        }
+            self.observed.services().iter().map(|(slot, s)| (s.key, *slot)).collect();
+        self.remove(desired, &by_key);
         for service in &desired.services {
             match by_key.get(&service.key) {
                 Some(slot) => self.update_service(*slot, service, &desired.paths)?,
@@ -174,25 +129,11 @@ impl Differ<'_> {
         Ok(())
     }
 
-    fn hide_service(&mut self, slot: u32, wanted: &BTreeMap<u32, &DesiredService>) {
-        let service = &self.observed.services[&slot];
-        let shared = PresenceKey::from(service.key);
-        let presence = if self.observed.presence.get(&shared) == Some(&slot) {
-            let successor = wanted.iter().find(|(_, other)| PresenceKey::from(other.key) == shared);
-            successor.map_or(Presence::Remove, |(slot, _)| Presence::Move(*slot))
-        } else {
-            Presence::Keep
-        };
-        self.plan.ops.push(Op::HideService {
-            slot,
-            key: service.key,
-            name: service.name.clone(),
-            presence,
-        });
-    }
-
     fn add_service(&mut self, service: &DesiredService) -> Result<(), PlanError> {
-        let capacity = self.observed.capacity.services;
+        let capacity = self.observed.capacity().services;
+        if self.observed.whole().is_none() {
+            return Err(PlanError::NotObserved { service: front(service.key) });
+        }
         let slot =
             self.free_services.pop().ok_or(PlanError::Full { what: "services", capacity })?;
         self.plan.ops.push(Op::AddService {
@@ -218,7 +159,7 @@ impl Differ<'_> {
         service: &DesiredService,
         paths: &Paths,
     ) -> Result<(), PlanError> {
-        let observed = &self.observed.services[&slot];
+        let observed = &self.observed.services()[&slot];
         let drain_timeout_s = service.drain_timeout.as_secs();
         let is_same = observed.name == service.name
             && observed.scheduler == Some(service.scheduler)
@@ -235,7 +176,7 @@ impl Differ<'_> {
         let present = self.backends.remove(&slot).unwrap_or_default();
         // Usually both lists are in the same order.
         let mut by_address: Option<HashMap<IpAddr, &ObservedBackend>> = None;
-        let mut kept = 0;
+        let mut kept = BTreeSet::new();
         let mut members = Vec::with_capacity(service.backends.len());
         for (at, spec) in service.backends.iter().enumerate() {
             let backend = match present.get(at) {
@@ -245,16 +186,13 @@ impl Differ<'_> {
                     .get(&spec.address)
                     .copied(),
             };
-            kept += usize::from(backend.is_some());
+            kept.extend(backend.map(|backend| backend.reference.slot()));
             members.push(match backend {
                 Some(backend) => self.set_backend(slot, backend, spec),
                 None => self.add_backend(slot, spec)?,
             });
         }
-        let ring_members: Vec<Member> = members.iter().filter(|m| m.weight > 0).copied().collect();
-        if observed.ring_fingerprint
-            != ring_fingerprint(service.scheduler, &ring_members, service.when_empty)
-        {
+        if !has_ring(observed, service, &members) {
             self.set_ring(slot, service, &members)?;
         }
         // Only after no ring names them any more.
@@ -265,20 +203,27 @@ impl Differ<'_> {
             .filter(|(spec, _)| spec.availability == Availability::Down)
         {
             let reference = member.reference;
-            let present = self.observed.backends.get(&reference.slot());
+            let present = self.observed.backends().get(&reference.slot());
             if present.is_some_and(|present| present.state != BackendState::Down) {
                 self.plan.ops.push(Op::StopBackend { reference, address: spec.address });
             }
         }
-        if !observed.is_shown {
+        let is_present =
+            |whole: &super::Observed| whole.presence.contains_key(&PresenceKey::from(service.key));
+        if !observed.is_shown || !self.observed.whole().is_none_or(is_present) {
             self.plan.ops.push(Op::ShowService { slot, key: service.key });
         }
-        if kept == present.len() {
+        if kept.len() == present.len() {
             return Ok(());
         }
         let wanted: BTreeSet<IpAddr> = service.backends.iter().map(|spec| spec.address).collect();
-        for backend in present.iter().filter(|backend| !wanted.contains(&backend.address)) {
-            self.start_drain(backend, service, paths);
+        for backend in present.iter().filter(|b| !kept.contains(&b.reference.slot())) {
+            if wanted.contains(&backend.address) {
+                // A second entry of a configured backend: no version leaves one.
+                self.deferred.push(free_backend(backend));
+            } else {
+                self.start_drain(backend, service, paths);
+            }
         }
         Ok(())
     }
@@ -318,10 +263,10 @@ impl Differ<'_> {
     }
 
     fn add_backend(&mut self, service: u32, spec: &BackendSpec) -> Result<Member, PlanError> {
-        let capacity = self.observed.capacity.backends;
+        let capacity = self.observed.capacity().backends;
         let free = self.free_backends.get_or_insert_with(|| free_backends(self.observed));
         let slot = free.pop().ok_or(PlanError::Full { what: "backends", capacity })?;
-        let reference = BackendRef::new(slot, self.observed.words[slot as usize].generation());
+        let reference = BackendRef::new(slot, generation(self.observed, slot));
         self.plan.ops.push(Op::AddBackend { reference, service, spec: spec.clone() });
         Ok(member(reference, spec))
     }
@@ -361,6 +306,9 @@ impl Differ<'_> {
         if new_source {
             changes.push(format!("tunnel source {source}"));
         }
+        if !present.is_exact {
+            changes.push("not as this version writes it".to_owned());
+        }
         if !changes.is_empty() {
             let mut spec = spec.clone();
             spec.path.next_hop = next_hop;
@@ -388,7 +336,7 @@ impl Differ<'_> {
         let ring = if members.is_empty() {
             None
         } else {
-            let capacity = self.observed.capacity.rings;
+            let capacity = self.observed.capacity().rings;
             Some(self.free_rings.pop().ok_or(PlanError::Full { what: "rings", capacity })?)
         };
         self.plan.ops.push(Op::SetRing {
@@ -414,6 +362,20 @@ fn path_changes(present: &ObservedBackend, next_hop: NextHop, mtu: u16) -> Vec<S
         changes.push(format!("mtu {} -> {mtu}", present.mtu));
     }
     changes
+}
+
+/// Whether the service has the ring that these members make.
+fn has_ring(observed: &ObservedService, service: &DesiredService, members: &[Member]) -> bool {
+    let members: Vec<Member> = members.iter().filter(|m| m.weight > 0).copied().collect();
+    let fingerprint = ring_fingerprint(service.scheduler, &members, service.when_empty);
+    let is_there = match observed.ring {
+        ObservedRing::None => members.is_empty(),
+        ObservedRing::Whole(_) => !members.is_empty(),
+        ObservedRing::Damaged(_) => false,
+    };
+    is_there
+        && observed.when_empty == service.when_empty
+        && observed.ring_fingerprint == fingerprint
 }
 
 /// A backend's place in the ring; one that is down has none.

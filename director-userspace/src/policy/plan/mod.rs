@@ -7,10 +7,14 @@
 
 mod desired;
 mod diff;
+mod growing;
 mod observed;
 mod op;
 
 pub use desired::{BackendSpec, Desired, DesiredService, Path, PathKey, Paths, key_of};
-pub use diff::{PlanError, diff, diff_growing};
-pub use observed::{Capacity, Observed, ObservedBackend, ObservedService, ring_of};
+pub use diff::{PlanError, diff};
+pub use growing::diff_growing;
+pub use observed::{
+    Capacity, Damaged, Observed, ObservedBackend, ObservedRing, ObservedService, ObservedSome, View,
+};
 pub use op::{Member, Op, Plan, Presence, front, ring_fingerprint};

@@ -33,6 +33,17 @@ pub enum Presence {
 pub enum Op {
     /// Removes a key that leads nowhere.
     RemoveStrayKey(ServiceKey),
+    /// Empties a service's slot whose entry no version writes.
+    ResetService {
+        /// Its slot.
+        slot: u32,
+    },
+    /// Empties a backend's slot whose entry no version writes, or whose address another process
+    /// changed: its flows are scheduled anew, not sent on to a stranger.
+    ResetBackend {
+        /// Its slot and generation.
+        reference: BackendRef,
+    },
     /// Fills a service's slot; no packet finds it yet.
     AddService {
         /// A free slot.
@@ -253,6 +264,10 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RemoveStrayKey(key) => write!(f, "- stray entry {}", Front(*key)),
+            Self::ResetService { slot } => write!(f, "- damaged entry {slot} of services"),
+            Self::ResetBackend { reference } => {
+                write!(f, "- damaged entry {} of backends", reference.slot())
+            }
             Self::AddService { key, name, .. } => write!(f, "+ service {name} ({})", Front(*key)),
             Self::SetServiceMeta { key, name, drain_timeout_s, scheduler, .. } => {
                 write!(f, "~ service {name} ({}): drain_timeout {drain_timeout_s}s", Front(*key))?;
