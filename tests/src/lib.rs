@@ -8,6 +8,7 @@ pub mod given;
 pub mod health;
 pub mod live;
 pub mod model;
+pub mod oracle;
 pub mod packet;
 pub mod pcap;
 pub mod read;
