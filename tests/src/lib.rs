@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod browser;
 pub mod case;
+pub mod fuzz;
 pub mod given;
 pub mod health;
 pub mod live;

@@ -14,6 +14,8 @@ mod boot_state;
 mod commands;
 mod events;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod health_tracker;
 mod history;
 mod notify;

@@ -11,6 +11,8 @@
 //! - [`page`]: the view as a web page.
 
 pub mod api;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod metrics;
 pub mod page;
 pub mod view;
