@@ -39,6 +39,8 @@ mod stats;
 mod tables;
 mod test_run;
 mod trace;
+#[cfg(feature = "verbose")]
+pub mod verbose;
 
 pub use apply::{apply, apply_built};
 pub use attach::{Attached, Attachments, LinkPin, attached, detach};
