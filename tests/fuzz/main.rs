@@ -23,7 +23,13 @@ static TARGET: LazyLock<Target> = LazyLock::new(|| {
     Target::named(&name).unwrap_or_else(|| panic!("DIRECTOR_FUZZ_TARGET: no target {name:?}"))
 });
 
-fuzz_target!(|input: &[u8]| {
-    let outcome = (TARGET.run)(input);
-    OUTCOMES[outcome % OUTCOMES.len()].store(1, Relaxed);
-});
+fuzz_target!(
+    // What a target prepares once, such as loading the program, is not the time of an input.
+    init: {
+        (TARGET.run)(&[]);
+    },
+    |input: &[u8]| {
+        let outcome = (TARGET.run)(input);
+        OUTCOMES[outcome % OUTCOMES.len()].store(1, Relaxed);
+    }
+);

@@ -1,9 +1,11 @@
 //! Every fuzz target over its corpus, and for some seconds over random changes of that.
 
 use std::{
+    cell::Cell,
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::Once,
     time::{Duration, Instant},
 };
 
@@ -42,13 +44,31 @@ fn corpus(target: &Target) -> Vec<Input> {
     inputs
 }
 
+thread_local! {
+    /// Panics of this thread, those included that a task's runtime has caught.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts panics, as well as showing them.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let show = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            show(info);
+        }));
+    });
+}
+
 /// Runs a target; panics with `what` if it does, or takes too long.
 fn run(target: &Target, input: &[u8], what: &dyn Fn() -> String) {
     let began = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock");
     let result = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
+    let held = result.is_ok() && PANICS.get() == 0;
     let ended = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock");
     let took = Duration::from(ended).saturating_sub(began.into());
-    assert!(result.is_ok() && took < LIMIT, "{}: {took:?} for {}", target.name, what());
+    assert!(held && took < LIMIT, "{}: {took:?} for {}", target.name, what());
 }
 
 #[rstest]
@@ -71,6 +91,7 @@ fn corpora_and_changes_of_them_break_no_promise(
     )]
     name: &str,
 ) {
+    count_panics();
     let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");
     setrlimit(Resource::RLIMIT_AS, MEMORY.min(hard), hard).expect("a lower one");
     let target = Target::named(name).expect("a target");

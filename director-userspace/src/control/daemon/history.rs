@@ -18,6 +18,9 @@ use crate::{
 /// Number of revisions that are kept.
 const KEPT: usize = 20;
 
+/// A higher number was not assigned by a daemon: it is damage, and has no next one.
+const LAST_NUMBER: u64 = u32::MAX as u64;
+
 /// Directory of an instance's state that outlives a boot: `STATE_DIRECTORY`, which systemd sets, or
 /// `/var/lib/director`, and its name.
 pub(super) fn state_directory(instance: &Instance) -> PathBuf {
@@ -41,15 +44,27 @@ struct Index {
     revisions: Vec<Revision>,
 }
 
+/// Refuses an index that no daemon has written.
+fn sane(index: Index) -> io::Result<Index> {
+    match index.revisions.iter().find(|kept| kept.revision > LAST_NUMBER) {
+        None => Ok(index),
+        Some(kept) => Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a revision has the number {}, which is damage", kept.revision),
+        )),
+    }
+}
+
 impl History {
     /// Reads the history of earlier processes. An unreadable one does not prevent a start: the
     /// error comes with an empty history.
     pub(super) fn open(directory: &Path) -> (Self, Option<io::Error>) {
         let directory = directory.join("history");
         let (index, error) = match fs::read(directory.join("index.json")) {
-            Ok(text) => match serde_json::from_slice(&text) {
+            Ok(text) => match serde_json::from_slice(&text).map_err(io::Error::from).and_then(sane)
+            {
                 Ok(index) => (index, None),
-                Err(error) => (Index::default(), Some(error.into())),
+                Err(error) => (Index::default(), Some(error)),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => (Index::default(), None),
             Err(error) => (Index::default(), Some(error)),
@@ -63,7 +78,8 @@ impl History {
     fn numbers_on_disk(&self) -> impl Iterator<Item = u64> {
         let files = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         files.filter_map(|file| {
-            file.file_name().to_str()?.strip_suffix(".yaml")?.parse::<u64>().ok()
+            let number = file.file_name().to_str()?.strip_suffix(".yaml")?.parse::<u64>().ok()?;
+            (number <= LAST_NUMBER).then_some(number)
         })
     }
 
@@ -115,8 +131,8 @@ impl History {
             backends: config.services.iter().map(|service| service.backends.len()).sum(),
         });
         let written = write_whole(&self.path(revision), self.current.as_bytes());
-        while self.index.revisions.len() > KEPT {
-            let oldest = self.index.revisions.remove(0);
+        let excess = self.index.revisions.len().saturating_sub(KEPT);
+        for oldest in self.index.revisions.drain(..excess).collect::<Vec<_>>() {
             let _ = fs::remove_file(self.path(oldest.revision));
         }
         // Also if the text could not be written: its number is assigned.
@@ -182,6 +198,15 @@ mod tests {
         assert!(error.is_some() && history.revisions().is_empty());
         history.add("# next".to_owned(), &config, "test", 1).expect("written");
         assert_eq!(history.revision(), KEPT as u64 + 4);
+
+        // Numbers that no daemon has assigned, in the index and of a file.
+        let damaged = r#"{"revisions":[{"revision":18446744073709551615,"at":0,"by":"","services":0,"backends":0}]}"#;
+        fs::write(directory.join("history/index.json"), damaged).expect("written");
+        fs::write(directory.join("history/18446744073709551615.yaml"), "").expect("written");
+        let (mut history, error) = History::open(&directory);
+        assert!(error.is_some() && history.revisions().is_empty());
+        history.add("# after damage".to_owned(), &config, "test", 1).expect("written");
+        assert_eq!(history.revision(), KEPT as u64 + 5);
 
         // The limit also holds if nothing can be written.
         fs::remove_dir_all(&directory).expect("removed");
