@@ -16,6 +16,10 @@ use bpf_toolchain::{HINT, LINK_ARG, PROFILE, TARGET, choose, probe, target_dir};
 /// The binaries of `director-ebpf`; each becomes `OUT_DIR/<name>.o`.
 const PROGRAMS: [&str; 3] = ["director", "realserver", "path_probe"];
 
+/// Features of this crate that director-ebpf has as well, and the variables that say they are on.
+const FEATURES: [(&str, &str); 2] =
+    [("CARGO_FEATURE_NEXT", "next"), ("CARGO_FEATURE_VERBOSE", "verbose")];
+
 fn main() -> ExitCode {
     match build() {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,8 +43,10 @@ fn build() -> Result<(), String> {
         .map_err(|missing| format!("cannot build the XDP programs: {missing}; {HINT}"))?;
     let mut cargo = choice.build(workspace);
     cargo.args(["--color", "never"]);
-    if env::var_os("CARGO_FEATURE_NEXT").is_some() {
-        cargo.args(["--features", "next"]);
+    for (variable, feature) in FEATURES {
+        if env::var_os(variable).is_some() {
+            cargo.args(["--features", feature]);
+        }
     }
     let output = cargo
         .output()

@@ -17,6 +17,8 @@ mod filter;
 mod flow_table;
 mod forward;
 mod frame;
+#[cfg(feature = "verbose")]
+mod log;
 mod maps;
 mod next_hop;
 mod parse;
@@ -67,7 +69,10 @@ fn director(ctx: XdpContext) -> u32 {
 fn slow_path(ctx: XdpContext) -> u32 {
     let mut frame = Frame::new(ctx);
     let mut decision = count::undecided();
+    #[cfg(not(feature = "verbose"))]
     let verdict = pipeline::run::<false>(&mut frame, &mut Packet::unread(), &mut decision);
+    #[cfg(feature = "verbose")]
+    let verdict = log::run(&mut frame, &mut decision);
     finish(verdict, &mut decision)
 }
 

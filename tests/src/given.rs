@@ -155,6 +155,8 @@ pub struct Seen {
     pub connection: Connection,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+    /// What the program logged: nothing without the feature `verbose`.
+    pub log: Vec<String>,
 }
 
 /// The program, loaded for a [`Given`], and a clock.
@@ -238,6 +240,7 @@ impl Director {
             backend,
             connection: outcome.connection,
             frame: outcome.frame,
+            log: self.simulation.log(),
         }
     }
 

@@ -4,10 +4,12 @@
 pub mod authority;
 pub mod browser;
 pub mod case;
+pub mod fuzz;
 pub mod given;
 pub mod health;
 pub mod live;
 pub mod model;
+pub mod oracle;
 pub mod packet;
 pub mod pcap;
 pub mod read;

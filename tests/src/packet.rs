@@ -343,3 +343,15 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: 
     };
     sum_of(&bytes(source)) + sum_of(&bytes(destination)) + u32::from(protocol) + length as u32
 }
+
+/// Corrects the checksum of the IPv4 header, if there is one.
+pub fn correct(frame: &mut [u8], at: usize) {
+    let Some(first) = frame.get(at).copied() else { return };
+    let length = usize::from(first & 0xf) * 4;
+    if first >> 4 != 4 || length < 20 || frame.len() < at + length {
+        return;
+    }
+    frame[at + 10..at + 12].fill(0);
+    let sum = fold(sum_of(&frame[at..at + length]));
+    frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+}

@@ -125,8 +125,9 @@ async fn lab(test: &str) -> (Live, Vec<Attached>) {
         }
     }
     let config = config::parse("test", CONFIG).expect("valid").config;
-        let links = netlink.links().await.expect("listed");
-        let interfaces = host::interfaces(&netlink, &links, &config).expect("known");
+    let netlink = live.netlink("director");
+    let links = netlink.links().await.expect("listed");
+    let interfaces = host::interfaces(&netlink, &links, &config).expect("known");
     (live, interfaces)
 }
 

@@ -1,20 +1,14 @@
 //! A million frames, random and mutated, against an independent implementation of the rules
 //! (`model`).
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use director_common::{
-    decision::Connection,
-    verdict::{DropReason, PassReason, ReplyReason, Verdict},
-};
+use director_common::{decision::Connection, verdict::Verdict};
 use director_tests::{
-    case::direct,
-    given::{Director, Given, Seen},
-    model::{Class, Expected, Flaw, Flow, classify, expected},
-    packet::{Packet, fold, options_header, routing_header, sum_of},
-    read,
+    given::{Director, Given},
+    oracle::Oracle,
+    packet::{Packet, correct, options_header, routing_header},
 };
-use director_userspace::policy::config::model::{ForwardMode, Service, WhenEmpty};
 use fastrand::Rng;
 
 /// Frames per test: both tests take under a minute on two CPUs.
@@ -38,8 +32,7 @@ fn half_a_million_frames_of_a_random_seed() {
 fn check_frames(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut director = Director::new(Given::everything().mtu(MTU));
-    let config = director.config.clone();
-    let mut flows: HashMap<Flow, IpAddr> = HashMap::new();
+    let mut oracle = Oracle::new(director.config.clone(), MTU);
     let mut counts = [0u32; 3];
     let mut new = 0;
     for number in 0..FRAMES {
@@ -48,29 +41,9 @@ fn check_frames(seed: u64) {
         let seen = director.run(&frame);
         // What is too big was scheduled, and makes no flow.
         new += u64::from(seen.verdict == Verdict::Tx && seen.connection == Connection::New);
-        let class = classify(&frame);
-        let expected = expected(&class, &config);
-        let fail = |what: &str| -> ! {
-            panic!(
-                "{what}\nseed {seed:#x}, frame {number}: {frame:02x?}\n{class:?}, {expected:?}\n\
-                 {seen:02x?}"
-            )
-        };
-        match (expected, seen.verdict) {
-            (Expected::Pass, Verdict::Pass(reason)) => {
-                counts[0] += 1;
-                if seen.frame != frame || reason == PassReason::NoBackend {
-                    fail("passed, but changed");
-                }
-            }
-            (Expected::Fragment, Verdict::Drop(DropReason::Fragment)) => counts[1] += 1,
-            (Expected::Service(service), _) => {
-                counts[2] += 1;
-                if let Err(what) = forwarded(&frame, &class, service, &seen, &mut flows) {
-                    fail(&what);
-                }
-            }
-            _ => fail("another verdict"),
+        match oracle.check(&frame, &seen) {
+            Ok(kind) => counts[kind as usize] += 1,
+            Err(what) => panic!("{what}\nseed {seed:#x}, frame {number}"),
         }
     }
     println!("{counts:?} passed, fragments, for services");
@@ -88,130 +61,6 @@ fn check_frames(seed: u64) {
         short < u64::from(FRAMES) / 20,
         "only frames below 14 bytes are not processed: {short}"
     );
-}
-
-/// Checks the result for a packet of a service.
-fn forwarded(
-    frame: &[u8],
-    class: &Class,
-    service: &Service,
-    seen: &Seen,
-    flows: &mut HashMap<Flow, IpAddr>,
-) -> Result<(), String> {
-    let Class::Flow { flow, is_error, l3_offset, l3_length, flaw } = *class else {
-        return Err("only flows belong to services".into());
-    };
-    if seen.service.as_deref() != Some(service.name.to_string().as_str()) {
-        return Err("another service".into());
-    }
-    if let Some(flaw) = flaw {
-        let reason = match flaw {
-            Flaw::HopLimit => DropReason::HopLimit,
-            Flaw::Source => DropReason::MartianSource,
-        };
-        return if seen.verdict == Verdict::Drop(reason) {
-            Ok(())
-        } else {
-            Err(format!("{flaw:?}, and not dropped for it"))
-        };
-    }
-    let has_active = service.backends.iter().any(|backend| backend.weight > 0);
-    if !has_active {
-        return match (service.when_empty, seen.verdict) {
-            (WhenEmpty::Pass, Verdict::Pass(PassReason::NoBackend)) if seen.frame == frame => {
-                Ok(())
-            }
-            (WhenEmpty::Drop, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
-            // No reply is sent to errors, nor beyond the rate limit.
-            (WhenEmpty::Reject, Verdict::Drop(DropReason::NoBackend)) => Ok(()),
-            (WhenEmpty::Reject, Verdict::Reply(ReplyReason::NoBackend)) if !is_error => {
-                replied(frame, l3_offset, l3_length, seen, 0)
-            }
-            _ => Err("not as configured by when_empty".into()),
-        };
-    }
-    let backend = seen.backend.ok_or("no backend")?;
-    if !service.backends.iter().any(|b| b.address == backend && b.weight > 0) {
-        return Err("a backend with weight 0".into());
-    }
-    // The configuration never changes, so a flow has one backend, tracked or not.
-    if *flows.entry(flow).or_insert(backend) != backend {
-        return Err("a flow changed its backend".into());
-    }
-    if is_error && seen.connection == Connection::New {
-        return Err("an error created a flow".into());
-    }
-    let overhead = match (service.forward, backend) {
-        (ForwardMode::Direct, _) => 0,
-        (ForwardMode::Tunnel, IpAddr::V4(_)) => 20,
-        (ForwardMode::Tunnel, IpAddr::V6(_)) => 40,
-    };
-    if l3_length + overhead > usize::from(MTU) {
-        // No path of IPv6 takes less than 1,280 bytes, and hosts believe no other report.
-        let is_v6 = flow.destination.0.is_ipv6();
-        let fits = if is_v6 { 1280 } else { MTU - overhead as u16 };
-        if is_v6 && l3_length <= 1280 {
-            return if seen.verdict == Verdict::Drop(DropReason::BelowMinimumMtu) {
-                Ok(())
-            } else {
-                Err("no IPv6 path is this narrow".into())
-            };
-        }
-        return match seen.verdict {
-            Verdict::Drop(DropReason::TooBig) => Ok(()),
-            Verdict::Reply(ReplyReason::TooBig) if !is_error => {
-                replied(frame, l3_offset, l3_length, seen, fits)
-            }
-            _ => Err("too big, and forwarded".into()),
-        };
-    }
-    if seen.verdict != Verdict::Tx {
-        return Err("not forwarded".into());
-    }
-    let link = read::link(&seen.frame);
-    if link.source != frame[..6] || !link.vlans.is_empty() {
-        return Err("not from the director, or tagged".into());
-    }
-    let (received, sent) = (&frame[l3_offset..], &seen.frame[link.l3_offset..]);
-    let inner = &received[..l3_length];
-    if service.forward == ForwardMode::Direct {
-        let kept = direct(received, l3_length, link.l3_offset);
-        return if sent == kept { Ok(()) } else { Err("changed in transit".into()) };
-    }
-    // Checks checksum and lengths.
-    let outer = read::outer(sent);
-    if outer.destination != backend || outer.total_length != outer.header_length + l3_length {
-        return Err("the outer header's address or length".into());
-    }
-    let v4 = flow.destination.0.is_ipv4();
-    let tos = if v4 { inner[1] } else { inner[0] << 4 | inner[1] >> 4 };
-    if outer.tos != tos || outer.ttl != 64 || outer.protocol != if v4 { 4 } else { 41 } {
-        return Err("the outer header".into());
-    }
-    if &sent[outer.header_length..] == inner { Ok(()) } else { Err("changed in transit".into()) }
-}
-
-fn replied(
-    frame: &[u8],
-    l3_offset: usize,
-    l3_length: usize,
-    seen: &Seen,
-    mtu: u16,
-) -> Result<(), String> {
-    let link = read::link(&seen.frame);
-    if link.destination != frame[6..12]
-        || link.source != frame[..6]
-        || seen.frame[12..l3_offset] != frame[12..l3_offset]
-    {
-        return Err("not sent back to the source".into());
-    }
-    // Checks checksums and lengths.
-    let error = read::error(&seen.frame[l3_offset..]);
-    let packet = &frame[l3_offset..l3_offset + l3_length];
-    if error.mtu != mtu || !packet.starts_with(&error.quote) || error.quote.len() < 28 {
-        return Err("the error's MTU or quote".into());
-    }
-    Ok(())
 }
 
 /// A frame: a valid packet, a damaged one, or noise.
@@ -244,18 +93,6 @@ fn frame(rng: &mut Rng) -> Vec<u8> {
         }
     }
     frame
-}
-
-/// Corrects the checksum of the IPv4 header, if there is one.
-fn correct(frame: &mut [u8], at: usize) {
-    let Some(first) = frame.get(at).copied() else { return };
-    let length = usize::from(first & 0xf) * 4;
-    if first >> 4 != 4 || length < 20 || frame.len() < at + length {
-        return;
-    }
-    frame[at + 10..at + 12].fill(0);
-    let sum = fold(sum_of(&frame[at..at + length]));
-    frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn noise(rng: &mut Rng) -> Vec<u8> {

@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     setup::{self, Need},
@@ -51,6 +51,7 @@ pub fn verb(profile: &str, to: Option<PathBuf>) -> Result<()> {
     sh::run(sh::cargo().args(["build", "--package", "director-userspace", "--profile", profile]))?;
     let directory = if profile == "dev" { "debug" } else { profile };
     let built = workspace::root().join("target").join(directory).join("director");
+    check_quiet(&built)?;
     let to = to.unwrap_or_else(|| workspace::root().join("target/package"));
     let package = Package { binary: built, version: env!("CARGO_PKG_VERSION").to_owned(), to };
     let deb = package.build()?;
@@ -62,6 +63,17 @@ pub fn verb(profile: &str, to: Option<PathBuf>) -> Result<()> {
         println!("{}  {:.1} MB", file.display(), bytes as f64 / 1e6);
     }
     println!("needs glibc {} or newer", needs::glibc(&binary)?);
+    Ok(())
+}
+
+/// What is distributed has no XDP program that logs packets: the feature `verbose` is for
+/// development.
+fn check_quiet(binary: &Path) -> Result<()> {
+    const LOG: &[u8] = b"AYA_LOGS";
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    if bytes.windows(LOG.len()).any(|part| part == LOG) {
+        bail!("{} was built with the feature verbose", binary.display());
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub mod build;
 pub mod ci;
 pub mod demo;
 pub mod dist;
+pub mod fuzz;
 mod progress;
 pub mod setup;
 mod sh;

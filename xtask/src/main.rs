@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, build, ci, demo, dist,
+    bench, build, ci, demo, dist, fuzz,
     setup::{self, Need},
     test,
     vm::{KernelVersion, System, Vm},
@@ -62,6 +62,17 @@ enum Verb {
         #[arg(long, short)]
         package: Option<String>,
     },
+    /// Fuzz guided by coverage: one target, or all in turn
+    Fuzz {
+        /// The target: a directory of tests/fuzz/corpus
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Add inputs that reach further code to the corpus
+        #[arg(long)]
+        keep: bool,
+    },
     /// Format every crate
     Fmt,
     /// Run clippy on every crate, warnings denied
@@ -111,6 +122,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Build => println!("{}", build::director()?.display()),
         Verb::Dist { profile, to } => dist::verb(&profile, to)?,
         Verb::Test { filter, package } => test::verb(filter.as_deref(), package.as_deref())?,
+        Verb::Fuzz { target, seconds, keep } => fuzz::verb(target.as_deref(), seconds, keep)?,
         Verb::Fmt => ci::format(false)?,
         Verb::Lint => ci::lint()?,
         Verb::Ci => ci::verb()?,

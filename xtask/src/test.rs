@@ -21,9 +21,10 @@ use crate::{
 const ROOT_CRATE: &str = "director-tests";
 /// The crate that only compiles for the BPF target.
 const BPF_CRATE: &str = "director-ebpf";
-/// Builds the program that upgrade tests replace `director` by.
-const NEXT_BUILD: [&str; 7] =
-    ["build", "--package", "director-userspace", "--features", "next", "--bin", "director-next"];
+/// Builds of the program that some tests run: what upgrade tests replace it by, and the one whose
+/// slow path logs. Each with its feature.
+const OTHER_BUILDS: [(&str, &str); 2] =
+    [("next", "director-next"), ("verbose", "director-verbose")];
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Runs the tests whose name contains `filter`, of one package or of all.
@@ -54,8 +55,11 @@ pub fn verb(filter: Option<&str>, package: Option<&str>) -> Result<()> {
         built &= run(&mut cargo, filter, &mut tally)?;
     }
     if with_root_crate {
-        // The build that they upgrade to.
-        sh::run(sh::cargo().args(NEXT_BUILD))?;
+        for (feature, program) in OTHER_BUILDS {
+            let mut build = sh::cargo();
+            build.args(["build", "--package", "director-userspace", "--features", feature]);
+            sh::run(build.args(["--bin", program]))?;
+        }
         let mut cargo = sh::cargo();
         cargo.args(["test", "--no-fail-fast", "--package", ROOT_CRATE]);
         if !sh::is_root() {

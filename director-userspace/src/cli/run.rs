@@ -69,6 +69,10 @@ fn log(how: Log) {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     log(args.log);
+    #[cfg(feature = "verbose")]
+    crate::kernel::datapath::verbose::follow(&args.instance.instance, |line| {
+        tracing::info!("{line}");
+    });
     let path = args.file.config;
     let started = || {
         tracing::info!(

@@ -16,6 +16,8 @@ mod boot_state;
 mod commands;
 mod events;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod health_tracker;
 mod heart;
 mod history;

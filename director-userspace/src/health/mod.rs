@@ -19,6 +19,8 @@ mod agent;
 mod checker;
 mod events;
 mod failure;
+#[doc(hidden)]
+pub mod fuzz;
 mod hyper_tasks;
 mod limits;
 mod probe;

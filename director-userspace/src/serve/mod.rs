@@ -12,6 +12,8 @@
 //! - `limiter`: which connections the listeners keep; `host`: which names they answer to.
 
 pub mod api;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod limiter;
 pub mod metrics;

@@ -26,6 +26,8 @@ pub enum Program {
     Director,
     /// The build to upgrade to, with another XDP program.
     Next,
+    /// The build that logs what the slow path decides.
+    Verbose,
 }
 
 impl Program {
@@ -39,6 +41,7 @@ impl Program {
         let (name, build) = match self {
             Self::Director => ("director", ""),
             Self::Next => ("director-next", " --features next --bin director-next"),
+            Self::Verbose => ("director-verbose", " --features verbose --bin director-verbose"),
         };
         let path = profile.join(name);
         assert!(path.exists(), "no {}: cargo build -p director-userspace{build}", path.display());

@@ -53,16 +53,7 @@ pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, I
     let mut down = HashMap::new();
     let since = wall_clock::now();
     let text = fs::read(down_path(instance)).unwrap_or_default();
-    let recorded: Vec<Down> = serde_json::from_slice(&text).unwrap_or_default();
-    if !recorded.is_empty() {
-        let fronts: HashMap<String, Frontend> =
-            config.services.iter().map(|s| (s.frontend.to_string(), s.frontend)).collect();
-        for Down { service, backend } in recorded {
-            if let Some(frontend) = fronts.get(&service) {
-                down.insert((*frontend, backend), since);
-            }
-        }
-    }
+    down.extend(recorded(&text, config).into_iter().map(|backend| (backend, since)));
     if let Ok(opened) = Datapath::open(instance) {
         let observed = datapath::observe(&opened.tables);
         let by_key: HashMap<_, Frontend> =
@@ -80,6 +71,20 @@ pub(super) fn read(instance: &Instance, config: &Config) -> HashMap<(Frontend, I
         config.services.iter().map(|s| (s.frontend, !s.health.checks.is_empty())).collect();
     down.retain(|(frontend, _), _| checked.get(frontend).copied().unwrap_or(false));
     down
+}
+
+/// The backends of `config` that a file of this text has.
+pub(super) fn recorded(text: &[u8], config: &Config) -> Vec<(Frontend, IpAddr)> {
+    let recorded: Vec<Down> = serde_json::from_slice(text).unwrap_or_default();
+    if recorded.is_empty() {
+        return Vec::new();
+    }
+    let fronts: HashMap<String, Frontend> =
+        config.services.iter().map(|s| (s.frontend.to_string(), s.frontend)).collect();
+    let known = recorded.into_iter().filter_map(|Down { service, backend }| {
+        fronts.get(&service).map(|frontend| (*frontend, backend))
+    });
+    known.collect()
 }
 
 /// Writes which backends are down.

@@ -19,6 +19,9 @@ pub(super) const LAST: &str = "revision";
 /// Number of revisions that are kept.
 const KEPT: usize = 20;
 
+/// A higher number was not assigned by a daemon: it is damage, and has no next one.
+const LAST_NUMBER: u64 = u32::MAX as u64;
+
 /// Directory of an instance's state that outlives a boot: `STATE_DIRECTORY`, which systemd sets, or
 /// `/var/lib/director`, and its name.
 pub(super) fn state_directory(instance: &Instance) -> PathBuf {
@@ -76,6 +79,17 @@ pub(super) enum NoRollback {
     },
 }
 
+/// Refuses an index that no daemon has written.
+fn sane(index: Index) -> io::Result<Index> {
+    match index.revisions.iter().find(|kept| kept.revision > LAST_NUMBER) {
+        None => Ok(index),
+        Some(kept) => Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a revision has the number {}, which is damage", kept.revision),
+        )),
+    }
+}
+
 impl History {
     /// Reads the history of earlier processes. An unreadable one does not prevent a start: the
     /// error comes with an empty history. Revisions that an earlier process of this boot could not
@@ -84,9 +98,10 @@ impl History {
         let directory = directory.join("history");
         let tidied = private_file::tidy(&directory);
         let (index, error) = match fs::read(directory.join("index.json")) {
-            Ok(text) => match serde_json::from_slice(&text) {
+            Ok(text) => match serde_json::from_slice(&text).map_err(io::Error::from).and_then(sane)
+            {
                 Ok(index) => (index, None),
-                Err(error) => (Index::default(), Some(error.into())),
+                Err(error) => (Index::default(), Some(error)),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => (Index::default(), None),
             Err(error) => (Index::default(), Some(error)),
@@ -96,7 +111,8 @@ impl History {
         // Numbers are assigned once, even if the index is lost.
         history.last = history.numbers_on_disk().max().unwrap_or(0).max(history.revision());
         let assigned = fs::read_to_string(&history.last_at).ok();
-        let assigned = assigned.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+        let assigned = assigned.and_then(|text| text.trim().parse::<u64>().ok());
+        let assigned = assigned.filter(|number| *number <= LAST_NUMBER).unwrap_or(0);
         if assigned > history.last {
             let by = "unknown".to_owned();
             let lost = Revision { revision: assigned, by, lost: true, ..Revision::default() };
@@ -109,7 +125,8 @@ impl History {
     fn numbers_on_disk(&self) -> impl Iterator<Item = u64> {
         let files = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         files.filter_map(|file| {
-            file.file_name().to_str()?.strip_suffix(".yaml")?.parse::<u64>().ok()
+            let number = file.file_name().to_str()?.strip_suffix(".yaml")?.parse::<u64>().ok()?;
+            (number <= LAST_NUMBER).then_some(number)
         })
     }
 
@@ -163,8 +180,8 @@ impl History {
             backends,
             lost: written.is_err(),
         });
-        while self.index.revisions.len() > KEPT {
-            let oldest = self.index.revisions.remove(0);
+        let excess = self.index.revisions.len().saturating_sub(KEPT);
+        for oldest in self.index.revisions.drain(..excess).collect::<Vec<_>>() {
             let _ = fs::remove_file(self.path(oldest.revision));
         }
         // Also if the text could not be written: its number is assigned.
@@ -292,6 +309,15 @@ mod tests {
         assert_eq!(history.revision(), lost + 3);
         let refused = history.previous().expect_err("refused");
         assert!(matches!(refused, NoRollback::Lost { lost: l, .. } if l == lost + 2), "{refused}");
+        let last = lost + 3;
+        // Numbers that no daemon has assigned, in the index and of a file.
+        let damaged = r#"{"revisions":[{"revision":18446744073709551615,"at":0,"by":"","services":0,"backends":0}]}"#;
+        fs::write(directory.join("history/index.json"), damaged).expect("written");
+        fs::write(directory.join("history/18446744073709551615.yaml"), "").expect("written");
+        let (mut history, error) = History::open(&directory, &run_dir);
+        assert!(error.is_some() && history.revisions().is_empty());
+        history.add("# after damage".to_owned(), 1, 1, "test", 1).expect("written");
+        assert_eq!(history.revision(), last + 1);
 
         // The limit also holds if nothing can be written.
         fs::remove_dir_all(&directory).expect("removed");

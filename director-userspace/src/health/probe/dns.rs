@@ -18,13 +18,13 @@ const DATAGRAM: usize = 4096;
 /// Most datagrams that do not answer the question before the probe fails.
 const MAX_STRAYS: usize = 100;
 
-pub(super) struct Question {
+pub(in super::super) struct Question {
     query: Query,
     answer: bool,
 }
 
 impl Question {
-    pub(super) fn new(probe: &DnsProbe) -> Result<Self, Failure> {
+    pub(in super::super) fn new(probe: &DnsProbe) -> Result<Self, Failure> {
         let invalid =
             |what, text: &str| Failure::host(format!("not probed: {text:?} is not a {what}"));
         let mut name =
@@ -49,11 +49,16 @@ impl Question {
         for _ in 0..MAX_STRAYS {
             let length = socket.recv(&mut buffer).await.map_err(super::udp::refused)?;
             // Late or forged answers are ignored.
-            if let Some(answer) = self.answer(id, &buffer[..length]) {
-                return self.evaluate(&answer);
+            if let Some(result) = self.result_of(id, &buffer[..length]) {
+                return result;
             }
         }
         Err(Failure::backend("sent only datagrams that do not answer the question"))
+    }
+
+    /// The result by a datagram; none if it does not answer this question.
+    pub(in super::super) fn result_of(&self, id: u16, bytes: &[u8]) -> Option<Result<(), Failure>> {
+        self.answer(id, bytes).map(|answer| self.evaluate(&answer))
     }
 
     /// The message if it answers this question.

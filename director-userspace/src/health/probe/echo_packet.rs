@@ -47,7 +47,7 @@ fn checksum(packet: &[u8]) -> u16 {
 
 /// A message about a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(in super::super) enum Message {
     /// A reply.
     Reply { id: u16, sequence: u16, token: u64 },
     /// A router or the host reports that a request to `about` failed.
@@ -55,13 +55,13 @@ pub(super) enum Message {
 }
 
 /// The ICMP message in an IPv4 packet, as raw sockets receive it.
-pub(super) fn without_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
+pub(in super::super) fn without_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
     let length = usize::from(packet.first()? & 0x0f) * 4;
     packet.get(length..)
 }
 
 /// Parses a message; none if it is not about an echo request.
-pub(super) fn parse(v6: bool, packet: &[u8]) -> Option<Message> {
+pub(in super::super) fn parse(v6: bool, packet: &[u8]) -> Option<Message> {
     let (&kind, &code) = (packet.first()?, packet.get(1)?);
     if kind == types(v6).reply && code == 0 {
         let token = packet.get(8..16)?.try_into().ok()?;

@@ -10,12 +10,13 @@ use hyper::{
     http::response,
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     super::{
         failure::{Failure, one_line},
         hyper_tasks::Tasks,
-        socket::{self, Stream},
+        socket,
     },
     Destination, Stage,
     http::{CLOSE_TIMEOUT, hyper_failure},
@@ -25,18 +26,33 @@ use crate::policy::config::model::GrpcProbe;
 /// Longer than any response: five bytes, and a field of two.
 const MAX_MESSAGE: usize = 1024;
 
-pub(super) struct Call {
+pub(in super::super) struct Call {
     service: String,
 }
 
 impl Call {
-    pub(super) fn new(probe: &GrpcProbe) -> Self {
+    pub(in super::super) fn new(probe: &GrpcProbe) -> Self {
         Self { service: probe.service.clone() }
     }
 
     pub(super) async fn check(&self, to: Destination, stage: &Stage) -> Result<(), Failure> {
         let address = to.socket()?;
-        let uri = format!("http://{address}/grpc.health.v1.Health/Check").parse::<Uri>();
+        stage.enter(Stage::CONNECT);
+        let stream = socket::connect(address, to.mark).await?;
+        stage.enter(Stage::ANSWER);
+        self.check_over(&address.to_string(), stream).await
+    }
+
+    /// The check over a connection; `endpoint` is the address with the port.
+    pub(in super::super) async fn check_over<S>(
+        &self,
+        endpoint: &str,
+        stream: S,
+    ) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let uri = format!("http://{endpoint}/grpc.health.v1.Health/Check").parse::<Uri>();
         let uri = uri.map_err(|error| Failure::host(format!("not probed: {error}")))?;
         let mut request = Request::new(Full::new(request_message(&self.service)));
         *request.method_mut() = Method::POST;
@@ -46,9 +62,6 @@ impl Call {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(USER_AGENT, HeaderValue::from_static("director-health-check"));
 
-        stage.enter(Stage::CONNECT);
-        let stream = socket::connect(address, to.mark).await?;
-        stage.enter(Stage::ANSWER);
         let mut tasks = Tasks::default();
         let answered = exchange(stream, request, &mut tasks).await;
         let (head, message, trailers) = match answered {
@@ -120,11 +133,14 @@ impl Call {
 }
 
 /// Head, message and trailers of the response; the message is cut off after [`MAX_MESSAGE`] bytes.
-async fn exchange(
-    stream: Stream,
+async fn exchange<S>(
+    stream: S,
     request: Request<Full<Bytes>>,
     tasks: &mut Tasks,
-) -> hyper::Result<(response::Parts, Vec<u8>, HeaderMap)> {
+) -> hyper::Result<(response::Parts, Vec<u8>, HeaderMap)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let http = http2::Builder::new(tasks.executor());
     let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await?;
     tasks.connection(connection);
@@ -164,7 +180,7 @@ fn request_message(service: &str) -> Bytes {
 }
 
 /// HealthCheckResponse: field 1, an enum. None if the bytes are not such a message, uncompressed.
-fn serving_status(message: &[u8]) -> Option<u64> {
+pub(in super::super) fn serving_status(message: &[u8]) -> Option<u64> {
     let (head, mut fields) = message.split_at_checked(5)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
     if head[0] != 0 || fields.len() != length as usize {

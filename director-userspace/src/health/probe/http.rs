@@ -1,6 +1,10 @@
 //! Checks by an HTTP request, in clear text or over TLS, in HTTP/1.1 or HTTP/2.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, atomic::AtomicU8},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -12,7 +16,10 @@ use hyper::{
     rt::{Read, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
 use super::{
     super::{failure::Failure, socket},
@@ -67,7 +74,7 @@ enum ExchangeError {
 }
 
 impl HttpCheck {
-    pub(super) fn new(probe: &HttpProbe, tls: bool) -> Result<Self, Failure> {
+    pub(in super::super) fn new(probe: &HttpProbe, tls: bool) -> Result<Self, Failure> {
         let invalid = |what: &str, text: &str| {
             Failure::host(format!("not probed: {text:?} is not an HTTP {what}"))
         };
@@ -113,7 +120,20 @@ impl HttpCheck {
         common: &Arc<Common>,
         stage: &Stage,
     ) -> Result<(), Failure> {
-        let answer = self.answer(to, common, stage).await?;
+        self.check_body(&self.answer(to, common, stage).await?)
+    }
+
+    /// The check over a connection, for the fuzz targets.
+    pub(in super::super) async fn check_over<S>(&self, stream: S) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stage = Stage(AtomicU8::new(Stage::ANSWER));
+        let request = self.request("192.0.2.1:80", "192.0.2.1")?;
+        self.check_body(&self.exchange(TokioIo::new(stream), request, &stage).await?)
+    }
+
+    fn check_body(&self, answer: &Answer) -> Result<(), Failure> {
         let Some(wanted) = &self.body else { return Ok(()) };
         if wanted.is_match(&answer.body)? {
             return Ok(());

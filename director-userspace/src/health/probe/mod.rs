@@ -1,11 +1,11 @@
 //! A single probe, from its start to its result.
 
-mod dns;
+pub(super) mod dns;
 mod echo;
-mod echo_packet;
+pub(super) mod echo_packet;
 pub(super) mod exec;
 mod expression;
-mod grpc;
+pub(super) mod grpc;
 pub(super) mod http;
 mod tls;
 mod udp;

@@ -44,6 +44,8 @@ mod stats;
 mod tables;
 mod test_run;
 mod trace;
+#[cfg(feature = "verbose")]
+pub mod verbose;
 
 pub use apply::apply;
 pub use attach::{AttachError, Loaded};

@@ -45,6 +45,8 @@ pub struct Simulation {
     frames: u64,
     /// Bytes of metadata in front of frames, which reduce their headroom.
     metadata: u32,
+    #[cfg(feature = "verbose")]
+    log: Option<super::verbose::Lines>,
 }
 
 // SAFETY: sixteen bytes, as Decision is; read as words and taken apart by `decision`.
@@ -68,7 +70,23 @@ impl Simulation {
             let macs = [mac, 0, 0, 0, 0, 0, 0];
             tables.interfaces.set(slot, Interface { macs, ifindex: slot, _pad: 0 });
         }
-        Ok(Self { ebpf, tables, decision, frames: 0, metadata: 0 })
+        Ok(Self {
+            #[cfg(feature = "verbose")]
+            log: super::verbose::Lines::of(&mut ebpf),
+            ebpf,
+            tables,
+            decision,
+            frames: 0,
+            metadata: 0,
+        })
+    }
+
+    /// What the program has logged since the last call: nothing without the feature `verbose`.
+    pub fn log(&mut self) -> Vec<String> {
+        #[cfg(feature = "verbose")]
+        return self.log.as_mut().map(super::verbose::Lines::take).unwrap_or_default();
+        #[cfg(not(feature = "verbose"))]
+        Vec::new()
     }
 
     /// Brings the maps to `desired`, as a running director would.

@@ -127,7 +127,7 @@ fn request_owner(
 }
 
 /// The MAC address that a frame claims for an address, if it does.
-fn claimed_mac(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
+pub(super) fn claimed_mac(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
     let (ethernet, body) = frame.split_at_checked(ETHERNET_LEN)?;
     let ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     match (ethertype, address) {

@@ -102,12 +102,13 @@ fn query(socket: &mut Socket, family: u16, command: u8, attributes: &[u8]) -> io
 }
 
 /// The attributes of an answer, or the error that it carries.
-fn payload(mut answer: Vec<u8>) -> io::Result<Vec<u8>> {
+pub(super) fn payload(mut answer: Vec<u8>) -> io::Result<Vec<u8>> {
     let short = || io::Error::other("the kernel's answer is truncated");
     let kind = answer.get(4..6).ok_or_else(short)?;
     if kind == NLMSG_ERROR.to_ne_bytes() {
         let code = answer.get(16..20).and_then(|v| v.try_into().ok()).ok_or_else(short)?;
-        return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(code)));
+        // Errors are negative, and the least number has no positive counterpart.
+        return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code).saturating_neg()));
     }
     if answer.len() < HEADERS {
         return Err(short());
@@ -125,7 +126,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The value of the first attribute of a kind.
-fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let header: [u8; 4] = attributes.get(..4)?.try_into().ok()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -157,8 +158,10 @@ mod tests {
         let mut answer = vec![0; 36];
         answer[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
         answer[16..20].copy_from_slice(&(-libc::ENODEV).to_ne_bytes());
-        let error = payload(answer).expect_err("carries an errno");
+        let error = payload(answer.clone()).expect_err("carries an errno");
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        answer[16..20].copy_from_slice(&i32::MIN.to_ne_bytes());
+        payload(answer).expect_err("carries a number that is no errno");
     }
 
     #[test]

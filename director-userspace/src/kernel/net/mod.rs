@@ -20,6 +20,8 @@ mod classifier;
 mod error;
 mod ethtool;
 mod features;
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod neighbour;
 pub mod netns;

@@ -155,7 +155,7 @@ fn discard_queued(socket: &TokioSocket, datagram: &mut BytesMut) {
 }
 
 /// The changes in one datagram, in order. An unreadable message becomes a [`Change::Resync`].
-fn changes_of(datagram: &[u8]) -> Vec<Change> {
+pub(super) fn changes_of(datagram: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut rest = datagram;
     while !rest.is_empty() {

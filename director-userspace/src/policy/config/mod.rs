@@ -8,6 +8,8 @@
 //! this host (whether an interface exists, whether a backend is on-link) are checked elsewhere.
 
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod lower;
 pub mod model;
 pub mod pattern;

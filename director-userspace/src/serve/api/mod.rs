@@ -13,9 +13,12 @@ mod routes;
 pub mod server;
 pub mod types;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use utoipa::OpenApi as _;
 
 use self::types::{
@@ -133,6 +136,13 @@ pub enum Refused {
     /// It failed; the state in effect stays.
     #[error("{0}")]
     Failed(String),
+}
+
+/// The paths for a peer of this user; commands go to `daemon`.
+#[doc(hidden)]
+pub fn router_for(uid: u32, daemon: mpsc::Sender<Request>, instance: Instance) -> axum::Router {
+    let api = routes::Api { daemon, instance, applying: Arc::default() };
+    routes::router(api).layer(axum::Extension(server::Peer { uid, pid: None }))
 }
 
 /// The default socket of an instance's daemon; if its configuration has another, a symbolic link to

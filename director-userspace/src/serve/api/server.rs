@@ -55,8 +55,8 @@ const GROUP: &str = "director";
 /// The credentials of a client.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    uid: u32,
-    pid: Option<i32>,
+    pub(super) uid: u32,
+    pub(super) pid: Option<i32>,
 }
 
 impl Peer {
