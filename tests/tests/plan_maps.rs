@@ -212,7 +212,7 @@ fn every_step_leaves_consistent_maps() {
         let (_, desired) = random(&mut rng);
         let now_ns = (1_000 + 7 * round) * MINUTE;
         for op in plan(&simulation, &desired, now_ns).ops {
-            apply(&mut simulation.tables, &Plan { ops: vec![op] }).expect("maps can be written");
+            apply(&mut simulation.tables, &[op]).expect("maps can be written");
             consistent_for_packets(&simulation);
         }
         holds(&simulation, &desired, now_ns);
