@@ -32,8 +32,11 @@ async fn refused(live: &Live, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_or_unsuitable_interfaces() {
     let live = Live::with("interface", DEFAULT_CONFIG).await;
+    // `run` waits for it: see `live_reconciler`.
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: eth7"));
-    refused(&live, &["interface eth7 does not exist on this host; there are: lo, eth0"]).await;
+    live.director("attach -c director.yaml")
+        .refused(1)
+        .reports(&["interface eth7 does not exist on this host; there are: lo, eth0"]);
     live.write(&DEFAULT_CONFIG.replace("name: eth0", "name: lo"));
     refused(&live, &["lo has no Ethernet header"]).await;
     live.write(&DEFAULT_CONFIG.replace("interfaces:\n  - name: eth0\n", ""));

@@ -30,6 +30,7 @@ mod watch;
 mod web;
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -66,7 +67,7 @@ use crate::{
         health_policy::{Change as HealthChange, HealthState, QuorumState},
     },
     serve::{
-        api::{Request, server::Server},
+        api::{Published, Request, server::Server},
         view::Status,
     },
 };
@@ -172,6 +173,8 @@ pub async fn run(
         web: Web::default(),
         commands,
         config,
+        answers: Published::default(),
+        answered_at: None,
         published: latest::channel(Arc::new(Status::default())).0,
         status_changed: true,
         path: path.to_path_buf(),
@@ -188,6 +191,7 @@ pub async fn run(
     // The API starts after forwarding and health, which matter more.
     daemon.listen().await;
     daemon.watch_health().await;
+    daemon.publish();
     started();
     // The file may have been written between the first read and the watch, or is being written now.
     events.schedule_file_check();
@@ -255,6 +259,10 @@ struct Daemon {
     commands: tokio::sync::mpsc::Sender<Request>,
     /// For metrics and the page.
     published: latest::Sender<Arc<Status>>,
+    /// For questions to the API while the loop is busy.
+    answers: Published,
+    /// When they were set.
+    answered_at: Option<Instant>,
     /// Whether the status changed since it was published.
     status_changed: bool,
     path: PathBuf,
@@ -307,6 +315,7 @@ impl Daemon {
         };
         director.host_changed();
         self.step().await;
+        self.log_warnings();
         // Paths of health checks may have changed, too.
         self.watch_health().await;
     }
@@ -322,7 +331,6 @@ impl Daemon {
         if let Some(error) = error {
             self.notify_director("in effect", "stuck", &error.to_string());
         }
-        self.log_warnings();
     }
 
     /// Logs the director's warnings that are new.
@@ -332,7 +340,8 @@ impl Daemon {
         if warnings == self.logged {
             return;
         }
-        for warning in warnings.iter().filter(|warning| !self.logged.contains(warning)) {
+        let logged: HashSet<&String> = self.logged.iter().collect();
+        for warning in warnings.iter().filter(|warning| !logged.contains(warning)) {
             warn!("{warning}");
         }
         self.logged = warnings;

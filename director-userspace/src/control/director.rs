@@ -15,6 +15,7 @@
 mod backoff;
 mod change;
 mod detach;
+mod doubtful;
 mod follow;
 mod host_changes;
 mod interfaces;
@@ -24,16 +25,21 @@ mod repair;
 mod services;
 mod start;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
+use self::{doubtful::Doubtful, interfaces::Interfaces};
 pub use self::{
     host_changes::{HostChange, HostChanges},
     repair::Repaired,
     start::Waits,
 };
-use self::{interfaces::Interfaces, services::Doubtful};
 use crate::{
     kernel::{
         datapath::{self, Attached, Attachments, Datapath, DatapathError, Pins, Scrub},
@@ -105,6 +111,10 @@ pub struct Director {
     /// Warnings about the flow table, VIPs and neighbours.
     host_warnings: Vec<String>,
     doubtful: Doubtful,
+    /// Backends whose next hops changed while a plan was applied.
+    meanwhile: HashSet<IpAddr>,
+    /// What the last step was: attaching and the maps take turns.
+    turn: Turn,
     host: HostChanges,
     /// Everything that is pinned, held open.
     pins: Pins,
@@ -121,6 +131,13 @@ pub enum Scope<'a> {
     All,
     /// The services at these indices and nothing else, as the caller ensures.
     Services(&'a [usize]),
+}
+
+/// What comes first in the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Attach,
+    Maps,
 }
 
 /// What a step did.
@@ -149,9 +166,12 @@ impl Director {
         if self.doubtful.look_is_due() {
             return self.look().await;
         }
-        if self.attach_next() {
+        let maps_are_due = self.doubtful.maps_due().is_some_and(|due| due <= Instant::now());
+        if (self.turn == Turn::Attach || !maps_are_due) && self.attach_next().await {
+            self.turn = Turn::Maps;
             return Stepped::default();
         }
+        self.turn = Turn::Attach;
         self.bring_right().await
     }
 
@@ -183,11 +203,12 @@ impl Director {
     /// Forgets the next hops to backends: the next change resolves all of them.
     pub fn forget_next_hops(&mut self) {
         self.hops = NextHopCache::default();
+        self.doubtful.everything();
     }
 
+    /// The slots of the interfaces that are there.
     fn attachments(&self) -> Attachments {
-        // They have slots since they were found.
-        Attachments::assign(&self.datapath.tables, &self.interfaces.present).unwrap_or_default()
+        self.interfaces.slots.clone()
     }
 }
 

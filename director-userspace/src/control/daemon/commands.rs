@@ -314,9 +314,11 @@ impl Daemon {
         )
         .await
         .map_err(failed)?;
-        let pulse = Pulse::open(&self.instance);
-        self.heart.set(Some(pulse.map_err(|error| Refused::Failed(error.to_string()))?));
         self.director = Some(director);
+        match Pulse::open(&self.instance) {
+            Ok(pulse) => self.heart.set(Some(pulse)),
+            Err(error) => warn!("next hops are not trusted: {error}"),
+        }
         if let Err(error) = boot_state::set_detached(&self.instance, false) {
             warn!("a restart would leave it detached: {error}");
         }

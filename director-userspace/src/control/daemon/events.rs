@@ -53,11 +53,19 @@ pub(super) enum Event {
     Stop(&'static str),
 }
 
+/// Which event came last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Step,
+    Host,
+    Other,
+}
+
 /// The sources of events.
 pub(super) struct Events {
     tick: Interval,
-    /// Whether the last event was [`Event::Step`]: many steps in a row let other events through.
-    stepped: bool,
+    /// The last event: many of these kinds in a row let other events through.
+    last: Last,
     file: Watch,
     file_due: Option<(Instant, Instant)>,
     /// Whether the file is being written: it is read when it is closed.
@@ -87,7 +95,7 @@ impl Events {
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let events = Self {
             tick,
-            stepped: false,
+            last: Last::Other,
             file: Watch::new(path).map_err(|error| DaemonError::System {
                 what: format!("cannot watch {}", path.display()),
                 error,
@@ -121,13 +129,18 @@ impl Events {
     /// The next event; [`Event::Due`] at `due`, [`Event::Step`] at `step`.
     pub(super) async fn next(&mut self, due: Option<Instant>, step: Option<Instant>) -> Event {
         let event = self.next_of_all(due, step).await;
-        self.stepped = matches!(event, Event::Step);
+        self.last = match event {
+            Event::Step => Last::Step,
+            Event::Host => Last::Host,
+            _ => Last::Other,
+        };
         event
     }
 
     async fn next_of_all(&mut self, due: Option<Instant>, step: Option<Instant>) -> Event {
         // Steps and other events take turns.
-        let (step_first, step_last) = if self.stepped { (None, step) } else { (step, None) };
+        let last = self.last;
+        let (step_first, step_last) = if last == Last::Step { (None, step) } else { (step, None) };
         loop {
             let file_due = self.file_due.map(|(soon, latest)| soon.min(latest));
             tokio::select! {
@@ -137,7 +150,7 @@ impl Events {
                 _ = self.tick.tick() => return Event::Tick,
                 _ = self.hangup.recv() => return Event::Reload,
                 () = until(file_due) => { self.file_was_read(); return Event::FileSettled }
-                () = self.host.settled() => return Event::Host,
+                () = self.host.settled(), if last != Last::Host => return Event::Host,
                 () = until(step_first) => return Event::Step,
                 () = until(due) => return Event::Due,
                 Some(event) = self.health.recv() => {
@@ -170,6 +183,7 @@ impl Events {
                     }
                 },
                 () = until(step_last) => return Event::Step,
+                () = self.host.settled(), if last == Last::Host => return Event::Host,
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::{
         self, Config, ConfigErrors, Loaded,
         model::{Frontend, Service},
     },
-    serve::api::server::Server,
+    serve::api::{server::Server, types::History},
 };
 
 /// When the file is read.
@@ -173,6 +173,8 @@ impl Daemon {
         })
         .await;
         self.history = history;
+        let revisions = self.history.revisions().to_vec();
+        self.answers.set_configuration(self.history.current(), History { revisions });
         self.status_changed = true;
         let error = kept.err()?;
         let why = format!(
@@ -211,7 +213,12 @@ impl Daemon {
         }
         // The old socket is removed first: the new one may have the same path, for another group.
         self.server = None;
-        let started = Server::start(&self.config.api, &self.instance, self.commands.clone());
+        let started = Server::start(
+            &self.config.api,
+            &self.instance,
+            self.commands.clone(),
+            self.answers.clone(),
+        );
         let error = match started {
             Ok(server) => {
                 self.server = Some(server);

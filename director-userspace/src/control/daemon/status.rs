@@ -1,6 +1,8 @@
 //! The daemon's status, as the API, metrics and the page show it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Daemon, health_tracker::BackendChecks};
 use crate::{
@@ -15,6 +17,9 @@ use crate::{
         ServiceStatus, Status, WeightOverride,
     },
 };
+
+/// Without watchers, the status is published this seldom: it is for readers of a busy daemon only.
+const SELDOM: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// The current status.
@@ -51,9 +56,14 @@ impl Daemon {
 
     /// Publishes the status if it changed and has readers.
     pub(super) fn publish(&mut self) {
-        if self.status_changed && self.published.receiver_count() > 0 {
+        let is_watched = self.published.receiver_count() > 0;
+        if self.status_changed
+            && (is_watched || self.answered_at.is_none_or(|at| at.elapsed() >= SELDOM))
+        {
             self.status_changed = false;
+            self.answered_at = Some(Instant::now());
             let status = Arc::new(self.status());
+            self.answers.set_status(status.clone());
             self.published.send_replace(status);
         }
     }

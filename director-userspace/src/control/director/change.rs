@@ -41,6 +41,10 @@ impl Director {
             Ok(None) => return self.change_all(config).await,
             Err(error) => return Err(error),
         };
+        // Lack of memory is a refusal, and nothing is wanted then.
+        if let Some(capacity) = prepared.growth(&self.datapath) {
+            self.grow(capacity, &prepared)?;
+        }
         self.want(config, &services);
         Arc::make_mut(&mut self.wanted).flows.clone_from(&config.flows);
         self.datapath.set_timeouts(config);
@@ -68,7 +72,7 @@ impl Director {
             Ok(changed) => changed,
             Err(error) => {
                 doubt(&mut self.doubtful);
-                self.doubtful.maps_failed(&error);
+                self.doubtful.whole_failed(&error);
                 let warnings = vec![format!("not all of it is in effect; tried again: {error}")];
                 Changed { warnings, ..Changed::default() }
             }
@@ -109,7 +113,7 @@ impl Director {
         let (found, missing) = self.find_interfaces(config).await?;
         let prepared = self.prepare_all(config, &found).await?;
         let rekeyed = self.replace_programs(config, &found, &prepared)?;
-        self.interfaces.found(found, &missing);
+        self.interfaces.found(found, prepared.attachments.clone(), &missing);
         self.wanted = Arc::new(config.clone());
         self.doubtful.maps_are_right();
         self.datapath.set_timeouts(config);
@@ -206,6 +210,7 @@ impl Director {
         found: &[Attached],
         prepared: &Prepared,
     ) -> Result<(), DatapathError> {
+        let clients_before = self.datapath.clients();
         self.datapath.set_clients(config.flows.clients)?;
         let attachments = &prepared.attachments;
         attachments.write(&mut self.datapath.tables, found)?;
@@ -224,6 +229,9 @@ impl Director {
             }
         };
         self.interfaces.record(&self.datapath, &tried, attachments, errors);
+        if clients_before != self.datapath.clients() {
+            self.pins.forget(&self.datapath.clients_pin());
+        }
         self.pins.hold_new(&self.datapath.instance)?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Changes of the host: interfaces, routes and neighbours.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use director_common::backend::NextHop;
 
@@ -66,8 +66,8 @@ impl Director {
         let place = |i: &Attached| (i.name.clone(), i.ifindex, i.mode, i.role, i.macs.clone());
         let are_same = found.iter().map(place).eq(self.interfaces.present.iter().map(place))
             && addresses == self.addresses;
-        self.interfaces.found(found, &missing);
-        self.interfaces.check_programs();
+        self.interfaces.found(found, attachments, &missing);
+        self.interfaces.check_programs(&self.pins.programs());
         self.addresses = addresses;
         self.datapath.detach_others(&self.interfaces.present)?;
         self.pins.hold_new(&self.datapath.instance)?;
@@ -84,22 +84,7 @@ impl Director {
     /// Resolves the next hops to these addresses again.
     async fn follow_addresses(&mut self, addresses: Vec<IpAddr>) {
         let found = NextHopCache::find(&self.netlink, addresses.into_iter(), Duration::ZERO).await;
-        let differing = self.hops.update(found);
-        self.hops.follow_path_mtus(&self.netlink);
-        if differing.is_empty() {
-            return;
-        }
-        let services = self.services_with(&differing);
-        let configured: HashSet<IpAddr> = services
-            .iter()
-            .flat_map(|at| self.wanted.services[*at].backends.iter().map(|b| b.address))
-            .collect();
-        if differing.iter().all(|address| configured.contains(address)) {
-            self.doubtful.services(services);
-        } else {
-            // Backends that drain follow, too.
-            self.doubtful.everything();
-        }
+        self.learn(found);
     }
 
     /// While a long plan is applied: next hops follow neighbours that change, in the maps and in
@@ -112,6 +97,7 @@ impl Director {
         let addresses = self.hops.sent_by(&neighbours);
         let found = NextHopCache::find(&self.netlink, addresses.into_iter(), Duration::ZERO).await;
         let differing = self.hops.update(found);
+        self.meanwhile.extend(&differing);
         let attachments = self.attachments();
         let next_hop = |address: IpAddr| {
             let Some(Ok(hop)) = differing.get(&address).and_then(|at| self.hops.get(*at)) else {
@@ -130,16 +116,18 @@ impl Director {
                 spec.path.next_hop = next_hop;
             }
         }
-        // Whatever else changed with them is looked at afterwards.
-        self.host.note(HostChange::Neighbours(neighbours));
     }
 
     /// Attaches to the next interface that is due; returns whether there was one.
-    pub(super) fn attach_next(&mut self) -> bool {
+    pub(super) async fn attach_next(&mut self) -> bool {
         let attachments = self.attachments();
         let Some(interface) = self.interfaces.next(&self.datapath, &attachments).cloned() else {
             return false;
         };
+        // The kernel does not always report that another program came or went.
+        let link = self.netlink.link_by_index(interface.ifindex).await;
+        let program = link.map_or(interface.program, |link| link.xdp.map(|xdp| xdp.prog_id));
+        let interface = Attached { program, ..interface };
         let attached = self.datapath.attach_some(&[&interface], &attachments, &|_| true);
         // No error is left for the whole when each may fail.
         let errors = attached.unwrap_or_default();
@@ -153,6 +141,9 @@ impl Director {
     pub(super) async fn assign_vips(&mut self) {
         let mut changed = Changed::default();
         assign_vips(&self.netlink, &self.datapath.instance, &self.wanted, &mut changed).await;
+        if !changed.warnings.is_empty() && !self.doubtful.has_look_failed() {
+            self.doubtful.look_failed(None);
+        }
         changed.warnings.extend(super::flow_table_warning(&self.datapath, &self.wanted));
         self.host_warnings = changed.warnings;
     }

@@ -69,6 +69,8 @@ struct State {
     /// When the oldest change came that is being handled.
     handled: Option<Instant>,
     last_look: LastLook,
+    /// Since when the maps do not have the next hops that a look found.
+    maps_lag: Option<Instant>,
     /// Neighbours that packets are sent to: others change all the time.
     neighbours: HashSet<IpAddr>,
     /// Others that changed: one that is resolved may answer before it is known that packets are to
@@ -183,7 +185,8 @@ impl HostChanges {
         };
         let taken = std::mem::take(neighbours);
         state.change = HostChange::Nothing;
-        state.since = None;
+        let first = state.since.take().map(|(first, _)| first);
+        state.maps_lag = [state.maps_lag, first].into_iter().flatten().min();
         taken
     }
 
@@ -203,6 +206,18 @@ impl HostChanges {
         state.since = None;
     }
 
+    /// A look found next hops that the maps do not have yet.
+    pub fn maps_lag(&self) {
+        let mut state = self.state();
+        let since = state.handled.unwrap_or_else(Instant::now);
+        state.maps_lag.get_or_insert(since);
+    }
+
+    /// The maps have the next hops that the last look found.
+    pub fn maps_follow(&self) {
+        self.state().maps_lag = None;
+    }
+
     /// Whether next hops are fresh: the last look succeeded, and no change has waited for long.
     pub fn is_followed(&self) -> bool {
         self.is_followed_at(Instant::now())
@@ -211,7 +226,7 @@ impl HostChanges {
     fn is_followed_at(&self, now: Instant) -> bool {
         let state = self.state();
         let first = state.since.map(|(first, _)| first);
-        let oldest = [state.handled, first].into_iter().flatten().min();
+        let oldest = [state.handled, first, state.maps_lag].into_iter().flatten().min();
         state.last_look == LastLook::Succeeded
             && oldest.is_none_or(|oldest| now.duration_since(oldest) < FOLLOWED_WITHIN)
     }

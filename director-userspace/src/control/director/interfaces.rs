@@ -19,6 +19,8 @@ use crate::kernel::{
 pub(super) struct Interfaces {
     /// Those that are there, in the configuration's order.
     pub(super) present: Vec<Attached>,
+    /// Their slots.
+    pub(super) slots: Attachments,
     /// Why others are not.
     missing: Vec<Missing>,
     /// What the programs on them were loaded with, by name.
@@ -47,8 +49,14 @@ struct Failing {
 
 impl Interfaces {
     /// What was found on the host.
-    pub(super) fn found(&mut self, present: Vec<Attached>, missing: &[HostError]) {
+    pub(super) fn found(
+        &mut self,
+        present: Vec<Attached>,
+        slots: Attachments,
+        missing: &[HostError],
+    ) {
         self.present = present;
+        self.slots = slots;
         let missing = missing.iter().filter_map(|error| {
             let name = error.interface()?.to_owned();
             Some(Missing { name, error: error.to_string() })
@@ -59,12 +67,14 @@ impl Interfaces {
         self.loaded.retain(|name, _| is_present(name));
     }
 
-    /// After [`Interfaces::found`]: a program that another process took off is attached again, and
-    /// where another process's program came or went, the next attempt is due.
-    pub(super) fn check_programs(&mut self) {
-        let has_program =
-            |name: &String| self.present.iter().any(|i| i.name == *name && i.program.is_some());
-        self.loaded.retain(|name, _| has_program(name));
+    /// After [`Interfaces::found`]: an interface that does not carry one of `ours` any more is
+    /// attached to again, and where another process's program came or went, the next attempt is due.
+    pub(super) fn check_programs(&mut self, ours: &[u32]) {
+        let has_ours = |name: &String| {
+            let interface = self.present.iter().find(|interface| interface.name == *name);
+            interface.and_then(|i| i.program).is_some_and(|program| ours.contains(&program))
+        };
+        self.loaded.retain(|name, _| has_ours(name));
         for interface in &self.present {
             if let Some(failing) = self.failing.get_mut(&interface.name)
                 && failing.program != interface.program
@@ -72,6 +82,14 @@ impl Interfaces {
                 failing.program = interface.program;
                 failing.backoff = Backoff::due_now();
             }
+        }
+    }
+
+    /// Interfaces that no link attaches to any more, by the ids of `attached` programs, are attached
+    /// to again: fewer programs than interfaces means that one was detached.
+    pub(super) fn check_attached(&mut self, attached: &[u32]) {
+        if attached.len() < self.loaded.len() {
+            self.loaded.clear();
         }
     }
 
@@ -144,6 +162,11 @@ impl Interfaces {
                 })
             });
         differing.next()
+    }
+
+    /// The programs are to be attached again.
+    pub(super) fn forget_loaded(&mut self) {
+        self.loaded.clear();
     }
 
     /// When an interface that failed is tried again.

@@ -74,6 +74,8 @@ impl Director {
     pub fn repair(&mut self) -> Result<Repaired, DirectorError> {
         self.repair_at = Instant::now() + INTERVAL;
         datapath::mount_bpffs()?;
+        // A link that another process detached has no other sign.
+        self.interfaces.check_attached(&self.pins.programs());
         Ok(Repaired { pins: self.pins.restore()?, maps: Vec::new() })
     }
 }

@@ -1,21 +1,15 @@
 //! Services whose state in the maps is doubtful: brought right in portions.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::IpAddr,
-};
-
-use tokio::time::Instant;
+use std::{collections::HashSet, net::IpAddr};
 
 use super::{
     CHANGE_WAIT, Changed, Director, DirectorError, Neighbours, Stepped,
-    backoff::Backoff,
     on_host::keep_neighbours,
     prepare::{Accepts, Prepared},
 };
 use crate::{
     kernel::{
-        datapath::{self, DatapathError, clock_ns},
+        datapath::{self, Attached, DatapathError, clock_ns},
         host::NextHopCache,
     },
     policy::{
@@ -29,167 +23,51 @@ const PORTION: usize = 32;
 /// Most steps of a plan that are applied without a look at the neighbours.
 const OPS_AT_ONCE: usize = 4096;
 
-/// What of the host and the maps is doubtful.
-#[derive(Debug, Default)]
-pub(super) struct Doubtful {
-    look: Look,
-    /// The last look failed, as a whole or in part.
-    look_failed: Option<LookFailed>,
-    maps: Maps,
-    /// The last attempt to bring the maps right failed.
-    failed: Option<(String, Backoff)>,
-}
-
-/// Whether something is known to have changed on the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Look {
-    #[default]
-    NotDue,
-    Due,
-}
-
-/// A look at the host that failed.
-#[derive(Debug)]
-struct LookFailed {
-    /// `None`: the kernel was short of something for a next hop, which has a warning of its own.
-    error: Option<String>,
-    backoff: Backoff,
-}
-
-/// What the maps may not hold as wanted.
-#[derive(Debug)]
-enum Maps {
-    /// These services, by index.
-    Services(BTreeSet<usize>),
-    Everything,
-}
-
-impl Default for Maps {
-    fn default() -> Self {
-        Self::Services(BTreeSet::new())
-    }
-}
-
-impl Doubtful {
-    /// These services are doubtful.
-    pub(super) fn services(&mut self, more: impl IntoIterator<Item = usize>) {
-        match &mut self.maps {
-            Maps::Services(services) => services.extend(more),
-            Maps::Everything => {}
-        }
-    }
-
-    /// All services are, and what belongs to none.
-    pub(super) fn everything(&mut self) {
-        self.maps = Maps::Everything;
-    }
-
-    /// Whether something besides some services is.
-    pub(super) fn is_everything(&self) -> bool {
-        matches!(self.maps, Maps::Everything)
-    }
-
-    /// The host is to be looked at.
-    pub(super) fn look(&mut self) {
-        self.look = Look::Due;
-    }
-
-    /// The look failed as a whole, or (without an error) for some next hops.
-    pub(super) fn look_failed(&mut self, error: Option<String>) {
-        self.look = Look::NotDue;
-        let before = self.look_failed.take();
-        let backoff = before.map_or_else(Backoff::new, |before| before.backoff.again());
-        self.look_failed = Some(LookFailed { error, backoff });
-    }
-
-    /// The look succeeded.
-    pub(super) fn looked(&mut self) {
-        self.look = Look::NotDue;
-        self.look_failed = None;
-    }
-
-    /// Whether the last look failed, as a whole or in part.
-    pub(super) fn has_look_failed(&self) -> bool {
-        self.look_failed.is_some()
-    }
-
-    /// Whether the host is to be looked at now.
-    pub(super) fn look_is_due(&self) -> bool {
-        self.look == Look::Due
-            || self.look_failed.as_ref().is_some_and(|f| f.backoff.at() <= Instant::now())
-    }
-
-    /// When something is to be done.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let look = match self.look {
-            Look::NotDue => self.look_failed.as_ref().map(|failed| failed.backoff.at()),
-            Look::Due => Some(Instant::now()),
-        };
-        let maps = match (&self.maps, &self.failed) {
-            (Maps::Services(services), _) if services.is_empty() => None,
-            (_, Some((_, backoff))) => Some(backoff.at()),
-            (_, None) => Some(Instant::now()),
-        };
-        [look, maps].into_iter().flatten().min()
-    }
-
-    /// Why something is not as wanted.
-    pub(super) fn error(&self) -> Option<&str> {
-        let look = self.look_failed.as_ref().and_then(|failed| failed.error.as_deref());
-        look.or(self.failed.as_ref().map(|(error, _)| error.as_str()))
-    }
-
-    /// Bringing the maps right failed.
-    pub(super) fn maps_failed(&mut self, error: &DirectorError) {
-        let backoff = self.failed.take().map_or_else(Backoff::new, |(_, backoff)| backoff.again());
-        self.failed = Some((error.to_string(), backoff));
-    }
-
-    /// The maps hold everything as wanted.
-    pub(super) fn maps_are_right(&mut self) {
-        self.maps = Maps::default();
-        self.failed = None;
-    }
-}
-
 impl Director {
     /// Brings some doubtful services right, or everything.
     pub(super) async fn bring_right(&mut self) -> Stepped {
-        let due = match &self.doubtful.failed {
-            Some((_, backoff)) => backoff.at() <= Instant::now(),
-            None => true,
+        let result = if self.doubtful.whole_is_due() {
+            let result = self.bring_all_right().await;
+            result.inspect_err(|error| self.doubtful.whole_failed(error))
+        } else {
+            let portion = self.doubtful.portion(PORTION);
+            match portion.as_slice() {
+                [] => return Stepped::default(),
+                [one] => {
+                    let result = self.bring_some_right(&[*one]).await;
+                    result.inspect_err(|error| self.doubtful.service_failed(*one, error))
+                }
+                some => match self.bring_some_right(some).await {
+                    Ok(changed) => Ok(changed),
+                    // An error belongs to one of them.
+                    Err(_) => self.bring_right_one_by_one(some).await,
+                },
+            }
         };
-        if !due {
-            return Stepped::default();
+        if self.doubtful.next_hops_are_right() {
+            self.host.maps_follow();
         }
-        let result = match &self.doubtful.maps {
-            Maps::Services(services) if services.is_empty() => return Stepped::default(),
-            Maps::Services(services) => {
-                let portion: Vec<usize> = services.iter().take(PORTION).copied().collect();
-                let result = self.bring_some_right(&portion).await;
-                if result.is_ok()
-                    && let Maps::Services(services) = &mut self.doubtful.maps
-                {
-                    portion.iter().for_each(|at| _ = services.remove(at));
-                    self.doubtful.failed = None;
-                }
-                result
-            }
-            Maps::Everything => {
-                let result = self.bring_all_right().await;
-                if result.is_ok() {
-                    self.doubtful.failed = None;
-                }
-                result
-            }
-        };
         match result {
             Ok(Changed { plan, .. }) => Stepped { plan, error: None },
-            Err(error) => {
-                self.doubtful.maps_failed(&error);
-                Stepped { plan: Plan::default(), error: Some(error) }
+            Err(error) => Stepped { plan: Plan::default(), error: Some(error) },
+        }
+    }
+
+    async fn bring_right_one_by_one(
+        &mut self,
+        services: &[usize],
+    ) -> Result<Changed, DirectorError> {
+        let (mut done, mut last) = (Changed::default(), None);
+        for at in services {
+            match self.bring_some_right(&[*at]).await {
+                Ok(changed) => done.plan.ops.extend(changed.plan.ops),
+                Err(error) => {
+                    self.doubtful.service_failed(*at, &error);
+                    last = Some(error);
+                }
             }
         }
+        last.map_or(Ok(done), Err)
     }
 
     /// Compares everything that is wanted with what the maps hold.
@@ -222,7 +100,8 @@ impl Director {
         let mut kept = Changed::default();
         keep_neighbours(&self.netlink, &before, &self.neighbours, &mut kept).await;
         self.look_again_if_short(&kept);
-        self.doubtful.maps = Maps::Services((0..config.services.len()).collect());
+        self.doubtful.whole_is_right();
+        self.doubtful.services(0..config.services.len());
         Ok(kept)
     }
 
@@ -235,6 +114,8 @@ impl Director {
         let Changed { mut plan, warnings: mut shown } = changed;
         self.apply_in_portions(&mut plan.ops).await?;
         self.doubtful.maps_are_right();
+        self.forget_other_hops();
+        self.mark_meanwhile();
         attachments.prune(&mut self.datapath.tables);
         self.route_warnings = warnings;
         let mut kept = Changed::default();
@@ -303,6 +184,8 @@ impl Director {
         let Prepared { changed, neighbours, warnings, .. } = prepared;
         let Changed { mut plan, warnings: mut shown } = changed;
         self.apply_in_portions(&mut plan.ops).await?;
+        self.doubtful.right(services);
+        self.mark_meanwhile();
         let names: HashSet<String> = services
             .iter()
             .map(|at| format!("service {}", self.wanted.services[*at].name))
@@ -338,16 +221,17 @@ impl Director {
     }
 
     /// Grows the maps. An interface that cannot be attached to already now does not prevent that.
-    fn grow(
+    pub(super) fn grow(
         &mut self,
         capacity: crate::policy::plan::Capacity,
         prepared: &Prepared,
     ) -> Result<(), DatapathError> {
         let all = self.interfaces.present.clone();
         let (attachments, interfaces) = (&prepared.attachments, &self.interfaces);
-        let errors = self
-            .datapath
-            .grow(capacity, &all, attachments, &|interface| interfaces.is_failing(interface))?;
+        let may_fail = |interface: &Attached| interfaces.is_failing(interface);
+        let grown = self.datapath.grow(capacity, &all, attachments, &may_fail);
+        // Which maps the programs are left with is not known then: they are attached again.
+        let errors = grown.inspect_err(|_| self.interfaces.forget_loaded())?;
         let all: Vec<_> = all.iter().collect();
         self.interfaces.record(&self.datapath, &all, attachments, errors);
         self.pins.hold_new(&self.datapath.instance)?;
@@ -367,14 +251,14 @@ impl Director {
             .collect();
         if !missing.is_empty() {
             let found = NextHopCache::find(&self.netlink, missing.into_iter(), wait).await;
-            self.hops.update(found);
-            self.hops.follow_path_mtus(&self.netlink);
+            self.learn(found);
         }
     }
 
     /// If the kernel was short of something for next hops or neighbours, the host is looked at again.
     pub(super) fn look_again_if_short(&mut self, kept: &Changed) {
-        if !kept.warnings.is_empty() || self.hops.has_failures() {
+        let is_short = !kept.warnings.is_empty() || self.hops.has_failures();
+        if is_short && !self.doubtful.has_look_failed() {
             self.doubtful.look_failed(None);
         }
     }
@@ -385,7 +269,52 @@ impl Director {
         std::mem::replace(&mut self.neighbours, neighbours)
     }
 
-    /// The services that use these backends; `None` if a backend is of none of them and drains.
+    /// Takes over next hops; services with those that differ from before are doubtful.
+    pub(super) fn learn(&mut self, found: NextHopCache) {
+        let known: HashSet<IpAddr> = self.hops.addresses().into_iter().collect();
+        let mut differing = self.hops.update(found);
+        self.hops.follow_path_mtus(&self.netlink);
+        differing.retain(|address| known.contains(address));
+        self.mark(&differing);
+    }
+
+    /// Services with these backends are doubtful, since the next hops to them changed.
+    pub(super) fn mark(&mut self, differing: &HashSet<IpAddr>) {
+        if differing.is_empty() {
+            return;
+        }
+        self.host.maps_lag();
+        let services = self.services_with(differing);
+        let configured: HashSet<IpAddr> = services
+            .iter()
+            .flat_map(|at| self.wanted.services[*at].backends.iter().map(|b| b.address))
+            .collect();
+        if differing.iter().all(|address| configured.contains(address)) {
+            self.doubtful.moved(services);
+        } else {
+            // Backends that drain follow, too.
+            self.doubtful.everything();
+        }
+    }
+
+    /// Marks what changed while a plan was applied.
+    fn mark_meanwhile(&mut self) {
+        let differing = std::mem::take(&mut self.meanwhile);
+        self.mark(&differing);
+        if self.doubtful.next_hops_are_right() {
+            self.host.maps_follow();
+        }
+    }
+
+    /// Forgets next hops to what is neither wanted nor in the maps.
+    fn forget_other_hops(&mut self) {
+        let wanted = self.wanted.services.iter().flat_map(|s| &s.backends).map(|b| b.address);
+        let used: HashSet<IpAddr> =
+            wanted.chain(self.datapath.tables.backend_addresses()).collect();
+        self.hops.retain(&used);
+    }
+
+    /// The services that use these backends.
     pub(super) fn services_with(&self, addresses: &HashSet<IpAddr>) -> Vec<usize> {
         let uses = |service: &Service| {
             service.backends.iter().any(|backend| addresses.contains(&backend.address))
@@ -432,15 +361,15 @@ fn is_long(ops: &[Op]) -> bool {
         | Op::SetRing { .. }
         | Op::DrainBackend { .. }
         | Op::StopBackend { .. }
-        | Op::MoveBackend { .. }
-        | Op::FreeBackend { .. }
-        | Op::ResetBackend { .. } => true,
+        | Op::MoveBackend { .. } => true,
         Op::RemoveStrayKey(_)
         | Op::AddService { .. }
         | Op::ShowService { .. }
         | Op::HideService { .. }
         | Op::RemoveService { .. }
-        | Op::ResetService { .. } => false,
+        | Op::ResetService { .. }
+        | Op::FreeBackend { .. }
+        | Op::ResetBackend { .. } => false,
     };
     portion_of(ops) < ops.len() && ops.iter().all(is_of_one)
 }

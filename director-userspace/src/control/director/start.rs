@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Changed, Director, DirectorError, Doubtful, FIRST_WAIT, HostChanges, Interfaces, Neighbours,
+    Turn,
     on_host::keep_neighbours,
     prepare::{Accepts, Prepared},
     services::addresses_of,
@@ -103,6 +104,8 @@ impl Director {
             route_warnings: warnings,
             host_warnings: Vec::new(),
             doubtful: Doubtful::default(),
+            meanwhile: HashSet::new(),
+            turn: Turn::Attach,
             host,
             pins,
             scrub: Scrub::default(),
@@ -110,7 +113,7 @@ impl Director {
             _lock: lock,
         };
         let attachments = Attachments::assign(&director.datapath.tables, &found)?;
-        director.interfaces.found(found.clone(), &waits_for);
+        director.interfaces.found(found.clone(), attachments.clone(), &waits_for);
         let tried: Vec<&Attached> = found.iter().collect();
         director.interfaces.record(&director.datapath, &tried, &attachments, errors);
         director.set_neighbours(neighbours);

@@ -22,6 +22,8 @@ const LINK_DETACH: libc::c_int = 34;
 
 /// `BPF_XDP` of linux/bpf.h: how a program on an interface is attached.
 const ATTACH_TYPE_XDP: u32 = 37;
+/// `BPF_LINK_TYPE_XDP` of linux/bpf.h.
+const LINK_TYPE_XDP: u32 = 6;
 /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` of linux/if_link.h.
 const SKB_MODE: u32 = 1 << 1;
 const DRV_MODE: u32 = 1 << 2;
@@ -99,16 +101,17 @@ pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &attr).map(drop)
 }
 
-/// The index of the interface that a link is attached to; 0 if it is detached, or its interface is
-/// gone. `None` for what is not a link.
-pub(super) fn ifindex(link: BorrowedFd<'_>) -> Option<u32> {
+/// The index of the interface that a link is attached to, and the id of its program. `None` if it is
+/// detached, its interface is gone, or it is no link of XDP.
+pub(super) fn attached(link: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let mut info = LinkInfo::default();
     let attr = ObjInfo {
         bpf_fd: link.as_raw_fd() as u32,
         info_len: size_of::<LinkInfo>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
-    bpf(OBJ_GET_INFO_BY_FD, &attr).ok().map(|_| info.ifindex)
+    bpf(OBJ_GET_INFO_BY_FD, &attr).ok()?;
+    (info.kind == LINK_TYPE_XDP && info.ifindex != 0).then_some((info.ifindex, info.prog_id))
 }
 
 /// Attaches a loaded program to an interface by a new link, which is pinned at `path`.

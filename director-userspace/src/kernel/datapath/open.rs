@@ -1,6 +1,9 @@
 //! Opens an instance's maps, or creates them.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use director_common::{
     abi::{ABI_VERSION, Meta, OLDEST_ADOPTED, ProgramMode, map},
@@ -142,6 +145,11 @@ impl Datapath {
         }
         self.clients = clients;
         Ok(())
+    }
+
+    /// Where the map of clients is pinned.
+    pub fn clients_pin(&self) -> PathBuf {
+        self.instance.map_pin(map::FLOW_KEYS)
     }
 
     /// Whether programs that are attached from now on track clients.

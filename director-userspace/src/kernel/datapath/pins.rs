@@ -6,7 +6,7 @@
 use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{DatapathError, Instance, link, open::make_directory};
@@ -48,13 +48,24 @@ impl Pins {
         let links = instance.link_pins();
         for (path, fd) in self.0.drain(..) {
             let is_link = path.parent() == Some(&links);
-            let is_alive = !is_link || link::ifindex(fd.as_fd()).is_some_and(|index| index != 0);
+            let is_alive = !is_link || link::attached(fd.as_fd()).is_some();
             if is_alive && !held.0.iter().any(|(there, _)| *there == path) {
                 held.0.push((path, fd));
             }
         }
         *self = held;
         Ok(())
+    }
+
+    /// The ids of the programs that its links attach to interfaces.
+    pub fn programs(&self) -> Vec<u32> {
+        let links = self.0.iter().filter_map(|(_, fd)| link::attached(fd.as_fd()));
+        links.map(|(_, program)| program).collect()
+    }
+
+    /// Holds a map no longer: another takes its place.
+    pub fn forget(&mut self, map: &Path) {
+        self.0.retain(|(path, _)| path != map);
     }
 
     /// Creates missing pins again; returns their paths.

@@ -188,6 +188,16 @@ impl Tables {
         }
     }
 
+    /// The addresses of all backends.
+    pub fn backend_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        (1..self.backends.len()).filter_map(|slot| {
+            let backend = self.backends.get(slot);
+            let fields = backend.word.unpack();
+            let family = if fields.is_v6 { Family::V6 } else { Family::V4 };
+            (fields.state != BackendState::Free).then(|| backend.address.to_ip(family))
+        })
+    }
+
     /// Flows that the flow table is sized for.
     pub fn flow_capacity(&self) -> u64 {
         let places = u64::from(self.flows.len()) * director_common::flow_table::SET_WAYS as u64;

@@ -159,6 +159,11 @@ impl NextHopCache {
         self.0.values().any(has_failed)
     }
 
+    /// Forgets the others.
+    pub fn retain(&mut self, addresses: &HashSet<IpAddr>) {
+        self.0.retain(|address, _| addresses.contains(address));
+    }
+
     /// All addresses in it.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.0.keys().copied().collect()

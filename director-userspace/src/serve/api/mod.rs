@@ -9,9 +9,12 @@
 mod body;
 pub mod client;
 mod connections;
+mod published;
 mod routes;
 pub mod server;
 pub mod types;
+
+pub use published::Published;
 
 use std::{
     path::{Path, PathBuf},
@@ -141,7 +144,8 @@ pub enum Refused {
 /// The paths for a peer of this user; commands go to `daemon`.
 #[doc(hidden)]
 pub fn router_for(uid: u32, daemon: mpsc::Sender<Request>, instance: Instance) -> axum::Router {
-    let api = routes::Api { daemon, instance, applying: Arc::default() };
+    let api =
+        routes::Api { daemon, instance, published: Published::default(), applying: Arc::default() };
     routes::router(api).layer(axum::Extension(server::Peer { uid, pid: None }))
 }
 

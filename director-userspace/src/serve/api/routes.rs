@@ -20,6 +20,7 @@ use super::{
     Command, Refused, Reply, Request,
     body::{Answer, Body, Configuration, Query, limit_body, problem, rendered},
     connections,
+    published::Published,
     server::Peer,
     types::{
         Acted, Applied, ApplyOptions, BackendRequest, Connections, ConnectionsOf, DetachRequest,
@@ -30,12 +31,16 @@ use crate::{kernel::datapath::Instance, serve::view::Status};
 
 /// Timeout of a command in the daemon's loop.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// A loop that does not answer a question within this time is in a long change.
+const BUSY: Duration = Duration::from_millis(400);
 
 /// The state of the handlers.
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) daemon: mpsc::Sender<Request>,
     pub(super) instance: Instance,
+    /// Answers what the daemon does not answer soon.
+    pub(super) published: Published,
     /// Held while a configuration is applied: a second one is refused, not queued.
     pub(super) applying: Arc<Mutex<()>>,
 }
@@ -105,6 +110,22 @@ impl Api {
         rendered(move || Ok(result)).await
     }
 
+    /// Reads from the daemon's loop; while that is busy for long, what it published last.
+    async fn read<T>(
+        &self,
+        peer: &Peer,
+        command: impl Fn(Reply<T>) -> Command,
+        published: impl Fn(&Published) -> Option<T>,
+    ) -> Result<T, Refused> {
+        match tokio::time::timeout(BUSY, self.result(peer, &command)).await {
+            Ok(result) => result,
+            Err(_) => match published(&self.published) {
+                Some(answer) => Ok(answer),
+                None => self.result(peer, &command).await,
+            },
+        }
+    }
+
     /// Runs a command in the daemon's loop.
     async fn result<T>(
         &self,
@@ -137,7 +158,8 @@ const FORMER_STATUS: &str = "/v1/conditions";
 /// The status of services, backends and checks, with admin overrides.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 async fn status(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
-    api.run(&peer, Command::Status).await
+    let status = api.read(&peer, Command::Status, Published::status).await?;
+    rendered(move || Ok(status)).await
 }
 
 /// As `status`, and warns once that the path is deprecated.
@@ -173,7 +195,7 @@ async fn config(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Response, Refused> {
-    let text = api.result(&peer, Command::Config).await?;
+    let text = api.read(&peer, Command::Config, Published::text).await?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
 }
 
@@ -220,7 +242,8 @@ fn already_applying() -> Refused {
 /// Configurations that were applied.
 #[utoipa::path(get, path = "/v1/history", responses((status = 200, body = History)))]
 async fn history(State(api): State<Api>, Extension(peer): Extension<Peer>) -> Answer {
-    api.run(&peer, Command::History).await
+    let history = api.read(&peer, Command::History, Published::history).await?;
+    rendered(move || Ok(history)).await
 }
 
 /// Applies a former configuration, and writes it to the daemon's file.

@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 
 use super::{
     Request,
+    published::Published,
     routes::{self, Api},
     socket_of,
 };
@@ -95,6 +96,7 @@ impl Server {
         config: &model::Api,
         instance: &Instance,
         daemon: mpsc::Sender<Request>,
+        published: Published,
     ) -> Result<Self, String> {
         let default_path = socket_of(instance);
         let path = config.socket.clone().unwrap_or_else(|| default_path.clone());
@@ -111,7 +113,7 @@ impl Server {
             }
         }
         let applying = Arc::new(Mutex::new(()));
-        let api = Api { daemon, instance: instance.clone(), applying };
+        let api = Api { daemon, instance: instance.clone(), published, applying };
         let accepting = tokio::spawn(accept(listener, api));
         let file = socket_at(&path);
         Ok(Self { config: config.clone(), path, link, file, accepting })
