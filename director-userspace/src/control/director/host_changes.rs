@@ -64,7 +64,7 @@ enum LastLook {
 #[derive(Default)]
 struct State {
     change: HostChange,
-    /// When the first and the last change came that nobody took yet.
+    /// When the first and the last change came that were not taken yet.
     since: Option<(Instant, Instant)>,
     /// When the oldest change came that is being handled.
     handled: Option<Instant>,
@@ -202,7 +202,7 @@ impl HostChanges {
         let mut state = self.state();
         state.last_look = LastLook::Failed;
         state.change = HostChange::Nothing;
-        // Whoever failed tries again; no burst has to settle for that.
+        // The next attempt has a time of its own; no burst has to settle for it.
         state.since = None;
     }
 

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Most services that one step brings right: their rings take some tens of milliseconds.
-const PORTION: usize = 32;
+/// Most services that one step brings right: their rings take a fifth of a second.
+const PORTION: usize = 128;
 /// Most steps of a plan that are applied without a look at the neighbours.
 const OPS_AT_ONCE: usize = 4096;
 

@@ -6,7 +6,7 @@ use director_common::{abi::map, tunables::Tunables};
 
 use super::{DatapathError, Instance, clock_ns, load, mmap::MappedArray, tables::Fd};
 
-/// Writes the heartbeat of an instance, independently of whoever else has its maps open.
+/// Writes the heartbeat of an instance, independently of other handles of its maps.
 pub struct Pulse(MappedArray<Tunables>);
 
 impl Pulse {
