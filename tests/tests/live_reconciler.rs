@@ -16,7 +16,7 @@ use std::{
 };
 
 use director_tests::live::{
-    Daemon, Finished, Host, Live, TIMEOUT, VIPS, finish, pass_everything, wait_until,
+    Daemon, Finished, Host, Live, TIMEOUT, VIPS, binary, finish, pass_everything, wait_until,
 };
 use director_userspace::{
     kernel::datapath::{self, Datapath, Instance},
@@ -380,4 +380,74 @@ fn ask(live: &Live, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
+}
+
+/// The BPF file system goes away under a daemon, in a mount namespace of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unmounted_bpf_file_system_is_mounted_again() {
+    let live = Live::new("unmounted").await;
+    let daemon = live.spawn_run_in_own_mounts();
+    daemon.wait_for("ready", TIMEOUT);
+    let target = daemon.pid().to_string();
+    let inside = |arguments: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &target]).args(arguments);
+        command.current_dir(live.directory());
+        live.node("director").place(&mut command).expect("placed");
+        finish(command)
+    };
+    inside(&["umount", "-l", "/sys/fs/bpf"]).succeeded();
+    daemon.wait_for("repaired", REPAIRED);
+    let binary = binary();
+    let binary = binary.to_str().expect("text");
+    let status = [binary, "status", "--instance", live.instance().name()];
+    inside(&status).succeeded().prints(&["attached   eth0 (native, up)"]);
+    assert!(answers(&live));
+    // What is pinned there is what runs: the next process takes it over.
+    let detach = [binary, "detach", "--instance", live.instance().name()];
+    inside(&detach).succeeded().prints(&["detached from eth0"]);
+    assert!(!ip(&live, "link show eth0").stdout.contains(" xdp "));
+    daemon.end(Signal::SIGTERM);
+}
+
+/// One of fifteen interfaces is made anew again and again: the others keep their programs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_that_flaps_affects_itself_only() {
+    let live = Live::new("flaps15").await;
+    let names: Vec<String> = (1..14).map(|n| format!("e{n}")).collect();
+    for name in &names {
+        ip(&live, &format!("link add name {name} type veth peer name p{name}"));
+        ip(&live, &format!("link set {name} up"));
+    }
+    let listed: String = names.iter().map(|name| format!("\n  - name: {name}")).collect();
+    live.write(&DEFAULT_CONFIG.replace("  - name: eth0", &format!("  - name: eth0{listed}")));
+    let daemon = live.spawn_run();
+    daemon.wait_for("ready", Duration::from_secs(60));
+    let before = live.bpf().await.links;
+    assert_eq!(before.len(), 14);
+    let instance = live.instance().clone();
+    let (slowest, oldest) = heart_during(&instance, || {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..8 {
+            ip(&live, "link del e7");
+            ip(&live, "link add name e7 type veth peer name pe7");
+            ip(&live, "link set e7 up");
+            let asked = Instant::now();
+            assert!(ask(&live, "/v1/history").starts_with("HTTP/1.1 200"));
+            slowest = slowest.max(asked.elapsed());
+            thread::sleep(Duration::from_millis(300));
+        }
+        slowest
+    });
+    println!("the slowest answer after {slowest:?}, heartbeat {oldest:?}");
+    assert!(oldest < HEART + SCHEDULED, "the heartbeat stopped for {oldest:?}");
+    assert!(slowest < Duration::from_secs(1) + SCHEDULED, "an answer took {slowest:?}");
+    wait_until("attached again", FOLLOWED, || ip(&live, "link show e7").stdout.contains(" xdp "));
+    let after = live.bpf().await.links;
+    assert_eq!(after.len(), 14);
+    let kept = before.iter().filter(|link| after.contains(link)).count();
+    assert_eq!(kept, 13, "the other links stay: {before:?}, {after:?}");
+    assert!(answers(&live));
+    daemon.end(Signal::SIGTERM);
+    live.detach();
 }

@@ -190,7 +190,9 @@ pub async fn run(
     daemon.notify(&changes);
     // The API starts after forwarding and health, which matter more.
     daemon.listen().await;
-    daemon.watch_health().await;
+    // Attaching took a while: what changed meanwhile is looked at before it is ready.
+    daemon.host_changed().await;
+    daemon.heart.beat();
     daemon.publish();
     started();
     // The file may have been written between the first read and the watch, or is being written now.
@@ -309,13 +311,14 @@ impl Daemon {
 
     /// Looks at the host; what that makes doubtful is brought right by further steps.
     async fn host_changed(&mut self) {
-        let Some(director) = &mut self.director else {
+        if let Some(director) = &mut self.director {
+            director.host_changed();
+            self.step().await;
+            self.log_warnings();
+        } else {
             self.host.take();
-            return self.host.looked();
-        };
-        director.host_changed();
-        self.step().await;
-        self.log_warnings();
+            self.host.looked();
+        }
         // Paths of health checks may have changed, too.
         self.watch_health().await;
     }

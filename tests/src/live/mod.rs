@@ -243,6 +243,16 @@ impl Live {
         self.spawn(command)
     }
 
+    /// As [`Live::spawn_run`], in a mount namespace of its own.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_run_in_own_mounts(&self) -> Daemon {
+        let mut command = Command::new("unshare");
+        command.arg("--mount").arg(binary()).args(["run", "-c", "director.yaml"]);
+        self.spawn(command)
+    }
+
     fn spawn(&self, mut command: Command) -> Daemon {
         command.args(["--instance", self.instance.name()]).current_dir(&self.directory);
         command.env("STATE_DIRECTORY", self.directory.join("state"));

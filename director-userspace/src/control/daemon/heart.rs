@@ -68,6 +68,11 @@ impl Heart {
         self.shared.beat();
     }
 
+    /// Beats at once, if the host is followed.
+    pub(super) fn beat(&self) {
+        self.shared.beat();
+    }
+
     /// The event loop takes its next event.
     pub(super) fn progress(&self) {
         self.shared.progress.store(clock_ns(), Ordering::Relaxed);
