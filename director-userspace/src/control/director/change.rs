@@ -31,8 +31,9 @@ impl Director {
         let Some(services) = self.small_change(config, scope) else {
             return self.change_all(config).await;
         };
+        let known = self.route_warnings.clone();
         let accepts = match scope {
-            Scope::All => Accepts::WhatWorks,
+            Scope::All => Accepts::Known(&known),
             // Health and operators change weights only.
             Scope::Services(_) => Accepts::Anything,
         };
@@ -157,7 +158,7 @@ impl Director {
         let addresses = addresses_of(&config.services, &observed);
         self.resolve(addresses, CHANGE_WAIT).await;
         let all: Vec<&Service> = config.services.iter().collect();
-        let accepts = Accepts::WhatWorks;
+        let accepts = Accepts::Known(&self.route_warnings);
         Prepared::of(
             &self.netlink,
             observed,

@@ -4,7 +4,7 @@ use super::{Changed, DirectorError, Neighbours};
 use crate::{
     kernel::{
         datapath::{Attached, Attachments, Datapath, DatapathError, Sizes, clock_ns},
-        host::{self, HostErrors, HostRoutes, NextHopCache},
+        host::{self, HostError, HostErrors, HostRoutes, NextHopCache},
         net::Netlink,
     },
     policy::{
@@ -15,9 +15,10 @@ use crate::{
 
 /// What a plan accepts of backends that this host cannot send to as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepts {
-    /// No such backend: the configuration is refused.
-    WhatWorks,
+pub(super) enum Accepts<'a> {
+    /// Only what is a warning already, of the configuration in effect: for another such backend,
+    /// the configuration is refused.
+    Known(&'a [String]),
     /// The configuration was accepted before: each is a warning.
     Anything,
 }
@@ -44,16 +45,20 @@ impl Prepared {
         interfaces: &[Attached],
         attachments: Attachments,
         hops: &NextHopCache,
-        accepts: Accepts,
+        accepts: Accepts<'_>,
     ) -> Result<Self, DirectorError> {
         let draining = host::draining(observed.backends().values(), services);
         let HostRoutes { paths, neighbours, mut warnings, errors } =
             host::routes(netlink, config, services, &draining, interfaces, &attachments, hops)
                 .await;
-        if accepts == Accepts::WhatWorks && !errors.is_empty() {
-            return Err(HostErrors(errors).into());
-        }
         warnings.extend(errors.iter().map(ToString::to_string));
+        if let Accepts::Known(known) = accepts {
+            let is_new = |error: &HostError| !known.contains(&error.to_string());
+            let new: Vec<HostError> = errors.into_iter().filter(is_new).collect();
+            if !new.is_empty() {
+                return Err(HostErrors(new).into());
+            }
+        }
         let desired = Desired::of(services.iter().copied(), paths);
         let (plan, capacity) = diff_growing(&observed, &desired, clock_ns(), Sizes::LARGEST)
             .map_err(DatapathError::from)?;

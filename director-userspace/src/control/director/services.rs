@@ -145,7 +145,7 @@ impl Director {
         &mut self,
         config: &Config,
         services: &[usize],
-        accepts: Accepts,
+        accepts: Accepts<'_>,
     ) -> Result<Option<Prepared>, DirectorError> {
         let chosen: Vec<&Service> = services.iter().map(|at| &config.services[*at]).collect();
         let keys = chosen.iter().map(|service| key_of(&service.frontend)).collect();
@@ -154,7 +154,7 @@ impl Director {
             return Ok(None);
         }
         let wait = match accepts {
-            Accepts::WhatWorks => CHANGE_WAIT,
+            Accepts::Known(_) => CHANGE_WAIT,
             Accepts::Anything => std::time::Duration::ZERO,
         };
         let addresses = addresses_of(chosen.iter().copied(), &observed);

@@ -78,7 +78,7 @@ impl Director {
         let lock = instance.lock()?;
         let mut datapath = Datapath::open_or_create(instance, config)?;
         // A backend may be reached by an interface that is still to come.
-        let accepts = if waits_for.is_empty() { Accepts::WhatWorks } else { Accepts::Anything };
+        let accepts = if waits_for.is_empty() { Accepts::Known(&[]) } else { Accepts::Anything };
         let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
         Attachments::clear_gone(&mut datapath.tables, &indices);
         let begun = match Self::begin(&netlink, &mut datapath, config, &found, accepts).await {
@@ -134,7 +134,7 @@ impl Director {
         datapath: &mut Datapath,
         config: &Config,
         interfaces: &[Attached],
-        accepts: Accepts,
+        accepts: Accepts<'_>,
     ) -> Result<Begun, DirectorError> {
         let attachments = Attachments::assign(&datapath.tables, interfaces)?;
         let observed = datapath::observe(&datapath.tables);
