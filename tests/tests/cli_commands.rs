@@ -349,7 +349,10 @@ async fn read_only_commands_print_tables_json_and_yaml() {
     assert_eq!(
         fields(&stats["drop"]),
         [
+            "below-minimum-mtu",
             "fragment",
+            "hop-limit",
+            "martian-source",
             "no-backend",
             "no-headroom",
             "no-interface",

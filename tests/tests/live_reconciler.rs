@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixDatagram, UnixStream},
     process::Command,
     sync::{
         Mutex,
@@ -337,8 +337,11 @@ async fn thousands_of_services_that_change_at_once_silence_nothing() {
     let mut live = Live::new("many").await;
     let health = "health: {type: tcp, port: 80, interval: 1s, timeout: 500ms, fall: 2, rise: 1},";
     live.write(&many_services(SERVICES, health));
-    let daemon = live.spawn_run();
+    let at = live.directory().join("notify");
+    let supervisor = UnixDatagram::bind(&at).expect("a socket");
+    let daemon = live.spawn_run_notifying(&at);
     daemon.wait_for("ready", Duration::from_secs(240));
+    let watch = thread::spawn(move || longest_silence(&supervisor));
     let began = Instant::now();
     let instance = live.instance().clone();
     let ((slowest, took), oldest) = heart_during(&instance, || {
@@ -370,6 +373,26 @@ async fn thousands_of_services_that_change_at_once_silence_nothing() {
     assert!(oldest < HEART + SCHEDULED, "the heartbeat stopped for {oldest:?}");
     assert!(slowest < Duration::from_secs(1) + SCHEDULED, "an answer took {slowest:?}");
     daemon.end(Signal::SIGTERM);
+    let silence = watch.join().expect("watched");
+    assert!(silence < HEART + SCHEDULED, "the watchdog heard nothing for {silence:?}");
+}
+
+/// The longest time between two notifications of the watchdog, until the daemon stops.
+fn longest_silence(supervisor: &UnixDatagram) -> Duration {
+    let (mut longest, mut last) = (Duration::ZERO, None);
+    let mut text = [0; 4096];
+    loop {
+        let length = supervisor.recv(&mut text).expect("received");
+        let text = String::from_utf8_lossy(&text[..length]);
+        if text.contains("WATCHDOG=1") {
+            let now = Instant::now();
+            longest = longest.max(last.map_or(Duration::ZERO, |last| now - last));
+            last = Some(now);
+        }
+        if text.contains("STOPPING=1") {
+            return longest;
+        }
+    }
 }
 
 /// Asks the API by its socket.

@@ -243,6 +243,16 @@ impl Live {
         self.spawn(command)
     }
 
+    /// As [`Live::spawn_run`], with a supervisor that listens at this Unix datagram socket.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_run_notifying(&self, supervisor: &Path) -> Daemon {
+        let mut command = Program::Director.command(&["run", "-c", "director.yaml"]);
+        command.env("NOTIFY_SOCKET", supervisor);
+        self.spawn(command)
+    }
+
     /// As [`Live::spawn_run`], in a mount namespace of its own.
     ///
     /// # Panics

@@ -46,7 +46,7 @@ fn eighty_by_twenty_four_has_services_totals_drops_and_help() {
     let lines = lines(&mut app(), 80, 24);
     has(&lines, &["director default", "eth0 native", "revision 7, up 2h", "Z"]);
     has(&lines, &["forwarded 9.30M/s", "bytes/s", "established"]);
-    has(&lines, &["dropped", "/s: no-interface 72"]);
+    has(&lines, &["dropped", "/s: below-minimum-mtu 99"]);
     let columns =
         ["SERVICE", "ADDRESS", "STATE", "UP", "CONNS", "PKT/S", "BYT/S", "NEW/S", "DROP/S"];
     has(&lines, &columns);
