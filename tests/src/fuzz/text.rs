@@ -24,7 +24,8 @@ pub(super) fn config(input: &[u8]) -> Outcome {
         Err(errors) => {
             assert!(!errors.errors.is_empty(), "refused without an error");
             let _ = errors.to_string();
-            let lines = text.split('\n').count();
+            // CR ends a line, too (YAML 1.2, 5.4).
+            let lines = text.replace("\r\n", "\n").split(['\n', '\r']).count();
             for error in &errors.errors {
                 let line = error.position.map_or(1, |at| at.line as usize);
                 assert!((1..=lines + 1).contains(&line), "line {line} of {lines}: {error:?}");
