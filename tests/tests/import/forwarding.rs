@@ -58,7 +58,8 @@ fn left_out(line: &str) -> Option<(bool, SocketAddr)> {
 }
 
 fn packet(is_tcp: bool, port: u16, to: SocketAddr) -> Packet {
-    let from = if to.is_ipv4() { "198.51.100.7".to_owned() } else { "[2001:db8:c::7]".to_owned() };
+    let from =
+        if to.is_ipv4() { "203.0.113.200".to_owned() } else { "[2001:db8:c1::7]".to_owned() };
     let (from, to) = (format!("{from}:{port}"), to.to_string());
     if is_tcp { Packet::tcp(&from, &to) } else { Packet::udp(&from, &to) }
 }
