@@ -340,8 +340,8 @@ async fn thousands_of_services_that_change_at_once_silence_nothing() {
     let at = live.directory().join("notify");
     let supervisor = UnixDatagram::bind(&at).expect("a socket");
     let daemon = live.spawn_run_notifying(&at);
-    daemon.wait_for("ready", Duration::from_secs(240));
     let watch = thread::spawn(move || longest_silence(&supervisor));
+    daemon.wait_for("ready", Duration::from_secs(240));
     let began = Instant::now();
     let instance = live.instance().clone();
     let ((slowest, took), oldest) = heart_during(&instance, || {
