@@ -15,7 +15,7 @@ use std::net::IpAddr;
 pub use hidden_tags::{HiddenTags, hidden_tags};
 pub use interfaces::{interfaces, present_interfaces};
 pub use neighbours::release_neighbours;
-pub use next_hop_cache::{NextHopCache, NextHopState};
+pub use next_hop_cache::NextHopCache;
 pub use paths::{HostRoutes, draining, routes};
 pub use vips::{assign_vips, withdraw_vips};
 

@@ -20,38 +20,7 @@ const MIN_FOR_DUMP: usize = 64;
 
 /// The next hops of some addresses.
 #[derive(Debug, Default)]
-pub struct NextHopCache(ByAddress<Lookup>);
-
-/// What the kernel answered about one address.
-#[derive(Debug)]
-struct Lookup {
-    hop: Result<NextHop, NetError>,
-    /// When it answered.
-    at: Instant,
-}
-
-/// What is known about the next hop of an address.
-#[derive(Clone, Copy, Debug)]
-pub enum NextHopState<'a> {
-    /// Where frames go to.
-    Resolved(&'a NextHop),
-    /// The neighbour did not answer.
-    Silent {
-        /// The next hop, without a MAC address.
-        hop: &'a NextHop,
-        /// When the wait for an answer was over.
-        tried_at: Instant,
-    },
-    /// The kernel has no way to the address.
-    Unreachable {
-        /// Why.
-        error: &'a NetError,
-        /// When it was looked up.
-        tried_at: Instant,
-    },
-    /// It was never looked up.
-    Unknown,
-}
+pub struct NextHopCache(ByAddress<Result<NextHop, NetError>>);
 
 impl NextHopCache {
     /// Resolves `addresses` by the kernel, unknown neighbours in parallel; `wait` limits the wait
@@ -61,26 +30,15 @@ impl NextHopCache {
         addresses: impl Iterator<Item = IpAddr>,
         wait: Duration,
     ) -> Self {
-        let mut hops = Self::default();
-        hops.find_again(netlink, addresses, wait).await;
-        hops
-    }
-
-    /// As [`NextHopCache::find`], for some addresses: what is known of the others stays.
-    pub async fn find_again(
-        &mut self,
-        netlink: &Netlink,
-        addresses: impl Iterator<Item = IpAddr>,
-        wait: Duration,
-    ) {
         let mut addresses: Vec<IpAddr> = addresses.collect();
         addresses.sort_unstable();
         addresses.dedup();
         let began = Instant::now();
+        let mut hops = Self::default();
         if addresses.len() >= MIN_FOR_DUMP {
             // What cannot be listed is resolved one by one.
             if let Ok(classes) = ClassLookup::new(netlink, wait).await {
-                addresses = self.find_in(classes, addresses).await;
+                addresses = hops.find_in(classes, addresses).await;
             }
         }
         let mut requests = JoinSet::new();
@@ -95,11 +53,11 @@ impl NextHopCache {
                     .spawn(async move { (address, netlink.resolve_next_hop(address, wait).await) });
             }
             match requests.join_next().await {
-                Some(Ok((address, hop))) => self.insert(address, hop),
+                Some(Ok((address, hop))) => drop(hops.0.insert(address, hop)),
                 // A task neither panics nor is cancelled here; otherwise its backend would have no
                 // next hop.
                 Some(Err(_)) => {}
-                None => return,
+                None => return hops,
             }
         }
     }
@@ -115,7 +73,7 @@ impl NextHopCache {
         self.0.reserve(addresses.len());
         for address in addresses {
             match classes.next_hop(address).await {
-                Some(hop) => self.insert(address, Ok(hop)),
+                Some(hop) => drop(self.0.insert(address, Ok(hop))),
                 None => left.push(address),
             }
         }
@@ -127,8 +85,8 @@ impl NextHopCache {
         let mut differing = HashSet::new();
         // When an MTU ends is no difference to packets.
         let hop_only = |hop: &NextHop| NextHop { route_mtu_ends: None, ..*hop };
-        for (address, lookup) in found.0 {
-            let is_same = match (self.get(address), &lookup.hop) {
+        for (address, hop) in found.0 {
+            let is_same = match (self.get(address), &hop) {
                 (Some(Ok(before)), Ok(now)) => hop_only(before) == hop_only(now),
                 (Some(Err(before)), Err(now)) => before.to_string() == now.to_string(),
                 (Some(_) | None, _) => false,
@@ -136,7 +94,7 @@ impl NextHopCache {
             if !is_same {
                 differing.insert(address);
             }
-            self.0.insert(address, lookup);
+            self.0.insert(address, hop);
         }
         differing
     }
@@ -144,7 +102,7 @@ impl NextHopCache {
     /// Whether some could not be asked for: not that the host has no way to them, but that the
     /// kernel was short of something.
     pub fn has_failures(&self) -> bool {
-        let has_failed = |lookup: &Lookup| match &lookup.hop {
+        let has_failed = |hop: &Result<NextHop, NetError>| match hop {
             Ok(_)
             | Err(
                 NetError::NoRoute { .. }
@@ -171,66 +129,27 @@ impl NextHopCache {
 
     /// Those of `changed` that are in it, and the addresses whose packets are sent to one of them.
     pub fn sent_by(&self, changed: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let is_sent = |(address, lookup): &(&IpAddr, &Lookup)| {
+        let is_sent = |(address, hop): &(&IpAddr, &Result<NextHop, NetError>)| {
             changed.contains(*address)
-                || lookup.hop.as_ref().is_ok_and(|hop| changed.contains(&hop.neighbour))
+                || hop.as_ref().is_ok_and(|hop| changed.contains(&hop.neighbour))
         };
         self.0.iter().filter(is_sent).map(|(address, _)| *address).collect()
     }
 
-    fn insert(&mut self, address: IpAddr, hop: Result<NextHop, NetError>) {
-        self.0.insert(address, Lookup { hop, at: Instant::now() });
-    }
-
     /// The next hop of one, or why there is none; `None` if it was not requested.
     pub fn get(&self, address: IpAddr) -> Option<&Result<NextHop, NetError>> {
-        self.0.get(&address).map(|lookup| &lookup.hop)
-    }
-
-    /// What is known about the next hop of an address, and since when.
-    pub fn state(&self, address: IpAddr) -> NextHopState<'_> {
-        let Some(Lookup { hop, at: tried_at }) = self.0.get(&address) else {
-            return NextHopState::Unknown;
-        };
-        let tried_at = *tried_at;
-        match hop {
-            Ok(hop) if hop.mac.is_some() => NextHopState::Resolved(hop),
-            Ok(hop) => NextHopState::Silent { hop, tried_at },
-            Err(error) => NextHopState::Unreachable { error, tried_at },
-        }
+        self.0.get(&address)
     }
 
     /// Whether the next hop of an address is known, including its MAC.
     pub fn is_resolved(&self, address: IpAddr) -> bool {
-        matches!(self.state(address), NextHopState::Resolved(_))
-    }
-
-    /// Records that a neighbour has another MAC address, or none; returns the addresses whose next
-    /// hop it is. Routes stay as they are.
-    pub fn set_neighbour(
-        &mut self,
-        link_index: u32,
-        neighbour: IpAddr,
-        mac: Option<[u8; 6]>,
-    ) -> Vec<IpAddr> {
-        let mut changed = Vec::new();
-        for (address, Lookup { hop, at }) in &mut self.0 {
-            if let Ok(hop) = hop
-                && (hop.route_link_index, hop.neighbour) == (link_index, neighbour)
-                && hop.mac != mac
-            {
-                hop.mac = mac;
-                *at = Instant::now();
-                changed.push(*address);
-            }
-        }
-        changed
+        matches!(self.get(address), Some(Ok(hop)) if hop.mac.is_some())
     }
 
     /// Has `netlink` watch the MTU of the routes to these addresses, and no longer of others.
     pub fn follow_path_mtus(&self, netlink: &Netlink) {
-        netlink.follow_path_mtus(self.0.iter().filter_map(|(address, lookup)| {
-            let hop = lookup.hop.as_ref().ok()?;
+        netlink.follow_path_mtus(self.0.iter().filter_map(|(address, hop)| {
+            let hop = hop.as_ref().ok()?;
             let (mtu, mtu_ends) = (hop.route_mtu, hop.route_mtu_ends);
             Some((*address, FollowedRoute { mtu, mtu_ends, on_link: hop.on_link }))
         }));
@@ -327,43 +246,52 @@ mod tests {
                 route_mtu: None,
                 route_mtu_ends: None,
             };
-            hops.insert(address(last), Ok(hop));
+            hops.0.insert(address(last), Ok(hop));
         }
         let reason = "the routing table has none".to_owned();
-        hops.insert(address(5), Err(NetError::NoRoute { destination: address(5), reason }));
+        hops.0.insert(address(5), Err(NetError::NoRoute { destination: address(5), reason }));
         hops
     }
 
+    fn next_hop(hops: &NextHopCache, last: u8) -> NextHop {
+        *hops.get(address(last)).expect("looked up").as_ref().expect("has a route")
+    }
+
     #[test]
-    fn a_silent_neighbour_is_known_as_such_and_since_when() {
-        let began = Instant::now();
+    fn a_silent_neighbour_is_known_as_such() {
         let hops = cache();
-        assert!(matches!(hops.state(address(1)), NextHopState::Resolved(hop) if hop.on_link));
+        assert!(next_hop(&hops, 1).on_link);
         for last in [2, 3] {
-            let state = hops.state(address(last));
-            let NextHopState::Silent { hop, tried_at } = state else { panic!("{state:?}") };
-            assert_eq!((hop.neighbour, hop.on_link), (address(2), last == 2));
-            assert!(tried_at >= began && tried_at <= Instant::now());
+            let hop = next_hop(&hops, last);
+            assert_eq!((hop.neighbour, hop.on_link, hop.mac), (address(2), last == 2, None));
         }
-        let state = hops.state(address(5));
-        assert!(
-            matches!(state, NextHopState::Unreachable { tried_at, .. } if tried_at >= began),
-            "{state:?}"
-        );
-        assert!(matches!(hops.state(address(6)), NextHopState::Unknown));
+        assert!(matches!(hops.get(address(5)), Some(Err(NetError::NoRoute { .. }))));
+        assert!(hops.get(address(6)).is_none());
         let resolved = [1, 2, 3, 4, 5, 6].map(|last| hops.is_resolved(address(last)));
         assert_eq!(resolved, [true, false, false, false, false, false]);
     }
 
+    /// What is asked for again when neighbour 2 answers: all behind it, and only they differ.
     #[test]
     fn an_answer_resolves_every_address_behind_a_neighbour() {
         let mut hops = cache();
-        assert_eq!(hops.set_neighbour(8, address(2), Some(MAC)), NONE, "on another link");
-        let mut changed = hops.set_neighbour(7, address(2), Some(MAC));
-        changed.sort_unstable();
-        assert_eq!(changed, [address(2), address(3), address(4)]);
-        assert_eq!(hops.set_neighbour(7, address(2), Some(MAC)), NONE, "known already");
-        assert_eq!(hops.set_neighbour(7, address(1), None), [address(1)]);
-        assert!(hops.is_resolved(address(4)) && !hops.is_resolved(address(1)));
+        let mut behind = hops.sent_by(&BTreeSet::from([address(2)]));
+        behind.sort_unstable();
+        assert_eq!(behind, [address(2), address(3), address(4)]);
+        assert_eq!(hops.sent_by(&BTreeSet::from([address(9)])), NONE);
+        let found = |mac| {
+            let answered = [1, 2, 3, 4].map(|last| {
+                let mac = if last == 1 { next_hop(&cache(), 1).mac } else { mac };
+                (address(last), Ok(NextHop { mac, ..next_hop(&cache(), last) }))
+            });
+            NextHopCache(answered.into_iter().collect())
+        };
+        assert_eq!(hops.update(found(Some(MAC))), behind.iter().copied().collect());
+        assert!(hops.update(found(Some(MAC))).is_empty(), "known already");
+        assert!(hops.is_resolved(address(4)) && hops.is_resolved(address(1)));
+        assert_eq!(hops.update(found(None)), behind.iter().copied().collect());
+        assert!(!hops.is_resolved(address(4)) && hops.is_resolved(address(1)));
+        hops.retain(&HashSet::from([address(1)]));
+        assert_eq!(hops.addresses(), [address(1)]);
     }
 }
